@@ -1,0 +1,24 @@
+"""Transfer learning with convolutional networks inside scikit-learn."""
+
+from sktl._backbones import layer_names, list_backbones
+from sktl._classifier import FineTunedCNNClassifier
+from sktl._comparison import TransferComparison, compare_transfer
+from sktl._displays import TransferComparisonDisplay
+from sktl._extractor import PretrainedFeatureExtractor
+from sktl._images import check_images
+from sktl._store import cache_info, clear_cache
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "FineTunedCNNClassifier",
+    "PretrainedFeatureExtractor",
+    "TransferComparison",
+    "TransferComparisonDisplay",
+    "cache_info",
+    "check_images",
+    "clear_cache",
+    "compare_transfer",
+    "layer_names",
+    "list_backbones",
+]

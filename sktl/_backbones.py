@@ -1,0 +1,420 @@
+"""Names to networks: which there are, how each is built, fed and given its weights."""
+
+import copy
+import functools
+import hashlib
+import io
+import re
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import safetensors.torch
+import torch
+import torchvision
+from torchvision.models import get_model_builder, get_model_weights, list_models
+
+from sktl import _mini
+from sktl._images import Geometry
+from sktl._stages import StagedNetwork
+from sktl.exceptions import (
+    UnknownBackboneError,
+    WeightsMismatchError,
+    WeightsNotAvailableError,
+)
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+MINI_WEIGHTS = Path(__file__).parent / "weights" / "sktl_mini.safetensors"
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """From an 8-bit RGB picture to the numbers a network was trained on."""
+
+    geometry: Geometry
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def at_size(self, image_size):
+        """The same for squares of `image_size` pixels, of which nothing is cut."""
+        if image_size is None:
+            return self
+        geometry = Geometry(
+            resize=image_size,
+            crop=image_size,
+            interpolation=self.geometry.interpolation,
+            stretch=self.geometry.stretch,
+        )
+        return Preprocessing(geometry, self.mean, self.std)
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """Where named weights lie, and the (beginning of the) SHA-256 they must have."""
+
+    path: Path
+    sha256: str
+    url: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Architecture:
+    """A way to build a network, and where its weights are."""
+
+    name: str
+    build: Callable[[], torch.nn.Module]  # draws random weights from torch's generator
+    preprocessing: Preprocessing
+    files: dict[str, WeightsFile] = field(default_factory=dict)
+    preprocessings: dict[str, Preprocessing] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Backbone:
+    """A network with its weights, traced, frozen, and the pictures it wants."""
+
+    name: str
+    network: StagedNetwork
+    preprocessing: Preprocessing
+
+    @functools.cached_property
+    def digest(self):
+        """SHA-256 of everything in the network that decides its output."""
+        tensors = _tensor_digest(self.network.module)
+        text = self.network.describe() + tensors
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def list_backbones():
+    """List the names that `backbone` accepts.
+
+    Returns
+    -------
+    names : list of str
+        `"sktl_mini"` first, then every classification network of the installed
+        torchvision, in alphabetical order.
+
+    Examples
+    --------
+    >>> from sktl import list_backbones
+    >>> names = list_backbones()
+    >>> names[0], "resnet18" in names
+    ('sktl_mini', True)
+    """
+    return ["sktl_mini", *sorted(list_models(module=torchvision.models))]
+
+
+def layer_names(backbone="sktl_mini"):
+    """List the layers of a network at which it can be cut, from image to scores.
+
+    Parameters
+    ----------
+    backbone : str or torch.nn.Module, default="sktl_mini"
+        A name of `list_backbones()` or a network that `torch.fx` can trace. A named
+        network is built once per process with random weights: nothing is downloaded,
+        but the largest need gigabytes of memory for a moment.
+
+    Returns
+    -------
+    names : list of str
+        Each is accepted by the `layers` parameter of `PretrainedFeatureExtractor`. A
+        layer inside a residual or parallel branch is not listed: what comes after it
+        needs more than its output.
+
+    Raises
+    ------
+    UnknownBackboneError
+        If `backbone` is not a known name.
+
+    Examples
+    --------
+    >>> from sktl import layer_names
+    >>> layer_names("resnet18")[-3:]
+    ['avgpool', 'flatten', 'fc']
+    """
+    return list(load_backbone(backbone, _no_weights(backbone)).network.cuts)
+
+
+def load_backbone(backbone, weights="DEFAULT", *, image_size=None, seed=0):
+    """Build the network `backbone` with `weights`, in eval mode and frozen.
+
+    Networks are shared within the process: do not train them, copy them.
+
+    Parameters
+    ----------
+    backbone : str or torch.nn.Module
+    weights : "DEFAULT", str, path-like, torchvision weights or None
+    image_size : int or None
+        Side in pixels of the square the network is to see.
+    seed : int
+        Decides the random weights when `weights` is None: the same as
+        `torch.manual_seed(seed)` before the upstream builder.
+    """
+    given = isinstance(backbone, torch.nn.Module)
+    find = _module_architecture if given else _named_architecture
+    architecture = find(backbone)
+    preprocessing = architecture.preprocessing
+    if weights is None:
+        network = _untrained_network(architecture, seed)
+    elif given and isinstance(weights, str) and weights == "DEFAULT":
+        network = _given_network(backbone)
+    else:
+        name, file = _find_file(architecture, weights)
+        preprocessing = architecture.preprocessings.get(name, preprocessing)
+        digest = check_digest(file)
+        network = _network_from_file(architecture, file.path, digest)
+    return Backbone(architecture.name, network, preprocessing.at_size(image_size))
+
+
+def check_digest(file):
+    """Return the SHA-256 of a weights file; raise if it is not the one it must have.
+
+    torchvision compares hashes only after a download; a damaged or planted file in
+    the cache directory would be loaded. Here every load compares.
+    """
+    try:
+        digest = hashlib.sha256(file.path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise WeightsNotAvailableError(
+            f"weights={str(file.path)!r} could not be read ({error}). Pass the path "
+            "of a .safetensors or .pth state dict."
+        ) from error
+    if not digest.startswith(file.sha256):
+        raise WeightsNotAvailableError(
+            f"The weights in {file.path} are not what they should be: their SHA-256 "
+            f"begins with {digest[:16]}, expected {file.sha256[:16]}. The file is "
+            "damaged or was replaced; delete it and it is fetched again."
+        )
+    return digest
+
+
+# ---- architectures
+
+
+@functools.lru_cache
+def _named_architecture(name):
+    if name == "sktl_mini":
+        return _mini_architecture()
+    if name not in list_backbones():
+        raise UnknownBackboneError("backbone", name, list_backbones())
+    weights = get_model_weights(name)
+    preprocessings = {w.name: _from_torchvision(w.transforms()) for w in weights}
+    return Architecture(
+        name,
+        functools.partial(get_model_builder(name), weights=None, **_quirks(name)),
+        preprocessings[weights.DEFAULT.name],
+        {w.name: _torchvision_file(w) for w in [*weights]}
+        | {"DEFAULT": _torchvision_file(weights.DEFAULT)},
+        preprocessings,
+    )
+
+
+def _mini_architecture():
+    geometry = Geometry(resize=_mini.SIZE, crop=_mini.SIZE, stretch=True)
+    return Architecture(
+        "sktl_mini",
+        _mini.SktlMini,
+        Preprocessing(geometry, _mini.MEAN, _mini.STD),
+        {"DEFAULT": WeightsFile(MINI_WEIGHTS, sha256="")},
+    )
+
+
+def _module_architecture(module):
+    geometry = Geometry(resize=256, crop=224)
+    return Architecture(
+        type(module).__name__,
+        functools.partial(_reset_copy, module),
+        Preprocessing(geometry, IMAGENET_MEAN, IMAGENET_STD),
+    )
+
+
+def _quirks(name):
+    """Arguments without which torchvision warns that its own defaults will change."""
+    return {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
+
+
+def _from_torchvision(preset):
+    geometry = Geometry(
+        resize=preset.resize_size[0],
+        crop=preset.crop_size[0],
+        interpolation=preset.interpolation.value,
+    )
+    return Preprocessing(geometry, tuple(preset.mean), tuple(preset.std))
+
+
+def _torchvision_file(weights):
+    """torchvision puts the first 8 hex digits of the SHA-256 into its file names."""
+    name = weights.url.rsplit("/", 1)[-1]
+    sha256 = re.search(r"-([0-9a-f]{8,})\.", name).group(1)
+    return WeightsFile(Path(name), sha256, weights.url)
+
+
+# ---- weights: from the user's word to a file on this machine
+
+
+def _no_weights(backbone):
+    return "DEFAULT" if isinstance(backbone, torch.nn.Module) else None
+
+
+def _find_file(architecture, weights):
+    """Return the name of the weights (None for a path) and their file."""
+    name = getattr(weights, "name", weights)  # torchvision's weights are enum members
+    known = architecture.files.get(name) if isinstance(name, str) else None
+    if known and getattr(weights, "url", known.url) == known.url:
+        return name, _local_file(known)
+    if not isinstance(weights, str | Path) or not Path(weights).suffix:
+        accepted = ", ".join(map(repr, architecture.files)) or "none by name"
+        raise WeightsMismatchError(
+            f"weights={weights!r} is not known for backbone={architecture.name!r}. "
+            f"Accepted: {accepted}; None for random weights; or the path of a "
+            ".safetensors or .pth state dict."
+        )
+    return None, WeightsFile(Path(weights).expanduser(), sha256="")
+
+
+def _local_file(file):
+    if file.url is None:
+        return file
+    path = Path(torch.hub.get_dir()) / "checkpoints" / file.path
+    if not path.exists():
+        _download(file, path)
+    return WeightsFile(path, file.sha256, file.url)
+
+
+def _download(file, path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        # Writes to a temporary name, checks the hash, then renames.
+        torch.hub.download_url_to_file(file.url, str(path), file.sha256)
+    except (OSError, RuntimeError) as error:
+        raise WeightsNotAvailableError(
+            f"The weights {path.name} could not be fetched from {file.url} ({error}). "
+            f"Without network, put that file into {path.parent}, or pass "
+            "weights=<path of a state dict>, or backbone='sktl_mini', which needs no "
+            "download."
+        ) from error
+
+
+# ---- networks, shared within the process
+
+
+@functools.lru_cache(maxsize=4)
+def _untrained_network(architecture, seed):
+    """Build with random weights; the global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return StagedNetwork(architecture.build().requires_grad_(False))
+
+
+@functools.lru_cache(maxsize=4)
+def _network_from_file(architecture, path, digest):
+    """`digest` is part of the key: an edited file is a new network."""
+    network = _untrained_network(architecture, 0)
+    state = _modern_names(_read_state(path, digest))
+    _check_fits(network, state, path)
+    module = copy.deepcopy(network.module)
+    own = module.state_dict()
+    fitting = {k: v for k, v in state.items() if own[k].shape == v.shape}
+    module.load_state_dict(fitting, strict=False)
+    return StagedNetwork(module, headless=f"{network.head}.weight" not in fitting)
+
+
+_given = weakref.WeakKeyDictionary()
+
+
+def _given_network(module):
+    """Trace a copy of the user's network; again when its weights have changed."""
+    digest = _tensor_digest(module)
+    if module not in _given or _given[module][0] != digest:
+        frozen = copy.deepcopy(module).requires_grad_(False)
+        _given[module] = digest, StagedNetwork(frozen)
+    return _given[module][1]
+
+
+def _tensor_digest(module):
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        array = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {array.dtype} {tuple(array.shape)}".encode())
+        # As bytes: NumPy has no bfloat16.
+        digest.update(array.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _reset_copy(module):
+    """A copy of the user's network with fresh random weights."""
+    module = copy.deepcopy(module)
+    for name, child in module.named_modules():
+        if next(child.parameters(recurse=False), None) is None:
+            continue
+        if not hasattr(child, "reset_parameters"):
+            raise ValueError(
+                f"weights=None asks for random weights, but layer {name!r} of the "
+                f"given network, a {type(child).__name__}, has no reset_parameters() "
+                "to draw them with."
+            )
+        child.reset_parameters()
+    return module
+
+
+# ---- state dicts
+
+
+def _read_state(path, digest):
+    """Read tensors; nothing in the file can run code."""
+    buffer = path.read_bytes()
+    if hashlib.sha256(buffer).hexdigest() != digest:
+        raise WeightsMismatchError(
+            f"weights={str(path)!r} changed while they were read. Try again."
+        )
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load(buffer)
+        return torch.load(io.BytesIO(buffer), map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise WeightsMismatchError(
+            f"weights={str(path)!r} is not a readable state dict ({error}). Pass a "
+            ".safetensors file, or a .pth file that holds tensors by name and nothing "
+            "else: torch.save(network.state_dict(), path)."
+        ) from error
+
+
+def _modern_names(state):
+    """Rename as torchvision does for its DenseNet files, which predate module names.
+
+    torchvision/models/densenet.py, `_load_state_dict`.
+    """
+    old = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..+)")
+    return {old.sub(r"\1\2", name): tensor for name, tensor in state.items()}
+
+
+def _check_fits(network, state, path):
+    """Raise unless `state` has what `network` needs, and nothing it does not know.
+
+    The head may be missing or have another number of classes. Counters of batches
+    seen by batch norm are not needed: files older than torch 0.4.1 lack them.
+    """
+    own = network.module.state_dict()
+    needed = network.prefix(network.penultimate).state_dict()
+    missing = [k for k in needed if k not in state and "num_batches_tracked" not in k]
+    unexpected = [k for k in state if k not in own]
+    shapes = [
+        f"{k} is {tuple(state[k].shape)} in the file, {tuple(own[k].shape)} here"
+        for k in own.keys() & state.keys()
+        if own[k].shape != state[k].shape and not k.startswith(f"{network.head}.")
+    ]
+    faults = [
+        f"{title} ({len(names)}): {'; '.join(sorted(names)[:3])}"
+        for title, names in [
+            ("missing tensors", missing),
+            ("tensors the network does not have", unexpected),
+            ("shapes that differ", shapes),
+        ]
+        if names
+    ]
+    if faults:
+        raise WeightsMismatchError(
+            f"weights={str(path)!r} do not fit this backbone. {'. '.join(faults)}. "
+            "Pass the backbone these weights were trained with."
+        )

@@ -1,0 +1,119 @@
+"""Run a network over many images: device, precision, batches of one fixed size.
+
+Every batch has exactly `batch_size` rows, the last one padded, because torch promises
+equal results for equal shapes only: the same image gives the same bits whatever else
+is in `X`.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Where and how a network runs.
+
+    Parameters
+    ----------
+    device : torch.device
+    dtype : torch.dtype
+        What convolutions and matrix products compute in. Weights and results stay
+        float32.
+    batch_size : int
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    batch_size: int
+
+    def run(self, module, rows):
+        """Pass each row through `module`, which is on this engine's device.
+
+        Parameters
+        ----------
+        module : callable
+            A float or uint8 tensor of `batch_size` rows to a tuple of tensors.
+        rows : ndarray of shape (n, ...)
+
+        Returns
+        -------
+        outputs : list of ndarray of shape (n, ...), dtype float32
+            One per output of `module`.
+        """
+        batches = [
+            self._run_batch(module, rows[start : start + self.batch_size])
+            for start in range(0, len(rows), self.batch_size)
+        ]
+        return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
+
+    def _run_batch(self, module, rows):
+        padding = np.zeros((self.batch_size - len(rows), *rows.shape[1:]), rows.dtype)
+        batch = torch.from_numpy(np.concatenate([rows, padding])).to(self.device)
+        with torch.inference_mode(), self.autocast():
+            outputs = module(batch)
+        return [out[: len(rows)].float().cpu().numpy() for out in outputs]
+
+    def autocast(self):
+        """Context in which torch computes in this engine's precision."""
+        enabled = self.dtype != torch.float32
+        return torch.autocast(self.device.type, self.dtype, enabled=enabled)
+
+
+def make_engine(device="auto", precision="auto", batch_size=32):
+    """Turn the user's words into an engine, or say what they may be."""
+    device = resolve_device(device)
+    return Engine(device, resolve_precision(precision, device), batch_size)
+
+
+def resolve_device(device):
+    """Return the torch.device that `device` means on this machine.
+
+    Parameters
+    ----------
+    device : str or torch.device
+        `"auto"` is the first CUDA device or Apple's MPS where there is one, else the
+        CPU. A device asked for by name is never replaced by another.
+    """
+    if isinstance(device, str) and device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", torch.cuda.current_device())
+        has_mps = torch.backends.mps.is_available()
+        return torch.device("mps" if has_mps else "cpu")
+    try:
+        resolved = torch.device(device)
+        torch.empty(0, device=resolved)
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(
+            f"device={device!r} cannot be used on this machine ({error}). Pass "
+            '"cpu", or "auto" for the best there is.'
+        ) from error
+    return resolved
+
+
+def resolve_precision(precision, device):
+    """Return the dtype that `precision` means on `device`.
+
+    `"auto"` is bfloat16 where the hardware has matrix units for it (CUDA from compute
+    capability 8.0 on, Intel CPUs with AMX), else float32: elsewhere 16-bit numbers are
+    emulated or no faster.
+    """
+    if precision in _DTYPES:
+        return _DTYPES[precision]
+    if precision != "auto":
+        raise ValueError(
+            f"precision={precision!r} must be one of 'auto', "
+            f"{', '.join(map(repr, _DTYPES))}."
+        )
+    if device.type == "cuda":
+        fast = torch.cuda.get_device_capability(device) >= (8, 0)
+    else:
+        fast = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if fast else torch.float32

@@ -1,0 +1,272 @@
+"""`PretrainedFeatureExtractor`: images in, a feature matrix out."""
+
+import numpy as np
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils._param_validation import StrOptions
+from sklearn.utils.validation import check_is_fitted
+
+from sktl._image_input import IMAGE_CONSTRAINTS, ImageInputMixin
+
+
+class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimator):
+    """Turn images into the features that a frozen, pretrained network sees in them.
+
+    Nothing is trained. `fit` looks at the kind of images and checks the weights;
+    `transform` passes every image through the network once and keeps the result in
+    the feature store, so that cross-validation and grid search over what comes behind
+    compute it once per image, not once per fold.
+
+    Parameters
+    ----------
+    backbone : str or torch.nn.Module, default="sktl_mini"
+        A name of `list_backbones()`, or a network from normalised images
+        `(n, 3, h, w)` to class scores that `torch.fx` can trace. `"sktl_mini"` ships
+        inside the package; it is made for small simple pictures, so take a larger
+        network for photographs.
+    weights : str, path-like, torchvision weights or None, default="DEFAULT"
+        `"DEFAULT"` or another torchvision weight name (fetched once, into torch's hub
+        directory); the path of a `.safetensors` or `.pth` state dict; None for random
+        weights, always the same ones (as after `torch.manual_seed(0)`).
+    layers : str or list of str, default="penultimate"
+        Which layers' outputs are the features: names of `layer_names(backbone)`, or
+        `"penultimate"`, what the last weight layer reads. Several are computed in one
+        pass and concatenated. Nothing after the last one is computed.
+    pooling : {"avg", "max", "avgmax", "flatten"}, default="avg"
+        How a spatial map becomes one row: mean or maximum over its positions, both,
+        or all of its numbers.
+    image_shape : tuple of int or None, default=None
+        How a row of a 2-D `X` becomes an image: `(h, w)` or `(h, w, c)`; one of them
+        may be -1. None takes a square grey image, else a square RGB image.
+    channels : {"auto", "last", "first"}, default="auto"
+        Where the channel axis of a 4-D array is. `"auto"` refuses ambiguous shapes.
+    value_range : "auto" or tuple of (float, float), default="auto"
+        The numbers that mean black and white. `"auto"`: 0-255 for uint8 and 0-65535
+        for uint16; for other numbers the smallest of 0-1, 0-16, 0-255 and 0-65535
+        that holds the data of `fit`, else their minimum and maximum.
+    image_size : int or None, default=None
+        Side, in pixels, of the square the network sees; the short side of each
+        picture is scaled to it. None is what the weights were trained for.
+    batch_size : int, default=32
+        Images per pass. All passes have exactly this size, so that a row of features
+        does not depend on the rows beside it.
+    device : str or torch.device, default="auto"
+        `"auto"` is the first GPU where there is one, else the CPU.
+    precision : {"auto", "float32", "bfloat16", "float16"}, default="auto"
+        What the network computes in; features are float32. `"auto"` is bfloat16
+        where the hardware has matrix units for it (features then differ by about
+        1e-2 of their size), else float32.
+    cache : "memory", path-like or None, default="memory"
+        Where features are kept: in this process, in a directory that other processes
+        and later sessions share, or nowhere.
+    on_error : {"raise", "nan"}, default="raise"
+        What an unreadable image gives: one error that lists all of them, or rows of
+        NaN and one warning that lists them.
+    n_jobs : int or None, default=None
+        Threads that read and decode images. None is one.
+    verbose : int, default=0
+        Positive values show a progress bar.
+
+    Attributes
+    ----------
+    layers_ : list of str
+        The layers computed, in order.
+    n_features_out_ : int
+        Number of columns.
+    weights_sha256_ : str
+        Digest of the network; `transform` refuses to go on with another one.
+    value_range_ : tuple of (float, float) or None
+        The range learnt from the data of `fit`; None where the dtype decides.
+    n_features_in_ : int
+        Number of columns of `X`; only for 2-D `X`.
+    feature_names_in_ : ndarray of str
+        Column names of `X`; only for data frames.
+
+    See Also
+    --------
+    FineTunedCNNClassifier : Trains the later part of such a network.
+    compare_transfer : Says whether the features help.
+
+    Notes
+    -----
+    Memory: the result needs 4 bytes per number; images are decoded eight batches at a
+    time. The network is shared by all extractors of a process.
+
+    Using the activations of a network trained on another task as features for linear
+    models: Donahue et al., DeCAF, ICML 2014; Razavian et al., CVPR Workshops 2014.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sktl import PretrainedFeatureExtractor
+    >>> X, y = load_digits(return_X_y=True)
+    >>> model = make_pipeline(
+    ...     PretrainedFeatureExtractor(), LogisticRegression(max_iter=1000)
+    ... )
+    >>> model.fit(X[:100], y[:100]).score(X[100:200], y[100:200]) > 0.8
+    True
+    """
+
+    _parameter_constraints = IMAGE_CONSTRAINTS | {
+        "layers": [str, list, tuple],
+        "pooling": [StrOptions({"avg", "max", "avgmax", "flatten"})],
+        "on_error": [StrOptions({"raise", "nan"})],
+    }
+
+    def __init__(
+        self,
+        backbone="sktl_mini",
+        *,
+        weights="DEFAULT",
+        layers="penultimate",
+        pooling="avg",
+        image_shape=None,
+        channels="auto",
+        value_range="auto",
+        image_size=None,
+        batch_size=32,
+        device="auto",
+        precision="auto",
+        cache="memory",
+        on_error="raise",
+        n_jobs=None,
+        verbose=0,
+    ):
+        self.backbone = backbone
+        self.weights = weights
+        self.layers = layers
+        self.pooling = pooling
+        self.image_shape = image_shape
+        self.channels = channels
+        self.value_range = value_range
+        self.image_size = image_size
+        self.batch_size = batch_size
+        self.device = device
+        self.precision = precision
+        self.cache = cache
+        self.on_error = on_error
+        self.n_jobs = n_jobs
+        self.verbose = verbose
+
+    def fit(self, X, y=None):
+        """Look at the kind of images and check the weights; nothing is trained.
+
+        Parameters
+        ----------
+        X : array-like or sequence of images
+            In any form that `transform` takes.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        self : PretrainedFeatureExtractor
+
+        Raises
+        ------
+        UnknownBackboneError, UnknownLayerError
+            If a name is not known; the message gives the nearest.
+        WeightsNotAvailableError
+            If named weights are not on this machine and cannot be fetched.
+        WeightsMismatchError
+            If the weights are those of another network.
+        ImageLayoutError
+            If the shape of `X` does not say how its numbers form images.
+        """
+        self._fit(X)
+        return self
+
+    def fit_transform(self, X, y=None):
+        """Fit to `X` and compute its features.
+
+        Parameters
+        ----------
+        X : array-like or sequence of images
+            In any form that `transform` takes.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        features : ndarray of shape (n_samples, n_features_out_), dtype float32
+            As from `fit(X).transform(X)`.
+        """
+        return self._features(self._fit(X))
+
+    def transform(self, X):
+        """Pass each image through the frozen network.
+
+        Parameters
+        ----------
+        X : array-like or sequence of images
+            uint8, uint16 or float arrays `(n, h, w)`, `(n, h, w, c)`, `(n, c, h, w)`;
+            rows `(n, n_pixels)`; a list, array, Series or one-column frame of paths,
+            PIL images or encoded `bytes`; torch tensors. Sizes may differ from those
+            seen in `fit`, and among listed pictures.
+
+        Returns
+        -------
+        features : ndarray of shape (n_samples, n_features_out_), dtype float32
+            In the order of `X`. A row depends on its image alone.
+
+        Raises
+        ------
+        ImageReadError
+            If images cannot be read and `on_error="raise"`; it lists all of them.
+        """
+        check_is_fitted(self)
+        return self._features(self._open_images(X))
+
+    def get_feature_names_out(self, input_features=None):
+        """Name the columns by backbone, layer, pooling and index.
+
+        Parameters
+        ----------
+        input_features : array-like of str or None, default=None
+            Must be `feature_names_in_` where that is known; otherwise ignored.
+
+        Returns
+        -------
+        names : ndarray of str
+            Such as `"resnet18_flatten_avg_0"`.
+        """
+        check_is_fitted(self)
+        self._check_feature_names_in(input_features)
+        names = [
+            f"{self._backbone_name}_{layer}_{self.pooling}_{i}"
+            for layer, width in zip(self.layers_, self._layer_widths, strict=True)
+            for i in range(width)
+        ]
+        return np.asarray(names, dtype=object)
+
+    def __sklearn_is_fitted__(self):
+        return hasattr(self, "n_features_out_")
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float32"]
+        return tags
+
+    def _fit(self, X):
+        self._check_params()
+        images = self._open_images(X, reset=True)
+        backbone = self._load_backbone()
+        network = backbone.network
+        layers = [self.layers] if isinstance(self.layers, str) else list(self.layers)
+        self.layers_ = [
+            network.penultimate if name == "penultimate" else network.check_cut(name)
+            for name in layers
+        ]
+        self.weights_sha256_ = backbone.digest
+        self._backbone_name = backbone.name
+        shapes = self._make_prefix(backbone, self.layers_, self.pooling).output_shapes()
+        self._layer_widths = [width for (width,) in shapes]
+        self.n_features_out_ = sum(self._layer_widths)
+        return images
+
+    def _features(self, images):
+        backbone = self._load_backbone()
+        self._check_same_network(backbone)
+        prefix = self._make_prefix(backbone, self.layers_, self.pooling)
+        return np.concatenate(prefix(images, self.on_error), axis=1)

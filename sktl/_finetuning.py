@@ -1,0 +1,94 @@
+"""The network that is trained: a frozen prefix, a trainable tail, a new head."""
+
+import copy
+
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from sktl._frozen import pool
+
+
+class FineTunedNetwork(torch.nn.Module):
+    """A backbone split at a cut, with a new linear head behind its penultimate layer.
+
+    Frozen means: always in eval mode, without gradients, and not among the trainable
+    parameters. A training loop that calls `train()` before each step, as skorch does,
+    does not thaw it.
+
+    Parameters
+    ----------
+    network : StagedNetwork
+        Its tensors are copied.
+    cut : str
+        Everything up to this cut is frozen; `""` freezes nothing.
+    n_classes : int
+    keep_statistics : bool
+        Whether batch norms of the tail go on normalising by the statistics they came
+        with. Those of a few dozen images are worse than those of a large source task,
+        and with them what is trained is the function that predicts.
+
+    Attributes
+    ----------
+    prefix, tail, head : torch.nn.Module
+        The names of the tensors in `prefix` and `tail` are those of `network`.
+    """
+
+    def __init__(self, network, cut, n_classes, *, keep_statistics):
+        super().__init__()
+        self.prefix = copy.deepcopy(network.prefix(cut)).requires_grad_(False)
+        self.tail = copy.deepcopy(network.tail(cut)).requires_grad_(True)
+        self.head = torch.nn.Linear(network.n_features, n_classes)
+        self.keep_statistics = keep_statistics
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, images):
+        """Map normalised images `(n, 3, h, w)` to logits `(n, n_classes)`."""
+        return self.classify(*self.prefix(images))
+
+    def classify(self, activations):
+        """Map what `prefix` gives to logits `(n, n_classes)`."""
+        return self.head(self.features(activations))
+
+    def features(self, activations):
+        """Map what `prefix` gives to the rows that the head reads."""
+        return pool(self.tail(activations), "avg")
+
+    def train(self, mode=True):
+        """Set the mode of what is trained; the rest stays in eval mode."""
+        super().train(mode)
+        self.prefix.eval()
+        if self.keep_statistics:
+            for module in self.tail.modules():
+                if isinstance(module, torch.nn.modules.batchnorm._NormBase):
+                    module.eval()
+        return self
+
+    def backbone_state(self):
+        """Tensors of everything but the head, by the names the backbone gives them."""
+        return self.prefix.state_dict() | self.tail.state_dict()
+
+
+def solve_head(head, features, codes):
+    """Set `head` to the logistic regression of `codes` on `features`.
+
+    The problem is convex, so this is where training a linear head ends, reached at
+    once. Features are standardised first, and the scaling folded into the weights.
+
+    Parameters
+    ----------
+    head : torch.nn.Linear
+    features : ndarray of shape (n, head.in_features)
+    codes : ndarray of shape (n,)
+        Class numbers.
+    """
+    scaler = StandardScaler().fit(features)
+    model = LogisticRegression(max_iter=1000).fit(scaler.transform(features), codes)
+    coef, intercept = model.coef_, model.intercept_
+    if len(coef) == 1:  # two classes: one logit, shared out
+        coef, intercept = coef / 2 * [[-1], [1]], intercept / 2 * [-1, 1]
+    coef = coef / scaler.scale_
+    intercept = intercept - coef @ scaler.mean_
+    with torch.no_grad():
+        head.weight.copy_(torch.from_numpy(coef))
+        head.bias.copy_(torch.from_numpy(intercept))

@@ -1,0 +1,95 @@
+"""What both estimators share: how X becomes images, and images activations."""
+
+import os
+from numbers import Integral
+
+import torch
+from sklearn.utils._param_validation import (
+    Interval,
+    StrOptions,
+    validate_parameter_constraints,
+)
+from sklearn.utils.validation import _check_feature_names_in, validate_data
+
+from sktl._backbones import load_backbone
+from sktl._engine import make_engine
+from sktl._frozen import FrozenPrefix
+from sktl._images import open_images
+from sktl.exceptions import WeightsMismatchError
+
+PIXELS = Interval(Integral, 1, None, closed="left")
+
+# One table for the parameters that both estimators have.
+IMAGE_CONSTRAINTS = {
+    "backbone": [str, torch.nn.Module],
+    # Torchvision's weights are members of enums, one enum per network.
+    "weights": "no_validation",
+    "image_shape": [tuple, list, None],
+    "channels": [StrOptions({"auto", "last", "first"})],
+    "value_range": [StrOptions({"auto"}), tuple, list],
+    "image_size": [PIXELS, None],
+    "batch_size": [PIXELS],
+    "device": [str, torch.device],
+    "precision": [StrOptions({"auto", "float32", "bfloat16", "float16"})],
+    "cache": [str, os.PathLike, None],
+    "n_jobs": [Integral, None],
+    "verbose": ["verbose"],
+}
+
+
+class ImageInputMixin:
+    """Methods on the parameters of `IMAGE_CONSTRAINTS`."""
+
+    def _check_params(self):
+        """Check every parameter by scikit-learn's rules and in its words."""
+        validate_parameter_constraints(
+            self._parameter_constraints,
+            self.get_params(deep=False),
+            caller_name=type(self).__name__,
+        )
+
+    def _open_images(self, X, *, reset=False):
+        """Open `X` as images; `reset` learns what later calls are checked against."""
+        learnt = {} if reset else {"learnt_range": self.value_range_, "fitted": True}
+        images = open_images(
+            X,
+            image_shape=self.image_shape,
+            channels=self.channels,
+            value_range=self.value_range,
+            **learnt,
+        )
+        if reset:
+            self.value_range_ = images.value_range
+        if images.n_columns is not None:
+            # Sets or checks n_features_in_ and feature_names_in_.
+            validate_data(self, X, reset=reset, skip_check_array=True)
+        return images
+
+    def _load_backbone(self, **overrides):
+        """Load the network that the parameters name."""
+        asked = {"weights": self.weights, "image_size": self.image_size} | overrides
+        return load_backbone(self.backbone, **asked)
+
+    def _make_prefix(self, backbone, cuts, pooling, *, batch_size=None):
+        """Build the function from images to the activations at `cuts`."""
+        engine = make_engine(self.device, self.precision, batch_size or self.batch_size)
+        return FrozenPrefix(
+            backbone,
+            tuple(cuts),
+            pooling,
+            engine,
+            cache=self.cache,
+            n_jobs=self.n_jobs,
+            verbose=self.verbose,
+        )
+
+    def _check_same_network(self, backbone):
+        if backbone.digest != self.weights_sha256_:
+            raise WeightsMismatchError(
+                f"backbone={backbone.name!r} is not the network that fit saw: its "
+                f"weights have SHA-256 {backbone.digest[:16]}..., then "
+                f"{self.weights_sha256_[:16]}.... Restore the weights, or fit again."
+            )
+
+    def _check_feature_names_in(self, input_features):
+        _check_feature_names_in(self, input_features, generate_names=False)

@@ -1,0 +1,261 @@
+"""Cut a network into stages, and split it at a cut. The only user of torch.fx.
+
+A traced network is a list of nodes in the order in which they run. A node is a *cut*
+when no other value is alive across it: what comes after needs its output and nothing
+else. So a network is a chain between cuts, and a cut splits it into a prefix and a
+tail that together compute what the whole computes, bit for bit. Cuts are named as
+`torchvision.models.feature_extraction.get_graph_node_names` names them.
+"""
+
+import fnmatch
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+from torchvision.models.feature_extraction import NodePathTracer
+
+from sktl.exceptions import UnknownLayerError
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A run of consecutive cuts whose weights are frozen or trained together."""
+
+    name: str
+    start: str  # the cut that feeds the stage; "" for the first stage: the image
+
+
+class StagedNetwork:
+    """A network traced once, in eval mode, with its cuts, stages and penultimate cut.
+
+    Tracing records the path that evaluation takes, so branches that only run in
+    training (the auxiliary heads of GoogLeNet) are not part of it.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Images `(n, 3, h, w)` to scores. It is put in eval mode; its parameters are
+        shared, not copied, by whatever is split from it.
+    headless : bool, default=False
+        Whether the weights of the last layer are meaningless: then `cuts` ends at
+        `penultimate`.
+
+    Attributes
+    ----------
+    head : str
+        Module path of the last weight layer.
+    n_features : int
+        What that layer reads: units, or channels of a map.
+    cuts : list of str
+        Names of the cuts in running order.
+    penultimate : str
+        The cut that the last weight layer, the one that makes class scores, reads.
+    stages : list of Stage
+        From the image to `penultimate`.
+    """
+
+    def __init__(self, module, headless=False):
+        self.module = module.eval()
+        tracer = NodePathTracer()
+        self._graph = _trace(tracer, module)
+        # Constants are not in the tracer's table; they take no part in naming.
+        self._names = {
+            node: tracer.node_to_qualname.get(node, node.name)
+            for node in self._graph.nodes
+        }
+        head = _last_weight_layer(self._graph, module)
+        self.head = head.target
+        # (out, in) of a Linear, (out, in, h, w) of a convolution.
+        self.n_features = module.get_submodule(head.target).weight.shape[1]
+        self.penultimate = self._names[head.all_input_nodes[0]]
+        self._cuts = {self._names[node]: node for node in _cut_nodes(self._graph)}
+        self.cuts = list(self._cuts)
+        if headless:
+            self.cuts = self.cuts[: self.cuts.index(self.penultimate) + 1]
+        self.stages = self._list_stages()
+
+    def check_cut(self, name, parameter="layers"):
+        """Return `name` if it is a cut, or raise with the nearest names."""
+        if name not in self.cuts:
+            raise UnknownLayerError(parameter, name, self.cuts)
+        return name
+
+    def describe(self):
+        """Text that differs whenever the computation does, weights aside.
+
+        The traced code holds every function call and constant; torch's own layers,
+        which tracing does not enter, say their settings in their repr.
+        """
+        layers = {
+            node.target: repr(self.module.get_submodule(node.target))
+            for node in self._graph.nodes
+            if node.op == "call_module"
+        }
+        return f"{self._graph.python_code('self').src}\n{layers}"
+
+    def prefix(self, *cuts):
+        """Build the part from the image to the last of `cuts`.
+
+        Returns
+        -------
+        prefix : torch.fx.GraphModule
+            Images to a tuple with one activation per cut, in the order of `cuts`.
+            Nothing after the last cut is in it.
+        """
+        outputs = [self._node(cut) for cut in cuts]
+        graph = fx.Graph()
+        copies = {}
+        for node in self._nodes_up_to(outputs):
+            copies[node] = graph.node_copy(node, copies.__getitem__)
+        graph.output(tuple(copies[node] for node in outputs))
+        return fx.GraphModule(self.module, graph)
+
+    def tail(self, cut, end=None):
+        """Build the part after `cut`, up to the cut `end` (default: `penultimate`).
+
+        `cut=""` starts at the image. Where both are the same, it passes its input on.
+        """
+        order = list(self._graph.nodes)
+        start = self._node(cut)
+        stop = self._node(end or self.penultimate)
+        graph = fx.Graph()
+        copies = {start: graph.placeholder("activation")}
+        for node in order[order.index(start) + 1 : order.index(stop) + 1]:
+            copies[node] = graph.node_copy(node, copies.__getitem__)
+        graph.output(copies[stop])
+        return fx.GraphModule(self.module, graph)
+
+    def resolve_stage(self, unfreeze_from):
+        """Turn the user's `unfreeze_from` into the cut after which training begins.
+
+        Parameters
+        ----------
+        unfreeze_from : str or int
+            A stage name, the path of any block inside one (`"layer4.1"`), a glob over
+            stage names (the earliest match counts), `"last"`, or a number of stages
+            counted from the head.
+
+        Returns
+        -------
+        cut : str
+            `""` when the whole network is to be trained.
+        """
+        names = [stage.name for stage in self.stages]
+        if unfreeze_from == "last":
+            return self.stages[-1].start
+        if isinstance(unfreeze_from, int) and not isinstance(unfreeze_from, bool):
+            return self._stage_from_head(unfreeze_from).start
+        for stage in self.stages:
+            if fnmatch.fnmatchcase(stage.name, unfreeze_from):
+                return stage.start
+        for node, name in self._names.items():
+            if _is_within(name, unfreeze_from):
+                return self._cut_before(node)
+        raise UnknownLayerError("unfreeze_from", unfreeze_from, names)
+
+    def _node(self, cut):
+        """The node of a cut; "" is the image."""
+        return self._cuts[self.check_cut(cut)] if cut else next(iter(self._graph.nodes))
+
+    def _stage_from_head(self, n_stages):
+        if not 1 <= n_stages <= len(self.stages):
+            raise ValueError(
+                f"unfreeze_from={n_stages!r} must be between 1 and {len(self.stages)}, "
+                "the number of stages of this network counted from the head; they are "
+                f"{[stage.name for stage in self.stages]}. To train the head alone, "
+                'use strategy="linear_probe".'
+            )
+        return self.stages[-n_stages]
+
+    def _nodes_up_to(self, outputs):
+        """Nodes up to the last of `outputs`, in running order."""
+        remaining = set(outputs)
+        for node in self._graph.nodes:
+            yield node
+            remaining.discard(node)
+            if not remaining:
+                return
+
+    def _cut_before(self, node):
+        """The last cut that runs before `node`; "" is the image."""
+        cuts = {node: name for name, node in self._cuts.items()}
+        last = ""
+        for earlier in self._graph.nodes:
+            if earlier is node:
+                return last
+            last = cuts.get(earlier, last)
+        return last
+
+    def _list_stages(self):
+        """Group the weight layers by module path, as coarsely as gives three groups.
+
+        For `resnet18` that is conv1, layer1, ..., layer4; for networks that keep
+        everything in one `features` container, its children.
+        """
+        nodes = list(self._nodes_up_to([self._cuts[self.penultimate]]))
+        layers = [node for node in nodes if _has_weight_matrix(node, self.module)]
+        for depth in range(1, 5):
+            names = list(dict.fromkeys(_parent(self._names[n], depth) for n in layers))
+            if len(names) >= 3:
+                break
+        firsts = {}
+        for node in reversed(nodes):
+            firsts[_parent(self._names[node], depth)] = node
+        starts = {name: self._cut_before(firsts[name]) for name in names}
+        # Parallel branches may begin at one cut: they are trained together.
+        unique = {start: name for name, start in reversed(starts.items())}
+        return [Stage(name, start) for start, name in reversed(unique.items())]
+
+
+def _trace(tracer, module):
+    try:
+        return tracer.trace(module)
+    except Exception as error:
+        raise ValueError(
+            f"backbone={type(module).__name__} could not be traced by torch.fx "
+            f"({error}). Pass a network whose forward does not branch on tensor values."
+        ) from error
+
+
+def _cut_nodes(graph):
+    """Yield the nodes across which no other value is alive."""
+    order = {node: i for i, node in enumerate(graph.nodes)}
+    last_use = {
+        node: max((order[user] for user in node.users), default=i)
+        for node, i in order.items()
+    }
+    alive_until = 0
+    for node, i in order.items():
+        if node.op == "output":
+            return
+        # `alive_until` covers the nodes before this one.
+        if alive_until <= i and node.op not in ("get_attr", "placeholder"):
+            yield node
+        if node.op != "get_attr":
+            alive_until = max(alive_until, last_use[node])
+
+
+def _last_weight_layer(graph, module):
+    for node in reversed(graph.nodes):
+        if _has_weight_matrix(node, module):
+            return node
+    raise ValueError(
+        f"backbone={type(module).__name__} has no layer with weights, so it has no "
+        "penultimate layer. Pass a network that ends in a Linear or convolution."
+    )
+
+
+def _has_weight_matrix(node, module):
+    """Whether the node is a Linear or convolution (norms have vectors)."""
+    if node.op != "call_module":
+        return False
+    weight = getattr(module.get_submodule(node.target), "weight", None)
+    return isinstance(weight, torch.Tensor) and weight.ndim >= 2
+
+
+def _parent(name, depth):
+    return ".".join(name.split(".")[:depth])
+
+
+def _is_within(name, path):
+    return name == path or name.startswith(f"{path}.")

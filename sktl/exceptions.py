@@ -1,0 +1,125 @@
+"""What sktl raises and warns with, for callers that want to catch it.
+
+Imports nothing of ours, so every room may import it.
+"""
+
+import difflib
+
+__all__ = [
+    "CacheWarning",
+    "ImageLayoutError",
+    "ImageReadError",
+    "ImageSizeWarning",
+    "TrainingDivergedError",
+    "UnknownBackboneError",
+    "UnknownLayerError",
+    "WeightsMismatchError",
+    "WeightsNotAvailableError",
+]
+
+
+class ImageReadError(ValueError):
+    """One or more images of `X` could not be read.
+
+    Parameters
+    ----------
+    failures : list of (int, str or None, str)
+        Row, path (None where the image came as bytes or a PIL object) and reason of
+        each unreadable image, in the order of `X`. Never empty.
+
+    Attributes
+    ----------
+    index : int
+        Row of the first unreadable image.
+    path : str or None
+        Its path.
+    reason : str
+        Why it could not be read.
+    failures : list of (int, str or None, str)
+        All of them.
+    """
+
+    n_shown = 20
+
+    def __init__(self, failures):
+        self.failures = list(failures)
+        self.index, self.path, self.reason = self.failures[0]
+        super().__init__(self._message())
+
+    def _message(self):
+        lines = [
+            f"  row {index}: {'' if path is None else f'{path}: '}{reason}"
+            for index, path, reason in self.failures[: self.n_shown]
+        ]
+        hidden = len(self.failures) - len(lines)
+        if hidden:
+            lines.append(f"  ... and {hidden} more")
+        return (
+            f"{len(self.failures)} image(s) of X could not be read:\n"
+            + "\n".join(lines)
+            + "\nRepair these files or leave their rows out."
+        )
+
+    def __reduce__(self):
+        # The default rebuilds from the message; workers must send the failures.
+        return type(self), (self.failures,)
+
+
+class ImageLayoutError(ValueError):
+    """The shape of `X` does not say how its numbers form images."""
+
+
+class WeightsMismatchError(ValueError):
+    """Weights were given that do not fit the network."""
+
+
+class WeightsNotAvailableError(OSError):
+    """Named weights are neither on this machine nor could they be fetched intact."""
+
+
+class TrainingDivergedError(RuntimeError):
+    """The training loss is no longer a finite number."""
+
+
+class ImageSizeWarning(UserWarning):
+    """The images are much larger than what the network sees of them."""
+
+
+class CacheWarning(UserWarning):
+    """The feature store could not keep what was computed; the numbers are right."""
+
+
+class _UnknownNameError(ValueError):
+    """A name that is not among the known ones; the message gives the nearest."""
+
+    hint = ""
+
+    def __init__(self, parameter, name, known):
+        self.parameter, self.name, self.known = parameter, name, list(known)
+        super().__init__(self._message())
+
+    def _message(self):
+        close = difflib.get_close_matches(str(self.name), self.known, n=3, cutoff=0.4)
+        nearest = f" Closest: {', '.join(map(repr, close))}." if close else ""
+        return (
+            f"{self.parameter}={self.name!r} is not one of the {len(self.known)} "
+            f"names sktl knows here.{nearest} {self.hint}"
+        )
+
+    def __reduce__(self):
+        return type(self), (self.parameter, self.name, self.known)
+
+
+class UnknownBackboneError(_UnknownNameError):
+    """`backbone` names no network."""
+
+    hint = (
+        "sktl.list_backbones() gives them all; a torch.nn.Module that torch.fx can "
+        "trace is accepted too."
+    )
+
+
+class UnknownLayerError(_UnknownNameError):
+    """A layer or stage name that the network does not have."""
+
+    hint = "sktl.layer_names(backbone) gives them all, in order."

@@ -1,0 +1,122 @@
+"""What every test stands on: fixed seeds, no network, our warnings as errors."""
+
+import ast
+import os
+from pathlib import Path
+
+# scipy and matplotlib read these once, when they are first imported.
+os.environ["SCIPY_ARRAY_API"] = "1"  # without it scikit-learn skips a check
+os.environ["MPLBACKEND"] = "Agg"
+
+import random
+import socket
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+REPOSITORY = Path(__file__).parents[1]
+THIS_MACHINE = {None, "", "localhost", "127.0.0.1", b"localhost", b"127.0.0.1"}
+
+
+def pytest_configure(config):
+    """Make each warning class of sktl an error."""
+    tree = ast.parse((REPOSITORY / "sktl" / "exceptions.py").read_text("utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and node.name.endswith("Warning"):
+            config.addinivalue_line(
+                "filterwarnings", f"error::sktl.exceptions.{node.name}"
+            )
+
+
+@pytest.fixture(autouse=True)
+def _seeds():
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _network_blocked(request, monkeypatch):
+    """Fail a test at its first attempt to leave this machine.
+
+    `pytest.fail` raises a BaseException, so no `except Exception` on the way up
+    turns the attempt into something a test might be content with. Worker processes
+    are not covered.
+    """
+    if request.node.get_closest_marker("network"):
+        return
+
+    def guarded(call):
+        def connect(self, address):
+            if self.family in (socket.AF_INET, socket.AF_INET6):
+                fail_unless_here(address[0])
+            return call(self, address)
+
+        return connect
+
+    def getaddrinfo(host, *args, **kwargs):
+        fail_unless_here(host)
+        return resolve(host, *args, **kwargs)
+
+    resolve = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(socket.socket, "connect", guarded(socket.socket.connect))
+    monkeypatch.setattr(socket.socket, "connect_ex", guarded(socket.socket.connect_ex))
+
+
+def fail_unless_here(host):
+    if host not in THIS_MACHINE:
+        pytest.fail(f"tried to reach {host!r}; a test that may is marked `network`")
+
+
+@pytest.fixture
+def shared():
+    """The folder of real images and weights that lies beside the repository."""
+    folder = REPOSITORY.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip("needs the folder shared/ beside the repository")
+    return folder
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request):
+    """Each device in turn; CUDA only in runs that select the marker `gpu`."""
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    return request.param
+
+
+@pytest.fixture
+def pyplot():
+    """matplotlib's pyplot without a window; no figure survives the test."""
+    plt = pytest.importorskip("matplotlib.pyplot")
+    plt.close("all")
+    yield plt
+    plt.close("all")
+
+
+@pytest.fixture
+def tiny_network():
+    """Two convolutions with batch norms that have seen data; (n, 3, h, w) -> (n, 3)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = nn.Sequential(
+            OrderedDict(
+                conv1=nn.Conv2d(3, 4, 3, padding=1, bias=False),
+                bn1=nn.BatchNorm2d(4),
+                relu1=nn.ReLU(),
+                conv2=nn.Conv2d(4, 8, 3, stride=2, padding=1, bias=False),
+                bn2=nn.BatchNorm2d(8),
+                relu2=nn.ReLU(),
+                pool=nn.AdaptiveAvgPool2d(1),
+                flatten=nn.Flatten(),
+                head=nn.Linear(8, 3),
+            )
+        )
+        # Statistics unlike a new layer's 0 and 1, so that resetting them shows.
+        with torch.no_grad():
+            network.train()(torch.rand(16, 3, 16, 16))
+    return network.eval()

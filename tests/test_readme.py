@@ -1,0 +1,142 @@
+"""README.md is true: its Python runs, and its commands are the ones CI runs.
+
+A block that cannot run says so, with the reason, on the line before its fence:
+`<!-- test: skip (needs a camera) -->`. One that reads `../shared`, the folder of real
+images that lies beside the repository, is marked `<!-- test: needs shared -->`.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+README = REPOSITORY / "README.md"
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a Markdown text."""
+
+    language: str
+    code: str
+    line: int  # of its first line of code, counted from 1
+    mark: str  # what `<!-- test: ... -->` on the line before it says, else ""
+
+    @property
+    def is_skipped(self):
+        return self.mark.startswith("skip")
+
+
+def blocks_of(text):
+    pattern = re.compile(
+        r"(?:^<!-- test: (?P<mark>.+?) -->\n)?"
+        r"^```(?P<language>\w+)\n(?P<code>.*?)^```$",
+        re.MULTILINE | re.DOTALL,
+    )
+    return [
+        Block(
+            language=found["language"],
+            code=found["code"],
+            line=text.count("\n", 0, found.start("code")) + 1,
+            mark=check_mark(found["mark"] or ""),
+        )
+        for found in pattern.finditer(text)
+    ]
+
+
+def check_mark(mark):
+    """Return a mark that is `needs shared` or `skip (reason)`; refuse any other."""
+    if mark and not re.fullmatch(r"needs shared|skip \(.+\)", mark):
+        raise ValueError(f"<!-- test: {mark} --> is neither `needs shared` nor `skip`")
+    return mark
+
+
+def commands_of(text):
+    """The commands of a shell text, one line each, with single spaces."""
+    lines = text.replace("\\\n", " ").splitlines()
+    commands = [" ".join(line.split()) for line in lines]
+    return [command for command in commands if command and command[0] != "#"]
+
+
+@pytest.fixture
+def readme_blocks():
+    if not README.exists():
+        pytest.skip("there is no README.md yet")
+    return blocks_of(README.read_text("utf-8"))
+
+
+@pytest.mark.usefixtures("pyplot")
+def test_python_blocks_of_readme_run(readme_blocks, tmp_path, monkeypatch):
+    """One after the other in one namespace, as a reader would paste them."""
+    checkout, shared = tmp_path / "sktl", REPOSITORY.parent / "shared"
+    checkout.mkdir()
+    monkeypatch.chdir(checkout)
+    if shared.is_dir():
+        (tmp_path / "shared").symlink_to(shared)
+    blocks = [b for b in readme_blocks if b.language == "python" and not b.is_skipped]
+    needy = [b for b in blocks if b.mark == "needs shared" and not shared.is_dir()]
+    namespace = {"__name__": "__main__"}
+    for block in blocks:
+        if block not in needy:
+            run_block(block, namespace)
+    if needy:
+        pytest.skip(f"all ran but {len(needy)} that need shared/ beside the repository")
+
+
+def run_block(block, namespace):
+    padding = "\n" * (block.line - 1)  # so that a traceback names the README's line
+    exec(compile(padding + block.code, str(README), "exec"), namespace)
+
+
+def test_commands_of_readme_are_what_ci_runs(readme_blocks):
+    in_ci = commands_of((REPOSITORY / ".ci" / "run").read_text("utf-8"))
+    in_readme = [
+        command
+        for block in readme_blocks
+        if block.language == "bash" and not block.is_skipped
+        for command in commands_of(block.code)
+    ]
+    assert len(in_readme) >= 2, "README.md starts with two commands"
+    assert [command for command in in_readme if command not in in_ci] == []
+
+
+MARKDOWN = """\
+# Title
+
+```python
+x = 1
+```
+
+<!-- test: skip (needs a camera) -->
+```python
+x = 1 / 0
+```
+
+```bash
+# A comment.
+python -m \\
+    this
+```
+"""
+
+
+def test_blocks_are_found_with_language_line_and_mark():
+    first, second, third = blocks_of(MARKDOWN)
+    assert first == Block("python", "x = 1\n", 4, "")
+    assert second == Block("python", "x = 1 / 0\n", 9, "skip (needs a camera)")
+    assert commands_of(third.code) == ["python -m this"]
+
+
+def test_unknown_mark_is_refused():
+    """A mark with a slip of the pen would otherwise leave its block unmarked."""
+    with pytest.raises(ValueError, match="neither `needs shared` nor `skip`"):
+        blocks_of("<!-- test: skp -->\n```python\n```\n")
+
+
+def test_block_runs_in_the_namespace_of_those_before():
+    namespace = {}
+    for block in blocks_of("```python\nx = 1\n```\n\n```python\ny = x + 1\n```\n"):
+        run_block(block, namespace)
+    assert namespace["y"] == 2

@@ -254,6 +254,11 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
         backbone = self._load_backbone()
         network = backbone.network
         layers = [self.layers] if isinstance(self.layers, str) else list(self.layers)
+        if not layers:
+            raise ValueError(
+                "layers=[] names no layer. Pass names of sktl.layer_names(backbone), "
+                "or 'penultimate'."
+            )
         self.layers_ = [
             network.penultimate if name == "penultimate" else network.check_cut(name)
             for name in layers

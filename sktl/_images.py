@@ -92,8 +92,10 @@ def open_images(
     ImageLayoutError
         The shape of `X` does not say how its numbers form pictures.
     ValueError
-        `X` is empty, sparse, complex, or holds NaN or infinity; or its numbers need a
-        range and `fit` learnt none.
+        `X` is empty, complex, or holds NaN or infinity; or its numbers need a range and
+        `fit` learnt none.
+    TypeError
+        `X` is a single picture, or sparse.
     """
     layout = Layout(image_shape, channels)
     source = _open_source(X, layout)

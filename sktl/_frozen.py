@@ -7,7 +7,6 @@ get their activations here.
 
 import copy
 import functools
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -22,7 +21,7 @@ from sktl._backbones import Backbone
 from sktl._engine import Engine
 from sktl._images import fit_to
 from sktl._store import fingerprint, make_key, open_store
-from sktl.exceptions import ImageReadError, ImageSizeWarning
+from sktl.exceptions import ImageReadError, ImageSizeWarning, warn_caller
 
 # Blocks bound the memory that decoded images take, whatever the length of X.
 BATCHES_PER_BLOCK = 8
@@ -164,7 +163,7 @@ class FrozenPrefix:
                     "device": self.engine.device.type,
                     "precision": str(self.engine.dtype),
                     "batch_size": self.engine.batch_size,
-                    "torch": torch.__version__,
+                    "torch": version("torch"),
                     "pillow": version("pillow"),
                 }
             )
@@ -226,7 +225,7 @@ class _Run:
             shapes = self.prefix.output_shapes()
             self._allocate([np.empty(shape, np.float32) for shape in shapes])
         if failures:
-            warnings.warn(f"{ImageReadError(failures)}", UserWarning, stacklevel=5)
+            warn_caller(f"{ImageReadError(failures)}", UserWarning)
             for output in self.outputs:
                 output[[row for row, _, _ in failures]] = np.nan
         return self.outputs
@@ -280,12 +279,11 @@ class _Run:
 
     def _warn_large(self):
         backbone = self.prefix.backbone
-        warnings.warn(
+        warn_caller(
             f"{self.n_large} of {len(self.images)} images are more than {MUCH_LARGER} "
             f"times as large as the {backbone.preprocessing.geometry.crop} pixels that "
             f"backbone={backbone.name!r} sees: their detail is lost. Networks such as "
             "'mobilenet_v3_small', 'resnet18' or 'efficientnet_b0' see 224 pixels; or "
             "pass a larger image_size.",
             ImageSizeWarning,
-            stacklevel=5,
         )

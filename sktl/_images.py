@@ -118,8 +118,12 @@ def check_images(
     ----------
     X : array-like or sequence of pictures
         As the estimators of sktl take it.
-    image_shape, channels, value_range
-        As in the estimators of sktl.
+    image_shape : tuple of (h, w) or (h, w, c), default=None
+        As in the estimators of sktl, like the two that follow.
+    channels : {"auto", "last", "first"}, default="auto"
+        Where the channels of arrays are.
+    value_range : "auto" or (lo, hi), default="auto"
+        The numbers that mean black and white.
     n_jobs : int or None, default=None
         Number of threads that decode.
 
@@ -242,6 +246,10 @@ def _is_picture(item):
     """Whether an item is a picture by itself, not a row of numbers or a cell."""
     if _is_path(item) or isinstance(item, (bytes, bytearray)) or is_pil(item):
         return True
+    return _is_array(item)
+
+
+def _is_array(item):
     return getattr(item, "ndim", 0) >= 2
 
 
@@ -331,15 +339,12 @@ class _Items:
             return EncodedPicture(index, None, bytes(item), ranges.given)
         if is_pil(item):
             return PixelPicture(pil_pixels(item, ranges.given))
-        if not _is_array(item):
+        if not _is_array(item) or item.ndim > 3:
             raise ValueError(_no_picture(item))
         array = _check_numbers(_tensors_to_numpy(item))
-        picture = self._layout.arrange(array[None], "an array")[0]
+        name = f"an array has shape {array.shape}"
+        picture = self._layout.arrange(array[None], name)[0]
         return PixelPicture(array_pixels(picture, ranges.of(array.dtype)))
-
-
-def _is_array(item):
-    return getattr(item, "ndim", 0) >= 2
 
 
 def _no_picture(item):
@@ -347,8 +352,10 @@ def _no_picture(item):
     missing = isinstance(item, float) and math.isnan(item)
     if missing or kind in ("NoneType", "NAType", "NaTType"):
         kind = "missing value"
+    shape = getattr(item, "shape", None)
+    seen = reprlib.repr(item) if shape is None else f"shape {tuple(shape)}"
     return (
-        f"{kind} ({reprlib.repr(item)}) where a path, bytes, a PIL image or an array "
+        f"{kind} ({seen}) where a path, bytes, a PIL image or an array "
         "of shape (h, w) or (h, w, c) is needed"
     )
 

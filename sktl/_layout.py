@@ -26,11 +26,14 @@ class Layout:
         self.image_shape = _check_image_shape(image_shape)
         self.channels = channels
 
-    def arrange(self, array, subject="X"):
-        """View an array of 2 (rows), 3 or 4 axes as pictures, channels last."""
+    def arrange(self, array, name=None):
+        """View an array of 2 (rows), 3 or 4 axes as pictures, channels last.
+
+        `name` is what an error says of the array.
+        """
         if array.ndim == 2:
             return self._pictures_of_rows(array)
-        name = f"{subject} has shape {array.shape}"
+        name = name or f"X has shape {array.shape}"
         if array.ndim not in (3, 4) or 0 in array.shape:
             raise ImageLayoutError(
                 f"{name}; accepted are (n, h, w), (n, h, w, c), (n, c, h, w) and "
@@ -84,11 +87,16 @@ class Layout:
             fits = [key for key in fits if self._matches(seen[key])] or fits
         if len(fits) == 1:
             return fits[0]
-        found = "both the first and the last" if fits else "neither the first nor last"
+        if fits:
+            raise ImageLayoutError(
+                f"{name}: both the first and the last axis of a picture {shape} can "
+                "hold the channels, so the layout is not clear. Pass channels='last' "
+                "for (h, w, c) or channels='first' for (c, h, w)."
+            )
         raise ImageLayoutError(
-            f"{name}: {found} axis of a picture {shape} can hold the channels "
-            f"({', '.join(map(str, TELLING_CHANNELS))}), so the layout is not clear. "
-            "Pass channels='last' for (h, w, c) or channels='first' for (c, h, w)."
+            f"{name}: neither the first nor the last axis of a picture {shape} has the "
+            "length 1 (grey), 3 (RGB) or 4 (RGBA). Select such channels; or, for 2 "
+            "(grey and alpha), pass channels='last' or channels='first'."
         )
 
     def _pictures_of_rows(self, rows):

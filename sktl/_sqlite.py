@@ -25,8 +25,6 @@ from sktl.exceptions import CacheWarning
 _KEYS_PER_STATEMENT = 500
 # Bounds how long a writer keeps the others waiting, and what a kill can lose.
 _ROWS_PER_TRANSACTION = 5000
-# SQLite's own bound on a row is 10**9; a value above this is not kept.
-_MAX_VALUE_BYTES = 10**9 - 1000
 _BUSY_SECONDS = 30
 # What failed is left alone this long: a lock that somebody holds for ever must not
 # cost `_BUSY_SECONDS` with every batch.
@@ -249,8 +247,8 @@ def _accuses_file(error):
 
 @contextlib.contextmanager
 def _transaction(connection, kind="DEFERRED"):
-    connection.execute(f"BEGIN {kind}")
     try:
+        connection.execute(f"BEGIN {kind}")
         yield
         connection.execute("COMMIT")
     except BaseException:
@@ -274,8 +272,8 @@ def _read_rows(connection, keys):
             value = _decode(keys_of[id_], *row)
             if value is not None:
                 found[keys_of[id_]] = value
-    wrong = [pair for pair in ids.items() if asked[pair[0]] not in found]
-    if wrong or idle:
+    if idle or len(found) < len(ids):
+        wrong = [pair for pair in ids.items() if asked[pair[0]] not in found]
         _mend(connection, wrong, idle)
     return found
 
@@ -293,7 +291,9 @@ def _mend(connection, wrong, idle):
 
 def _write_rows(connection, items):
     today = _today()
-    pairs = [pair for pair in items.items() if pair[1].nbytes <= _MAX_VALUE_BYTES]
+    # What SQLite takes for one row, 10**9 bytes; a larger value is not kept.
+    limit = connection.getlimit(sqlite3.SQLITE_LIMIT_LENGTH) - 1000
+    pairs = [pair for pair in items.items() if pair[1].nbytes <= limit]
     for chunk in _chunks(pairs, _ROWS_PER_TRANSACTION):
         with _transaction(connection, "IMMEDIATE"):
             last = connection.execute("SELECT coalesce(max(id), 0) FROM numbers")
@@ -322,9 +322,10 @@ def _prune_rows(connection, max_bytes, older_than):
         while max_bytes is not None and (last := _last_to_drop(connection, max_bytes)):
             _drop(connection, "(last_day, id) <= (?, ?)", last)
         n_removed = n_before - _count_rows(connection)
-    # Both work while their rows are fetched.
-    connection.execute("PRAGMA incremental_vacuum").fetchall()
-    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    # As a script: `execute` takes one step of the vacuum, which frees one page.
+    connection.executescript(
+        "PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE)"
+    )
     return n_removed
 
 
@@ -340,16 +341,17 @@ def _last_to_drop(connection, max_bytes):
         connection.execute(f"PRAGMA {name}").fetchone()[0]
         for name in ("page_count", "freelist_count", "page_size")
     )
-    excess = (pages - free) * page_size - max_bytes
-    if excess <= 0:
+    n_bytes = (pages - free) * page_size
+    if n_bytes <= max_bytes:
         return None
-    # The first whose running sum reaches the excess, or the last of all.
+    # Deleting this share of the numbers should free this share of the pages: the
+    # first entry at which their running sum comes to it, or the last of all.
     query = (
-        "SELECT last_day, id FROM (SELECT last_day, id, sum(size) OVER "
-        "(ORDER BY last_day, id) AS total FROM entries) "
-        "ORDER BY total < ?1, abs(total - ?1), last_day DESC, id DESC LIMIT 1"
+        "SELECT last_day, id FROM (SELECT last_day, id, sum(size) OVER () AS total, "
+        "sum(size) OVER (ORDER BY last_day, id) AS upto FROM entries) "
+        "ORDER BY upto < ?1 * total, abs(upto - ?1 * total), id DESC LIMIT 1"
     )
-    return connection.execute(query, (excess,)).fetchone()
+    return connection.execute(query, (1 - max_bytes / n_bytes,)).fetchone()
 
 
 def _select(connection, query, values):

@@ -4,6 +4,8 @@ Imports nothing of ours, so every room may import it.
 """
 
 import difflib
+import sys
+import warnings
 
 __all__ = [
     "CacheWarning",
@@ -87,6 +89,20 @@ class ImageSizeWarning(UserWarning):
 
 class CacheWarning(UserWarning):
     """The feature store could not keep what was computed; the numbers are right."""
+
+
+def warn_caller(message, category):
+    """Warn at the line of the user's code that led here.
+
+    Between that line and ours lie scikit-learn's wrappers and, in a pipeline, its
+    steps; their depth varies, so a fixed `stacklevel` would point into them.
+    """
+    frame, level = sys._getframe(1), 2
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith(
+        ("sktl.", "sklearn.")
+    ):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)
 
 
 class _UnknownNameError(ValueError):

@@ -72,7 +72,7 @@ def fail_unless_here(host):
         pytest.fail(f"tried to reach {host!r}; a test that may is marked `network`")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def shared():
     """The folder of real images and weights that lies beside the repository."""
     folder = REPOSITORY.parent / "shared"

@@ -28,7 +28,7 @@ FLOORS = {
     "what faces share": {"_image_input", "_net"},
     "parts of a network": {"_finetuning", "_frozen"},
     "networks": {"_backbones", "_mini", "_stages"},
-    "tools": {"_engine", "_images", "_layout", "_pictures", "_store"},
+    "tools": {"_engine", "_images", "_layout", "_pictures", "_sqlite", "_store"},
     "ground": {"exceptions"},
 }
 DEPTH = {room: depth for depth, rooms in enumerate(FLOORS.values()) for room in rooms}
@@ -36,7 +36,7 @@ DEPTH = {room: depth for depth, rooms in enumerate(FLOORS.values()) for room in 
 # What comes into the house through these rooms only.
 DOORS = {
     "PIL": {"_images", "_pictures"},
-    "sqlite3": {"_store"},
+    "sqlite3": {"_sqlite"},
     "torch.fx": {"_stages"},
     "torchvision.models.feature_extraction": {"_stages"},
     "skorch": {"_classifier", "_net", "callbacks"},

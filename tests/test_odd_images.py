@@ -278,6 +278,20 @@ def test_truncated_files_are_refused_whatever_pil_is_told(kind, lenient, monkeyp
 
 
 @pytest.mark.parametrize("lenient", [False, True])
+@pytest.mark.parametrize("compression", [None, "tiff_lzw", "tiff_adobe_deflate"])
+def test_whole_tiff_files_are_read_whatever_pil_is_told(
+    compression, lenient, monkeypatch
+):
+    """PIL has two ways to read them, which differ in files larger than a block."""
+    large = np.tile(NOISE, (5, 10, 1)) ^ np.arange(400, dtype=np.uint8)[:, None]
+    data = encode(large, "TIFF", compression=compression)
+    assert len(data) > 2 * ImageFile.MAXBLOCK
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", lenient)
+
+    np.testing.assert_array_equal(read(data), large)
+
+
+@pytest.mark.parametrize("lenient", [False, True])
 def test_mutated_files_give_plain_pils_pixels_or_an_error(lenient, monkeypatch):
     """2,000 files with flipped bytes or cut ends: never another kind of error."""
     rng = np.random.default_rng(0)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from sktl._backbones import Backbone
 from sktl._engine import Engine
-from sktl._images import fit_to
+from sktl._images import decoding_stack, fit_to
 from sktl._store import fingerprint, make_key, open_store
 from sktl.exceptions import ImageReadError, ImageSizeWarning, warn_caller
 
@@ -164,7 +164,7 @@ class FrozenPrefix:
                     "precision": str(self.engine.dtype),
                     "batch_size": self.engine.batch_size,
                     "torch": version("torch"),
-                    "pillow": version("pillow"),
+                    "decoding": decoding_stack(),
                 }
             )
             for cut in self.cuts
@@ -213,6 +213,8 @@ class _Run:
         for row, row_keys in keys.items():
             if all(key in found for key in row_keys):
                 self._write(row, [found[key] for key in row_keys])
+            elif row != missing[row_keys]:
+                self._decode(pictures[row])  # fails as its equal did; say so too
 
     def finish(self, on_error):
         """Report what could not be read, and return the outputs."""

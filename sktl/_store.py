@@ -27,7 +27,7 @@ from sktl._sqlite import Database
 # Half a million rows of 512 float32, and little beside torch and a network.
 _DEFAULT_MEMORY_BYTES = 2**30
 # What Python keeps beside the numbers of an entry: two objects, the key, two slots.
-_BYTES_PER_ENTRY = 400
+_BYTES_PER_ENTRY = 320
 
 
 class CacheInfo(NamedTuple):
@@ -42,7 +42,7 @@ class CacheInfo(NamedTuple):
     entries : int
         Values held now.
     bytes : int
-        What they take: memory with bookkeeping (about 400 bytes an entry), or the
+        What they take: memory with bookkeeping (about 320 bytes an entry), or the
         size of the files.
     max_bytes : int or None
         Bound on `bytes`; None where there is none, as for a directory.

@@ -270,6 +270,17 @@ def test_on_error_nan_marks_rows_and_warns_once(paths):
     assert np.isnan(features).all(axis=1).tolist() == [False, True, False]
 
 
+def test_equal_unreadable_images_are_all_reported(images):
+    """Equal content is decoded once, but every row needs its verdict."""
+    good, bad = Image.fromarray(images[0]), b"no picture"
+    extractor = PretrainedFeatureExtractor(on_error="nan", cache=None).fit([good])
+    with pytest.warns(UserWarning, match="2 image") as caught:
+        features = extractor.transform([good, bad, bad, good])
+    assert "row 1" in str(caught[0].message)
+    assert "row 2" in str(caught[0].message)
+    assert np.isnan(features).all(axis=1).tolist() == [False, True, True, False]
+
+
 def test_pictures_much_larger_than_the_network_sees_warn_once():
     large = [np.zeros((300, 400, 3), np.uint8), np.ones((300, 300, 3), np.uint8)]
     extractor = PretrainedFeatureExtractor().fit(large)

@@ -1,12 +1,12 @@
-# %% [markdown]
-# Does transfer help when there are few labels?
-#
-# scikit-learn's handwritten digits (1,797 grey pictures of 8 x 8 pixels), 5 or 20 of
-# each labelled, the rest to be recognised; ten random draws of the labelled ones. Six
-# contenders on the same draws: classical models on raw pixels, the same models on the
-# features of a frozen network, that network fine-tuned, and the same network trained
-# from scratch. The network, `sktl_mini`, comes with the package and has never seen a
-# digit. Needs no download; about four minutes on two cores.
+"""Does transfer help when there are few labels?
+
+scikit-learn's handwritten digits (1,797 grey pictures of 8 x 8 pixels), 5 or 20 of each
+labelled, the rest to be recognised; ten random draws of the labelled ones. Six
+contenders on the same draws: classical models on raw pixels, the same models on the
+features of a frozen network, that network fine-tuned, and the same network trained from
+scratch. The network, `sktl_mini`, comes with the package and has never seen a digit.
+Needs no download; about four minutes on two cores.
+"""
 
 # %%
 import time
@@ -72,7 +72,8 @@ def compare(X, y, n_labels):
 
 def table(reports):
     """One line per contender and number of labels, aligned."""
-    head = f"{'contender':38} {'labels':>6} {'accuracy':>8} {'se':>6} {'fit seconds':>11}"
+    titles = ("contender", "labels", "accuracy", "se", "fit seconds")
+    head = "{:38} {:>6} {:>8} {:>6} {:>11}".format(*titles)
     lines = [head, "-" * len(head)]
     for n_labels, report in reports.items():
         columns = ("contender", "mean_test_score", "se_test_score", "mean_fit_time")

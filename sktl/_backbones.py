@@ -3,14 +3,11 @@
 import copy
 import functools
 import hashlib
-import io
-import re
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import safetensors.torch
 import torch
 import torchvision
 from torchvision.models import get_model_builder, get_model_weights, list_models
@@ -18,11 +15,15 @@ from torchvision.models import get_model_builder, get_model_weights, list_models
 from sktl import _mini
 from sktl._images import Geometry
 from sktl._stages import StagedNetwork
-from sktl.exceptions import (
-    UnknownBackboneError,
-    WeightsMismatchError,
-    WeightsNotAvailableError,
+from sktl._weights import (
+    WeightsFile,
+    check_digest,
+    check_fits,
+    local_file,
+    read_state,
+    torchvision_file,
 )
+from sktl.exceptions import UnknownBackboneError, WeightsMismatchError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -48,15 +49,6 @@ class Preprocessing:
             stretch=self.geometry.stretch,
         )
         return Preprocessing(geometry, self.mean, self.std)
-
-
-@dataclass(frozen=True)
-class WeightsFile:
-    """Where named weights lie, and the (beginning of the) SHA-256 they must have."""
-
-    path: Path
-    sha256: str
-    url: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,52 +152,34 @@ def load_backbone(backbone, weights="DEFAULT", *, image_size=None, seed=0):
     elif given and isinstance(weights, str) and weights == "DEFAULT":
         network = _given_network(backbone)
     else:
-        name, file = _find_file(architecture, weights)
-        preprocessing = architecture.preprocessings.get(name, preprocessing)
+        file = _find_file(architecture, weights)
         digest = check_digest(file)
+        # Published weights are known by their content, under whatever name they lie.
+        name = _published_name(architecture, digest)
+        preprocessing = architecture.preprocessings.get(name, preprocessing)
+        architecture = find(backbone, published=True) if name else architecture
         network = _network_from_file(architecture, file.path, digest)
     return Backbone(architecture.name, network, preprocessing.at_size(image_size))
-
-
-def check_digest(file):
-    """Return the SHA-256 of a weights file; raise if it is not the one it must have.
-
-    torchvision compares hashes only after a download; a damaged or planted file in
-    the cache directory would be loaded. Here every load compares.
-    """
-    try:
-        digest = hashlib.sha256(file.path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise WeightsNotAvailableError(
-            f"weights={str(file.path)!r} could not be read ({error}). Pass the path "
-            "of a .safetensors or .pth state dict."
-        ) from error
-    if not digest.startswith(file.sha256):
-        raise WeightsNotAvailableError(
-            f"The weights in {file.path} are not what they should be: their SHA-256 "
-            f"begins with {digest[:16]}, expected {file.sha256[:16]}. The file is "
-            "damaged or was replaced; delete it and it is fetched again."
-        )
-    return digest
 
 
 # ---- architectures
 
 
 @functools.lru_cache
-def _named_architecture(name):
+def _named_architecture(name, published=False):
+    """The architecture of that name, as it is for published weights if they differ."""
     if name == "sktl_mini":
         return _mini_architecture()
     if name not in list_backbones():
         raise UnknownBackboneError("backbone", name, list_backbones())
     weights = get_model_weights(name)
+    files = {w.name: torchvision_file(w) for w in weights}
     preprocessings = {w.name: _from_torchvision(w.transforms()) for w in weights}
     return Architecture(
         name,
-        functools.partial(get_model_builder(name), weights=None, **_quirks(name)),
+        functools.partial(get_model_builder(name), **_settings(name, published)),
         preprocessings[weights.DEFAULT.name],
-        {w.name: _torchvision_file(w) for w in [*weights]}
-        | {"DEFAULT": _torchvision_file(weights.DEFAULT)},
+        files | {"DEFAULT": files[weights.DEFAULT.name]},
         preprocessings,
     )
 
@@ -229,9 +203,16 @@ def _module_architecture(module):
     )
 
 
-def _quirks(name):
-    """Arguments without which torchvision warns that its own defaults will change."""
-    return {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
+def _settings(name, published):
+    """Arguments for torchvision's builder.
+
+    The weights of GoogLeNet and Inception were trained with another normalisation,
+    which `transform_input` undoes; torchvision sets it when it loads them
+    (torchvision/models/googlenet.py). Without `init_weights` both warn.
+    """
+    if name not in ("googlenet", "inception_v3"):
+        return {"weights": None}
+    return {"weights": None, "init_weights": True, "transform_input": published}
 
 
 def _from_torchvision(preset):
@@ -243,13 +224,6 @@ def _from_torchvision(preset):
     return Preprocessing(geometry, tuple(preset.mean), tuple(preset.std))
 
 
-def _torchvision_file(weights):
-    """torchvision puts the first 8 hex digits of the SHA-256 into its file names."""
-    name = weights.url.rsplit("/", 1)[-1]
-    sha256 = re.search(r"-([0-9a-f]{8,})\.", name).group(1)
-    return WeightsFile(Path(name), sha256, weights.url)
-
-
 # ---- weights: from the user's word to a file on this machine
 
 
@@ -258,11 +232,11 @@ def _no_weights(backbone):
 
 
 def _find_file(architecture, weights):
-    """Return the name of the weights (None for a path) and their file."""
+    """Return the file that the user's `weights` mean."""
     name = getattr(weights, "name", weights)  # torchvision's weights are enum members
     known = architecture.files.get(name) if isinstance(name, str) else None
     if known and getattr(weights, "url", known.url) == known.url:
-        return name, _local_file(known)
+        return local_file(known)
     if not isinstance(weights, str | Path) or not Path(weights).suffix:
         accepted = ", ".join(map(repr, architecture.files)) or "none by name"
         raise WeightsMismatchError(
@@ -270,30 +244,15 @@ def _find_file(architecture, weights):
             f"Accepted: {accepted}; None for random weights; or the path of a "
             ".safetensors or .pth state dict."
         )
-    return None, WeightsFile(Path(weights).expanduser(), sha256="")
+    return WeightsFile(Path(weights).expanduser(), sha256="")
 
 
-def _local_file(file):
-    if file.url is None:
-        return file
-    path = Path(torch.hub.get_dir()) / "checkpoints" / file.path
-    if not path.exists():
-        _download(file, path)
-    return WeightsFile(path, file.sha256, file.url)
-
-
-def _download(file, path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        # Writes to a temporary name, checks the hash, then renames.
-        torch.hub.download_url_to_file(file.url, str(path), file.sha256)
-    except (OSError, RuntimeError) as error:
-        raise WeightsNotAvailableError(
-            f"The weights {path.name} could not be fetched from {file.url} ({error}). "
-            f"Without network, put that file into {path.parent}, or pass "
-            "weights=<path of a state dict>, or backbone='sktl_mini', which needs no "
-            "download."
-        ) from error
+def _published_name(architecture, digest):
+    """The name of the published weights that have this digest, else None."""
+    for name in architecture.preprocessings:
+        if digest.startswith(architecture.files[name].sha256):
+            return name
+    return None
 
 
 # ---- networks, shared within the process
@@ -311,8 +270,8 @@ def _untrained_network(architecture, seed):
 def _network_from_file(architecture, path, digest):
     """`digest` is part of the key: an edited file is a new network."""
     network = _untrained_network(architecture, 0)
-    state = _modern_names(_read_state(path, digest))
-    _check_fits(network, state, path)
+    state = read_state(path, digest)
+    check_fits(network, state, path)
     module = copy.deepcopy(network.module)
     own = module.state_dict()
     fitting = {k: v for k, v in state.items() if own[k].shape == v.shape}
@@ -356,65 +315,3 @@ def _reset_copy(module):
             )
         child.reset_parameters()
     return module
-
-
-# ---- state dicts
-
-
-def _read_state(path, digest):
-    """Read tensors; nothing in the file can run code."""
-    buffer = path.read_bytes()
-    if hashlib.sha256(buffer).hexdigest() != digest:
-        raise WeightsMismatchError(
-            f"weights={str(path)!r} changed while they were read. Try again."
-        )
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load(buffer)
-        return torch.load(io.BytesIO(buffer), map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise WeightsMismatchError(
-            f"weights={str(path)!r} is not a readable state dict ({error}). Pass a "
-            ".safetensors file, or a .pth file that holds tensors by name and nothing "
-            "else: torch.save(network.state_dict(), path)."
-        ) from error
-
-
-def _modern_names(state):
-    """Rename as torchvision does for its DenseNet files, which predate module names.
-
-    torchvision/models/densenet.py, `_load_state_dict`.
-    """
-    old = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..+)")
-    return {old.sub(r"\1\2", name): tensor for name, tensor in state.items()}
-
-
-def _check_fits(network, state, path):
-    """Raise unless `state` has what `network` needs, and nothing it does not know.
-
-    The head may be missing or have another number of classes. Counters of batches
-    seen by batch norm are not needed: files older than torch 0.4.1 lack them.
-    """
-    own = network.module.state_dict()
-    needed = network.prefix(network.penultimate).state_dict()
-    missing = [k for k in needed if k not in state and "num_batches_tracked" not in k]
-    unexpected = [k for k in state if k not in own]
-    shapes = [
-        f"{k} is {tuple(state[k].shape)} in the file, {tuple(own[k].shape)} here"
-        for k in own.keys() & state.keys()
-        if own[k].shape != state[k].shape and not k.startswith(f"{network.head}.")
-    ]
-    faults = [
-        f"{title} ({len(names)}): {'; '.join(sorted(names)[:3])}"
-        for title, names in [
-            ("missing tensors", missing),
-            ("tensors the network does not have", unexpected),
-            ("shapes that differ", shapes),
-        ]
-        if names
-    ]
-    if faults:
-        raise WeightsMismatchError(
-            f"weights={str(path)!r} do not fit this backbone. {'. '.join(faults)}. "
-            "Pass the backbone these weights were trained with."
-        )

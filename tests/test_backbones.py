@@ -14,7 +14,8 @@ from torchvision.models import ResNet18_Weights, get_model, get_model_weights
 
 import sktl
 from sktl import PretrainedFeatureExtractor
-from sktl._backbones import WeightsFile, _local_file, check_digest, load_backbone
+from sktl._backbones import load_backbone
+from sktl._weights import WeightsFile, check_digest, local_file
 from sktl.exceptions import (
     UnknownBackboneError,
     WeightsMismatchError,
@@ -301,10 +302,10 @@ def test_download_goes_to_the_hub_directory_once(server, hub):
     content = b"weights"
     sha256 = hashlib.sha256(content).hexdigest()[:8]
     file = served_file(server, content, sha256)
-    local = _local_file(file)
+    local = local_file(file)
     (server[0] / "net.pth").unlink()
     assert local.path == hub / "net.pth"
-    assert _local_file(file).path.read_bytes() == content
+    assert local_file(file).path.read_bytes() == content
     assert check_digest(local).startswith(sha256)
     assert [p.name for p in hub.iterdir()] == ["net.pth"]
 
@@ -312,14 +313,14 @@ def test_download_goes_to_the_hub_directory_once(server, hub):
 def test_download_with_a_wrong_digest_leaves_no_file(server, hub):
     file = served_file(server, b"tampered", "00000000")
     with pytest.raises(WeightsNotAvailableError, match="put that file into"):
-        _local_file(file)
+        local_file(file)
     assert list(hub.iterdir()) == []
 
 
 def test_download_without_server_names_file_url_and_directory(hub):
     file = WeightsFile(hub / "net.pth", "00000000", "http://127.0.0.1:9/net.pth")
     with pytest.raises(WeightsNotAvailableError) as caught:
-        _local_file(WeightsFile(file.path.relative_to(hub), file.sha256, file.url))
+        local_file(WeightsFile(file.path.relative_to(hub), file.sha256, file.url))
     for part in ("net.pth", file.url, str(hub)):
         assert part in str(caught.value)
 

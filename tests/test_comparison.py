@@ -137,9 +137,7 @@ def test_raw_pixels_are_left_as_they_are_where_they_fit(digits):
 
 def test_raw_pixels_of_large_colour_pictures_are_squeezed():
     rng = np.random.default_rng(0)
-    pictures = [
-        rng.integers(0, 256, (h, 60, 3), dtype=np.uint8) for h in (40, 50, 60)
-    ]
+    pictures = [rng.integers(0, 256, (h, 60, 3), dtype=np.uint8) for h in (40, 50, 60)]
     rows = RawPixels(side=8).fit_transform(pictures)
     assert rows.shape == (3, 8 * 8 * 3)
     assert rows.min() >= 0

@@ -27,9 +27,7 @@ def on_features(weights):
     )
 
 
-def test_pretrained_features_beat_those_of_the_untrained_network(
-    shared, ants_and_bees
-):
+def test_pretrained_features_beat_those_of_the_untrained_network(shared, ants_and_bees):
     paths, labels = ants_and_bees
     assert len(paths) == 397
     report = compare_transfer(

@@ -151,7 +151,6 @@ def test_network_without_weights_is_refused():
 def test_description_differs_when_a_setting_does():
     """What has equal weights need not compute the same."""
 
-
     def network(stride):
         layers = nn.Conv2d(3, 2, 1, stride=stride), nn.Conv2d(2, 2, 1)
         return StagedNetwork(nn.Sequential(*layers))

@@ -1,4 +1,4 @@
-"""Does transfer help when there are few labels?
+"""Measure whether transfer helps when there are few labels.
 
 scikit-learn's handwritten digits (1,797 grey pictures of 8 x 8 pixels), 5 or 20 of each
 labelled, the rest to be recognised; ten random draws of the labelled ones. Six

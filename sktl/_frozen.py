@@ -5,7 +5,6 @@ image's content first and computed only when nobody has asked before. Both estim
 get their activations here.
 """
 
-import copy
 import functools
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ from tqdm import tqdm
 from sktl._backbones import Backbone
 from sktl._engine import Engine
 from sktl._images import decoding_stack, fit_to
+from sktl._stages import fuse_batch_norms
 from sktl._store import fingerprint, make_key, open_store
 from sktl.exceptions import ImageReadError, ImageSizeWarning, warn_caller
 
@@ -179,7 +179,7 @@ class FrozenPrefix:
 @functools.lru_cache(maxsize=4)
 def _place(network, cuts, mean, std, pooling, device):
     """A copy of the prefix on the device, in the layout convolutions run fastest in."""
-    module = copy.deepcopy(network.prefix(*cuts))
+    module = fuse_batch_norms(network.prefix(*cuts))
     module = PixelNetwork(module, mean, std, pooling).eval().requires_grad_(False)
     return module.to(device=device, memory_format=torch.channels_last)
 

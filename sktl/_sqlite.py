@@ -283,7 +283,9 @@ def _mend(connection, wrong, idle):
     with contextlib.suppress(*_TROUBLE), _transaction(connection, "IMMEDIATE"):
         mark = "UPDATE entries SET last_day = ? WHERE prefix = ?"
         connection.executemany(mark, idle)
-        drop = "DELETE FROM entries WHERE prefix = ? AND id IS ?"
+        # Damage may have made a text of the id, which was read as bytes.
+        same_id = "CAST(id AS BLOB) IS CAST(? AS BLOB)"
+        drop = f"DELETE FROM entries WHERE prefix = ? AND {same_id}"
         connection.executemany(drop, wrong)
         drop = "DELETE FROM numbers WHERE id IS ?"
         connection.executemany(drop, [(id_,) for _, id_ in wrong])

@@ -62,14 +62,11 @@ class Store:
     def __init__(self, cache, shelf):
         self._cache = cache
         self._shelf = shelf
-        self._start()
+        self.reset()
 
-    def _start(self):
-        self._lock = threading.RLock()
+    def reset(self):
+        """Count from zero."""
         self._hits = self._misses = self._computed = 0
-
-    # In a forked child no thread is left that could free the parent's lock.
-    after_fork = _start
 
     def __reduce__(self):
         # Elsewhere it is the store of that name in that process.
@@ -77,7 +74,7 @@ class Store:
 
     def get(self, keys):
         """Look `keys` up: a dict of read-only arrays, from which misses are absent."""
-        with self._lock:
+        with _lock:
             found = self._shelf.read(keys)
             n_hits = sum(key in found for key in keys)
             self._hits += n_hits
@@ -89,31 +86,28 @@ class Store:
         for value in items.values():
             if not (isinstance(value, np.ndarray) and value.dtype.kind in "biufc"):
                 raise TypeError(f"The store keeps numeric arrays, not {value!r}.")
-        with self._lock:
+        with _lock:
             self._computed += len(items)
             self._shelf.write(items)
 
     def info(self):
-        with self._lock:
+        with _lock:
             counts = self._hits, self._misses, self._computed
             return CacheInfo(*counts, *self._shelf.size(), self._shelf.max_bytes)
 
     def clear(self):
-        with self._lock:
+        with _lock:
             self._shelf.clear()
-            self._hits = self._misses = self._computed = 0
+            self.reset()
 
     def prune(self, max_bytes, older_than):
-        with self._lock:
+        with _lock:
             return self._shelf.prune(max_bytes, older_than)
 
     def release(self):
-        """Close what can be opened again, unless another thread is at it."""
-        if self._lock.acquire(blocking=False):
-            try:
-                self._shelf.close()
-            finally:
-                self._lock.release()
+        """Close what can be opened again."""
+        with _lock:
+            self._shelf.close()
 
 
 class Memory:
@@ -164,6 +158,9 @@ class Memory:
 
 
 _stores = {}
+# One for all stores: forking takes it too, because a child inherits what threads hold
+# at that moment, SQLite's own locks included, and nobody is there to free them.
+_lock = threading.RLock()
 
 
 def open_store(cache):
@@ -177,11 +174,12 @@ def open_store(cache):
         only counted.
     """
     name = _resolve(cache)
-    if name not in _stores:
-        # A process that goes through many directories must not run out of files.
-        _release_all()
-        _stores.setdefault(name, Store(name, _make_shelf(name)))
-    return _stores[name]
+    with _lock:
+        if name not in _stores:
+            # A process that goes through many directories must not run out of files.
+            _release_all()
+            _stores[name] = Store(name, _make_shelf(name))
+        return _stores[name]
 
 
 def _resolve(cache):
@@ -212,20 +210,25 @@ def _memory_bytes():
 
 
 def _release_all():
-    for store in list(_stores.values()):
+    for store in _stores.values():
         store.release()
 
 
-def _after_fork():
+def _after_fork_in_child():
     for store in _stores.values():
-        store.after_fork()
+        store.reset()
+    _lock.release()
 
 
 # Closing empties the write-ahead log of a directory and removes it. A process that is
 # killed leaves that to the next one.
 atexit.register(_release_all)
 if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(
+        before=_lock.acquire,
+        after_in_parent=_lock.release,
+        after_in_child=_after_fork_in_child,
+    )
 
 
 def cache_info(cache="memory"):

@@ -4,6 +4,7 @@ import hashlib
 import http.server
 import threading
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from torchvision.models import ResNet18_Weights, get_model, get_model_weights
 
 import sktl
 from sktl import PretrainedFeatureExtractor
-from sktl._backbones import load_backbone
+from sktl._backbones import _named_architecture, load_backbone
 from sktl._weights import WeightsFile, check_digest, local_file
 from sktl.exceptions import (
     UnknownBackboneError,
@@ -94,6 +95,26 @@ def test_features_equal_plain_torchvision(name, pictures, tmp_path):
     features = extractor.fit_transform(pictures)
     assert features.shape == expected.shape
     assert np.abs(features - expected).max() <= 1e-5 * max(1, np.abs(expected).max())
+
+
+def test_published_googlenet_undoes_its_other_normalisation(
+    pictures, tmp_path, monkeypatch
+):
+    """torchvision sets `transform_input` when it loads the published weights."""
+    network = plain_network("googlenet")
+    path = tmp_path / "weights.safetensors"
+    safetensors.torch.save_model(network, path)
+    network.transform_input = True
+    expected = plain_features(network, "googlenet", pictures[:1])
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    file = WeightsFile(Path("googlenet.pth"), digest[:8], "http://127.0.0.1/none")
+    files = _named_architecture("googlenet").files
+    monkeypatch.setitem(files, "IMAGENET1K_V1", file)
+    extractor = PretrainedFeatureExtractor(
+        "googlenet", weights=path, batch_size=1, precision="float32", cache=None
+    )
+    features = extractor.fit_transform(pictures[:1])
+    np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_weights_none_are_those_of_seed_zero(pictures):
@@ -291,11 +312,7 @@ def hub(tmp_path):
 def served_file(server, content, sha256):
     folder, address = server
     (folder / "net.pth").write_bytes(content)
-    return WeightsFile(
-        path=(folder / "net.pth").relative_to(folder),
-        sha256=sha256,
-        url=f"{address}/net.pth",
-    )
+    return WeightsFile(Path("net.pth"), sha256, f"{address}/net.pth")
 
 
 def test_download_goes_to_the_hub_directory_once(server, hub):
@@ -317,10 +334,32 @@ def test_download_with_a_wrong_digest_leaves_no_file(server, hub):
     assert list(hub.iterdir()) == []
 
 
+def test_truncated_download_is_refused_and_leaves_no_file(hub):
+    content = b"weights" * 1000
+    digest = hashlib.sha256(content).hexdigest()[:8]
+
+    class Truncating(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content[:1000])
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Truncating) as running:
+        threading.Thread(target=running.handle_request, daemon=True).start()
+        url = f"http://127.0.0.1:{running.server_port}/net.pth"
+        with pytest.raises(WeightsNotAvailableError, match=r"net\.pth could not be"):
+            local_file(WeightsFile(Path("net.pth"), digest, url))
+    assert list(hub.iterdir()) == []
+
+
 def test_download_without_server_names_file_url_and_directory(hub):
-    file = WeightsFile(hub / "net.pth", "00000000", "http://127.0.0.1:9/net.pth")
+    file = WeightsFile(Path("net.pth"), "00000000", "http://127.0.0.1:9/net.pth")
     with pytest.raises(WeightsNotAvailableError) as caught:
-        local_file(WeightsFile(file.path.relative_to(hub), file.sha256, file.url))
+        local_file(file)
     for part in ("net.pth", file.url, str(hub)):
         assert part in str(caught.value)
 

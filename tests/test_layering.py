@@ -27,7 +27,7 @@ FLOORS = {
     },
     "what faces share": {"_image_input", "_net"},
     "parts of a network": {"_finetuning", "_frozen"},
-    "networks": {"_backbones", "_mini", "_stages"},
+    "networks": {"_backbones", "_mini", "_stages", "_weights"},
     "tools": {"_engine", "_images", "_layout", "_pictures", "_sqlite", "_store"},
     "ground": {"exceptions"},
 }
@@ -43,8 +43,8 @@ DOORS = {
     "socket": set(),
     "http": set(),
     "requests": set(),
-    "urllib": {"_backbones"},  # fetching named weights is the one use of a network
-    "torch.hub": {"_backbones"},
+    "urllib": set(),
+    "torch.hub": {"_weights"},  # fetching named weights is the one use of a network
 }
 
 # Extras: whoever does not plot needs neither.

@@ -6,7 +6,7 @@ from torch import nn
 from torchvision.models import get_model
 from torchvision.models.feature_extraction import get_graph_node_names
 
-from sktl._stages import StagedNetwork
+from sktl._stages import StagedNetwork, fuse_batch_norms
 from sktl.exceptions import UnknownLayerError
 
 
@@ -146,6 +146,43 @@ def test_network_that_branches_on_values_is_refused():
 def test_network_without_weights_is_refused():
     with pytest.raises(ValueError, match="no layer with weights"):
         StagedNetwork(nn.Sequential(nn.ReLU()))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "densenet121", "mobilenet_v3_small"])
+def test_fused_batch_norms_change_rounding_only(name):
+    module = get_model(name, weights=None)
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.uniform_(layer.running_mean, -0.1, 0.1)
+            nn.init.uniform_(layer.weight, 0.5, 1.5)
+    network = StagedNetwork(module)
+    prefix = network.prefix(network.penultimate)
+    state = {k: v.clone() for k, v in prefix.state_dict().items()}
+    fused = fuse_batch_norms(prefix)
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = prefix(images)[0]
+        torch.testing.assert_close(fused(images)[0], expected, rtol=1e-4, atol=1e-5)
+    assert all(torch.equal(v, state[k]) for k, v in prefix.state_dict().items())
+
+
+def test_fusing_removes_the_norms_behind_convolutions(resnet):
+    fused = fuse_batch_norms(resnet.prefix("flatten"))
+    kinds = [
+        type(fused.get_submodule(n.target))
+        for n in fused.graph.nodes
+        if n.op == "call_module"
+    ]
+    assert nn.BatchNorm2d not in kinds
+    assert kinds.count(nn.Conv2d) == 20
+
+
+def test_norm_behind_a_requested_convolution_is_not_folded_into_it(resnet):
+    """Who asks for the convolution's output gets it, not the norm's."""
+    images = torch.rand(1, 3, 64, 64)
+    prefix = resnet.prefix("conv1", "maxpool")
+    with torch.no_grad():
+        assert torch.equal(fuse_batch_norms(prefix)(images)[0], prefix(images)[0])
 
 
 def test_description_differs_when_a_setting_does():

@@ -331,9 +331,8 @@ with warnings.catch_warnings(record=True) as caught:
     for _ in range(3):
         assert n_right(store, range(100)) == 50
         store.put(rows(range(50, 100)))
-assert [str(w.message).partition("(")[0][-30:] for w in caught] == [
-    "features could not be stored "[-30:]
-] or len(caught) == 1, caught
+assert len(caught) == 1, caught
+assert "features could not be stored" in str(caught[0].message)
 assert cache_info(pathlib.Path(sys.argv[1]) / "cache").entries == 50
 absent = open_store(pathlib.Path(sys.argv[1]) / "absent")
 with warnings.catch_warnings(record=True) as caught:
@@ -448,7 +447,8 @@ def test_file_deleted_meanwhile_is_a_miss_at_most(tmp_path, suffix, is_open):
     store = open_store(tmp_path)
     store.put(rows(range(50)))
     if not is_open:
-        store = copy_as_after_kill(tmp_path, tmp_path / "copy")
+        copy_files(tmp_path, tmp_path / "copy")
+        store = open_store(tmp_path / "copy")
     (Path(store._cache) / f"features.sqlite{suffix}").unlink()
     with at_most_warnings():
         right(store, range(50))
@@ -471,33 +471,30 @@ def test_cleared_by_another_process_while_open(tmp_path):
     assert {name.partition("-")[0] for name in files(tmp_path)} == {"features.1.sqlite"}
 
 
-def copy_as_after_kill(source, target):
-    """Copy the files of an open store, as a killed process leaves them."""
+def copy_files(source, target):
+    """Copy the files of a store that is open, as a killed process leaves them."""
     target.mkdir()
     for file in source.glob("features*"):
         shutil.copy(file, target)
-    return open_store(target)
 
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory):
-    """A store of 60 rows with all of it in the database file, and one killed with
-    half of its rows in the write-ahead log."""
-    whole = tmp_path_factory.mktemp("whole")
-    store = open_store(whole)
+    """60 rows: all in the database file, or half of them in the write-ahead log."""
+    root = tmp_path_factory.mktemp("sound")
+    store = open_store(root / "whole")
     store.put(rows(range(30)))
     store.release()
     store.put(rows(range(30, 60)))
-    killed = tmp_path_factory.mktemp("killed") / "copy"
-    copy_as_after_kill(whole, killed).release()
-    shutil.rmtree(killed)
-    killed.mkdir()
-    for file in whole.glob("features*"):
-        shutil.copy(file, killed)
+    copy_files(root / "whole", root / "killed")
     store.release()
-    assert files(whole) == ["features.sqlite"]
-    assert files(killed) == [f"features.sqlite{end}" for end in ("", "-shm", "-wal")]
-    return {"whole": whole, "killed": killed}
+    assert files(root / "whole") == ["features.sqlite"]
+    assert files(root / "killed") == [
+        "features.sqlite",
+        "features.sqlite-shm",
+        "features.sqlite-wal",
+    ]
+    return root
 
 
 def flip(file, rng):
@@ -519,15 +516,21 @@ def smear(file, rng):
 
 
 def check_survives(store):
-    """Read, compute what misses, read again, and again from the disk."""
+    """Read, compute again what misses, and so on until nothing does; return the first.
+
+    It can take a second time: when the file is set aside only while it is written to,
+    what had been found in it misses next. And pages that SQLite has in memory hide
+    damage until the file is opened anew.
+    """
     with at_most_warnings() as caught:
         found = right(store, range(60))
-        assert cache_info(store._cache).entries >= 0
         for _ in range(2):
-            store.put(rows(set(range(60)) - right(store, range(60))))
+            for _ in range(2):
+                store.put(rows(set(range(60)) - right(store, range(60))))
+            assert right(store, range(60)) == set(range(60))
+            store.release()
         assert right(store, range(60)) == set(range(60))
-        store.release()
-        assert right(store, range(60)) == set(range(60))
+        assert cache_info(store._cache).entries >= 60
     assert len(caught) <= 2
     return found
 
@@ -542,7 +545,7 @@ def test_damaged_file_never_gives_a_wrong_number(tmp_path, sound, damage, n_roun
     n_found = 0
     for number in range(n_rounds):
         directory = tmp_path / str(number)
-        shutil.copytree(sound["whole"], directory)
+        shutil.copytree(sound / "whole", directory)
         damage(directory / "features.sqlite", rng)
         store = open_store(directory)
         n_found += len(check_survives(store))
@@ -558,7 +561,7 @@ def test_damaged_write_ahead_log_never_gives_a_wrong_number(tmp_path, sound, dam
     rng = random.Random(damage.__name__)
     for number in range(40):
         directory = tmp_path / str(number)
-        shutil.copytree(sound["killed"], directory)
+        shutil.copytree(sound / "killed", directory)
         (directory / "features.sqlite-shm").unlink()
         damage(directory / "features.sqlite-wal", rng)
         store = open_store(directory)
@@ -571,7 +574,7 @@ def test_file_damaged_while_open_never_gives_a_wrong_number(tmp_path, sound, dam
     rng = random.Random(damage.__name__)
     for number in range(40):
         directory = tmp_path / str(number)
-        shutil.copytree(sound["whole"], directory)
+        shutil.copytree(sound / "whole", directory)
         store = open_store(directory)
         assert right(store, range(0, 60, 7)) == set(range(0, 60, 7))
         damage(directory / "features.sqlite", rng)

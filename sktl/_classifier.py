@@ -247,10 +247,21 @@ class FineTunedCNNClassifier(ImageInputMixin, FrozenPrefixNet):
         Returns
         -------
         self : FineTunedCNNClassifier
+
+        Raises
+        ------
+        ValueError
+            If `y` holds labels that were not there at first, or the strategy is
+            `"linear_probe"`, which has no epochs to add.
         """
         first = not self.initialized_
         if first:
             self._check_params()
+        if self.strategy == "linear_probe":
+            raise ValueError(
+                "strategy='linear_probe' is solved on all rows at once and cannot go "
+                "on from where it was. Use fit, or strategy='lp_ft'."
+            )
         images = self._open_images(X, reset=first)
         if first and classes is not None:
             self._encode(range(len(classes)), classes, reset=True)
@@ -349,14 +360,19 @@ class FineTunedCNNClassifier(ImageInputMixin, FrozenPrefixNet):
         return self
 
     def fit_loop(self, X, y=None, epochs=None, **fit_params):
-        """Solve the head where the strategy says so, then run the epochs."""
+        """Run the epochs, except for a head that is solved without any."""
         dataset = self.get_dataset(X, y)
-        if self.strategy in ("linear_probe", "lp_ft"):
-            train, _ = self.get_split_datasets(dataset, y)
-            self._solve_head(train)
         if self.strategy == "linear_probe":
-            epochs = 0
+            train, _ = self.get_split_datasets(dataset, y, **fit_params)
+            self._solve_head(train)
+            return self
         return super().fit_loop(dataset, y, epochs, **fit_params)
+
+    def on_epoch_begin(self, net, dataset_train=None, **kwargs):
+        """Before the very first epoch, solve the head on the training rows."""
+        super().on_epoch_begin(net, dataset_train=dataset_train, **kwargs)
+        if self.strategy == "lp_ft" and len(self.history) == 1:
+            self._solve_head(dataset_train)
 
     def get_dataset(self, X, y=None):
         """Turn images into a data set of what the frozen part gives for them."""

@@ -115,5 +115,6 @@ def resolve_precision(precision, device):
     if device.type == "cuda":
         fast = torch.cuda.get_device_capability(device) >= (8, 0)
     else:
+        # torch.cpu.get_capabilities() would tell, but not in the oldest torch we take.
         fast = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if fast else torch.float32

@@ -248,6 +248,28 @@ def test_partial_fit_goes_on_from_where_it_was(three):
         clf.partial_fit(X[:1], ["three"])
 
 
+def test_partial_fit_learns_all_classes_it_is_told_of(three):
+    X, y = three
+    clf = quick(strategy="full")
+    clf.partial_fit(X[y == "one"], y[y == "one"], classes=np.unique(y))
+    clf.partial_fit(X, y)
+    assert clf.predict_proba(X).shape == (len(X), 3)
+
+
+def test_partial_fit_of_a_solved_head_is_refused(three):
+    with pytest.raises(ValueError, match="cannot go on"):
+        quick(strategy="linear_probe").partial_fit(*three)
+
+
+def test_head_is_solved_without_the_validation_rows(digits):
+    """Or the validation score would be that of rows the head has seen."""
+    X, y, _, _ = digits
+    noise = np.random.default_rng(0).permutation(y)
+    split = ValidSplit(0.5, stratified=True)  # another split at every call
+    clf = quick(max_epochs=1, lr=1e-9, train_split=split).fit(X, noise)
+    assert clf.history[-1, "valid_acc"] < 0.5
+
+
 def test_saved_parameters_load_into_another_net(three, tmp_path):
     X, y = three
     clf = quick().fit(X, y)

@@ -1,0 +1,382 @@
+"""`rank_backbones`: which network's features suit these labels, without training one.
+
+The two closed-form scores work on one matrix of features and one of labels; each takes
+one singular value decomposition, and none inverts a matrix, so that more features than
+images, dead channels and duplicate columns need no special care.
+"""
+
+import time
+
+import numpy as np
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import column_or_1d
+from sklearn.utils.multiclass import type_of_target
+from sklearn.utils.validation import check_consistent_length
+from torch.nn import Module
+from tqdm import tqdm
+
+from sktl._extractor import PretrainedFeatureExtractor
+
+METHODS = ("logme", "hscore", "probe")
+# Features are float32: beyond this ratio they cannot tell signal from rounding.
+FEATURE_PRECISION = float(np.finfo(np.float32).eps)
+
+
+class BackboneRanking:
+    """Networks in the order of how well their features suit the labels.
+
+    Made by `rank_backbones`; `print` shows it as a table.
+
+    Parameters
+    ----------
+    results : dict of str to ndarray
+        As `results_`, in any order and without `rank`.
+    method : str
+        What the scores are.
+
+    Attributes
+    ----------
+    results_ : dict of str to ndarray
+        One entry per network in each array, the best first: `rank` (1 is the best;
+        equal scores share a rank), `backbone` (its name or label), `score` (larger is
+        better), `n_features`, `extraction_time` (seconds for all images; next to
+        nothing where the features were in the cache).
+    method_ : str
+        What the scores are.
+
+    See Also
+    --------
+    rank_backbones : Makes one.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sktl import BackboneRanking
+    >>> ranking = BackboneRanking(
+    ...     {"backbone": np.array(["resnet18", "vgg16"], dtype=object),
+    ...      "score": np.array([0.25, 0.5]),
+    ...      "n_features": np.array([512, 4096]),
+    ...      "extraction_time": np.array([1.5, 9.0])},
+    ...     method="logme")
+    >>> print(ranking)
+    rank  backbone     logme  features  seconds
+       1  vgg16       0.5000      4096     9.00
+       2  resnet18    0.2500       512     1.50
+    """
+
+    def __init__(self, results, method):
+        order = np.argsort(-results["score"], kind="stable")
+        ranked = {name: values[order] for name, values in results.items()}
+        # As many are better as stand before the first equal score.
+        n_better = np.searchsorted(-ranked["score"], -ranked["score"], side="left")
+        self.results_ = {"rank": n_better + 1} | ranked
+        self.method_ = method
+
+    def to_frame(self):
+        """Return `results_` as a pandas DataFrame, one row per network.
+
+        Returns
+        -------
+        frame : pandas.DataFrame
+            Indexed by backbone, the best first. Needs pandas.
+        """
+        import pandas as pd
+
+        return pd.DataFrame(self.results_).set_index("backbone")
+
+    def __str__(self):
+        names = [str(name) for name in self.results_["backbone"]]
+        width = max(map(len, [*names, "backbone"]))
+        head = max(len(self.method_), 8)
+        title = f"{'backbone':{width}}  {self.method_:>{head}}"
+        lines = [f"rank  {title}  features  seconds"]
+        rows = zip(
+            self.results_["rank"],
+            names,
+            self.results_["score"],
+            self.results_["n_features"],
+            self.results_["extraction_time"],
+            strict=True,
+        )
+        lines += [
+            f"{rank:4}  {name:{width}}  {score:{head}.4f}  {n:8}  {seconds:7.2f}"
+            for rank, name, score, n, seconds in rows
+        ]
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+def rank_backbones(
+    X,
+    y,
+    backbones="default",
+    *,
+    method="logme",
+    cv=5,
+    scoring=None,
+    verbose=0,
+):
+    """Rank networks by how well their frozen features suit the labels.
+
+    No network is trained: each image passes each network once, and the features are
+    scored. Take the best few into `compare_transfer`.
+
+    Parameters
+    ----------
+    X : array-like or sequence of images
+        In any form that `PretrainedFeatureExtractor.transform` takes.
+    y : array-like of shape (n_samples,)
+        Labels, of at least two classes.
+    backbones : "default", list of str or dict, default="default"
+        What is ranked. A list holds names of `list_backbones()`, each taken with its
+        default weights (fetched once where they are not on this machine). A dict has
+        labels of your choice as keys; its values are such names, networks (a
+        `torch.nn.Module`) or instances of `PretrainedFeatureExtractor`, which bring
+        their own `weights`, `layers`, `image_size`, `cache`, `n_jobs`.
+        `"default"` needs no download: the network that ships inside the package, and
+        the same one untrained.
+    method : {"logme", "hscore", "probe"}, default="logme"
+        The score. `"logme"`: logarithm of the maximum evidence of a linear model,
+        mean over classes, per image. `"hscore"`: how much of the spread of the
+        features lies between the classes, at most the number of classes less one.
+        `"probe"`: cross-validated score of a logistic regression on standardised
+        features; the slowest, and the nearest to what you may want to know.
+    cv : int, splitter or iterable of splits, default=5
+        Folds of `"probe"`; an int means stratified folds in the order of `X`. The
+        other methods do not split.
+    scoring : str, callable or None, default=None
+        Score of `"probe"`; None is accuracy. The other methods have their own.
+    verbose : int, default=0
+        Positive values show a progress bar.
+
+    Returns
+    -------
+    ranking : BackboneRanking
+
+    Raises
+    ------
+    ValueError
+        If `method` is not known, `backbones` holds none or an unknown kind, `y` is
+        not made of two classes or more, or features are not finite.
+    UnknownBackboneError
+        If a name is not known; the message gives the nearest.
+    WeightsNotAvailableError
+        If named weights are not on this machine and cannot be fetched.
+
+    See Also
+    --------
+    compare_transfer : Compares whole models on the same folds.
+    PretrainedFeatureExtractor : Computes the features.
+
+    Notes
+    -----
+    Nothing is random. All networks are loaded once before the first image passes, so
+    that a wrong name or missing weights show at once.
+
+    LogME puts a linear model with a normal prior on the weights and normal noise
+    behind each class's column of zeros and ones, and chooses the two variances that
+    make the column most probable. It does not depend on the scale of the features.
+    The paper finds the variances by an iteration of two equations; here the noise is
+    eliminated exactly, and the one ratio that remains is searched over its whole
+    range. The prior has no intercept, as in the paper.
+
+    The H-score is the trace of the covariance of the class means after whitening with
+    the covariance of all features. With fewer images than features the plain score is
+    the same for almost all networks (the whole spread can be explained). So the
+    covariance is always shrunk as Ibrahim et al. propose, with the intensity of
+    Ledoit and Wolf, which vanishes as the images become many. Columns that do not
+    vary are left out.
+
+    Both scores look at the features as they are; they were proposed for networks
+    trained on the same data, and say nothing about what fine-tuning would add.
+
+    References
+    ----------
+    You, Liu, Wang & Long. LogME: Practical Assessment of Pre-trained Models for
+    Transfer Learning. ICML 2021.
+
+    Bao, Li, Huang, Zhang, Zheng, Zamir & Guibas. An Information-Theoretic Approach to
+    Transferability in Task Transfer Learning. ICIP 2019.
+
+    Ibrahim, Ponomareva & Mazumder. Newer is not always better: Rethinking
+    transferability metrics, their peculiarities, stability and performance. ECML PKDD
+    2022.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sktl import PretrainedFeatureExtractor, rank_backbones
+    >>> X, y = load_digits(return_X_y=True)
+    >>> ranking = rank_backbones(X[:200], y[:200], {
+    ...     "as shipped": "sktl_mini",
+    ...     "untrained": PretrainedFeatureExtractor(weights=None),
+    ... })
+    >>> ranking.results_["backbone"]
+    array(['as shipped', 'untrained'], dtype=object)
+    """
+    if method not in METHODS:
+        accepted = ", ".join(map(repr, METHODS))
+        raise ValueError(f"method={method!r} is not known. Accepted: {accepted}.")
+    extractors = _check_backbones(backbones)
+    check_consistent_length(X, y)
+    y = _check_labels(y)
+    fitted = {label: extractor.fit(X) for label, extractor in extractors.items()}
+    rows = []
+    with tqdm(fitted.items(), disable=not verbose, unit="backbone") as bar:
+        for label, extractor in bar:
+            bar.set_description(label)
+            start = time.perf_counter()
+            features = extractor.transform(X)
+            seconds = time.perf_counter() - start
+            _check_finite(features, label)
+            score = _score(features, y, method, cv, scoring)
+            rows.append((label, score, features.shape[1], seconds))
+    names = ("backbone", "score", "n_features", "extraction_time")
+    columns = (np.array(values) for values in zip(*rows, strict=True))
+    results = dict(zip(names, columns, strict=True))
+    results["backbone"] = results["backbone"].astype(object)
+    return BackboneRanking(results, method)
+
+
+# ---- what is asked for
+
+
+def _check_backbones(backbones):
+    """Return unfitted extractors by label."""
+    if isinstance(backbones, str) and backbones == "default":
+        untrained = PretrainedFeatureExtractor(weights=None)
+        backbones = {"sktl_mini": "sktl_mini", "sktl_mini, untrained": untrained}
+    if isinstance(backbones, list | tuple):
+        backbones = _label_by_name(backbones)
+    if not isinstance(backbones, dict) or not backbones:
+        raise ValueError(
+            f"backbones={backbones!r} must be 'default', a list of names of "
+            "sktl.list_backbones(), or a dict of label to name, torch.nn.Module or "
+            "PretrainedFeatureExtractor, with at least one entry."
+        )
+    return {str(label): _as_extractor(label, b) for label, b in backbones.items()}
+
+
+def _label_by_name(backbones):
+    for i, backbone in enumerate(backbones):
+        if not isinstance(backbone, str):
+            raise ValueError(
+                f"backbones[{i}] is a {type(backbone).__name__}; a list holds names. "
+                "Pass a dict, which gives everything else a label: "
+                "backbones={'my network': ...}."
+            )
+        if backbone in backbones[:i]:
+            raise ValueError(
+                f"backbones[{i}]={backbone!r} is there twice. Remove one, or pass a "
+                "dict of label to PretrainedFeatureExtractor if they are to differ."
+            )
+    return {backbone: backbone for backbone in backbones}
+
+
+def _as_extractor(label, backbone):
+    if isinstance(backbone, PretrainedFeatureExtractor):
+        return clone(backbone)
+    if isinstance(backbone, str | Module):
+        return PretrainedFeatureExtractor(backbone)
+    raise ValueError(
+        f"backbones[{label!r}] is a {type(backbone).__name__}. Accepted: a name of "
+        "sktl.list_backbones(), a torch.nn.Module, or an instance of "
+        "PretrainedFeatureExtractor."
+    )
+
+
+def _check_labels(y):
+    y = column_or_1d(y)
+    try:
+        kind = type_of_target(y)
+        classes = np.unique(y)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"y cannot be read as class labels ({error}). Pass one label per image, "
+            "none missing and all of one type."
+        ) from error
+    if kind not in ("binary", "multiclass"):
+        raise ValueError(
+            f"y is {kind}, such as {y[0]!r}; accepted are class labels. Bin the "
+            "numbers into classes first, for example with pandas.qcut."
+        )
+    if len(classes) < 2:
+        raise ValueError(
+            f"y has one class, {classes[0]!r}; at least two are needed to tell how "
+            "well features separate them. Was X sorted and then cut?"
+        )
+    return y
+
+
+def _check_finite(features, label):
+    (bad,) = np.nonzero(~np.isfinite(features).all(axis=1))
+    if len(bad):
+        raise ValueError(
+            f"The features of {label!r} are not finite in {len(bad)} row(s), first "
+            f"{bad[:5].tolist()}. sktl.check_images(X) lists unreadable images; leave "
+            "these rows out of X and y, or compute in precision='float32' if all are "
+            "readable."
+        )
+
+
+# ---- scores
+
+
+def _score(features, y, method, cv, scoring):
+    if method == "probe":
+        probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+        folds = cross_val_score(
+            probe, features, y, cv=cv, scoring=scoring, error_score="raise"
+        )
+        return folds.mean()
+    _, codes = np.unique(y, return_inverse=True)
+    membership = np.eye(codes.max() + 1)[codes]  # (n, n_classes)
+    score = log_maximum_evidence if method == "logme" else shrunk_h_score
+    return score(features.astype(np.float64), membership)
+
+
+def log_maximum_evidence(features, targets):
+    """Mean over targets of the largest log evidence of a linear model, per row.
+
+    With prior precision a of the weights and noise precision b, a target y is normal
+    with covariance (I + F F' / l) / b, where l = a / b. In the singular vectors of F
+    that is diagonal: 1 + s_i^2 / l where F reaches, 1 elsewhere. The best b for a
+    given l is n / q(l), q being the squared length of the whitened target, which
+    leaves a function of t = log l alone:
+
+        n/2 (log(n / q) - 1 - log 2 pi) - 1/2 sum log(1 + s_i^2 / l)
+
+    Parameters
+    ----------
+    features : ndarray of shape (n, d)
+    targets : ndarray of shape (n, k)
+
+    Returns
+    -------
+    score : float
+    """
+    n = len(features)
+    left, singular, _ = np.linalg.svd(features, full_matrices=False)
+    power = singular**2
+    inside = (left.T @ targets) ** 2  # (r, k)
+    outside = np.maximum((targets**2).sum(axis=0) - inside.sum(axis=0), 0)
+
+    def evidence(t):  # of any shape that ends in 1, or (k, 1)
+        ratio = power / np.exp(t)
+        q = _per_target(1 / (1 + ratio), inside) + outside
+        return n / 2 * (np.log(n / q) - 1 - np.log(2 * np.pi)) - (
+            np.log1p(ratio).sum(axis=-1) / 2
+        ).reshape(-1, *(1,) * (q.ndim - 1))
+
+    def slope(t):
+        share = power / (power + np.exp(t))
+        q = _per_target(1 - share, inside) + outside
+        rise = _per_target(share * (1 - share), inside)
+        return share.sum(axis=-1) / 2 - n / 2 * rise / q
+
+    raise NotImplementedError

@@ -190,7 +190,7 @@ def _mini_architecture():
         "sktl_mini",
         _mini.SktlMini,
         Preprocessing(geometry, _mini.MEAN, _mini.STD),
-        {"DEFAULT": WeightsFile(MINI_WEIGHTS, sha256="")},
+        {"DEFAULT": WeightsFile(MINI_WEIGHTS, _mini.WEIGHTS_SHA256)},
     )
 
 

@@ -5,6 +5,7 @@ equal results for equal shapes only: the same image gives the same bits whatever
 is in `X`.
 """
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,10 +90,11 @@ def resolve_device(device):
         return torch.device("mps" if has_mps else "cpu")
     try:
         resolved = torch.device(device)
-        torch.empty(0, device=resolved)
+        torch.empty(0, device=resolved).cpu()  # "meta" holds no numbers to bring back
     except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
+        reason = re.split(r"\.\s|\n", str(error))[0]
         raise ValueError(
-            f"device={device!r} cannot be used on this machine ({error}). Pass "
+            f"device={device!r} cannot be used on this machine ({reason}). Pass "
             '"cpu", or "auto" for the best there is.'
         ) from error
     return resolved

@@ -263,6 +263,11 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
             network.penultimate if name == "penultimate" else network.check_cut(name)
             for name in layers
         ]
+        if len(set(self.layers_)) < len(self.layers_):
+            raise ValueError(
+                f"layers={self.layers!r} names a layer twice; they are {self.layers_}. "
+                "Pass each layer once."
+            )
         self.weights_sha256_ = backbone.digest
         self._backbone_name = backbone.name
         shapes = self._make_prefix(backbone, self.layers_, self.pooling).output_shapes()

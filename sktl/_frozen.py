@@ -142,7 +142,17 @@ class FrozenPrefix:
         side = self.backbone.preprocessing.geometry.crop
         blank = np.zeros((1, side, side, 3), np.uint8)
         single = Engine(self.engine.device, self.engine.dtype, batch_size=1)
-        return [out.shape[1:] for out in single.run(self._module(), blank)]
+        try:
+            outputs = single.run(self._module(), blank)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(
+                f"backbone={self.backbone.name!r} cannot take images of {side} x "
+                f"{side} pixels in 3 channels ({error}). Pass another image_size, or a "
+                "network for such images."
+            ) from error
+        return [out.shape[1:] for out in outputs]
 
     def compute(self, pixels):
         """Run the network itself on uint8 pictures of its size."""

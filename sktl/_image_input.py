@@ -32,7 +32,11 @@ IMAGE_CONSTRAINTS = {
     "device": [str, torch.device],
     "precision": [StrOptions({"auto", "float32", "bfloat16", "float16"})],
     "cache": [str, os.PathLike, None],
-    "n_jobs": [Integral, None],
+    "n_jobs": [
+        Interval(Integral, None, -1, closed="right"),
+        Interval(Integral, 1, None, closed="left"),
+        None,
+    ],
     "verbose": ["verbose"],
 }
 
@@ -50,6 +54,10 @@ class ImageInputMixin:
 
     def _open_images(self, X, *, reset=False):
         """Open `X` as images; `reset` learns what later calls are checked against."""
+        is_frame = hasattr(X, "columns")
+        if is_frame:
+            # Names come before content: a column that went astray would be "all NaN".
+            self._check_columns(X, reset)
         learnt = {} if reset else {"learnt_range": self.value_range_, "fitted": True}
         images = open_images(
             X,
@@ -60,10 +68,13 @@ class ImageInputMixin:
         )
         if reset:
             self.value_range_ = images.value_range
-        if images.n_columns is not None:
-            # Sets or checks n_features_in_ and feature_names_in_.
-            validate_data(self, X, reset=reset, skip_check_array=True)
+        if images.n_columns is not None and not is_frame:
+            self._check_columns(X, reset)
         return images
+
+    def _check_columns(self, X, reset):
+        """Set or check n_features_in_ and feature_names_in_."""
+        validate_data(self, X, reset=reset, skip_check_array=True)
 
     def _load_backbone(self, **overrides):
         """Load the network that the parameters name."""

@@ -16,9 +16,8 @@ from pathlib import Path
 
 import numpy as np
 from joblib import Parallel, delayed
-from sklearn.utils import check_array
 
-from sktl._layout import Layout
+from sktl._layout import Layout, check_numbers
 from sktl._pictures import (
     EncodedPicture,
     Geometry,
@@ -220,6 +219,12 @@ def _items_of(X):
 def _refuse_table(X):
     """Refuse a table with a column of pictures beside others, naming the column."""
     shape = getattr(X, "shape", ())
+    nested = isinstance(X, list) and X and isinstance(X[0], (list, tuple)) and X[0]
+    if nested and _is_picture(X[0][0]):
+        raise ImageLayoutError(
+            f"X is a list of lists; X[0] is {reprlib.repr(X[0])}. Pass one flat list, "
+            "with one picture or path per row."
+        )
     if len(shape) != 2 or 0 in shape or _is_numeric(X):
         return
     names = list(getattr(X, "columns", range(shape[1])))
@@ -270,19 +275,11 @@ def _is_tensor(X):
     return hasattr(X, "detach") and hasattr(X, "cpu")
 
 
-def _check_numbers(X):
-    """Let scikit-learn refuse what is empty, sparse, complex, NaN or no numbers."""
-    array = np.asarray(check_array(X, allow_nd=True))
-    if array.dtype.kind not in "biuf":
-        raise ValueError(f"X has dtype {array.dtype}; it must hold real numbers")
-    return array
-
-
 class _Block:
     """All pictures in one array, whose memory is shared and converted by picture."""
 
     def __init__(self, X, layout):
-        array = _check_numbers(X)
+        array = check_numbers(X)
         self.n_columns = array.shape[1] if array.ndim == 2 else None
         self._pictures = layout.arrange(array)
 
@@ -341,7 +338,7 @@ class _Items:
             return PixelPicture(pil_pixels(item, ranges.given))
         if not _is_array(item) or item.ndim > 3:
             raise ValueError(_no_picture(item))
-        array = _check_numbers(_tensors_to_numpy(item))
+        array = check_numbers(_tensors_to_numpy(item), single=True)
         name = f"an array has shape {array.shape}"
         picture = self._layout.arrange(array[None], name)[0]
         return PixelPicture(array_pixels(picture, ranges.of(array.dtype)))

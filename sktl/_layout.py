@@ -1,20 +1,49 @@
-"""How numbers form pictures: `image_shape` and `channels`.
+"""Which numbers are accepted, and how they form pictures: `image_shape`, `channels`.
 
-Knows shapes only. What it gives is always channels-last: (n, h, w) or (n, h, w, c).
+What it gives is always channels-last: (n, h, w) or (n, h, w, c).
 """
 
 import math
 import numbers
+import reprlib
 
 import numpy as np
+from sklearn.utils import assert_all_finite, check_array
 
 from sktl.exceptions import ImageLayoutError
 
-__all__ = ["Layout"]
+__all__ = ["Layout", "check_numbers"]
 
 # Grey, RGB, RGBA. Two channels (grey and alpha) are read where `channels` is given.
 TELLING_CHANNELS = (1, 3, 4)
 POSSIBLE_CHANNELS = (1, 2, 3, 4)
+
+
+def check_numbers(X, single=False):
+    """Let scikit-learn refuse what is empty, sparse, complex, NaN or no numbers.
+
+    `single`: X is one picture; else an error says which of its rows are at fault.
+    """
+    if not hasattr(X, "shape") and np.ndim(X) == 0:
+        raise TypeError(
+            f"X is a {type(X).__name__} ({reprlib.repr(X)}). Pass an array of images, "
+            "or a list, Series or one-column frame of paths, PIL images, bytes or "
+            "arrays."
+        )
+    array = np.asarray(check_array(X, allow_nd=True, ensure_all_finite=False))
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"X has dtype {array.dtype}; it must hold real numbers")
+    try:
+        assert_all_finite(array)
+    except ValueError as error:
+        if single:
+            raise ValueError("contains NaN or infinity") from error
+        bad = np.unique(np.argwhere(~np.isfinite(array))[:, 0])
+        raise ValueError(
+            f"X contains NaN or infinity in {len(bad)} of {len(array)} rows, first in "
+            f"row {bad[0]}. Leave these rows out or fill them in."
+        ) from error
+    return array
 
 
 class Layout:
@@ -33,7 +62,9 @@ class Layout:
         """
         if array.ndim == 2:
             return self._pictures_of_rows(array)
-        name = name or f"X has shape {array.shape}"
+        if name is None:
+            name = f"X has shape {array.shape}"
+            self._refuse_single(array.shape, name)
         if array.ndim not in (3, 4) or 0 in array.shape:
             raise ImageLayoutError(
                 f"{name}; accepted are (n, h, w), (n, h, w, c), (n, c, h, w) and "
@@ -49,6 +80,16 @@ class Layout:
                 f"{self.image_shape}. Give image_shape=None or the shape they have."
             )
         return array
+
+    def _refuse_single(self, shape, name):
+        """Refuse one colour picture, which would pass for grey ones 3 pixels wide."""
+        narrow = len(shape) == 3 and shape[2] in (3, 4) and shape[1] != shape[2]
+        if narrow and self.image_shape is None:
+            raise ImageLayoutError(
+                f"{name}: one picture (h, w, c), or {shape[0]} grey ones of "
+                f"{shape[1]} x {shape[2]}? Pass X[None] for the one picture, or "
+                f"image_shape={shape[1:]} for the grey ones."
+            )
 
     def check_size(self, pixels):
         """Refuse decoded RGB pixels of a size that contradicts `image_shape`.

@@ -14,6 +14,9 @@ SIZE = 32
 MEAN = (0.5, 0.5, 0.5)
 STD = (0.25, 0.25, 0.25)
 
+# Of weights/sktl_mini.safetensors, compared at every load.
+WEIGHTS_SHA256 = "84547140f0290080e4ebf70a2a2736cad9ad3e03c846a30008d00ff0803ce827"
+
 STEM_WIDTH = 32
 WIDTHS = (48, 96, 256)
 BLOCKS = (2, 2, 1)

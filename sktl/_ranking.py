@@ -343,13 +343,12 @@ def _score(features, y, method, cv, scoring):
 def log_maximum_evidence(features, targets):
     """Mean over targets of the largest log evidence of a linear model, per row.
 
-    With prior precision a of the weights and noise precision b, a target y is normal
-    with covariance (I + F F' / l) / b, where l = a / b. In the singular vectors of F
-    that is diagonal: 1 + s_i^2 / l where F reaches, 1 elsewhere. The best b for a
-    given l is n / q(l), q being the squared length of the whitened target, which
-    leaves a function of t = log l alone:
-
-        n/2 (log(n / q) - 1 - log 2 pi) - 1/2 sum log(1 + s_i^2 / l)
+    With precision a of the prior of the weights and b of the noise, a target is normal
+    with covariance (I + F F' / l) / b, where l = a / b. Along the left singular vectors
+    of F that is diagonal: 1 + s^2 / l, and 1 where F does not reach. The best b for a
+    given l is n / q, q being the target's squared length after whitening. That leaves
+    a function of t = log l alone, which is tabulated and then refined by bisection of
+    its slope.
 
     Parameters
     ----------
@@ -360,23 +359,80 @@ def log_maximum_evidence(features, targets):
     -------
     score : float
     """
-    n = len(features)
+    n, k = targets.shape
     left, singular, _ = np.linalg.svd(features, full_matrices=False)
     power = singular**2
-    inside = (left.T @ targets) ** 2  # (r, k)
-    outside = np.maximum((targets**2).sum(axis=0) - inside.sum(axis=0), 0)
+    inside = (targets.T @ left) ** 2  # (k, r)
+    outside = np.maximum((targets**2).sum(axis=0) - inside.sum(axis=1), 0)
+    parts = power, inside, outside, n
 
-    def evidence(t):  # of any shape that ends in 1, or (k, 1)
-        ratio = power / np.exp(t)
-        q = _per_target(1 / (1 + ratio), inside) + outside
-        return n / 2 * (np.log(n / q) - 1 - np.log(2 * np.pi)) - (
-            np.log1p(ratio).sum(axis=-1) / 2
-        ).reshape(-1, *(1,) * (q.ndim - 1))
+    # From weights without a prior to weights that are nought.
+    span = np.log([FEATURE_PRECISION**2, 1e8]) + np.log(power.max() or 1)
+    grid = np.linspace(*span, 200)
+    table = np.array([_evidence(np.full(k, t), *parts)[0] for t in grid])
+    best = table.argmax(axis=0)
+    low, high = grid[np.maximum(best - 1, 0)], grid[np.minimum(best + 1, 199)]
+    for _ in range(50):
+        middle = (low + high) / 2
+        rises = _evidence(middle, *parts)[1] > 0
+        low, high = np.where(rises, middle, low), np.where(rises, high, middle)
+    return float(_evidence(low, *parts)[0].mean() / n)
 
-    def slope(t):
-        share = power / (power + np.exp(t))
-        q = _per_target(1 - share, inside) + outside
-        rise = _per_target(share * (1 - share), inside)
-        return share.sum(axis=-1) / 2 - n / 2 * rise / q
 
-    raise NotImplementedError
+def _evidence(t, power, inside, outside, n):
+    """Log evidence of each target at its own t, and the slope there."""
+    ratio = power / np.exp(t)[:, np.newaxis]  # (k, r)
+    rest = 1 / (1 + ratio)
+    q = (rest * inside).sum(axis=1) + outside
+    q_slope = (rest * (1 - rest) * inside).sum(axis=1)
+    value = n * (np.log(n / q) - 1 - np.log(2 * np.pi)) - np.log1p(ratio).sum(axis=1)
+    slope = (1 - rest).sum(axis=1) - n * q_slope / q
+    return value / 2, slope / 2
+
+
+def shrunk_h_score(features, membership):
+    """Trace of the shrunk covariance's inverse times that of the class means.
+
+    Both are diagonal enough for a trace in the right singular vectors of the centred
+    features, of which no more than n are needed, however many columns there are.
+
+    Parameters
+    ----------
+    features : ndarray of shape (n, d)
+    membership : ndarray of shape (n, n_classes)
+        One 1 per row.
+
+    Returns
+    -------
+    score : float
+    """
+    n = len(features)
+    varying = features[:, np.ptp(features, axis=0) > 0]
+    d = varying.shape[1]
+    if d == 0:
+        return 0.0
+    centred = varying - varying.mean(axis=0)
+    left, singular, _ = np.linalg.svd(centred, full_matrices=False)
+    # Directions in which nothing varies but rounding.
+    reached = singular > singular[0] * max(n, d) * np.finfo(float).eps
+    rows = left[:, reached] * singular[reached]
+    variances = singular[reached] ** 2 / n
+    sizes = membership.sum(axis=0)
+    means = membership.T @ rows / sizes[:, np.newaxis]
+    between = sizes / n @ means**2
+    share = _ledoit_wolf_shrinkage(rows, variances, d)
+    shrunk = (1 - share) * variances + share * variances.sum() / d
+    return float((1 - share) * (between / shrunk).sum())
+
+
+def _ledoit_wolf_shrinkage(rows, variances, d):
+    """Share of the identity in the covariance of least expected error.
+
+    Ledoit & Wolf, Journal of Multivariate Analysis 88 (2004), from principal
+    components: of the `d` variances those not given are zero.
+    """
+    total = variances.sum()
+    distance = (variances**2).sum() - total**2 / d
+    noise = ((rows**2).sum(axis=1) ** 2).mean() - (variances**2).sum()
+    noise = max(noise / len(rows), 0)
+    return min(noise / distance, 1) if distance > 0 else 0.0

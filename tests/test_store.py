@@ -100,7 +100,7 @@ NUMERIC = st.one_of(
 ARRAYS = hnp.arrays(NUMERIC, hnp.array_shapes(min_dims=0, max_dims=3, min_side=0))
 NUMBERS = st.integers(0, 9)
 STATEFUL = settings(
-    max_examples=25,
+    max_examples=20,
     stateful_step_count=30,
     deadline=None,
     database=None,
@@ -189,8 +189,8 @@ class DirectoryAgainstDict(RuleBasedStateMachine):
             [
                 "payload = payload || x'00'",
                 "payload = substr(payload, 2) || x'ff01'",
-                "dtype = x'3c6932'",
-                "shape = x'37'",
+                "dtype = x'7c4f'",
+                "shape = shape || x'2c31'",
                 "checksum = zeroblob(16)",
                 "payload = NULL",
                 "dtype = 3",

@@ -228,7 +228,14 @@ assert store._shelf._connection is parents
 assert n_right(store, range(100)) == 70
 assert n_right(memory, range(100)) == 50
 store.put(rows(range(70, 100)))
-in_child(lambda: n_right(store, range(100)) == 100 or os._exit(2))
+
+child = os.fork()
+if not child:
+    assert n_right(store, range(100)) == 100
+    sys.exit()  # the long way, which closes what is open
+assert os.waitpid(child, 0)[1] == 0
+store.put(rows([100]))
+assert n_right(store, range(101)) == 101
 """
     finish(start(FORKER + script, tmp_path))
     assert right(open_store(tmp_path), range(100)) == set(range(100))
@@ -559,7 +566,7 @@ def test_damaged_file_never_gives_a_wrong_number(tmp_path, sound, damage, n_roun
 @pytest.mark.parametrize("damage", [flip, cut, smear])
 def test_damaged_write_ahead_log_never_gives_a_wrong_number(tmp_path, sound, damage):
     rng = random.Random(damage.__name__)
-    for number in range(40):
+    for number in range(25):
         directory = tmp_path / str(number)
         shutil.copytree(sound / "killed", directory)
         (directory / "features.sqlite-shm").unlink()
@@ -572,7 +579,7 @@ def test_damaged_write_ahead_log_never_gives_a_wrong_number(tmp_path, sound, dam
 @pytest.mark.parametrize("damage", [flip, cut, smear])
 def test_file_damaged_while_open_never_gives_a_wrong_number(tmp_path, sound, damage):
     rng = random.Random(damage.__name__)
-    for number in range(40):
+    for number in range(25):
         directory = tmp_path / str(number)
         shutil.copytree(sound / "whole", directory)
         store = open_store(directory)

@@ -6,11 +6,13 @@ from sktl._comparison import TransferComparison, compare_transfer
 from sktl._displays import TransferComparisonDisplay
 from sktl._extractor import PretrainedFeatureExtractor
 from sktl._images import check_images
-from sktl._store import cache_info, clear_cache
+from sktl._ranking import BackboneRanking, rank_backbones
+from sktl._store import cache_info, clear_cache, prune_cache
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "BackboneRanking",
     "FineTunedCNNClassifier",
     "PretrainedFeatureExtractor",
     "TransferComparison",
@@ -21,4 +23,6 @@ __all__ = [
     "compare_transfer",
     "layer_names",
     "list_backbones",
+    "prune_cache",
+    "rank_backbones",
 ]

@@ -46,6 +46,7 @@ _SETUP = (
     "PRAGMA cache_size = -16384",
     "PRAGMA secure_delete = OFF",
     "PRAGMA trusted_schema = OFF",
+    "PRAGMA cell_size_check = ON",
     "CREATE TABLE IF NOT EXISTS entries "
     "(prefix INTEGER PRIMARY KEY, id INTEGER, last_day INTEGER, size INTEGER)",
     "CREATE TABLE IF NOT EXISTS numbers "
@@ -280,15 +281,19 @@ def _read_rows(connection, keys):
 
 def _mend(connection, wrong, idle):
     """Delete rows that failed their check; mark the others as used today."""
-    with contextlib.suppress(*_TROUBLE), _transaction(connection, "IMMEDIATE"):
-        mark = "UPDATE entries SET last_day = ? WHERE prefix = ?"
-        connection.executemany(mark, idle)
-        # Damage may have made a text of the id, which was read as bytes.
-        same_id = "CAST(id AS BLOB) IS CAST(? AS BLOB)"
-        drop = f"DELETE FROM entries WHERE prefix = ? AND {same_id}"
-        connection.executemany(drop, wrong)
-        drop = "DELETE FROM numbers WHERE id IS ?"
-        connection.executemany(drop, [(id_,) for _, id_ in wrong])
+    # Damage may have made a text of an id, which was read as bytes.
+    same_id = "CAST(id AS BLOB) IS CAST(? AS BLOB)"
+    try:
+        with _transaction(connection, "IMMEDIATE"):
+            mark = "UPDATE entries SET last_day = ? WHERE prefix = ?"
+            connection.executemany(mark, idle)
+            drop = f"DELETE FROM entries WHERE prefix = ? AND {same_id}"
+            connection.executemany(drop, wrong)
+            drop = "DELETE FROM numbers WHERE id IS ?"
+            connection.executemany(drop, [(id_,) for _, id_ in wrong])
+    except _TROUBLE as error:
+        if _accuses_file(error):
+            raise
 
 
 def _write_rows(connection, items):

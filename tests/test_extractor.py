@@ -1,7 +1,6 @@
 """`PretrainedFeatureExtractor` as a scikit-learn citizen."""
 
 import pickle
-from collections import Counter
 
 import numpy as np
 import pandas as pd
@@ -15,8 +14,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, cross_validate
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils import get_tags
-from sklearn.utils.estimator_checks import check_estimator
 
 from sktl import PretrainedFeatureExtractor, cache_info, clear_cache, layer_names
 from sktl.exceptions import (
@@ -53,17 +50,6 @@ def paths(images, tmp_path):
     for name, image in zip(names, images, strict=True):
         Image.fromarray(image).save(name)
     return names
-
-
-@pytest.mark.parametrize("cache", ["memory", None])
-def test_all_estimator_checks_pass(cache):
-    """Any row is an image of height one, so two-dimensional input is really on."""
-    extractor = PretrainedFeatureExtractor(image_shape=(1, -1), cache=cache)
-    tags = get_tags(extractor)
-    assert tags.input_tags.two_d_array
-    assert not tags.no_validation
-    results = check_estimator(extractor, on_fail=None, on_skip=None)
-    assert Counter(result["status"] for result in results) == {"passed": 47}
 
 
 def test_features_are_float32_rows(images):

@@ -3,6 +3,7 @@
 import json
 from importlib.metadata import version
 from numbers import Integral, Real
+from pathlib import Path
 
 import numpy as np
 import safetensors.torch
@@ -340,7 +341,8 @@ class FineTunedCNNClassifier(ImageInputMixin, FrozenPrefixNet):
             "sktl": version("sktl"),
             "classes": json.dumps(self.classes_.tolist(), default=str),
         }
-        safetensors.torch.save_file(state, path, metadata)
+        # safetensors' own save_file makes files that only their owner can read.
+        Path(path).write_bytes(safetensors.torch.save(state, metadata))
 
     # ---- skorch's hooks
 

@@ -525,14 +525,14 @@ def smear(file, rng):
 def check_survives(store):
     """Read, compute again what misses, and so on until nothing does; return the first.
 
-    It can take a second time: when the file is set aside only while it is written to,
-    what had been found in it misses next. And pages that SQLite has in memory hide
-    damage until the file is opened anew.
+    It can take up to three times: what was found misses next when the file is set
+    aside only while it is written to. And pages that SQLite has in memory hide damage
+    until the file is opened anew.
     """
     with at_most_warnings() as caught:
         found = right(store, range(60))
         for _ in range(2):
-            for _ in range(2):
+            for _ in range(3):
                 store.put(rows(set(range(60)) - right(store, range(60))))
             assert right(store, range(60)) == set(range(60))
             store.release()

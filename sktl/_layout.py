@@ -24,7 +24,7 @@ def check_numbers(X, single=False):
 
     `single`: X is one picture; else an error says which of its rows are at fault.
     """
-    if not hasattr(X, "shape") and np.ndim(X) == 0:
+    if not hasattr(X, "shape") and np.asarray(X).ndim == 0:
         raise TypeError(
             f"X is a {type(X).__name__} ({reprlib.repr(X)}). Pass an array of images, "
             "or a list, Series or one-column frame of paths, PIL images, bytes or "

@@ -192,8 +192,9 @@ def rank_backbones(
     Ledoit and Wolf, which vanishes as the images become many. Columns that do not
     vary are left out.
 
-    Both scores look at the features as they are; they were proposed for networks
-    trained on the same data, and say nothing about what fine-tuning would add.
+    Both scores see the images they explain, and say nothing about what fine-tuning
+    would add. While images are fewer than features, the H-score still favours
+    networks with many features; LogME charges for them.
 
     References
     ----------
@@ -251,7 +252,7 @@ def _check_backbones(backbones):
     if isinstance(backbones, str) and backbones == "default":
         untrained = PretrainedFeatureExtractor(weights=None)
         backbones = {"sktl_mini": "sktl_mini", "sktl_mini, untrained": untrained}
-    if isinstance(backbones, list | tuple):
+    if isinstance(backbones, list | tuple) and backbones:
         backbones = _label_by_name(backbones)
     if not isinstance(backbones, dict) or not backbones:
         raise ValueError(
@@ -363,7 +364,9 @@ def log_maximum_evidence(features, targets):
     left, singular, _ = np.linalg.svd(features, full_matrices=False)
     power = singular**2
     inside = (targets.T @ left) ** 2  # (k, r)
-    outside = np.maximum((targets**2).sum(axis=0) - inside.sum(axis=1), 0)
+    lengths = (targets**2).sum(axis=0)
+    outside = lengths - inside.sum(axis=1)
+    outside[outside < n * np.finfo(float).eps * lengths] = 0  # rounding, not noise
     parts = power, inside, outside, n
 
     # From weights without a prior to weights that are nought.
@@ -393,8 +396,9 @@ def _evidence(t, power, inside, outside, n):
 def shrunk_h_score(features, membership):
     """Trace of the shrunk covariance's inverse times that of the class means.
 
-    Both are diagonal enough for a trace in the right singular vectors of the centred
-    features, of which no more than n are needed, however many columns there are.
+    The former is diagonal in the right singular vectors of the centred features. No
+    more than n of these count, however many columns there are: the class means do not
+    leave the space of the rows.
 
     Parameters
     ----------

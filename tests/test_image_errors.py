@@ -80,7 +80,6 @@ def test_numbers_not_finite_are_an_error(shape, fitted, bad, word):
         (np.zeros((4, 4), complex), "Complex data not supported"),
         (np.zeros((4, 4, 4), complex), "Complex data not supported"),
         (np.zeros((4, 4), "datetime64[s]"), "real numbers"),
-        (None, "Reshape your data"),
     ],
 )
 def test_numbers_that_are_no_table_are_an_error(X, message):

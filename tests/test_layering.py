@@ -308,7 +308,7 @@ FAULTY = [
     ("_backbones", "import torch\ntorch.load('x', weights_only=False)", "weights_only"),
     ("_backbones", "weights.get_state_dict(progress=True)", "weights_only"),
     (
-        "_backbones",
+        "_weights",
         "from torch.hub import load_state_dict_from_url as get\nget('x')",
         "weights_only",
     ),

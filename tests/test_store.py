@@ -194,6 +194,7 @@ class DirectoryAgainstDict(RuleBasedStateMachine):
                 "checksum = zeroblob(16)",
                 "payload = NULL",
                 "dtype = 3",
+                "dtype = CAST(x'ff' AS TEXT)",
                 "shape = 'x'",
             ]
         ),

@@ -218,6 +218,7 @@ def work():
     assert cache_info(sys.argv[1])[:3] == cache_info()[:3] == (0, 0, 0)
     assert n_right(store, range(100)) == n_right(memory, range(100)) == 50
     assert store._shelf._connection is not parents
+    assert parents.total_changes > 0  # which a closed one does not tell
     store.put(rows(range(50, 70)))
     memory.put(rows(range(50, 70)))
     assert cache_info(sys.argv[1])[:3] == cache_info()[:3] == (50, 50, 20)

@@ -1,0 +1,124 @@
+"""Cheap scores order networks as a cross-validated probe does.
+
+Claim: over the photograph sets of `shared/data` (120 pictures of each), Kendall's tau
+between the order of eight networks by `method="logme"` or `method="hscore"` and their
+order by five-fold probe accuracy is at least 0.5, mean over sets. The eight are four
+pretrained networks and their untrained twins. That the twins lose is the easier half of
+the claim, so tau among the pretrained four is printed too; of six pairs, it is coarse.
+
+Usage: python benchmarks/bench_ranking.py [--shared PATH]. Exits with 1 when the claim
+fails. About six minutes on two cores.
+"""
+
+import argparse
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import kendalltau
+from sklearn.model_selection import StratifiedKFold
+
+from sktl import PretrainedFeatureExtractor, rank_backbones
+from sktl.exceptions import ImageSizeWarning
+
+TREES = ("hymenoptera", "flowers17", "rsscn7", "sign_digits")
+N_PICTURES = 120
+FOLDS = StratifiedKFold(5, shuffle=True, random_state=0)
+CLAIMED_TAU = 0.5
+WEIGHTS = {
+    "squeezenet1_0": "squeezenet1_0-deepcompression.fp16.safetensors",
+    "squeezenet1_1": "squeezenet1_1-torchvision.fp16.safetensors",
+    "mobilenet_v2": "mobilenet_v2-tf2ptq.fp16.safetensors",
+    "sktl_mini": None,  # ships inside the package
+}
+
+
+def candidates(folder):
+    networks = {}
+    for name, file in WEIGHTS.items():
+        weights = folder / file if file else "DEFAULT"
+        networks[name] = PretrainedFeatureExtractor(name, weights=weights, n_jobs=2)
+        networks[f"{name}, untrained"] = PretrainedFeatureExtractor(
+            name, weights=None, n_jobs=2
+        )
+    return networks
+
+
+def data_sets(folder):
+    """(name, pictures, labels) of each set: the same number of pictures of each."""
+    for name in TREES:
+        paths = sorted((folder / name / "train").glob("*/*.*"))
+        rows = sample(len(paths))
+        yield name, [paths[i] for i in rows], [paths[i].parent.name for i in rows]
+    with np.load(folder / "cifar10" / "cifar10_jpeg.npz") as file:
+        jpeg, offsets = file["train_jpeg"], file["train_offsets"]
+        rows = sample(len(file["train_labels"]))
+        pictures = [jpeg[offsets[i] : offsets[i + 1]].tobytes() for i in rows]
+        yield "cifar10", pictures, file["train_labels"][rows].tolist()
+
+
+def sample(n):
+    """Rows at equal distances: of files sorted by class, equal shares of each."""
+    return np.linspace(0, n - 1, N_PICTURES).astype(int)
+
+
+def scores_by(method, pictures, labels, networks):
+    start = time.perf_counter()
+    ranking = rank_backbones(pictures, labels, networks, method=method, cv=FOLDS)
+    seconds = time.perf_counter() - start
+    found = dict(
+        zip(ranking.results_["backbone"], ranking.results_["score"], strict=True)
+    )
+    return np.array([found[name] for name in networks]), seconds
+
+
+def tau(scores, probe):
+    return kendalltau(scores, probe).statistic
+
+
+def show(name, networks, scores):
+    width = max(map(len, networks))
+    methods = list(scores)
+    print(f"\n{name:{width}}  " + "  ".join(f"{m:>8}" for m in methods))
+    for i, network in enumerate(networks):
+        numbers = "  ".join(f"{scores[m][0][i]:8.3f}" for m in methods)
+        print(f"{network:{width}}  {numbers}")
+    seconds = "  ".join(f"{scores[m][1]:8.1f}" for m in methods)
+    print(f"{'seconds':{width}}  {seconds}", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    default = Path(__file__).parents[2] / "shared"
+    parser.add_argument("--shared", type=Path, default=default)
+    shared = parser.parse_args().shared
+    warnings.simplefilter("ignore", ImageSizeWarning)  # sktl_mini on photographs
+    networks = candidates(shared / "weights")
+    pretrained = np.array(["untrained" not in name for name in networks])
+    taus = {"logme": [], "hscore": []}
+    print("probe computes the features, the others find them in the cache")
+    for name, pictures, labels in data_sets(shared / "data"):
+        scores = {
+            method: scores_by(method, pictures, labels, networks)
+            for method in ("probe", "logme", "hscore")
+        }
+        show(name, networks, scores)
+        probe = scores["probe"][0]
+        for method, found in taus.items():
+            by_method = scores[method][0]
+            among = tau(by_method[pretrained], probe[pretrained])
+            found.append((tau(by_method, probe), among))
+            print(f"tau of {method} {found[-1][0]:.2f}, among pretrained {among:.2f}")
+    means = {method: np.mean(found, axis=0) for method, found in taus.items()}
+    print()
+    for method, (mean, among) in means.items():
+        print(f"mean tau of {method}: {mean:.2f}, among pretrained {among:.2f}")
+    holds = all(mean >= CLAIMED_TAU for mean, _ in means.values())
+    print(f"claim (mean tau at least {CLAIMED_TAU}): {'holds' if holds else 'FAILS'}")
+    return 0 if holds else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

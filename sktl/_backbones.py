@@ -144,6 +144,8 @@ def load_backbone(backbone, weights="DEFAULT", *, image_size=None, seed=0):
         `torch.manual_seed(seed)` before the upstream builder.
     """
     given = isinstance(backbone, torch.nn.Module)
+    if not given and not isinstance(backbone, str):
+        raise UnknownBackboneError("backbone", backbone, list_backbones())
     find = _module_architecture if given else _named_architecture
     architecture = find(backbone)
     preprocessing = architecture.preprocessing

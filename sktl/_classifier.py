@@ -142,6 +142,8 @@ class FineTunedCNNClassifier(ImageInputMixin, FrozenPrefixNet):
         "backbone_lr_ratio": [RATE],
         "max_epochs": [EPOCHS],
         "random_state": ["random_state"],
+        "optimizer": [callable],
+        "criterion": [callable],
     }
 
     def __init__(
@@ -326,12 +328,18 @@ class FineTunedCNNClassifier(ImageInputMixin, FrozenPrefixNet):
         Parameters
         ----------
         path : path-like
-            Should end in `.safetensors`.
+            Ends in `.safetensors`.
         precision : {"float32", "float16"}, default="float32"
             float16 halves the file and changes weights by up to 5e-4 of their size.
         """
         self.check_is_fitted()
-        dtype = {"float32": torch.float32, "float16": torch.float16}[precision]
+        dtypes = {"float32": torch.float32, "float16": torch.float16}
+        if precision not in dtypes or Path(path).suffix != ".safetensors":
+            raise ValueError(
+                f"save_backbone({str(path)!r}, {precision!r}): the path must end in "
+                "'.safetensors', and precision be 'float32' or 'float16'."
+            )
+        dtype = dtypes[precision]
         state = {
             name: (t.to(dtype) if t.is_floating_point() else t).cpu().contiguous()
             for name, t in self.module_.backbone_state().items()
@@ -419,13 +427,19 @@ class FineTunedCNNClassifier(ImageInputMixin, FrozenPrefixNet):
                 "None. Pass one label per image."
             )
         y = column_or_1d(y, warn=True)
+        missing = [i for i, label in enumerate(y) if label is None or label != label]
+        if missing:
+            raise ValueError(
+                f"y holds no label (None or NaN) in {len(missing)} row(s), first in "
+                f"row {missing[0]}. Label them, or leave them out."
+            )
         check_classification_targets(y)
         check_consistent_length(images, y)
         if reset:
             self.classes_inferred_ = np.unique(y)
             if len(self.classes_inferred_) < 2:
                 raise ValueError(
-                    f"y holds 1 class only, {self.classes_inferred_[0]!r}; a "
+                    f"y holds 1 class only, {self.classes_inferred_.tolist()}; a "
                     "classifier needs at least 2 classes."
                 )
         unknown = np.setdiff1d(y, self.classes_)

@@ -1,5 +1,7 @@
 """`compare_transfer`: every contender on the same folds, in one table. Numbers only."""
 
+from os import PathLike
+
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.dummy import DummyClassifier
@@ -210,6 +212,8 @@ def compare_transfer(
     >>> report.results_["mean_test_score"].shape
     (2,)
     """
+    if isinstance(X, str | bytes | PathLike):
+        raise TypeError(f"X={X!r} is one name; pass a list of pictures, one per label.")
     check_consistent_length(X, y)
     if isinstance(contenders, str) and contenders == "default":
         contenders = default_contenders(backbone)
@@ -218,6 +222,12 @@ def compare_transfer(
             f"contenders={contenders!r} must be 'default' or a dict of name to "
             "scikit-learn estimator with at least one entry."
         )
+    for name, contender in contenders.items():
+        if isinstance(contender, type) or not hasattr(contender, "fit"):
+            raise ValueError(
+                f"contenders[{name!r}]={contender!r} must be a scikit-learn estimator, "
+                "an instance with a fit method."
+            )
     rng = check_random_state(random_state)
     seed = None if random_state is None else int(rng.randint(2**31))
     splits = list(check_cv(cv, y, classifier=True).split(X, y, groups))

@@ -34,6 +34,13 @@ class FrozenPrefixNet(NeuralNetClassifier):
     def device(self, device):
         vars(self)["device"] = device
 
+    def __setattr__(self, name, value):
+        # skorch takes any torch.nn.Module that is set for a part of the net.
+        if name == "backbone":
+            vars(self)[name] = value
+        else:
+            super().__setattr__(name, value)
+
     def get_params(self, deep=True, **kwargs):
         """Get the parameters as they were set.
 

@@ -10,13 +10,14 @@ tail that together compute what the whole computes, bit for bit. Cuts are named 
 import copy
 import fnmatch
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import fx
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.feature_extraction import NodePathTracer
 
-from sktl.exceptions import UnknownLayerError
+from sktl.exceptions import UnknownLayerError, UnknownStageError
 
 
 @dataclass(frozen=True)
@@ -145,15 +146,17 @@ class StagedNetwork:
         names = [stage.name for stage in self.stages]
         if unfreeze_from == "last":
             return self.stages[-1].start
-        if isinstance(unfreeze_from, int) and not isinstance(unfreeze_from, bool):
+        if isinstance(unfreeze_from, Integral) and not isinstance(unfreeze_from, bool):
             return self._stage_from_head(unfreeze_from).start
+        if not isinstance(unfreeze_from, str):
+            raise UnknownStageError("unfreeze_from", unfreeze_from, names)
         for stage in self.stages:
             if fnmatch.fnmatchcase(stage.name, unfreeze_from):
                 return stage.start
         for node, name in self._names.items():
             if _is_within(name, unfreeze_from):
                 return self._cut_before(node)
-        raise UnknownLayerError("unfreeze_from", unfreeze_from, names)
+        raise UnknownStageError("unfreeze_from", unfreeze_from, names)
 
     def _node(self, cut):
         """The node of a cut; "" is the image."""
@@ -280,10 +283,13 @@ def _cut_nodes(graph):
 def _last_weight_layer(graph, module):
     for node in reversed(graph.nodes):
         if _has_weight_matrix(node, module):
-            return node
+            if node.all_input_nodes[0].op != "placeholder":
+                return node
+            break
     raise ValueError(
-        f"backbone={type(module).__name__} has no layer with weights, so it has no "
-        "penultimate layer. Pass a network that ends in a Linear or convolution."
+        f"backbone={type(module).__name__} has no penultimate layer: a layer with "
+        "weights that reads what other layers gave. Pass a network that ends in a "
+        "Linear or convolution, with other layers before it."
     )
 
 

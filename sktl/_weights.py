@@ -90,8 +90,10 @@ def read_state(path, digest):
         state = torch.load(io.BytesIO(buffer), map_location="cpu", weights_only=True)
         return _modern_names(state)
     except Exception as error:
+        # Not torch's whole message: it advises to let the file run code.
+        reason = str(error).partition(". ")[0]
         raise WeightsMismatchError(
-            f"weights={str(path)!r} is not a readable state dict ({error}). Pass a "
+            f"weights={str(path)!r} is not a readable state dict ({reason}). Pass a "
             ".safetensors file, or a .pth file that holds tensors by name and nothing "
             "else: torch.save(network.state_dict(), path)."
         ) from error

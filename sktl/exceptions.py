@@ -15,6 +15,7 @@ __all__ = [
     "TrainingDivergedError",
     "UnknownBackboneError",
     "UnknownLayerError",
+    "UnknownStageError",
     "WeightsMismatchError",
     "WeightsNotAvailableError",
 ]
@@ -135,7 +136,19 @@ class UnknownBackboneError(_UnknownNameError):
     )
 
 
+class UnknownStageError(_UnknownNameError):
+    """A stage name, block or glob that matches nothing in the network."""
+
+    @property
+    def hint(self):
+        """The stages, all of them: they are few."""
+        return (
+            f"The stages are {', '.join(map(repr, self.known))}; the path of a block "
+            "inside one, a glob, 'last' or a number of stages is accepted too."
+        )
+
+
 class UnknownLayerError(_UnknownNameError):
-    """A layer or stage name that the network does not have."""
+    """A layer name that the network does not have."""
 
     hint = "sktl.layer_names(backbone) gives them all, in order."

@@ -409,6 +409,32 @@ def test_single_class_is_refused(digits):
         quick().fit(X, np.zeros(len(X)))
 
 
+def test_missing_labels_are_named_by_row(three):
+    X, y = three
+    labels = y.astype(object)
+    labels[4] = None
+    with pytest.raises(ValueError, match=r"no label .* first in row 4"):
+        quick().fit(X, labels)
+
+
+def test_network_given_as_module_is_trained_in_a_copy(tiny_network, three):
+    X, y = three
+    before = {k: v.clone() for k, v in tiny_network.state_dict().items()}
+    clf = quick(backbone=tiny_network, strategy="full", image_size=16).fit(X, y)
+    assert clone(clf).fit(X, y).predict_proba(X).shape == (len(X), 3)
+    after = tiny_network.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"), [("mine.pth", "float32"), ("mine.safetensors", "int8")]
+)
+def test_saved_backbone_has_to_be_loadable(three, tmp_path, name, precision):
+    clf = quick(strategy="linear_probe").fit(*three)
+    with pytest.raises(ValueError, match=r"must end in '\.safetensors', and precision"):
+        clf.save_backbone(tmp_path / name, precision)
+
+
 def test_continuous_target_is_refused(digits):
     X, _, _, _ = digits
     with pytest.raises(ValueError, match="Unknown label type"):
@@ -427,6 +453,7 @@ def test_rows_and_labels_of_different_number_are_refused(digits):
         ({"strategy": "finetune"}, "'strategy' parameter"),
         ({"max_epochs": 0}, "'max_epochs' parameter"),
         ({"lr": 0}, "'lr' parameter"),
+        ({"optimizer": "adam"}, "'optimizer' parameter"),
         ({"unfreeze_from": "layer9"}, "unfreeze_from='layer9'"),
         ({"iterator_train_shuffle": True}, "did you mean iterator_train__shuffle"),
     ],

@@ -150,6 +150,17 @@ def test_contenders_of_another_kind_are_refused(digits, contenders):
         compare_transfer(*digits, contenders)
 
 
+@pytest.mark.parametrize("contender", [LogisticRegression, 3])
+def test_contender_that_is_no_estimator_is_named(digits, contender):
+    with pytest.raises(ValueError, match=r"contenders\['mine'\]=.* must be a"):
+        compare_transfer(*digits, {"mine": contender})
+
+
+def test_folder_as_x_is_refused(digits):
+    with pytest.raises(TypeError, match="X='photos' is one name"):
+        compare_transfer("photos", digits[1])
+
+
 def test_failing_contender_raises(digits):
     X, y = digits
     with pytest.raises(ValueError, match="pooling"):

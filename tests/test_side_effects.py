@@ -323,6 +323,9 @@ def test_network_given_as_backbone_stays_as_it_is(tiny_network, world):
     modes = [module.training for module in tiny_network.modules()]
     extractor = PretrainedFeatureExtractor(tiny_network, image_size=16)
     extractor.fit_transform(world.images)
+    probe(backbone=tiny_network, strategy="full", image_size=16).fit(
+        world.images, world.y
+    )
     after = tiny_network.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert [module.training for module in tiny_network.modules()] == modes

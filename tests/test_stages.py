@@ -7,7 +7,7 @@ from torchvision.models import get_model
 from torchvision.models.feature_extraction import get_graph_node_names
 
 from sktl._stages import StagedNetwork, fuse_batch_norms
-from sktl.exceptions import UnknownLayerError
+from sktl.exceptions import UnknownLayerError, UnknownStageError
 
 
 @pytest.fixture(scope="module")
@@ -110,9 +110,9 @@ def test_unfreeze_from_means_the_cut_before_it(resnet, unfreeze_from, cut):
     assert resnet.resolve_stage(unfreeze_from) == cut
 
 
-@pytest.mark.parametrize("unfreeze_from", ["layer5", "fully*"])
+@pytest.mark.parametrize("unfreeze_from", ["layer5", "fully*", True])
 def test_unfreeze_from_without_match_names_the_nearest(resnet, unfreeze_from):
-    with pytest.raises(UnknownLayerError, match="unfreeze_from='.*' is not one of"):
+    with pytest.raises(UnknownStageError, match=r"unfreeze_from=.*'layer4'; the path"):
         resnet.resolve_stage(unfreeze_from)
 
 
@@ -143,9 +143,10 @@ def test_network_that_branches_on_values_is_refused():
         StagedNetwork(Branching())
 
 
-def test_network_without_weights_is_refused():
-    with pytest.raises(ValueError, match="no layer with weights"):
-        StagedNetwork(nn.Sequential(nn.ReLU()))
+@pytest.mark.parametrize("layer", [nn.ReLU(), nn.Conv2d(3, 2, 1)])
+def test_network_without_penultimate_layer_is_refused(layer):
+    with pytest.raises(ValueError, match="has no penultimate layer"):
+        StagedNetwork(nn.Sequential(layer))
 
 
 @pytest.mark.parametrize("name", ["resnet18", "densenet121", "mobilenet_v3_small"])

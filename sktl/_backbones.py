@@ -6,6 +6,8 @@ import hashlib
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import Enum
+from os import PathLike
 from pathlib import Path
 
 import torch
@@ -13,6 +15,7 @@ import torchvision
 from torchvision.models import get_model_builder, get_model_weights, list_models
 
 from sktl import _mini
+from sktl._engine import ONE_AT_A_TIME
 from sktl._images import Geometry
 from sktl._stages import StagedNetwork
 from sktl._weights import (
@@ -43,8 +46,8 @@ class Preprocessing:
         if image_size is None:
             return self
         geometry = Geometry(
-            resize=image_size,
-            crop=image_size,
+            resize=int(image_size),
+            crop=int(image_size),
             interpolation=self.geometry.interpolation,
             stretch=self.geometry.stretch,
         )
@@ -73,9 +76,7 @@ class Backbone:
     @functools.cached_property
     def digest(self):
         """SHA-256 of everything in the network that decides its output."""
-        tensors = _tensor_digest(self.network.module)
-        text = self.network.describe() + tensors
-        return hashlib.sha256(text.encode()).hexdigest()
+        return _digest(self.network)
 
 
 def list_backbones():
@@ -143,6 +144,11 @@ def load_backbone(backbone, weights="DEFAULT", *, image_size=None, seed=0):
         Decides the random weights when `weights` is None: the same as
         `torch.manual_seed(seed)` before the upstream builder.
     """
+    with ONE_AT_A_TIME:
+        return _load(backbone, weights, image_size, seed)
+
+
+def _load(backbone, weights, image_size, seed):
     given = isinstance(backbone, torch.nn.Module)
     if not given and not isinstance(backbone, str):
         raise UnknownBackboneError("backbone", backbone, list_backbones())
@@ -235,11 +241,12 @@ def _no_weights(backbone):
 
 def _find_file(architecture, weights):
     """Return the file that the user's `weights` mean."""
-    name = getattr(weights, "name", weights)  # torchvision's weights are enum members
+    # torchvision's weights are enum members; a Path has a `name` too.
+    name = weights.name if isinstance(weights, Enum) else weights
     known = architecture.files.get(name) if isinstance(name, str) else None
     if known and getattr(weights, "url", known.url) == known.url:
         return local_file(known)
-    if not isinstance(weights, str | Path) or not Path(weights).suffix:
+    if not isinstance(weights, str | PathLike) or not Path(weights).suffix:
         accepted = ", ".join(map(repr, architecture.files)) or "none by name"
         raise WeightsMismatchError(
             f"weights={weights!r} is not known for backbone={architecture.name!r}. "
@@ -285,17 +292,25 @@ _given = weakref.WeakKeyDictionary()
 
 
 def _given_network(module):
-    """Trace a copy of the user's network; again when its weights have changed."""
-    digest = _tensor_digest(module)
-    if module not in _given or _given[module][0] != digest:
-        frozen = copy.deepcopy(module).requires_grad_(False)
-        _given[module] = digest, StagedNetwork(frozen)
+    """Trace a copy of the user's network; the same one until theirs has changed."""
+    wrong = {str(p.dtype) for p in module.parameters() if p.dtype != torch.float32}
+    if wrong:
+        raise ValueError(
+            f"backbone={type(module).__name__} has weights in {', '.join(wrong)}; pass "
+            "it in float32 (network.float()), and choose what it computes in by "
+            "precision."
+        )
+    network = StagedNetwork(copy.deepcopy(module).requires_grad_(False))
+    digest = _digest(network)
+    if _given.get(module, (None,))[0] != digest:
+        _given[module] = digest, network
     return _given[module][1]
 
 
-def _tensor_digest(module):
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+def _digest(network):
+    """SHA-256 of everything in the network that decides its output."""
+    digest = hashlib.sha256(network.describe().encode())
+    for name, tensor in sorted(network.tensors().items()):
         array = tensor.detach().cpu().contiguous()
         digest.update(f"{name} {array.dtype} {tuple(array.shape)}".encode())
         # As bytes: NumPy has no bfloat16.

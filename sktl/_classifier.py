@@ -11,7 +11,7 @@ import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, column_or_1d
-from skorch.utils import is_dataset, to_tensor
+from skorch.utils import is_dataset
 
 from sktl._finetuning import FineTunedNetwork, solve_head
 from sktl._image_input import IMAGE_CONSTRAINTS, ImageInputMixin
@@ -227,9 +227,10 @@ class FineTunedCNNClassifier(ImageInputMixin, FrozenPrefixNet):
         """
         self._check_params()
         images = self._open_images(X, reset=True)
-        codes = self._encode(images, y, reset=True)
+        goes_on = self.warm_start and self.initialized_
+        codes = self._encode(images, y, reset=not goes_on)
         with self._seeded():
-            if not (self.warm_start and self.initialized_):
+            if not goes_on:
                 self.initialize()
             self._train(images, codes, **fit_params)
         return self
@@ -402,7 +403,8 @@ class FineTunedCNNClassifier(ImageInputMixin, FrozenPrefixNet):
         return ""
 
     def _activations(self, images):
-        pooling = "avg" if self.strategy == "linear_probe" else None
+        penultimate = self._backbone.network.penultimate
+        pooling = "avg" if self.frozen_up_to_ == penultimate else None
         prefix = self._make_prefix(
             self._backbone, [self.frozen_up_to_], pooling, batch_size=PREFIX_BATCH_SIZE
         )
@@ -413,9 +415,9 @@ class FineTunedCNNClassifier(ImageInputMixin, FrozenPrefixNet):
         features, codes = [], []
         self._set_training(False)
         for x, y in self.get_iterator(dataset, training=False):
-            with torch.inference_mode(), self._engine().autocast():
-                x = to_tensor(x, device=self.device)
-                features.append(self.module_.features(x).float().cpu().numpy())
+            with torch.inference_mode():
+                rows = self._run(self.module_.features, x)
+            features.append(rows.cpu().numpy())
             codes.append(y.numpy())
         solve_head(self.module_.head, np.concatenate(features), np.concatenate(codes))
 
@@ -435,6 +437,11 @@ class FineTunedCNNClassifier(ImageInputMixin, FrozenPrefixNet):
             )
         check_classification_targets(y)
         check_consistent_length(images, y)
+        if self.classes is not None:
+            raise ValueError(
+                f"classes={self.classes!r} is skorch's parameter and has no use here: "
+                "the labels are learnt from y. Leave it out; partial_fit takes classes."
+            )
         if reset:
             self.classes_inferred_ = np.unique(y)
             if len(self.classes_inferred_) < 2:

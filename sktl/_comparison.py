@@ -170,7 +170,7 @@ def compare_transfer(
     cv : int, splitter or iterable of splits, default=5
         An int means stratified folds in the order of `X`.
     scoring : str, callable or None, default=None
-        None is accuracy.
+        One score; None is accuracy.
     groups : array-like of shape (n_samples,) or None, default=None
         Given to the splitter: rows of one group stay together.
     n_jobs : int or None, default=None
@@ -188,12 +188,17 @@ def compare_transfer(
     Raises
     ------
     ValueError
-        If `contenders` is neither "default" nor a dict of estimators with names, or a
-        contender fails on a fold.
+        If `contenders` is neither "default" nor a dict of estimators with names, or
+        there are fewer than two splits.
+    Exception
+        Whatever a contender raises on a fold, with a note that names the contender.
 
     Notes
     -----
-    Time: one pass of all images through the network, and the fits. Differences
+    Time: one pass of all images through the network, and the fits. The first contender
+    that uses a network pays for that pass in its fit seconds; the others find the
+    features in the store. `X` is opened by the contenders: for rows that are no square
+    picture pass contenders with `image_shape`. Differences
     between contenders on the same folds are paired; standard errors of means over
     overlapping training sets are too small (Nadeau & Bengio, Machine Learning 2003).
 
@@ -231,19 +236,27 @@ def compare_transfer(
     rng = check_random_state(random_state)
     seed = None if random_state is None else int(rng.randint(2**31))
     splits = list(check_cv(cv, y, classifier=True).split(X, y, groups))
+    if len(splits) < 2:
+        raise ValueError(
+            f"cv={cv!r} gives {len(splits)} split; a standard error needs at least 2."
+        )
     folds = {}
     with tqdm(contenders.items(), disable=not verbose, unit="contender") as bar:
         for name, contender in bar:
             bar.set_description(str(name))
-            folds[name] = cross_validate(
-                _seed(contender, seed),
-                X,
-                y,
-                cv=splits,
-                scoring=scoring,
-                n_jobs=n_jobs,
-                error_score="raise",
-            )
+            try:
+                folds[name] = cross_validate(
+                    _seed(contender, seed),
+                    X,
+                    y,
+                    cv=splits,
+                    scoring=scoring,
+                    n_jobs=n_jobs,
+                    error_score="raise",
+                )
+            except Exception as error:
+                error.add_note(f"It was contender {name!r} that failed.")
+                raise
     return TransferComparison.from_folds(folds, _scoring_name(scoring))
 
 
@@ -259,7 +272,10 @@ def default_contenders(backbone="sktl_mini"):
         "frozen features + logistic regression": _linear(frozen),
         "frozen features + SVM": _svm(frozen),
         "fine-tuned network": FineTunedCNNClassifier(backbone),
-        "network from scratch": FineTunedCNNClassifier(backbone, strategy="scratch"),
+        # Random weights need more epochs than pretrained ones.
+        "network from scratch": FineTunedCNNClassifier(
+            backbone, strategy="scratch", max_epochs=40
+        ),
     }
 
 

@@ -6,6 +6,7 @@ is in `X`.
 """
 
 import re
+import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,12 @@ _DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+
+
+# Tracing patches torch.nn.Module for all threads, and random draws come from one
+# generator per process: of our own threads, one at a time uses torch. It computes with
+# all cores anyway.
+ONE_AT_A_TIME = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -49,10 +56,11 @@ class Engine:
         outputs : list of ndarray of shape (n, ...), dtype float32
             One per output of `module`.
         """
-        batches = [
-            self._run_batch(module, rows[start : start + self.batch_size])
-            for start in range(0, len(rows), self.batch_size)
-        ]
+        with ONE_AT_A_TIME:
+            batches = [
+                self._run_batch(module, rows[start : start + self.batch_size])
+                for start in range(0, len(rows), self.batch_size)
+            ]
         return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
 
     def _run_batch(self, module, rows):
@@ -71,7 +79,7 @@ class Engine:
 def make_engine(device="auto", precision="auto", batch_size=32):
     """Turn the user's words into an engine, or say what they may be."""
     device = resolve_device(device)
-    return Engine(device, resolve_precision(precision, device), batch_size)
+    return Engine(device, resolve_precision(precision, device), int(batch_size))
 
 
 def resolve_device(device):

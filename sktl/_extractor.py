@@ -72,8 +72,9 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
         The layers computed, in order.
     n_features_out_ : int
         Number of columns.
-    weights_sha256_ : str
-        Digest of the network; `transform` refuses to go on with another one.
+    network_digest_ : str
+        SHA-256 of all that decides the network's output, weights and graph;
+        `transform` refuses to go on with another one.
     value_range_ : tuple of (float, float) or None
         The range learnt from the data of `fit`; None where the dtype decides.
     n_features_in_ : int
@@ -268,7 +269,7 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
                 f"layers={self.layers!r} names a layer twice; they are {self.layers_}. "
                 "Pass each layer once."
             )
-        self.weights_sha256_ = backbone.digest
+        self.network_digest_ = backbone.digest
         self._backbone_name = backbone.name
         shapes = self._make_prefix(backbone, self.layers_, self.pooling).output_shapes()
         self._layer_widths = [width for (width,) in shapes]

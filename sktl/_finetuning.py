@@ -2,11 +2,15 @@
 
 import copy
 
+import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from sktl._frozen import pool
+
+# How far below the others the logit of a class without examples is put.
+ABSENT = 5.0
 
 
 class FineTunedNetwork(torch.nn.Module):
@@ -39,7 +43,16 @@ class FineTunedNetwork(torch.nn.Module):
         self.prefix = copy.deepcopy(network.prefix(cut)).requires_grad_(False)
         self.tail = copy.deepcopy(network.tail(cut)).requires_grad_(True)
         self.head = torch.nn.Linear(network.n_features, n_classes)
+        shared = self.prefix.state_dict().keys() & self.tail.state_dict().keys()
+        if shared:
+            raise ValueError(
+                f"The network uses {sorted(shared)[0]!r} both before and after "
+                f"{cut!r}, so it cannot be frozen before and trained after. Choose "
+                "another unfreeze_from, or strategy='linear_probe' or 'full'."
+            )
         self.keep_statistics = keep_statistics
+        # Tracing makes buffers of plain attributes; the network itself has none.
+        self.saved_names = frozenset(network.module.state_dict())
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images):
@@ -66,7 +79,8 @@ class FineTunedNetwork(torch.nn.Module):
 
     def backbone_state(self):
         """Tensors of everything but the head, by the names the backbone gives them."""
-        return self.prefix.state_dict() | self.tail.state_dict()
+        state = self.prefix.state_dict() | self.tail.state_dict()
+        return {name: state[name] for name in state if name in self.saved_names}
 
 
 def solve_head(head, features, codes):
@@ -82,6 +96,8 @@ def solve_head(head, features, codes):
     codes : ndarray of shape (n,)
         Class numbers.
     """
+    if len(np.unique(codes)) < 2:
+        return  # nothing to tell apart yet: the first batch of a stream
     scaler = StandardScaler().fit(features)
     model = LogisticRegression(max_iter=1000).fit(scaler.transform(features), codes)
     coef, intercept = model.coef_, model.intercept_
@@ -90,5 +106,8 @@ def solve_head(head, features, codes):
     coef = coef / scaler.scale_
     intercept = intercept - coef @ scaler.mean_
     with torch.no_grad():
-        head.weight.copy_(torch.from_numpy(coef))
-        head.bias.copy_(torch.from_numpy(intercept))
+        # Classes that are not there get no weight and an unlikely logit.
+        head.weight.zero_()
+        head.bias.fill_(intercept.min() - ABSENT)
+        head.weight[model.classes_] = torch.tensor(coef).to(head.weight)
+        head.bias[model.classes_] = torch.tensor(intercept).to(head.bias)

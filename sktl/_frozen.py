@@ -27,6 +27,8 @@ from sktl.exceptions import ImageReadError, ImageSizeWarning, warn_caller
 BATCHES_PER_BLOCK = 8
 # Beyond this ratio of a picture's short side to the network's, detail is lost.
 MUCH_LARGER = 4
+# What most networks see; for those that do, there is hardly a better one to name.
+IMAGENET_SIZE = 224
 
 
 class PixelNetwork(torch.nn.Module):
@@ -39,21 +41,25 @@ class PixelNetwork(torch.nn.Module):
     mean, std : sequence of 3 floats
     pooling : str or None
         How spatial maps become rows; None leaves them as they are.
+    channels_last : sequence of bool
+        Per activation, whether its channels are on the last axis.
     """
 
-    def __init__(self, network, mean, std, pooling=None):
+    def __init__(self, network, mean, std, pooling, channels_last):
         super().__init__()
         self.network = network
-        self.pooling = pooling
         self.mean = mean
         self.std = std
+        self.pooling = pooling
+        self.channels_last = channels_last
 
     def forward(self, pixels):
         """Map uint8 `(n, h, w, 3)` to one activation per output of the network."""
         activations = self.network(normalize(pixels, self.mean, self.std))
         if self.pooling is None:
             return activations
-        return tuple(pool(activation, self.pooling) for activation in activations)
+        pairs = zip(activations, self.channels_last, strict=True)
+        return tuple(pool(x, self.pooling, last) for x, last in pairs)
 
 
 def normalize(pixels, mean, std):
@@ -63,18 +69,22 @@ def normalize(pixels, mean, std):
     return (images - mean) / std
 
 
-def pool(activation, pooling):
+def pool(activation, pooling, channels_last=False):
     """Make one row per image of what a cut gives.
 
     Parameters
     ----------
-    activation : torch.Tensor of shape (n, channels, h, w), (n, tokens, width) or (n, d)
+    activation : torch.Tensor of shape (n, channels, h, w), (n, width, tokens) or (n, d)
     pooling : {"avg", "max", "avgmax", "flatten"}
+    channels_last : bool
+        Whether channels or width are on the last axis instead.
     """
     if activation.ndim == 2 or pooling == "flatten":
         return activation.flatten(1)
+    if channels_last:
+        activation = activation.movedim(-1, 1)
     if activation.ndim == 3:  # tokens of a transformer: (n, width, tokens, 1)
-        activation = activation.transpose(1, 2).unsqueeze(-1)
+        activation = activation.unsqueeze(-1)
     pools = {
         "avg": [adaptive_avg_pool2d],
         "max": [adaptive_max_pool2d],
@@ -168,6 +178,8 @@ class FrozenPrefix:
                 {
                     "network": self.backbone.digest,
                     "cut": cut,
+                    # Which norms can be folded depends on what else is asked for.
+                    "cuts": list(self.cuts),
                     "pooling": self.pooling,
                     "preprocessing": preprocessing,
                     "device": self.engine.device.type,
@@ -190,7 +202,9 @@ class FrozenPrefix:
 def _place(network, cuts, mean, std, pooling, device):
     """A copy of the prefix on the device, in the layout convolutions run fastest in."""
     module = fuse_batch_norms(network.prefix(*cuts))
-    module = PixelNetwork(module, mean, std, pooling).eval().requires_grad_(False)
+    channels_last = [network.is_channels_last(cut) for cut in cuts]
+    module = PixelNetwork(module, mean, std, pooling, channels_last)
+    module = module.eval().requires_grad_(False)
     return module.to(device=device, memory_format=torch.channels_last)
 
 
@@ -204,8 +218,9 @@ class _Run:
         self.store = open_store(prefix.cache if prefix.cuts != ("",) else None)
         self.fingerprints = prefix.fingerprints()
         self.outputs = None
+        # Filled by several threads: list.append and list.extend are atomic.
         self.failures = []
-        self.n_large = 0
+        self.large = []
 
     def block(self, rows, parallel_map):
         """Fill in some rows of the outputs."""
@@ -231,7 +246,8 @@ class _Run:
         failures = sorted(self.failures)
         if failures and on_error == "raise":
             raise ImageReadError(failures)
-        if self.n_large > len(self.images) / 2:
+        sees_little = self.prefix.backbone.preprocessing.geometry.crop < IMAGENET_SIZE
+        if sees_little and len(self.large) > len(self.images) / 2:
             self._warn_large()
         if self.outputs is None:  # not one image could be read
             shapes = self.prefix.output_shapes()
@@ -246,16 +262,17 @@ class _Run:
         try:
             return self.images[row]
         except ImageReadError as error:
-            self.failures += error.failures
+            self.failures.extend(error.failures)
 
     def _decode(self, picture):
         geometry = self.prefix.backbone.preprocessing.geometry
         try:
             pixels = picture.pixels()
         except ImageReadError as error:
-            self.failures += error.failures
+            self.failures.extend(error.failures)
             return None
-        self.n_large += min(pixels.shape[:2]) > MUCH_LARGER * geometry.crop
+        if min(pixels.shape[:2]) > MUCH_LARGER * geometry.crop:
+            self.large.append(pixels.shape)
         return fit_to(pixels, geometry)
 
     def _keys(self, picture):
@@ -291,9 +308,10 @@ class _Run:
 
     def _warn_large(self):
         backbone = self.prefix.backbone
+        side = backbone.preprocessing.geometry.crop
         warn_caller(
-            f"{self.n_large} of {len(self.images)} images are more than {MUCH_LARGER} "
-            f"times as large as the {backbone.preprocessing.geometry.crop} pixels that "
+            f"{len(self.large)} of {len(self.images)} images are more than "
+            f"{MUCH_LARGER} times as large as the {side} pixels that "
             f"backbone={backbone.name!r} sees: their detail is lost. Networks such as "
             "'mobilenet_v3_small', 'resnet18' or 'efficientnet_b0' see 224 pixels; or "
             "pass a larger image_size.",

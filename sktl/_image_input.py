@@ -54,6 +54,10 @@ class ImageInputMixin:
 
     def _open_images(self, X, *, reset=False):
         """Open `X` as images; `reset` learns what later calls are checked against."""
+        if reset:
+            # What an earlier fit learnt of columns; pictures may have none.
+            for name in ("n_features_in_", "feature_names_in_"):
+                vars(self).pop(name, None)
         is_frame = hasattr(X, "columns")
         if is_frame:
             # Names come before content: a column that went astray would be "all NaN".
@@ -95,11 +99,12 @@ class ImageInputMixin:
         )
 
     def _check_same_network(self, backbone):
-        if backbone.digest != self.weights_sha256_:
+        if backbone.digest != self.network_digest_:
             raise WeightsMismatchError(
                 f"backbone={backbone.name!r} is not the network that fit saw: its "
-                f"weights have SHA-256 {backbone.digest[:16]}..., then "
-                f"{self.weights_sha256_[:16]}.... Restore the weights, or fit again."
+                f"digest is {backbone.digest[:16]}..., then it was "
+                f"{self.network_digest_[:16]}.... Its weights or the version of torch "
+                "or torchvision changed; restore them, or fit again."
             )
 
     def _check_feature_names_in(self, input_features):

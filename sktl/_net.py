@@ -13,7 +13,7 @@ from skorch import NeuralNetClassifier
 from skorch.dataset import unpack_data
 from skorch.utils import to_tensor
 
-from sktl._engine import make_engine, resolve_device
+from sktl._engine import ONE_AT_A_TIME, make_engine, resolve_device
 from sktl._frozen import normalize
 from sktl.exceptions import TrainingDivergedError
 
@@ -74,6 +74,13 @@ class FrozenPrefixNet(NeuralNetClassifier):
         groups = [{"params": head}, {"params": tail, "lr": lr}]
         return ([group for group in groups if group["params"]],), kwargs
 
+    def get_params_for(self, prefix):
+        """As skorch's; a DataLoader takes no NumPy integer as batch size."""
+        params = super().get_params_for(prefix)
+        if prefix in ("iterator_train", "iterator_valid"):
+            params.setdefault("batch_size", int(self.batch_size))
+        return params
+
     def get_iterator(self, dataset, training=False):
         """As skorch's; reading batches in order draws no global random number."""
         loader = super().get_iterator(dataset, training)
@@ -87,14 +94,18 @@ class FrozenPrefixNet(NeuralNetClassifier):
 
     def infer(self, x, **fit_params):
         """Map a batch of activations, or of 8-bit pictures, to logits."""
+        return self._run(self.module_.classify, x, **fit_params)
+
+    def _run(self, part, x, **kwargs):
+        """Pass what a data set holds through a part of the module."""
         x = to_tensor(x, device=self.device)
         if x.dtype == torch.uint8:
             preprocessing = self._backbone.preprocessing
             x = normalize(x, preprocessing.mean, preprocessing.std)
         if x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
-        with self._engine().autocast():
-            return self.module_.classify(x, **fit_params).float()
+        with ONE_AT_A_TIME, self._engine().autocast():
+            return part(x, **kwargs).float()
 
     def evaluation_step(self, batch, training=False):
         """Compute logits in batches of one size: rows do not influence one another."""
@@ -131,8 +142,13 @@ class FrozenPrefixNet(NeuralNetClassifier):
         elif not isinstance(seed, Integral):
             seed = seed.randint(2**32 - 1)
         devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(int(seed))
+        with ONE_AT_A_TIME, torch.random.fork_rng(devices=devices):
+            # torch.manual_seed would seed devices too that are not put back.
+            torch.default_generator.manual_seed(int(seed))
+            if devices:
+                torch.cuda.default_generators[self.device.index or 0].manual_seed(
+                    int(seed)
+                )
             yield
 
     def __setstate__(self, state):

@@ -9,11 +9,13 @@ tail that together compute what the whole computes, bit for bit. Cuts are named 
 
 import copy
 import fnmatch
+import operator
 from dataclasses import dataclass
 from numbers import Integral
 
 import torch
 from torch import fx
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.feature_extraction import NodePathTracer
 
@@ -71,30 +73,58 @@ class StagedNetwork:
         # (out, in) of a Linear, (out, in, h, w) of a convolution.
         self.n_features = module.get_submodule(head.target).weight.shape[1]
         self.penultimate = self._names[head.all_input_nodes[0]]
+        _refuse_batch_statistics(self._graph, module)
+        self._channels_last = _channels_last(self._graph)
         self._cuts = {self._names[node]: node for node in _cut_nodes(self._graph)}
+        if self.penultimate not in self._cuts:
+            raise ValueError(
+                f"backbone={type(module).__name__}: what its last layer reads, "
+                f"{self.penultimate!r}, is not all that is used after it. Write its "
+                "forward so that nothing else is, shapes included: x.flatten(1) "
+                "instead of x.view(n, -1)."
+            )
         self.cuts = list(self._cuts)
         if headless:
             self.cuts = self.cuts[: self.cuts.index(self.penultimate) + 1]
         self.stages = self._list_stages()
 
-    def check_cut(self, name, parameter="layers"):
+    def check_cut(self, name):
         """Return `name` if it is a cut, or raise with the nearest names."""
         if name not in self.cuts:
-            raise UnknownLayerError(parameter, name, self.cuts)
+            raise UnknownLayerError("layers", name, self.cuts)
         return name
 
     def describe(self):
         """Text that differs whenever the computation does, weights aside.
 
-        The traced code holds every function call and constant; torch's own layers,
-        which tracing does not enter, say their settings in their repr.
+        The traced code holds every function call and constant; of torch's own layers,
+        which tracing does not enter, the plain attributes are added.
         """
         layers = {
-            node.target: repr(self.module.get_submodule(node.target))
+            node.target: _settings(self.module.get_submodule(node.target))
             for node in self._graph.nodes
             if node.op == "call_module"
         }
         return f"{self._graph.python_code('self').src}\n{layers}"
+
+    def tensors(self):
+        """Every tensor that decides the output, by name.
+
+        Besides the state dict: buffers that are not saved, and tensors that are plain
+        attributes.
+        """
+        module = self.module
+        plain = {
+            node.target: _tensor(node, module)
+            for node in self._graph.nodes
+            if _is_constant(node)
+        }
+        named = [*module.named_parameters(), *module.named_buffers()]
+        return plain | dict(named)
+
+    def is_channels_last(self, cut):
+        """Whether the channels of what `cut` gives are on its last axis."""
+        return self._node(cut) in self._channels_last
 
     def prefix(self, *cuts):
         """Build the part from the image to the last of `cuts`.
@@ -113,17 +143,23 @@ class StagedNetwork:
         graph.output(tuple(copies[node] for node in outputs))
         return fx.GraphModule(self.module, graph)
 
-    def tail(self, cut, end=None):
-        """Build the part after `cut`, up to the cut `end` (default: `penultimate`).
+    def tail(self, cut):
+        """Build the part after `cut`, up to `penultimate`.
 
         `cut=""` starts at the image. Where both are the same, it passes its input on.
         """
         order = list(self._graph.nodes)
         start = self._node(cut)
-        stop = self._node(end or self.penultimate)
+        stop = self._node(self.penultimate)
         graph = fx.Graph()
         copies = {start: graph.placeholder("activation")}
-        for node in order[order.index(start) + 1 : order.index(stop) + 1]:
+        later = order[order.index(start) + 1 : order.index(stop) + 1]
+        constants = [
+            node
+            for node in order[: order.index(start)]
+            if _is_constant(node) and not set(node.users).isdisjoint(later)
+        ]
+        for node in constants + later:
             copies[node] = graph.node_copy(node, copies.__getitem__)
         graph.output(copies[stop])
         return fx.GraphModule(self.module, graph)
@@ -144,6 +180,11 @@ class StagedNetwork:
             `""` when the whole network is to be trained.
         """
         names = [stage.name for stage in self.stages]
+        if not names:
+            raise ValueError(
+                "This network has no stage that could be unfrozen: no layer with "
+                'weights before its head. Use strategy="linear_probe" or "full".'
+            )
         if unfreeze_from == "last":
             return self.stages[-1].start
         if isinstance(unfreeze_from, Integral) and not isinstance(unfreeze_from, bool):
@@ -235,21 +276,26 @@ def fuse_batch_norms(module):
 
 
 def _is_fusible(node, module):
-    """Whether the node is a batch norm that alone reads a convolution used once."""
-    if not _is_module(node, module, torch.nn.BatchNorm2d):
+    """Whether the node is a plain batch norm, the only reader of a plain convolution.
+
+    Hooks and parametrizations would be lost; a convolution that runs twice, or whose
+    weight something else reads, would be changed for the other use too.
+    """
+    if not _is_plain(node, module, torch.nn.BatchNorm2d):
         return False
     (conv,) = node.all_input_nodes
-    uses = sum(
-        n.op == "call_module" and n.target == conv.target for n in conv.graph.nodes
-    )
-    alone = len(conv.users) == 1 and uses == 1
-    return alone and _is_module(conv, module, torch.nn.Conv2d)
+    if not _is_plain(conv, module, torch.nn.Conv2d) or len(conv.users) > 1:
+        return False
+    uses = [n for n in conv.graph.nodes if _is_within(str(n.target), conv.target)]
+    return len(uses) == 1
 
 
-def _is_module(node, module, kind):
-    return node.op == "call_module" and isinstance(
-        module.get_submodule(node.target), kind
-    )
+def _is_plain(node, module, kind):
+    """Whether the node is a layer of just this kind, without hooks."""
+    if node.op != "call_module":
+        return False
+    layer = module.get_submodule(node.target)
+    return type(layer) is kind and not layer._forward_hooks | layer._forward_pre_hooks
 
 
 def _trace(tracer, module):
@@ -260,6 +306,43 @@ def _trace(tracer, module):
             f"backbone={type(module).__name__} could not be traced by torch.fx "
             f"({error}). Pass a network whose forward does not branch on tensor values."
         ) from error
+
+
+def _refuse_batch_statistics(graph, module):
+    """Refuse batch norms that go on using the statistics of each batch."""
+    for node in graph.nodes:
+        if node.op != "call_module":
+            continue
+        layer = module.get_submodule(node.target)
+        if isinstance(layer, _BatchNorm) and layer.running_mean is None:
+            raise ValueError(
+                f"backbone={type(module).__name__}: the batch norm {node.target!r} has "
+                "no running statistics, so an image's features would depend on the "
+                "images beside it. Build it with track_running_stats=True."
+            )
+
+
+def _channels_last(graph):
+    """The nodes whose channels are on the last axis, by following permutations."""
+    last = set()
+    for node in graph.nodes:
+        is_last = any(source in last for source in node.all_input_nodes)
+        permutation = _permutation(node)
+        if permutation == (0, 2, 1):
+            is_last = not is_last
+        elif permutation in ((0, 2, 3, 1), (0, 3, 1, 2)):
+            is_last = permutation == (0, 2, 3, 1)
+        if is_last:
+            last.add(node)
+    return last
+
+
+def _permutation(node):
+    """The order of axes that a permute node makes, else None."""
+    if node.target not in (torch.permute, "permute"):
+        return None
+    dims = node.args[1:]
+    return tuple(dims[0]) if len(dims) == 1 else dims
 
 
 def _cut_nodes(graph):
@@ -274,14 +357,46 @@ def _cut_nodes(graph):
         if node.op == "output":
             return
         # `alive_until` covers the nodes before this one.
-        if alive_until <= i and node.op not in ("get_attr", "placeholder"):
-            yield node
-        if node.op != "get_attr":
+        is_value = not _is_constant(node)
+        if alive_until <= i and is_value and node.op != "placeholder":
+            if not _is_tuple(node):
+                yield node
+        if is_value:
             alive_until = max(alive_until, last_use[node])
+
+
+def _tensor(node, module):
+    parent, _, name = node.target.rpartition(".")
+    return getattr(module.get_submodule(parent), name)
+
+
+def _is_constant(node):
+    return node.op == "get_attr"
+
+
+def _is_tuple(node):
+    """Whether the node gives several tensors, such as a chunk: they are taken apart."""
+    return bool(node.users) and all(
+        user.target is operator.getitem and isinstance(user.args[1], int)
+        for user in node.users
+    )
+
+
+def _settings(layer):
+    """Plain attributes of one of torch's own layers; its repr leaves some out."""
+    kinds = bool | int | float | str | tuple | None
+    plain = {k: v for k, v in sorted(vars(layer).items()) if isinstance(v, kinds)}
+    return f"{layer!r} {plain}"
 
 
 def _last_weight_layer(graph, module):
     for node in reversed(graph.nodes):
+        if _is_constant(node) and _tensor(node, module).ndim >= 2:
+            raise ValueError(
+                f"backbone={type(module).__name__} ends in a function that uses the "
+                f"weights {node.target!r}, so its last layer cannot be told. Make it "
+                "a Linear or convolution layer."
+            )
         if _has_weight_matrix(node, module):
             if node.all_input_nodes[0].op != "placeholder":
                 return node

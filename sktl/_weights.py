@@ -116,7 +116,11 @@ def check_fits(network, state, path):
     """
     own = network.module.state_dict()
     needed = network.prefix(network.penultimate).state_dict()
-    missing = [k for k in needed if k not in state and "num_batches_tracked" not in k]
+    missing = [
+        name
+        for name in needed
+        if name in own and name not in state and "num_batches_tracked" not in name
+    ]
     unexpected = [k for k in state if k not in own]
     shapes = [
         f"{k} is {tuple(state[k].shape)} in the file, {tuple(own[k].shape)} here"

@@ -100,7 +100,7 @@ def warn_caller(message, category):
     """
     frame, level = sys._getframe(1), 2
     while frame.f_back and frame.f_globals.get("__name__", "").startswith(
-        ("sktl.", "sklearn.")
+        ("sktl.", "sklearn.", "joblib.")
     ):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, category, stacklevel=level)

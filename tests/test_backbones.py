@@ -4,6 +4,7 @@ import hashlib
 import http.server
 import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image
 from torchvision.models import ResNet18_Weights, get_model, get_model_weights
 
 import sktl
-from sktl import PretrainedFeatureExtractor
+from sktl import PretrainedFeatureExtractor, _backbones
 from sktl._backbones import _named_architecture, load_backbone
 from sktl._weights import WeightsFile, check_digest, local_file
 from sktl.exceptions import (
@@ -255,6 +256,60 @@ def test_given_network_changed_in_place_is_a_new_network(tiny_network):
     with torch.no_grad():
         tiny_network.conv1.weight.data.mul_(2)
     assert load_backbone(tiny_network).digest != before
+
+
+class Shifted(torch.nn.Module):
+    """A tensor that no state dict shows decides the output."""
+
+    def __init__(self, shift, activation=None):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = torch.nn.Conv2d(3, 4, 1)
+        self.register_buffer("shift", torch.tensor(shift), persistent=False)
+        self.activation = activation or torch.nn.ReLU()
+        self.fc = torch.nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.fc(self.activation(self.conv(x) + self.shift).mean((2, 3)))
+
+
+def test_networks_that_differ_outside_their_state_dict_are_told_apart():
+    digests = {load_backbone(Shifted(shift)).digest for shift in (1.0, 2.0)}
+    assert len(digests) == 2
+
+
+def test_given_network_with_another_layer_is_a_new_network():
+    network = Shifted(0.0)
+    before = load_backbone(network).digest
+    network.activation = torch.nn.Tanh()
+    assert load_backbone(network).digest != before
+
+
+def test_given_network_unchanged_is_traced_once():
+    network = Shifted(0.0)
+    assert load_backbone(network).network is load_backbone(network).network
+
+
+def test_given_network_in_half_precision_is_refused():
+    with pytest.raises(ValueError, match=r"weights in torch\.float16.*network\.float"):
+        load_backbone(Shifted(0.0).half())
+
+
+def test_threads_get_the_network_of_their_seed():
+    """Random weights come from one generator per process."""
+    expected = load_backbone("sktl_mini", None, seed=11).digest
+    _backbones._untrained_network.cache_clear()
+    with ThreadPoolExecutor(4) as threads:
+        noise = threads.submit(
+            lambda: [load_backbone("sktl_mini", None, seed=i) for i in range(12, 18)]
+        )
+        found = list(
+            threads.map(
+                lambda _: load_backbone("sktl_mini", None, seed=11).digest, range(6)
+            )
+        )
+        noise.result()
+    assert set(found) == {expected}
 
 
 def test_given_network_with_random_weights_is_redrawn_not_renamed(tiny_network):

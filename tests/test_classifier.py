@@ -270,6 +270,42 @@ def test_head_is_solved_without_the_validation_rows(digits):
     assert clf.history[-1, "valid_acc"] < 0.5
 
 
+def test_warm_start_keeps_the_classes_it_began_with(three):
+    X, y = three
+    clf = quick(strategy="full", warm_start=True).fit(X, y)
+    clf.fit(X, y)
+    assert len(clf.history) == 4
+    with pytest.raises(ValueError, match="labels that were not there"):
+        clf.fit(X, np.arange(len(X)) % 2)
+
+
+def test_first_batch_of_a_stream_may_lack_classes(three):
+    X, y = three
+    first = y != "two"
+    clf = quick().partial_fit(X[first], y[first], classes=np.unique(y))
+    assert clf.predict_proba(X).shape == (len(X), 3)
+    assert clf.score(X[first], y[first]) == 1
+
+
+def test_classes_of_skorch_are_refused(three):
+    with pytest.raises(ValueError, match="labels are learnt from y"):
+        quick(classes=["zero", "one", "two"]).fit(*three)
+
+
+@pytest.mark.parametrize("unfreeze_from", ["stem", "*", np.int64(4)])
+def test_everything_may_be_unfrozen_after_probing(three, unfreeze_from):
+    clf = quick(max_epochs=1, unfreeze_from=unfreeze_from).fit(*three)
+    assert clf.frozen_up_to_ == ""
+    assert clf.score(*three) == 1
+
+
+def test_numpy_integers_are_integers(three):
+    numbers = {"batch_size": np.int64(8), "image_size": np.int64(32)}
+    plain = quick(batch_size=8, image_size=32).fit(*three)
+    clf = quick(**numbers).fit(*three)
+    assert np.array_equal(clf.predict_proba(three[0]), plain.predict_proba(three[0]))
+
+
 def test_saved_parameters_load_into_another_net(three, tmp_path):
     X, y = three
     clf = quick().fit(X, y)

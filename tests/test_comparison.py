@@ -163,7 +163,7 @@ def test_folder_as_x_is_refused(digits):
 
 def test_failing_contender_raises(digits):
     X, y = digits
-    with pytest.raises(ValueError, match="pooling"):
+    with pytest.raises(ValueError, match="pooling") as caught:
         compare_transfer(
             X,
             y,
@@ -174,6 +174,12 @@ def test_failing_contender_raises(digits):
             },
             cv=2,
         )
+    assert caught.value.__notes__ == ["It was contender 'broken' that failed."]
+
+
+def test_single_split_is_refused(digits, contenders):
+    with pytest.raises(ValueError, match="gives 1 split"):
+        compare_transfer(*digits, contenders, cv=[(np.arange(60), np.arange(60, 99))])
 
 
 def test_folds_of_one_contender_make_a_report():

@@ -35,16 +35,19 @@ def test_cuts_exclude_nodes_beside_which_another_value_is_alive():
 
 
 @pytest.mark.parametrize("name", ["resnet18", "densenet121", "shufflenet_v2_x0_5"])
-def test_prefix_and_tail_give_the_whole(name):
+def test_prefix_and_tail_give_what_the_head_reads(name):
     module = get_model(name, weights=None).eval()
     network = StagedNetwork(module)
     images = torch.rand(2, 3, 64, 64)
+    seen = []
+    head = module.get_submodule(network.head)
+    head.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
     with torch.no_grad():
-        whole = module(images)
-        for cut in network.cuts[:-1:3]:
+        module(images)
+        last = network.cuts.index(network.penultimate)
+        for cut in ["", *network.cuts[:last:3], network.penultimate]:
             activation = network.prefix(cut)(images)[0]
-            logits = network.tail(cut, end=network.cuts[-1])(activation)
-            assert torch.equal(logits, whole), cut
+            assert torch.equal(network.tail(cut)(activation), seen[0]), cut
 
 
 def test_cuts_are_named_as_torchvision_names_nodes(resnet):
@@ -141,6 +144,72 @@ def test_network_that_branches_on_values_is_refused():
 
     with pytest.raises(ValueError, match="could not be traced by torch.fx"):
         StagedNetwork(Branching())
+
+
+@pytest.mark.parametrize("name", ["shufflenet_v2_x0_5", "convnext_tiny"])
+def test_every_cut_gives_one_tensor(name):
+    network = StagedNetwork(get_model(name, weights=None))
+    with torch.no_grad():
+        outputs = network.prefix(*network.cuts)(torch.rand(1, 3, 64, 64))
+    assert all(isinstance(output, torch.Tensor) for output in outputs)
+
+
+def test_channels_are_found_where_the_network_puts_them_last():
+    """ConvNeXt and its like permute their maps; the widths are 96 at first."""
+    network = StagedNetwork(get_model("convnext_tiny", weights=None))
+    cuts = ["features.0.1.permute", "features.0.1.layer_norm", "features.0.1.permute_1"]
+    with torch.no_grad():
+        maps = network.prefix(*cuts)(torch.rand(1, 3, 64, 96))
+    axes = [-1 if network.is_channels_last(cut) else 1 for cut in cuts]
+    assert axes == [-1, -1, 1]
+    assert [m.shape[axis] for m, axis in zip(maps, axes, strict=True)] == [96] * 3
+
+
+def test_norm_with_the_statistics_of_its_batch_is_refused():
+    """Or a row of features would depend on the rows beside it."""
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 1),
+        nn.BatchNorm2d(4, track_running_stats=False),
+        nn.Conv2d(4, 2, 1),
+    )
+    with pytest.raises(ValueError, match="norm '1' has no running statistics"):
+        StagedNetwork(network)
+
+
+class TiedWeights(nn.Module):
+    """The convolution's weight is used a second time, outside its layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+        self.norm = nn.BatchNorm2d(4)
+        self.last = nn.Conv2d(4, 2, 1)
+        self.head = nn.Conv2d(2, 2, 1)
+
+    def forward(self, x):
+        x = self.norm(self.conv(x)) * self.conv.weight.sum()
+        return self.head(self.last(x))
+
+
+def test_norm_is_not_folded_where_it_would_change_another_use():
+    module = TiedWeights()
+    nn.init.constant_(module.norm.running_var, 4.0)
+    network = StagedNetwork(module)
+    prefix = network.prefix("last")
+    images = torch.rand(2, 3, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(fuse_batch_norms(prefix)(images)[0], prefix(images)[0])
+
+
+def test_norm_is_not_folded_into_a_convolution_with_a_hook():
+    module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1))
+    nn.init.constant_(module[1].running_mean, 1.0)
+    module[0].register_forward_hook(lambda layer, inputs, output: output.clamp(0))
+    network = StagedNetwork(module)
+    prefix = network.prefix("1")
+    images = torch.rand(2, 3, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(fuse_batch_norms(prefix)(images)[0], prefix(images)[0])
 
 
 @pytest.mark.parametrize("layer", [nn.ReLU(), nn.Conv2d(3, 2, 1)])

@@ -424,6 +424,28 @@ def test_lock_that_is_never_freed_costs_one_wait(tmp_path, monkeypatch):
     assert right(store, range(10)) == set(range(10))
 
 
+def test_opening_at_the_same_time_as_others_waits_for_them(tmp_path, monkeypatch):
+    """SQLite answers "locked" at once to some who switch a new file to WAL together."""
+    other = sqlite3.connect(tmp_path / "other", timeout=0, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    late = sqlite3.connect(tmp_path / "other", timeout=0, isolation_level=None)
+    set_up, n_calls = sktl._sqlite._set_up, []
+
+    def set_up_third_time(path):
+        n_calls.append(1)
+        if len(n_calls) < 3:
+            late.execute("BEGIN IMMEDIATE")
+        return set_up(path)
+
+    monkeypatch.setattr(sktl._sqlite, "_set_up", set_up_third_time)
+    store = open_store(tmp_path / "cache")
+    store.put(rows(range(5)))
+    assert len(n_calls) == 3
+    assert right(store, range(5)) == set(range(5))
+    other.close()
+    late.close()
+
+
 def test_managing_says_when_it_could_not(tmp_path):
     """Whoever asks for it by name gets an error: nothing else was asked for."""
     with pytest.raises(OSError, match="file"):
@@ -586,6 +608,27 @@ def test_file_damaged_while_open_never_gives_a_wrong_number(tmp_path, sound, dam
         store = open_store(directory)
         assert right(store, range(0, 60, 7)) == set(range(0, 60, 7))
         damage(directory / "features.sqlite", rng)
+        check_survives(store)
+        store.release()
+
+
+def test_damage_that_forbids_repair_sets_the_file_aside(tmp_path, sound):
+    """Where a wrong row cannot be deleted either, it would miss for ever."""
+    page_size = 16_384
+    with sqlite3.connect(sound / "whole" / "features.sqlite") as connection:
+        (page,) = connection.execute(
+            "SELECT rootpage FROM sqlite_master WHERE name = 'entries'"
+        ).fetchone()
+    connection.close()
+    for offset in range(page * page_size - 250, page * page_size - 130):
+        directory = tmp_path / str(offset)
+        shutil.copytree(sound / "whole", directory)
+        with open(directory / "features.sqlite", "r+b") as file:
+            file.seek(offset)
+            byte = file.read(1)[0]
+            file.seek(offset)
+            file.write(bytes([byte ^ 16]))
+        store = open_store(directory)
         check_survives(store)
         store.release()
 

@@ -9,13 +9,13 @@ import numpy as np
 import safetensors.torch
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_consistent_length, column_or_1d
+from sklearn.utils.validation import check_consistent_length
 from skorch.utils import is_dataset
 
 from sktl._finetuning import FineTunedNetwork, solve_head
 from sktl._image_input import IMAGE_CONSTRAINTS, ImageInputMixin
 from sktl._images import Images
+from sktl._labels import check_labels, encode, list_classes
 from sktl._net import FrozenPrefixNet
 
 # The prefix runs in batches of this size whatever the size of training batches, so
@@ -423,36 +423,13 @@ class FineTunedCNNClassifier(ImageInputMixin, FrozenPrefixNet):
 
     def _encode(self, images, y, *, reset):
         """Turn labels into class numbers; `reset` learns the classes."""
-        if y is None:
-            raise ValueError(
-                f"{type(self).__name__} requires y to be passed, but the target y is "
-                "None. Pass one label per image."
-            )
-        y = column_or_1d(y, warn=True)
-        missing = [i for i, label in enumerate(y) if label is None or label != label]
-        if missing:
-            raise ValueError(
-                f"y holds no label (None or NaN) in {len(missing)} row(s), first in "
-                f"row {missing[0]}. Label them, or leave them out."
-            )
-        check_classification_targets(y)
-        check_consistent_length(images, y)
+        labels = check_labels(y)
+        check_consistent_length(images, labels)
         if self.classes is not None:
             raise ValueError(
                 f"classes={self.classes!r} is skorch's parameter and has no use here: "
                 "the labels are learnt from y. Leave it out; partial_fit takes classes."
             )
         if reset:
-            self.classes_inferred_ = np.unique(y)
-            if len(self.classes_inferred_) < 2:
-                raise ValueError(
-                    f"y holds 1 class only, {self.classes_inferred_.tolist()}; a "
-                    "classifier needs at least 2 classes."
-                )
-        unknown = np.setdiff1d(y, self.classes_)
-        if len(unknown):
-            raise ValueError(
-                f"y holds labels that were not there at first: {unknown[:5].tolist()}. "
-                "Pass all labels as classes= in the first call of partial_fit."
-            )
-        return np.searchsorted(self.classes_, y)
+            self.classes_inferred_ = list_classes(labels)
+        return encode(labels, self.classes_)

@@ -13,13 +13,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils import column_or_1d
-from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import check_consistent_length
 from torch.nn import Module
 from tqdm import tqdm
 
 from sktl._extractor import PretrainedFeatureExtractor
+from sktl._labels import check_labels, list_classes
 
 METHODS = ("logme", "hscore", "probe")
 # Features are float32: beyond this ratio they cannot tell signal from rounding.
@@ -225,7 +224,8 @@ def rank_backbones(
         raise ValueError(f"method={method!r} is not known. Accepted: {accepted}.")
     extractors = _check_backbones(backbones)
     check_consistent_length(X, y)
-    y = _check_labels(y)
+    y = check_labels(y)
+    list_classes(y)
     fitted = {label: extractor.fit(X) for label, extractor in extractors.items()}
     rows = []
     with tqdm(fitted.items(), disable=not verbose, unit="backbone") as bar:
@@ -289,29 +289,6 @@ def _as_extractor(label, backbone):
         "sktl.list_backbones(), a torch.nn.Module, or an instance of "
         "PretrainedFeatureExtractor."
     )
-
-
-def _check_labels(y):
-    y = column_or_1d(y)
-    try:
-        kind = type_of_target(y)
-        classes = np.unique(y)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"y cannot be read as class labels ({error}). Pass one label per image, "
-            "none missing and all of one type."
-        ) from error
-    if kind not in ("binary", "multiclass"):
-        raise ValueError(
-            f"y is {kind}, such as {y[0]!r}; accepted are class labels. Bin the "
-            "numbers into classes first, for example with pandas.qcut."
-        )
-    if len(classes) < 2:
-        raise ValueError(
-            f"y has one class, {classes[0]!r}; at least two are needed to tell how "
-            "well features separate them. Was X sorted and then cut?"
-        )
-    return y
 
 
 def _check_finite(features, label):

@@ -260,15 +260,15 @@ def _transaction(connection, kind="DEFERRED"):
 def _read_rows(connection, keys):
     asked = {_prefix(key): key for key in keys}
     found, ids, idle, today = {}, {}, [], _today()
+    # Both look-ups in the order of their table, or large tables are read many times.
     with _transaction(connection):
         entries = "SELECT prefix, id, last_day FROM entries WHERE prefix IN"
-        for prefix, id_, last_day in _select(connection, entries, list(asked)):
+        for prefix, id_, last_day in _select(connection, entries, sorted(asked)):
             ids[prefix] = id_
             if last_day != today:
                 idle.append((today, prefix))
         keys_of = {i: asked[prefix] for prefix, i in ids.items() if type(i) is int}
         numbers = "SELECT id, dtype, shape, payload, checksum FROM numbers WHERE id IN"
-        # Sorted: in the order of the disk, whatever the order of `keys`.
         for id_, *row in _select(connection, numbers, sorted(keys_of)):
             value = _decode(keys_of[id_], *row)
             if value is not None:
@@ -307,7 +307,7 @@ def _write_rows(connection, items):
             numbered = list(enumerate(chunk, last.fetchone()[0] + 1))
             connection.executemany(
                 "INSERT OR IGNORE INTO entries VALUES (?, ?, ?, ?)",
-                [(_prefix(k), id_, today, v.nbytes) for id_, (k, v) in numbered],
+                sorted((_prefix(k), id_, today, v.nbytes) for id_, (k, v) in numbered),
             )
             # Only where the entry is the one just made: the first value wins.
             connection.executemany(

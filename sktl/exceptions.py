@@ -136,7 +136,13 @@ class UnknownBackboneError(_UnknownNameError):
     )
 
 
-class UnknownStageError(_UnknownNameError):
+class UnknownLayerError(_UnknownNameError):
+    """A layer name that the network does not have."""
+
+    hint = "sktl.layer_names(backbone) gives them all, in order."
+
+
+class UnknownStageError(UnknownLayerError):
     """A stage name, block or glob that matches nothing in the network."""
 
     @property
@@ -146,9 +152,3 @@ class UnknownStageError(_UnknownNameError):
             f"The stages are {', '.join(map(repr, self.known))}; the path of a block "
             "inside one, a glob, 'last' or a number of stages is accepted too."
         )
-
-
-class UnknownLayerError(_UnknownNameError):
-    """A layer name that the network does not have."""
-
-    hint = "sktl.layer_names(backbone) gives them all, in order."

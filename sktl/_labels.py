@@ -1,0 +1,61 @@
+"""Labels of any kind to class numbers and back."""
+
+import numpy as np
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import column_or_1d
+
+
+def check_labels(y):
+    """Return the labels as an array, or say in which row there is none.
+
+    Parameters
+    ----------
+    y : array-like of shape (n,)
+
+    Returns
+    -------
+    labels : ndarray of shape (n,)
+    """
+    if y is None:
+        raise ValueError(
+            "This estimator requires y to be passed, but the target y is None. Pass "
+            "one label per image."
+        )
+    y = column_or_1d(y, warn=True)
+    missing = [i for i, label in enumerate(y) if label is None or label != label]
+    if missing:
+        raise ValueError(
+            f"y holds no label (None or NaN) in {len(missing)} row(s), first in row "
+            f"{missing[0]}. Label them, or leave them out."
+        )
+    check_classification_targets(y)
+    return y
+
+
+def list_classes(labels):
+    """Return the different labels in order; there must be two or more."""
+    try:
+        classes = np.unique(labels)
+    except TypeError as error:
+        kinds = sorted({type(label).__name__ for label in labels})
+        raise ValueError(
+            f"y mixes labels of the kinds {', '.join(kinds)}, which have no order. "
+            "Make them all of one kind."
+        ) from error
+    if len(classes) < 2:
+        raise ValueError(
+            f"y holds 1 class only, {classes.tolist()}; at least 2 classes are needed. "
+            "Was X sorted and then cut?"
+        )
+    return classes
+
+
+def encode(labels, classes):
+    """Return the number of each label's class."""
+    unknown = np.setdiff1d(labels, classes)
+    if len(unknown):
+        raise ValueError(
+            f"y holds labels that were not there at first: {unknown[:5].tolist()}. "
+            "Pass all labels as classes= in the first call of partial_fit."
+        )
+    return np.searchsorted(classes, labels)

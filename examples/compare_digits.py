@@ -57,7 +57,7 @@ CONTENDERS = {
     "frozen features + SVM": svm(PretrainedFeatureExtractor()),
     "fine-tuned CNN": FineTunedCNNClassifier(),
     # Random weights need more epochs than pretrained ones.
-    "same CNN from scratch": FineTunedCNNClassifier(strategy="scratch", max_epochs=30),
+    "same CNN from scratch": FineTunedCNNClassifier(strategy="scratch", max_epochs=25),
 }
 
 

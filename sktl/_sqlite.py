@@ -12,14 +12,12 @@ import math
 import os
 import re
 import sqlite3
-import sys
 import time
-import warnings
 from pathlib import Path
 
 import numpy as np
 
-from sktl.exceptions import CacheWarning
+from sktl.exceptions import CacheWarning, warn_caller
 
 # SQLite before 3.32 takes 999 variables in a statement.
 _KEYS_PER_STATEMENT = 500
@@ -190,13 +188,7 @@ class Database:
 
     def _warn(self, message):
         """Warn, once for each place outside this package that it comes from."""
-        frame, level = sys._getframe(1), 2
-        while frame.f_back and frame.f_globals.get("__name__", "").startswith("sktl."):
-            frame, level = frame.f_back, level + 1
-        site = message, frame.f_code.co_filename, frame.f_lineno
-        if site not in self._warned_at:
-            self._warned_at.add(site)
-            warnings.warn(message, CacheWarning, stacklevel=level)
+        warn_caller(message, CacheWarning, self._warned_at)
 
 
 def _unlink(files, below):

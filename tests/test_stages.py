@@ -113,7 +113,9 @@ def test_unfreeze_from_means_the_cut_before_it(resnet, unfreeze_from, cut):
     assert resnet.resolve_stage(unfreeze_from) == cut
 
 
-@pytest.mark.parametrize("unfreeze_from", ["layer5", "fully*", True])
+@pytest.mark.parametrize(
+    "unfreeze_from", ["layer5", "fully*", "x", "flatten", "fc", True]
+)
 def test_unfreeze_from_without_match_names_the_nearest(resnet, unfreeze_from):
     with pytest.raises(UnknownStageError, match=r"unfreeze_from=.*'layer4'; the path"):
         resnet.resolve_stage(unfreeze_from)

@@ -140,3 +140,11 @@ def test_block_runs_in_the_namespace_of_those_before():
     for block in blocks_of("```python\nx = 1\n```\n\n```python\ny = x + 1\n```\n"):
         run_block(block, namespace)
     assert namespace["y"] == 2
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "benchmarks/README.md", "sktl/weights/sktl_mini.md"]
+)
+def test_page_holds_no_placeholder(page):
+    text = (REPOSITORY / page).read_text("utf-8")
+    assert re.findall(r"@\w+@", text) == []

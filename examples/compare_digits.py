@@ -5,7 +5,7 @@ labelled, the rest to be recognised; ten random draws of the labelled ones. Six
 contenders on the same draws: classical models on raw pixels, the same models on the
 features of a frozen network, that network fine-tuned, and the same network trained from
 scratch. The network, `sktl_mini`, comes with the package and has never seen a digit.
-Needs no download; about four minutes on two cores.
+Needs no download; about three minutes on two cores.
 """
 
 # %%

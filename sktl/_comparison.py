@@ -198,9 +198,11 @@ def compare_transfer(
     Time: one pass of all images through the network, and the fits. The first contender
     that uses a network pays for that pass in its fit seconds; the others find the
     features in the store. `X` is opened by the contenders: for rows that are no square
-    picture pass contenders with `image_shape`. Differences
-    between contenders on the same folds are paired; standard errors of means over
-    overlapping training sets are too small (Nadeau & Bengio, Machine Learning 2003).
+    picture pass contenders with `image_shape`.
+
+    Differences between contenders on the same folds are paired; standard errors of
+    means over overlapping training sets are too small (Nadeau & Bengio, Machine
+    Learning 2003).
 
     Examples
     --------
@@ -220,19 +222,7 @@ def compare_transfer(
     if isinstance(X, str | bytes | PathLike):
         raise TypeError(f"X={X!r} is one name; pass a list of pictures, one per label.")
     check_consistent_length(X, y)
-    if isinstance(contenders, str) and contenders == "default":
-        contenders = default_contenders(backbone)
-    if not isinstance(contenders, dict) or not contenders:
-        raise ValueError(
-            f"contenders={contenders!r} must be 'default' or a dict of name to "
-            "scikit-learn estimator with at least one entry."
-        )
-    for name, contender in contenders.items():
-        if isinstance(contender, type) or not hasattr(contender, "fit"):
-            raise ValueError(
-                f"contenders[{name!r}]={contender!r} must be a scikit-learn estimator, "
-                "an instance with a fit method."
-            )
+    contenders = _check_contenders(contenders, backbone)
     rng = check_random_state(random_state)
     seed = None if random_state is None else int(rng.randint(2**31))
     splits = list(check_cv(cv, y, classifier=True).split(X, y, groups))
@@ -258,6 +248,24 @@ def compare_transfer(
                 error.add_note(f"It was contender {name!r} that failed.")
                 raise
     return TransferComparison.from_folds(folds, _scoring_name(scoring))
+
+
+def _check_contenders(contenders, backbone):
+    """Return the contenders by name."""
+    if isinstance(contenders, str) and contenders == "default":
+        return default_contenders(backbone)
+    if not isinstance(contenders, dict) or not contenders:
+        raise ValueError(
+            f"contenders={contenders!r} must be 'default' or a dict of name to "
+            "scikit-learn estimator with at least one entry."
+        )
+    for name, contender in contenders.items():
+        if isinstance(contender, type) or not hasattr(contender, "fit"):
+            raise ValueError(
+                f"contenders[{name!r}]={contender!r} must be a scikit-learn estimator, "
+                "an instance with a fit method."
+            )
+    return contenders
 
 
 def default_contenders(backbone="sktl_mini"):

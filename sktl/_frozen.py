@@ -7,8 +7,9 @@ get their activations here.
 
 import functools
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
+from typing import NamedTuple
 
 import joblib
 import numpy as np
@@ -17,14 +18,20 @@ from torch.nn.functional import adaptive_avg_pool2d, adaptive_max_pool2d
 from tqdm import tqdm
 
 from sktl._backbones import Backbone
-from sktl._engine import Engine
+from sktl._engine import Engine, is_out_of_memory
 from sktl._images import decoding_stack, fit_to
 from sktl._stages import fuse_batch_norms
 from sktl._store import fingerprint, make_key, open_store
-from sktl.exceptions import ImageReadError, ImageSizeWarning, warn_caller
+from sktl.exceptions import (
+    BatchSizeWarning,
+    ImageReadError,
+    ImageSizeWarning,
+    warn_caller,
+)
 
-# Blocks bound the memory that decoded images take, whatever the length of X.
-BATCHES_PER_BLOCK = 8
+# Blocks bound the memory that decoded images take, whatever the length of X; two are
+# in memory at a time.
+IMAGES_PER_BLOCK = 256
 # Beyond this ratio of a picture's short side to the network's, detail is lost.
 MUCH_LARGER = 4
 # What most networks see; for those that do, there is hardly a better one to name.
@@ -130,21 +137,58 @@ class FrozenPrefix:
             With `"nan"`, the rows of unreadable images are NaN and one warning lists
             them.
 
+        Warns
+        -----
+        BatchSizeWarning
+            If the device had no memory for a batch, so that smaller ones were used.
+
         Returns
         -------
         activations : list of ndarray of shape (n, ...), dtype float32
             One per cut.
         """
-        n_block = BATCHES_PER_BLOCK * self.engine.batch_size
-        run = _Run(self, images)
-        with (
-            ThreadPoolExecutor(joblib.effective_n_jobs(self.n_jobs)) as threads,
-            tqdm(total=len(images), unit="image", disable=not self.verbose) as bar,
-        ):
-            for start in range(0, len(images), n_block):
-                rows = range(start, min(start + n_block, len(images)))
-                run.block(rows, threads.map)
-                bar.update(len(rows))
+        engine = self.engine
+        while (outputs := replace(self, engine=engine)._try(images, on_error)) is None:
+            engine = engine.halved()
+        if engine != self.engine:
+            warn_caller(
+                f"Out of memory: batches of {self.engine.batch_size} images do not fit "
+                f"on device={str(engine.device)!r}; used {engine.batch_size}. The "
+                "numbers differ by rounding only. Pass "
+                f"batch_size={engine.batch_size} to begin with that.",
+                BatchSizeWarning,
+            )
+        return outputs
+
+    def _try(self, images, on_error):
+        """Run over all images; None if a batch does not fit, whichever it is.
+
+        With a part of the images in larger batches, the bits of a row would depend on
+        where in X it stands.
+        """
+        try:
+            return self._run(images, on_error)
+        except RuntimeError as error:
+            if not is_out_of_memory(error) or self.engine.batch_size == 1:
+                raise
+        return None
+
+    def _run(self, images, on_error):
+        batch_size = self.engine.batch_size
+        n_block = -(-IMAGES_PER_BLOCK // batch_size) * batch_size  # in whole batches
+        threads = ThreadPoolExecutor(joblib.effective_n_jobs(self.n_jobs))
+        bar = tqdm(total=len(images), unit=" images", disable=not self.verbose)
+        run, current = _Run(self, images, threads), None
+        try:
+            with bar:
+                for start in range(0, len(images), n_block):
+                    rows = range(start, min(start + n_block, len(images)))
+                    # One block is decoded while the network is busy with another.
+                    current, previous = run.begin(rows), current
+                    run.complete(previous, bar)
+                run.complete(current, bar)
+        finally:
+            threads.shutdown(cancel_futures=True)
         return run.finish(on_error)
 
     def output_shapes(self):
@@ -154,9 +198,9 @@ class FrozenPrefix:
         single = Engine(self.engine.device, self.engine.dtype, batch_size=1)
         try:
             outputs = single.run(self._module(), blank)
-        except torch.OutOfMemoryError:
-            raise
         except (RuntimeError, AssertionError) as error:
+            if is_out_of_memory(error):
+                raise
             raise ValueError(
                 f"backbone={self.backbone.name!r} cannot take images of {side} x "
                 f"{side} pixels in 3 channels ({error}). Pass another image_size, or a "
@@ -195,25 +239,46 @@ class FrozenPrefix:
     def _module(self):
         mean, std = self.backbone.preprocessing.mean, self.backbone.preprocessing.std
         network = self.backbone.network
-        return _place(network, self.cuts, mean, std, self.pooling, self.engine.device)
+        place = self.engine.device, self.engine.dtype
+        return _place(network, self.cuts, mean, std, self.pooling, *place)
 
 
 @functools.lru_cache(maxsize=4)
-def _place(network, cuts, mean, std, pooling, device):
+def _place(network, cuts, mean, std, pooling, device, dtype):
     """A copy of the prefix on the device, in the layout convolutions run fastest in."""
     module = fuse_batch_norms(network.prefix(*cuts))
+    for layer in module.modules():
+        if type(layer) in (torch.nn.Conv2d, torch.nn.Linear):
+            # Autocast would convert the weights again for every batch.
+            layer.to(dtype)
     channels_last = [network.is_channels_last(cut) for cut in cuts]
     module = PixelNetwork(module, mean, std, pooling, channels_last)
     module = module.eval().requires_grad_(False)
     return module.to(device=device, memory_format=torch.channels_last)
 
 
-class _Run:
-    """One pass over the images of one X."""
+class _Block(NamedTuple):
+    """Some rows on their way: what is known of them, and what is being decoded."""
 
-    def __init__(self, prefix, images):
+    rows: range
+    pictures: dict  # row -> Picture; unreadable ones are absent
+    keys: dict  # row -> tuple of keys, one per cut
+    found: dict  # key -> activation
+    missing: dict  # tuple of keys -> the row that is decoded for it
+    decoding: dict  # row -> future of pixels, or of None where that failed
+
+
+class _Run:
+    """One pass over the images of one X, block after block.
+
+    A block begins (read, look up, start decoding) before the one ahead of it is
+    completed (compute, keep, write), so at most two are in memory.
+    """
+
+    def __init__(self, prefix, images, threads):
         self.prefix = prefix
         self.images = images
+        self.threads = threads
         # The cut "" freezes nothing: there is nothing worth keeping.
         self.store = open_store(prefix.cache if prefix.cuts != ("",) else None)
         self.fingerprints = prefix.fingerprints()
@@ -221,11 +286,13 @@ class _Run:
         # Filled by several threads: list.append and list.extend are atomic.
         self.failures = []
         self.large = []
+        self.computed = {}  # of the last completed block
+        self.n_hits = 0
 
-    def block(self, rows, parallel_map):
-        """Fill in some rows of the outputs."""
-        pictures = dict(zip(rows, parallel_map(self._read, rows), strict=True))
-        pictures = {row: picture for row, picture in pictures.items() if picture}
+    def begin(self, rows):
+        """Read the images of some rows, and decode those that the store lacks."""
+        opened = zip(rows, self.threads.map(self._read, rows), strict=True)
+        pictures = {row: picture for row, picture in opened if picture}
         keys = {row: self._keys(picture) for row, picture in pictures.items()}
         found = self.store.get([key for row_keys in keys.values() for key in row_keys])
         # One row per content: equal images are computed once.
@@ -234,12 +301,29 @@ class _Run:
             for row, row_keys in keys.items()
             if not all(key in found for key in row_keys)
         }
-        found |= self._compute(missing, pictures, parallel_map)
-        for row, row_keys in keys.items():
-            if all(key in found for key in row_keys):
-                self._write(row, [found[key] for key in row_keys])
-            elif row != missing[row_keys]:
-                self._decode(pictures[row])  # fails as its equal did; say so too
+        decoding = {
+            row: self.threads.submit(self._decode, pictures[row])
+            for row in missing.values()
+        }
+        return _Block(rows, pictures, keys, found, missing, decoding)
+
+    def complete(self, block, bar):
+        """Compute what is missing of a block, and fill in its rows of the outputs."""
+        if block is None:  # before the first
+            return
+        known = block.found | self.computed
+        self.computed = self._compute(block, known)
+        known |= self.computed
+        for row, row_keys in block.keys.items():
+            if all(key in known for key in row_keys):
+                self._write(row, [known[key] for key in row_keys])
+            elif row != block.missing[row_keys]:
+                self._decode(block.pictures[row])  # fails as its equal did; say so too
+        self.n_hits += len(block.keys) - sum(
+            row_keys in block.missing for row_keys in block.keys.values()
+        )
+        bar.set_postfix(hits=self.n_hits, refresh=False)
+        bar.update(len(block.rows))
 
     def finish(self, on_error):
         """Report what could not be read, and return the outputs."""
@@ -279,19 +363,22 @@ class _Run:
         digest = picture.digest()
         return tuple(make_key(digest, print_) for print_ in self.fingerprints)
 
-    def _compute(self, missing, pictures, parallel_map):
-        """Decode and compute what the store does not have, and keep it there."""
-        wanted = [pictures[row] for row in missing.values()]
-        decoded = list(parallel_map(self._decode, wanted))
-        good = [i for i, pixels in enumerate(decoded) if pixels is not None]
-        if not good:
+    def _compute(self, block, known):
+        """Pass through the network what nobody has computed, and keep it."""
+        decoded = {
+            row_keys: pixels
+            for row_keys, row in block.missing.items()
+            # The block before may have held an equal image.
+            if not all(key in known for key in row_keys)
+            and (pixels := block.decoding[row].result()) is not None
+        }
+        if not decoded:
             return {}
-        outputs = self.prefix.compute(np.stack([decoded[i] for i in good]))
-        row_keys = [list(missing)[i] for i in good]
+        outputs = self.prefix.compute(np.stack(list(decoded.values())))
         computed = {
             key: output[n]
-            for n, keys in enumerate(row_keys)
-            for key, output in zip(keys, outputs, strict=True)
+            for n, row_keys in enumerate(decoded)
+            for key, output in zip(row_keys, outputs, strict=True)
         }
         self.store.put(computed)
         return computed

@@ -87,7 +87,12 @@ class ImageInputMixin:
 
     def _make_prefix(self, backbone, cuts, pooling, *, batch_size=None):
         """Build the function from images to the activations at `cuts`."""
-        engine = make_engine(self.device, self.precision, batch_size or self.batch_size)
+        engine = make_engine(
+            self.device,
+            self.precision,
+            batch_size or self.batch_size,
+            backbone.preprocessing.geometry.crop,
+        )
         return FrozenPrefix(
             backbone,
             tuple(cuts),

@@ -3,7 +3,7 @@
 from sktl._backbones import layer_names, list_backbones
 from sktl._classifier import FineTunedCNNClassifier
 from sktl._comparison import TransferComparison, compare_transfer
-from sktl._displays import TransferComparisonDisplay
+from sktl._displays import TrainingHistoryDisplay, TransferComparisonDisplay
 from sktl._extractor import PretrainedFeatureExtractor
 from sktl._images import check_images
 from sktl._ranking import BackboneRanking, rank_backbones
@@ -15,6 +15,7 @@ __all__ = [
     "BackboneRanking",
     "FineTunedCNNClassifier",
     "PretrainedFeatureExtractor",
+    "TrainingHistoryDisplay",
     "TransferComparison",
     "TransferComparisonDisplay",
     "cache_info",

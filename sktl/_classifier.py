@@ -9,20 +9,15 @@ import numpy as np
 import safetensors.torch
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import check_consistent_length
 from skorch.utils import is_dataset
 
-from sktl._finetuning import FineTunedNetwork, solve_head
+from sktl._augment import make_augment
+from sktl._finetuning import FineTunedNetwork
 from sktl._image_input import IMAGE_CONSTRAINTS, ImageInputMixin
-from sktl._images import Images
-from sktl._labels import check_labels, encode, list_classes
-from sktl._net import FrozenPrefixNet
+from sktl._labels import check_labels, list_classes
+from sktl._training import FrozenPrefixNet
 
-# The prefix runs in batches of this size whatever the size of training batches, so
-# that its activations are those the extractor computes by default.
-PREFIX_BATCH_SIZE = 32
-
-EPOCHS = Interval(Integral, 1, None, closed="left")
+COUNT = Interval(Integral, 1, None, closed="left")
 RATE = Interval(Real, 0, None, closed="neither")
 
 
@@ -44,22 +39,53 @@ class FineTunedCNNClassifier(ImageInputMixin, FrozenPrefixNet):
         `(n, 3, h, w)` to class scores that `torch.fx` can trace.
     weights : str, path-like, torchvision weights or None, default="DEFAULT"
         As in `PretrainedFeatureExtractor`. Not used by `strategy="scratch"`.
-    strategy : {"lp_ft", "linear_probe", "full", "scratch"}, default="lp_ft"
+    strategy : {"lp_ft", "linear_probe", "full", "gradual", "scratch"}, default="lp_ft"
         `"linear_probe"` trains the head alone, by logistic regression on the frozen
         features. `"lp_ft"` does that first and then trains the stages from
-        `unfreeze_from` on together with the head. `"full"` trains everything from the
-        pretrained weights on. `"scratch"` trains everything from random weights.
+        `unfreeze_from` on together with the head. `"gradual"` does that first too, and
+        then trains the last stage, the last two, and so on, each for an equal share of
+        the epochs. `"full"` trains everything from the pretrained weights on.
+        `"scratch"` trains everything from random weights.
     unfreeze_from : str or int, default="last"
-        For `"lp_ft"`: the first stage that is trained. A stage name, the path of a
-        block in one, a glob, `"last"`, or a number of stages counted from the head.
+        The first stage that `"lp_ft"` trains, and the one `"gradual"` arrives at. A
+        stage name, the path of a block in one, a glob, `"last"`, or a number of stages
+        counted from the head. With `"last"`, `"gradual"` goes through all stages.
+    reinit_from : str, int or None, default=None
+        Stages from this one on begin with random weights, as late features may be too
+        special to the source task. Not used by `"scratch"`.
+    hidden_units : tuple of int, default=()
+        Widths of ReLU layers in the new head. With any, the head is not solved but
+        trained by epochs: `"linear_probe"` uses them all for that, `"lp_ft"` half.
+    dropout : float, default=0.0
+        Share of what each layer of the head reads that training leaves out. A head
+        that is solved is not trained by dropout, but goes on with it.
     lr : float, default=1e-3
-        Learning rate of the head, and of everything in `"scratch"`.
+        Learning rate of layers that begin with random weights, and of the head.
     backbone_lr_ratio : float, default=0.1
         Learning rate of pretrained layers as a share of `lr`.
+    layer_decay : float, default=1.0
+        Learning rate of each pretrained stage as a share of that of the next.
     max_epochs : int, default=20
-        Passes over the training rows. `"linear_probe"` is solved without epochs.
+        Passes over the training rows. A `"linear_probe"` that is solved needs none.
     batch_size : int, default=32
         Training rows per step.
+    augment : str, tuple of str, callable or None, default=None
+        Random changes of the training pictures, new in each epoch: any of `"flip"`,
+        `"crop"` and `"color"`, or a function from one picture to another, both uint8
+        tensors `(3, h, w)`, such as a transform of `torchvision.transforms.v2`. The
+        frozen part then runs in each epoch.
+    class_weight : dict, "balanced" or None, default=None
+        Weights of the classes, as in scikit-learn.
+    early_stopping : bool, default=False
+        Whether to set rows aside, stop when their loss has not improved for
+        `n_iter_no_change` epochs, and keep the weights that were best on them.
+    validation_fraction : float, default=0.1
+        Share of the rows of each class that `early_stopping` sets aside.
+    n_iter_no_change : int, default=5
+        Epochs that `early_stopping` waits.
+    refit : bool, default=False
+        Whether, after `early_stopping`, to train again on all rows for the number of
+        epochs that was best.
     random_state : int, RandomState instance or None, default=None
         Decides random weights, the order of rows and dropout. None differs from call
         to call. Global generators are left as they were.
@@ -88,7 +114,8 @@ class FineTunedCNNClassifier(ImageInputMixin, FrozenPrefixNet):
     criterion : type, default=torch.nn.CrossEntropyLoss
         The loss of logits and class numbers.
     train_split : callable or None, default=None
-        skorch's internal validation split. None trains on all rows.
+        skorch's internal validation split. None trains on all rows, or is that of
+        `early_stopping`.
     callbacks : list of skorch callbacks or None, default=None
         Called besides skorch's default ones.
     iterator_train__shuffle : bool, default=True
@@ -105,7 +132,9 @@ class FineTunedCNNClassifier(ImageInputMixin, FrozenPrefixNet):
     frozen_up_to_ : str
         The last frozen layer; `""` where everything is trained.
     history : skorch.history.History
-        Losses and times per epoch; empty after `"linear_probe"`.
+        Losses, times and phases per epoch; empty where the head was solved only.
+    n_epochs_ : int
+        Epochs that led to the weights kept; 0 are those of the solved head.
     value_range_ : tuple of (float, float) or None
         The range learnt from the data of `fit`; None where the dtype decides.
     n_features_in_ : int
@@ -140,11 +169,23 @@ class FineTunedCNNClassifier(ImageInputMixin, FrozenPrefixNet):
     """
 
     _parameter_constraints = IMAGE_CONSTRAINTS | {
-        "strategy": [StrOptions({"linear_probe", "lp_ft", "full", "scratch"})],
+        "strategy": [
+            StrOptions({"linear_probe", "lp_ft", "full", "gradual", "scratch"})
+        ],
         "unfreeze_from": [str, Integral],
+        "reinit_from": [str, Integral, None],
+        "hidden_units": [tuple, list],
+        "dropout": [Interval(Real, 0, 1, closed="left")],
         "lr": [RATE],
         "backbone_lr_ratio": [RATE],
-        "max_epochs": [EPOCHS],
+        "layer_decay": [RATE],
+        "max_epochs": [COUNT],
+        "augment": "no_validation",
+        "class_weight": [dict, StrOptions({"balanced"}), None],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "n_iter_no_change": [COUNT],
+        "refit": ["boolean"],
         "random_state": ["random_state"],
         "optimizer": [callable],
         "criterion": [callable],
@@ -157,10 +198,20 @@ class FineTunedCNNClassifier(ImageInputMixin, FrozenPrefixNet):
         weights="DEFAULT",
         strategy="lp_ft",
         unfreeze_from="last",
+        reinit_from=None,
+        hidden_units=(),
+        dropout=0.0,
         lr=1e-3,
         backbone_lr_ratio=0.1,
+        layer_decay=1.0,
         max_epochs=20,
         batch_size=32,
+        augment=None,
+        class_weight=None,
+        early_stopping=False,
+        validation_fraction=0.1,
+        n_iter_no_change=5,
+        refit=False,
         random_state=None,
         image_shape=None,
         channels="auto",
@@ -196,7 +247,17 @@ class FineTunedCNNClassifier(ImageInputMixin, FrozenPrefixNet):
         self.weights = weights
         self.strategy = strategy
         self.unfreeze_from = unfreeze_from
+        self.reinit_from = reinit_from
+        self.hidden_units = hidden_units
+        self.dropout = dropout
         self.backbone_lr_ratio = backbone_lr_ratio
+        self.layer_decay = layer_decay
+        self.augment = augment
+        self.class_weight = class_weight
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.refit = refit
         self.random_state = random_state
         self.image_shape = image_shape
         self.channels = channels
@@ -206,7 +267,7 @@ class FineTunedCNNClassifier(ImageInputMixin, FrozenPrefixNet):
         self.cache = cache
         self.n_jobs = n_jobs
 
-    def fit(self, X, y, **fit_params):
+    def fit(self, X, y, sample_weight=None, **fit_params):
         """Train the network on labelled images.
 
         Parameters
@@ -215,6 +276,10 @@ class FineTunedCNNClassifier(ImageInputMixin, FrozenPrefixNet):
             In any form that `PretrainedFeatureExtractor.transform` takes.
         y : array-like of shape (n_samples,)
             Labels of any kind: strings, numbers, bools.
+        sample_weight : array-like of shape (n_samples,) or None, default=None
+            Weight of each row's loss; rows of weight 0 are left out. A head that is
+            solved takes a weight of k for k equal rows, training by epochs does so on
+            average only.
         **fit_params : dict
             Passed on to `train_split`.
 
@@ -232,14 +297,13 @@ class FineTunedCNNClassifier(ImageInputMixin, FrozenPrefixNet):
         self._check_params()
         images = self._open_images(X, reset=True)
         goes_on = self.warm_start and self.initialized_
-        codes = self._encode(images, y, reset=not goes_on)
-        with self._seeded():
-            if not goes_on:
-                self.initialize()
-            self._train(images, codes, **fit_params)
+        rows = self._label(images, y, sample_weight, reset=not goes_on)
+        self._fit(*rows, goes_on, fit_params)
+        if self.early_stopping and self.refit and self.train_split is None:
+            self._fit(*rows, goes_on, fit_params, epochs=self.n_epochs_)
         return self
 
-    def partial_fit(self, X, y, classes=None, **fit_params):
+    def partial_fit(self, X, y, classes=None, sample_weight=None, **fit_params):
         """Go on training from the present weights, for `max_epochs` more epochs.
 
         Parameters
@@ -249,6 +313,8 @@ class FineTunedCNNClassifier(ImageInputMixin, FrozenPrefixNet):
         classes : array-like or None, default=None
             All labels that will ever come; needed in the first call unless `y` holds
             them all.
+        sample_weight : array-like of shape (n_samples,) or None, default=None
+            As in `fit`.
         **fit_params : dict
             Passed on to `train_split`.
 
@@ -272,12 +338,10 @@ class FineTunedCNNClassifier(ImageInputMixin, FrozenPrefixNet):
             )
         images = self._open_images(X, reset=first)
         if first and classes is not None:
-            self._encode(range(len(classes)), classes, reset=True)
-        codes = self._encode(images, y, reset=first and classes is None)
-        with self._seeded():
-            if first:
-                self.initialize()
-            self._train(images, codes, **fit_params)
+            self.classes_inferred_ = list_classes(check_labels(classes))
+        learns = first and classes is None
+        rows = self._label(images, y, sample_weight, reset=learns)
+        self._fit(*rows, not first, fit_params)
         return self
 
     def predict(self, X):
@@ -310,6 +374,24 @@ class FineTunedCNNClassifier(ImageInputMixin, FrozenPrefixNet):
         """
         self.check_is_fitted()
         return super().predict_proba(X)
+
+    def predict_log_proba(self, X):
+        """Estimate the logarithm of each class's probability.
+
+        Parameters
+        ----------
+        X : array-like or sequence of images
+
+        Returns
+        -------
+        log_probabilities : ndarray of shape (n_samples, n_classes), dtype float64
+            Columns in the order of `classes_`. With the default criterion, finite also
+            where the probability is too small for a float.
+        """
+        self.check_is_fitted()
+        if isinstance(self.criterion_, torch.nn.CrossEntropyLoss):
+            return self.forward(X).log_softmax(dim=1).numpy()
+        return np.log(self.predict_proba(X))
 
     def decision_function(self, X):
         """Compute the logits.
@@ -357,83 +439,23 @@ class FineTunedCNNClassifier(ImageInputMixin, FrozenPrefixNet):
         # safetensors' own save_file makes files that only their owner can read.
         Path(path).write_bytes(safetensors.torch.save(state, metadata))
 
-    # ---- skorch's hooks
-
-    def initialize_module(self):
-        """Build the network from the parameters, with a new head."""
-        scratch = self.strategy == "scratch"
-        seed = torch.randint(2**31, ()).item()
-        asked = {"weights": None, "seed": seed} if scratch else {}
-        self._backbone = self._load_backbone(**asked)
-        self.frozen_up_to_ = self._cut(self._backbone.network)
-        self.module_ = FineTunedNetwork(
-            self._backbone.network,
-            self.frozen_up_to_,
-            len(self.classes_),
-            keep_statistics=not scratch,
-        )
-        return self
-
-    def fit_loop(self, X, y=None, epochs=None, **fit_params):
-        """Run the epochs, except for a head that is solved without any."""
-        dataset = self.get_dataset(X, y)
-        if self.strategy == "linear_probe":
-            train, _ = self.get_split_datasets(dataset, y, **fit_params)
-            self._solve_head(train)
-            return self
-        return super().fit_loop(dataset, y, epochs, **fit_params)
-
-    def on_epoch_begin(self, net, dataset_train=None, **kwargs):
-        """Before the very first epoch, solve the head on the training rows."""
-        super().on_epoch_begin(net, dataset_train=dataset_train, **kwargs)
-        if self.strategy == "lp_ft" and len(self.history) == 1:
-            self._solve_head(dataset_train)
-
-    def get_dataset(self, X, y=None):
-        """Turn images into a data set of what the frozen part gives for them."""
-        if is_dataset(X):
-            return X
-        images = X if isinstance(X, Images) else self._open_images(X)
-        return super().get_dataset(self._activations(images), y)
-
-    # ---- steps of our own
-
-    def _cut(self, network):
-        """The cut up to which the strategy freezes."""
-        if self.strategy == "linear_probe":
-            return network.penultimate
-        if self.strategy == "lp_ft":
-            return network.resolve_stage(self.unfreeze_from)
-        return ""
-
-    def _activations(self, images):
-        penultimate = self._backbone.network.penultimate
-        pooling = "avg" if self.frozen_up_to_ == penultimate else None
-        prefix = self._make_prefix(
-            self._backbone, [self.frozen_up_to_], pooling, batch_size=PREFIX_BATCH_SIZE
-        )
-        (activations,) = prefix(images)
-        return activations
-
-    def _solve_head(self, dataset):
-        features, codes = [], []
-        self._set_training(False)
-        for x, y in self.get_iterator(dataset, training=False):
-            with torch.inference_mode():
-                rows = self._run(self.module_.features, x)
-            features.append(rows.cpu().numpy())
-            codes.append(y.numpy())
-        solve_head(self.module_.head, np.concatenate(features), np.concatenate(codes))
-
-    def _encode(self, images, y, *, reset):
-        """Turn labels into class numbers; `reset` learns the classes."""
-        labels = check_labels(y)
-        check_consistent_length(images, labels)
-        if self.classes is not None:
+    def _check_params(self):
+        super()._check_params()
+        make_augment(self.augment)
+        wrong = [
+            width for width in self.hidden_units if not COUNT.is_satisfied_by(width)
+        ]
+        if wrong:
             raise ValueError(
-                f"classes={self.classes!r} is skorch's parameter and has no use here: "
-                "the labels are learnt from y. Leave it out; partial_fit takes classes."
+                f"hidden_units={self.hidden_units!r} holds {wrong[0]!r}. Pass the "
+                "widths of hidden layers, whole numbers from 1 up; () for none."
             )
-        if reset:
-            self.classes_inferred_ = list_classes(labels)
-        return encode(labels, self.classes_)
+
+    def _fit(self, images, codes, weights, goes_on, fit_params, epochs=None):
+        """Train; for a given number of epochs on all rows."""
+        with self._seeded():
+            if not goes_on:
+                self.initialize()
+            rows = self._training_set(images, codes, weights)
+            self._train(rows, codes, epochs=epochs, **fit_params)
+        self.n_epochs_ = self._n_epochs_kept()

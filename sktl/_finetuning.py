@@ -1,6 +1,7 @@
 """The network that is trained: a frozen prefix, a trainable tail, a new head."""
 
 import copy
+import itertools
 
 import numpy as np
 import torch
@@ -9,12 +10,15 @@ from sklearn.preprocessing import StandardScaler
 
 from sktl._frozen import pool
 
+# Up to so many weights the head is solved by Newton's method: 32 MB of second
+# derivatives, and seconds.
+NEWTON_WEIGHTS = 2000
 # How far below the others the logit of a class without examples is put.
 ABSENT = 5.0
 
 
 class FineTunedNetwork(torch.nn.Module):
-    """A backbone split at a cut, with a new linear head behind its penultimate layer.
+    """A backbone split at a cut, with a new head behind its penultimate layer.
 
     Frozen means: always in eval mode, without gradients, and not among the trainable
     parameters. A training loop that calls `train()` before each step, as skorch does,
@@ -27,6 +31,10 @@ class FineTunedNetwork(torch.nn.Module):
     cut : str
         Everything up to this cut is frozen; `""` freezes nothing.
     n_classes : int
+    hidden_units : sequence of int
+        Widths of ReLU layers between features and logits.
+    dropout : float
+        Share of what each layer of the head reads that training leaves out.
     keep_statistics : bool
         Whether batch norms of the tail go on normalising by the statistics they came
         with. Those of a few dozen images are worse than those of a large source task,
@@ -38,11 +46,20 @@ class FineTunedNetwork(torch.nn.Module):
         The names of the tensors in `prefix` and `tail` are those of `network`.
     """
 
-    def __init__(self, network, cut, n_classes, *, keep_statistics):
+    def __init__(
+        self,
+        network,
+        cut,
+        n_classes,
+        *,
+        hidden_units=(),
+        dropout=0.0,
+        keep_statistics=True,
+    ):
         super().__init__()
         self.prefix = copy.deepcopy(network.prefix(cut)).requires_grad_(False)
         self.tail = copy.deepcopy(network.tail(cut)).requires_grad_(True)
-        self.head = torch.nn.Linear(network.n_features, n_classes)
+        self.head = make_head([network.n_features, *hidden_units, n_classes], dropout)
         shared = self.prefix.state_dict().keys() & self.tail.state_dict().keys()
         if shared:
             raise ValueError(
@@ -83,7 +100,33 @@ class FineTunedNetwork(torch.nn.Module):
         return {name: state[name] for name in state if name in self.saved_names}
 
 
-def solve_head(head, features, codes):
+def make_head(widths, dropout):
+    """Build linear layers of these widths, with ReLU between and dropout before each.
+
+    One layer without dropout is a plain `torch.nn.Linear`.
+    """
+    layers = []
+    for n_in, n_out in itertools.pairwise(widths):
+        layers += [torch.nn.Dropout(dropout)] if dropout else []
+        layers += [torch.nn.Linear(n_in, n_out), torch.nn.ReLU()]
+    layers = layers[:-1]  # logits are not bent
+    return layers[0] if len(layers) == 1 else torch.nn.Sequential(*layers)
+
+
+def linear_layer(head):
+    """The only linear layer of a head, which can be solved; None if there are more."""
+    layers = [m for m in head.modules() if isinstance(m, torch.nn.Linear)]
+    return layers[0] if len(layers) == 1 else None
+
+
+def _logistic_regression(n_weights):
+    """Newton's steps reach the optimum to the last bits, but hold `n_weights ** 2`."""
+    if n_weights <= NEWTON_WEIGHTS:
+        return LogisticRegression(solver="newton-cholesky", tol=1e-10)
+    return LogisticRegression(max_iter=10_000, tol=1e-6)
+
+
+def solve_head(head, features, codes, sample_weight=None):
     """Set `head` to the logistic regression of `codes` on `features`.
 
     The problem is convex, so this is where training a linear head ends, reached at
@@ -95,11 +138,15 @@ def solve_head(head, features, codes):
     features : ndarray of shape (n, head.in_features)
     codes : ndarray of shape (n,)
         Class numbers.
+    sample_weight : ndarray of shape (n,) or None
+        A weight of k is the same as k equal rows.
     """
     if len(np.unique(codes)) < 2:
         return  # nothing to tell apart yet: the first batch of a stream
-    scaler = StandardScaler().fit(features)
-    model = LogisticRegression(max_iter=1000).fit(scaler.transform(features), codes)
+    features = features.astype(np.float64)
+    scaler = StandardScaler().fit(features, sample_weight=sample_weight)
+    model = _logistic_regression(n_weights=head.weight.numel())
+    model.fit(scaler.transform(features), codes, sample_weight)
     coef, intercept = model.coef_, model.intercept_
     if len(coef) == 1:  # two classes: one logit, shared out
         coef, intercept = coef / 2 * [[-1], [1]], intercept / 2 * [-1, 1]

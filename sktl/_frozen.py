@@ -19,8 +19,8 @@ from tqdm import tqdm
 
 from sktl._backbones import Backbone
 from sktl._engine import Engine, is_out_of_memory
+from sktl._fusion import fuse_batch_norms
 from sktl._images import decoding_stack, fit_to
-from sktl._stages import fuse_batch_norms
 from sktl._store import fingerprint, make_key, open_store
 from sktl.exceptions import (
     BatchSizeWarning,

@@ -160,20 +160,23 @@ class Images(Sequence):
         The range given or learnt; None where the dtype or the file format decides.
     """
 
-    def __init__(self, source, ranges):
+    def __init__(self, source, ranges, rows=None):
         self._source, self._ranges = source, ranges
+        self._rows = range(len(source)) if rows is None else rows
         self.n_columns = source.n_columns
         self.value_range = ranges.given or ranges.learnt
 
     def __len__(self):
-        return len(self._source)
+        return len(self._rows)
 
     def __getitem__(self, index):
         """Open one picture: reads a file's bytes, once; raises ImageReadError."""
-        index = operator.index(index)
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"image {index} of {len(self)}")
-        return self._source.picture(index % len(self), self._ranges)
+        row = self._rows[operator.index(index)]
+        return self._source.picture(row, self._ranges)
+
+    def take(self, rows):
+        """Choose some rows; what is wrong with one is told by its number in `X`."""
+        return Images(self._source, self._ranges, [self._rows[row] for row in rows])
 
 
 # What X is

@@ -1,29 +1,63 @@
-"""A skorch net around a network whose first part is frozen.
+"""A skorch net that is a scikit-learn citizen; it knows nothing of freezing.
 
-What skorch leaves to be cured is cured here: rows that influence one another, data in
-a fixed order, seeds, Ctrl-C, a loss that is no number, `device="auto"`.
+What skorch leaves to be cured is cured here: rows that influence one another, seeds,
+Ctrl-C, sample weights, a loss that is no number, `device="auto"`, progress.
 """
 
 import contextlib
+import copy
 from numbers import Integral
 
 import numpy as np
 import torch
 from skorch import NeuralNetClassifier
+from skorch.callbacks import Callback, EarlyStopping
 from skorch.dataset import unpack_data
 from skorch.utils import to_tensor
+from tqdm import tqdm
 
-from sktl._engine import ONE_AT_A_TIME, make_engine, resolve_device
-from sktl._frozen import normalize
+from sktl._engine import ONE_AT_A_TIME, resolve_device
 from sktl.exceptions import TrainingDivergedError
 
+# Where a data set with weights keeps its rows, and the weights.
+ROWS, WEIGHT = "rows", "sample_weight"
+# Parameters that skorch would take for modules of the net if they are modules.
+PLAIN_PARAMETERS = ("backbone", "augment")
 
-class FrozenPrefixNet(NeuralNetClassifier):
-    """A `skorch.NeuralNetClassifier` that trains on activations of a frozen prefix.
 
-    Its module is a `FineTunedNetwork`; its data sets hold what the prefix gives, or
-    8-bit pictures where nothing is frozen.
-    """
+class ProgressBar(Callback):
+    """A bar over epochs with losses, validation score and images per second."""
+
+    def on_train_begin(self, net, **kwargs):
+        """Open the bar."""
+        total = net.max_epochs
+        self.bar_ = tqdm(total=total, unit=" epochs", disable=not net.verbose)
+
+    def on_epoch_end(self, net, dataset_train=None, **kwargs):
+        """Show the last row of the history."""
+        row = net.history[-1]
+        shown = ("train_loss", "valid_loss", "valid_acc")
+        numbers = {name: f"{row[name]:.3f}" for name in shown if name in row}
+        speed = len(dataset_train) / row["dur"]
+        phase = {"phase": row["phase"]} if "phase" in row else {}
+        self.bar_.set_postfix(phase | numbers | {"images/s": f"{speed:.0f}"})
+        self.bar_.update()
+
+    def on_train_end(self, net, **kwargs):
+        """Close the bar."""
+        self.bar_.close()
+
+    def __getstate__(self):
+        return {}  # a bar belongs to this process
+
+
+class CuredNet(NeuralNetClassifier):
+    """A `skorch.NeuralNetClassifier` without what scikit-learn's users trip over."""
+
+    @property
+    def _default_callbacks(self):
+        callbacks = dict(super()._default_callbacks)
+        return list((callbacks | {"print_log": ProgressBar()}).items())
 
     @property
     def device(self):
@@ -36,7 +70,7 @@ class FrozenPrefixNet(NeuralNetClassifier):
 
     def __setattr__(self, name, value):
         # skorch takes any torch.nn.Module that is set for a part of the net.
-        if name == "backbone":
+        if name in PLAIN_PARAMETERS:
             vars(self)[name] = value
         else:
             super().__setattr__(name, value)
@@ -62,18 +96,6 @@ class FrozenPrefixNet(NeuralNetClassifier):
         # The module is ours to build, not a parameter.
         return [name for name in super()._get_param_names() if name != "module"]
 
-    def get_params_for_optimizer(self, prefix, named_parameters):
-        """Leave frozen tensors out, and give pretrained ones their lower rate."""
-        trainable = [(n, p) for n, p in named_parameters if p.requires_grad]
-        (groups,), kwargs = super().get_params_for_optimizer(prefix, trainable)
-        if self.strategy == "scratch" or "optimizer__param_groups" in vars(self):
-            return (groups,), kwargs
-        tail = [p for name, p in trainable if name.startswith("tail.")]
-        head = [p for name, p in trainable if not name.startswith("tail.")]
-        lr = kwargs["lr"] * self.backbone_lr_ratio
-        groups = [{"params": head}, {"params": tail, "lr": lr}]
-        return ([group for group in groups if group["params"]],), kwargs
-
     def get_params_for(self, prefix):
         """As skorch's; a DataLoader takes no NumPy integer as batch size."""
         params = super().get_params_for(prefix)
@@ -92,24 +114,27 @@ class FrozenPrefixNet(NeuralNetClassifier):
     def check_data(self, X, y=None):
         """Nothing left to check: `fit` encoded the labels."""
 
-    def infer(self, x, **fit_params):
-        """Map a batch of activations, or of 8-bit pictures, to logits."""
-        return self._run(self.module_.classify, x, **fit_params)
-
-    def _run(self, part, x, **kwargs):
-        """Pass what a data set holds through a part of the module."""
-        x = to_tensor(x, device=self.device)
-        if x.dtype == torch.uint8:
-            preprocessing = self._backbone.preprocessing
-            x = normalize(x, preprocessing.mean, preprocessing.std)
-        if x.ndim == 4:
-            x = x.contiguous(memory_format=torch.channels_last)
-        with ONE_AT_A_TIME, self._engine().autocast():
-            return part(x, **kwargs).float()
+    def get_loss(self, y_pred, y_true, X=None, training=False):
+        """As skorch's; rows that come with a weight count by it."""
+        if not isinstance(X, dict):
+            return super().get_loss(y_pred, y_true, X=X, training=training)
+        if not hasattr(self.criterion_, "reduction"):
+            raise TypeError(
+                f"criterion={type(self.criterion_).__name__} has no `reduction`, so "
+                "its losses cannot be weighted by row. Leave out sample_weight and "
+                "class_weight, or use a loss of torch.nn."
+            )
+        criterion = copy.copy(self.criterion_)
+        criterion.reduction = "none"
+        weight = to_tensor(X[WEIGHT], device=self.device)
+        return (
+            criterion(y_pred, to_tensor(y_true, device=self.device)) * weight
+        ).mean()
 
     def evaluation_step(self, batch, training=False):
         """Compute logits in batches of one size: rows do not influence one another."""
         x, y = unpack_data(batch)
+        x = x[ROWS] if isinstance(x, dict) else x
         n_missing = max(0, self.batch_size - len(x))
         padded = torch.cat([x, x.new_zeros(n_missing, *x.shape[1:])])
         return super().evaluation_step((padded, y), training)[: len(x)].double()
@@ -124,14 +149,15 @@ class FrozenPrefixNet(NeuralNetClassifier):
                 f"{self.backbone_lr_ratio}), or precision='float32'."
             )
 
-    def _engine(self):
-        return make_engine(self.device, self.precision, self.batch_size)
-
-    def _train(self, images, codes, **fit_params):
+    def _train(self, X, codes, **fit_params):
         """As skorch's `partial_fit`, which swallows Ctrl-C and scores what is left."""
-        self.notify("on_train_begin", X=images, y=codes)
-        self.fit_loop(images, codes, **fit_params)
-        self.notify("on_train_end", X=images, y=codes)
+        self.notify("on_train_begin", X=X, y=codes)
+        try:
+            self.fit_loop(X, codes, **fit_params)
+        except KeyboardInterrupt as error:
+            if not _is_early_stop(error):
+                raise
+        self.notify("on_train_end", X=X, y=codes)
 
     @contextlib.contextmanager
     def _seeded(self):
@@ -156,3 +182,11 @@ class FrozenPrefixNet(NeuralNetClassifier):
         available = "cuda" if torch.cuda.is_available() else "cpu"
         super().__setstate__(state | {"device": available})
         vars(self)["device"] = state["device"]
+
+
+def _is_early_stop(error):
+    """Whether skorch's EarlyStopping raised this, which is its way to end training."""
+    trace = error.__traceback__
+    while trace.tb_next:
+        trace = trace.tb_next
+    return isinstance(trace.tb_frame.f_locals.get("self"), EarlyStopping)

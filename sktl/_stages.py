@@ -7,7 +7,6 @@ tail that together compute what the whole computes, bit for bit. Cuts are named 
 `torchvision.models.feature_extraction.get_graph_node_names` names them.
 """
 
-import copy
 import fnmatch
 import operator
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from numbers import Integral
 import torch
 from torch import fx
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.feature_extraction import NodePathTracer
 
 from sktl.exceptions import UnknownLayerError, UnknownStageError
@@ -195,11 +193,39 @@ class StagedNetwork:
             if fnmatch.fnmatchcase(stage.name, unfreeze_from):
                 return stage.start
         weights = [name for name, _ in self.module.named_parameters()]
-        if any(_is_within(name, unfreeze_from) for name in weights):
+        if any(is_within(name, unfreeze_from) for name in weights):
             for node in self._nodes_up_to([self._cuts[self.penultimate]]):
-                if _is_within(self._names[node], unfreeze_from):
+                if is_within(self._names[node], unfreeze_from):
                     return self._cut_before(node)
         raise UnknownStageError("unfreeze_from", unfreeze_from, names)
+
+    def stage_tensors(self, cut=""):
+        """Names of the tensors used after `cut`, by the stage that they belong to.
+
+        Returns
+        -------
+        tensors : dict of {str: list of str}
+            From the image to the head. A tensor that several stages use is listed for
+            the first.
+        """
+        starts = {stage.start: stage.name for stage in self.stages}
+        begun, tensors, seen = not cut, {}, set()
+        stage = self.stages[0].name if self.stages else ""
+        for node in self._nodes_up_to([self._cuts[self.penultimate]]):
+            names = set(self._names_of_tensors(node)) - seen if begun else ()
+            if names:
+                tensors.setdefault(stage, []).extend(sorted(names))
+                seen |= names
+            begun = begun or self._names[node] == cut
+            stage = starts.get(self._names[node], stage)
+        return tensors
+
+    def _names_of_tensors(self, node):
+        if node.op == "call_module":
+            layer = self.module.get_submodule(node.target)
+            named = [*layer.named_parameters(), *layer.named_buffers()]
+            return [f"{node.target}.{name}" for name, _ in named]
+        return [node.target] if _is_constant(node) else []
 
     def _node(self, cut):
         """The node of a cut; "" is the image."""
@@ -253,51 +279,6 @@ class StagedNetwork:
         # Parallel branches may begin at one cut: they are trained together.
         unique = {start: name for name, start in reversed(starts.items())}
         return [Stage(name, start) for start, name in reversed(unique.items())]
-
-
-def fuse_batch_norms(module):
-    """Copy a split-off part with each batch norm folded into the convolution before it.
-
-    In eval mode a batch norm is an affine map, so this changes rounding only (relative
-    error about 4e-7) and saves a pass over every map (Jacob et al., CVPR 2018, 3.2).
-    """
-    module = copy.deepcopy(module)
-    for node in list(module.graph.nodes):
-        if not _is_fusible(node, module):
-            continue
-        (conv,) = node.all_input_nodes
-        fused = fuse_conv_bn_eval(
-            module.get_submodule(conv.target), module.get_submodule(node.target)
-        )
-        parent, _, name = conv.target.rpartition(".")
-        setattr(module.get_submodule(parent), name, fused)
-        node.replace_all_uses_with(conv)
-        module.graph.erase_node(node)
-    module.recompile()
-    return module
-
-
-def _is_fusible(node, module):
-    """Whether the node is a plain batch norm, the only reader of a plain convolution.
-
-    Hooks and parametrizations would be lost; a convolution that runs twice, or whose
-    weight something else reads, would be changed for the other use too.
-    """
-    if not _is_plain(node, module, torch.nn.BatchNorm2d):
-        return False
-    (conv,) = node.all_input_nodes
-    if not _is_plain(conv, module, torch.nn.Conv2d) or len(conv.users) > 1:
-        return False
-    uses = [n for n in conv.graph.nodes if _is_within(str(n.target), conv.target)]
-    return len(uses) == 1
-
-
-def _is_plain(node, module, kind):
-    """Whether the node is a layer of just this kind, without hooks."""
-    if node.op != "call_module":
-        return False
-    layer = module.get_submodule(node.target)
-    return type(layer) is kind and not layer._forward_hooks | layer._forward_pre_hooks
 
 
 def _trace(tracer, module):
@@ -422,5 +403,5 @@ def _parent(name, depth):
     return ".".join(name.split(".")[:depth])
 
 
-def _is_within(name, path):
+def is_within(name, path):
     return name == path or name.startswith(f"{path}.")

@@ -12,10 +12,12 @@ __all__ = [
     "ImageLayoutError",
     "ImageReadError",
     "ImageSizeWarning",
+    "ModelFileError",
     "TrainingDivergedError",
     "UnknownBackboneError",
     "UnknownLayerError",
     "UnknownStageError",
+    "UnknownSubmoduleError",
     "WeightsMismatchError",
     "WeightsNotAvailableError",
 ]
@@ -80,12 +82,20 @@ class WeightsNotAvailableError(OSError):
     """Named weights are neither on this machine nor could they be fetched intact."""
 
 
+class ModelFileError(ValueError):
+    """A file is no model that sktl saved, or was changed since."""
+
+
 class TrainingDivergedError(RuntimeError):
     """The training loss is no longer a finite number."""
 
 
 class ImageSizeWarning(UserWarning):
     """The images are much larger than what the network sees of them."""
+
+
+class BatchSizeWarning(UserWarning):
+    """A batch did not fit into the device's memory; smaller ones are used."""
 
 
 class CacheWarning(UserWarning):
@@ -158,3 +168,12 @@ class UnknownStageError(UnknownLayerError):
             f"The stages are {', '.join(map(repr, self.known))}; the path of a block "
             "inside one, a glob, 'last' or a number of stages is accepted too."
         )
+
+
+class UnknownSubmoduleError(UnknownLayerError):
+    """A name or glob of a freezing callback that matches nothing in the module."""
+
+    hint = (
+        "They are the paths of submodules and the names of parameters: see "
+        "net.module_.named_modules(). A glob over them is accepted too."
+    )

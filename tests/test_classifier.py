@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, cross_val_score, cross_validate
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from skorch.callbacks import Callback, EpochScoring
 from skorch.dataset import ValidSplit
 
@@ -73,8 +73,9 @@ def test_linear_probe_is_logistic_regression_on_the_features(digits):
     probe = FineTunedCNNClassifier(strategy="linear_probe").fit(X, y)
     model = make_pipeline(
         PretrainedFeatureExtractor(),
+        FunctionTransformer(np.float64),  # in float32, lbfgs ends earlier
         StandardScaler(),
-        LogisticRegression(max_iter=1000),
+        LogisticRegression(max_iter=10_000, tol=1e-6),
     ).fit(X, y)
     np.testing.assert_allclose(
         probe.predict_proba(X_test), model.predict_proba(X_test), atol=1e-4
@@ -86,7 +87,10 @@ def test_linear_probe_of_two_classes_is_logistic_regression_too(digits):
     X, y = X[y < 2], y[y < 2]
     probe = FineTunedCNNClassifier(strategy="linear_probe").fit(X, y)
     model = make_pipeline(
-        PretrainedFeatureExtractor(), StandardScaler(), LogisticRegression()
+        PretrainedFeatureExtractor(),
+        FunctionTransformer(np.float64),
+        StandardScaler(),
+        LogisticRegression(tol=1e-9),
     ).fit(X, y)
     np.testing.assert_allclose(
         probe.decision_function(X_test), model.decision_function(X_test), atol=1e-3

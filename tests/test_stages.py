@@ -6,7 +6,8 @@ from torch import nn
 from torchvision.models import get_model
 from torchvision.models.feature_extraction import get_graph_node_names
 
-from sktl._stages import StagedNetwork, fuse_batch_norms
+from sktl._fusion import fuse_batch_norms
+from sktl._stages import StagedNetwork
 from sktl.exceptions import UnknownLayerError, UnknownStageError
 
 

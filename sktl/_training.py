@@ -1,0 +1,352 @@
+"""Which layers are trained, in which order and at what rates, on which rows.
+
+The strategies of `FineTunedCNNClassifier` as hooks of its skorch net: the network is
+split at a cut, what is frozen is computed once, and the rest is trained on that.
+"""
+
+import copy
+
+import numpy as np
+import torch
+from sklearn.utils.class_weight import compute_class_weight
+from sklearn.utils.validation import _check_sample_weight, check_consistent_length
+from skorch.callbacks import EarlyStopping
+from skorch.dataset import ValidSplit, unpack_data
+from skorch.utils import is_dataset, to_tensor
+
+from sktl._augment import make_augment
+from sktl._engine import ONE_AT_A_TIME, make_engine
+from sktl._finetuning import FineTunedNetwork, linear_layer, solve_head
+from sktl._frozen import normalize
+from sktl._images import Images
+from sktl._labels import check_labels, encode, list_classes
+from sktl._net import ROWS, WEIGHT, CuredNet
+from sktl.callbacks import GradualUnfreeze
+
+# The prefix runs in batches of this size whatever the size of training batches, so
+# that its activations are those the extractor computes by default.
+PREFIX_BATCH_SIZE = 32
+# These begin with the best head on frozen features.
+PROBE_FIRST = ("linear_probe", "lp_ft", "gradual")
+HEAD = "head"
+
+
+class KeepBest(EarlyStopping):
+    """skorch's `EarlyStopping`, for which the solved head is a state like any other."""
+
+    def on_epoch_begin(self, net, dataset_valid=None, **kwargs):
+        """Before the first epoch, note how good the network is already."""
+        probed = len(net.history) == 1 and net.strategy in PROBE_FIRST
+        if probed and dataset_valid is not None:
+            self.dynamic_threshold_ = net._mean_loss(dataset_valid)
+            self.best_model_weights_ = copy.deepcopy(net.module_.state_dict())
+
+    def on_epoch_end(self, net, **kwargs):
+        """Judge the epoch, unless no row was set aside to judge by."""
+        if "valid_loss" in net.history[-1]:
+            super().on_epoch_end(net, **kwargs)
+
+    def on_train_end(self, net, **kwargs):
+        """Go back to the best weights, if there were epochs to compare."""
+        if self.best_model_weights_ is not None:
+            super().on_train_end(net, **kwargs)
+
+
+class FrozenPrefixNet(CuredNet):
+    """A skorch net whose module is a `FineTunedNetwork`.
+
+    Its data sets hold what the frozen prefix gives for each image; or 8-bit pictures,
+    where nothing is frozen or each epoch sees other pictures (`augment`).
+    """
+
+    @property
+    def _default_callbacks(self):
+        callbacks = super()._default_callbacks
+        if self.strategy in ("lp_ft", "gradual"):
+            # Which stages there are is known when there is a network.
+            callbacks += [("unfreeze", GradualUnfreeze(stages={}))]
+        if self.early_stopping:
+            stop = KeepBest(patience=self.n_iter_no_change, load_best=True)
+            callbacks += [("early_stopping", stop)]
+        return callbacks
+
+    # ---- the network
+
+    def initialize_module(self):
+        """Build the network from the parameters, with a new head."""
+        scratch = self.strategy == "scratch"
+        seed = torch.randint(2**31, ()).item()
+        asked = {"weights": None, "seed": seed} if scratch else {}
+        self._backbone = self._load_backbone(**asked)
+        network = self._backbone.network
+        self.frozen_up_to_ = self._cut(network)
+        self.module_ = FineTunedNetwork(
+            network,
+            self.frozen_up_to_,
+            len(self.classes_),
+            hidden_units=self.hidden_units,
+            dropout=self.dropout,
+            keep_statistics=not scratch,
+        )
+        if self.reinit_from is not None and not scratch:
+            self._reinitialize(seed)
+        unfreeze = dict(self.callbacks_).get("unfreeze")
+        if unfreeze is not None:
+            stages = self._stages_in_turn()
+            epochs = max(1, self.max_epochs // len(stages))
+            unfreeze.set_params(stages=stages, epochs_per_stage=epochs)
+        return self
+
+    def _cut(self, network):
+        """The cut up to which the strategy freezes."""
+        if self.strategy == "linear_probe":
+            return network.penultimate
+        if self.strategy == "lp_ft":
+            return network.resolve_stage(self.unfreeze_from)
+        if self.strategy == "gradual" and self.unfreeze_from != "last":
+            return network.resolve_stage(self.unfreeze_from)
+        return ""
+
+    def _reinitialize(self, seed):
+        """Give everything from the stage `reinit_from` on random weights."""
+        names = self._reinitialized()
+        if not names <= set(self.module_.tail.state_dict()):
+            raise ValueError(
+                f"reinit_from={self.reinit_from!r} begins before what "
+                f"strategy={self.strategy!r} trains (after {self.frozen_up_to_!r}), so "
+                "random weights would stay random. Begin later, or unfreeze more."
+            )
+        random = self._load_backbone(weights=None, seed=seed).network.tensors()
+        self.module_.tail.load_state_dict({n: random[n] for n in names}, strict=False)
+
+    def _reinitialized(self):
+        """Names of the backbone's tensors that begin with random weights."""
+        if self.reinit_from is None:
+            return set()
+        network = self._backbone.network
+        stages = network.stage_tensors(network.resolve_stage(self.reinit_from))
+        saved = self.module_.saved_names
+        return {name for names in stages.values() for name in names if name in saved}
+
+    def _stages_in_turn(self):
+        """Names of parameters by stage; the last stage is trained first."""
+        parameters = dict(self.module_.named_parameters())
+        stages = {}
+        network = self._backbone.network
+        for stage, names in network.stage_tensors(self.frozen_up_to_).items():
+            names = [f"tail.{name}" for name in names if f"tail.{name}" in parameters]
+            stages |= {stage: names} if names else {}
+        if self.strategy == "lp_ft":
+            names = [name for names in stages.values() for name in names]
+            stages = {next(iter(stages)): names}
+        if linear_layer(self.module_.head) is None:
+            stages["head"] = ["head"]  # cannot be solved: trained alone first
+        return stages
+
+    def get_params_for_optimizer(self, prefix, named_parameters):
+        """Leave frozen tensors out, and give pretrained ones their lower rates."""
+        trainable = [(n, p) for n, p in named_parameters if p.requires_grad]
+        (groups,), kwargs = super().get_params_for_optimizer(prefix, trainable)
+        if self.strategy == "scratch" or "optimizer__param_groups" in vars(self):
+            return (groups,), kwargs
+        rates = self._rates(kwargs["lr"])
+        groups = {}
+        for name, parameter in trainable:
+            lr = rates.get(name, kwargs["lr"])
+            groups.setdefault(lr, {"params": [], "lr": lr})["params"].append(parameter)
+        return (list(groups.values()),), kwargs
+
+    def _rates(self, lr):
+        """Learning rates of pretrained parameters, by name."""
+        stages = self._backbone.network.stage_tensors(self.frozen_up_to_)
+        random = self._reinitialized()
+        return {
+            f"tail.{name}": lr * self.backbone_lr_ratio * self.layer_decay**depth
+            for depth, names in enumerate(reversed(stages.values()))
+            for name in names
+            if name not in random
+        }
+
+    # ---- the rows
+
+    def _label(self, images, y, sample_weight, *, reset):
+        """Put class numbers and weights to images; `reset` learns the classes.
+
+        Returns
+        -------
+        images : Images
+            Without those of weight zero.
+        codes : ndarray of shape (n,)
+        weights : ndarray of shape (n,) or None
+            What `class_weight` and `sample_weight` make together.
+        """
+        labels = check_labels(y)
+        check_consistent_length(images, labels)
+        if self.classes is not None:
+            raise ValueError(
+                f"classes={self.classes!r} is skorch's parameter and has no use here: "
+                "the labels are learnt from y. Leave it out; partial_fit takes classes."
+            )
+        weights = None
+        if sample_weight is not None:
+            weights = _check_sample_weight(
+                sample_weight, labels, dtype=np.float64, ensure_non_negative=True
+            )
+            kept = np.flatnonzero(weights)
+            if not len(kept):
+                raise ValueError("sample_weight is zero in every row: nothing to fit.")
+            images, labels, weights = images.take(kept), labels[kept], weights[kept]
+        if reset:
+            self.classes_inferred_ = list_classes(labels)
+        codes = encode(labels, self.classes_)
+        if self.class_weight is not None:
+            per_class = self._class_weights(labels, weights)
+            weights = per_class[codes] * (1 if weights is None else weights)
+        return images, codes, weights
+
+    def _class_weights(self, labels, sample_weight):
+        present = np.unique(labels)
+        weights = np.ones(len(self.classes_))
+        weights[encode(present, self.classes_)] = compute_class_weight(
+            self.class_weight, classes=present, y=labels, sample_weight=sample_weight
+        )
+        return weights
+
+    def get_dataset(self, X, y=None):
+        """Turn images into a data set of what the network reads for them.
+
+        Parameters
+        ----------
+        X : Images, data set, or anything that becomes images
+        y : ndarray of shape (n,) or None
+            Class numbers.
+        """
+        if is_dataset(X):
+            return X
+        images = X if isinstance(X, Images) else self._open_images(X)
+        rows = self._activations(images, self.frozen_up_to_)
+        return super().get_dataset(rows, y)
+
+    def _training_set(self, images, codes, weights):
+        """A data set for `fit_loop`; the mean of its weights is one."""
+        # Pictures that differ from epoch to epoch pass the frozen part each time.
+        cut = self.frozen_up_to_ if self.augment is None else ""
+        rows = self._activations(images, cut)
+        if weights is not None:
+            rows = {ROWS: rows, WEIGHT: (weights / weights.mean()).astype(np.float32)}
+        return super().get_dataset(rows, codes)
+
+    def _activations(self, images, cut):
+        pooling = "avg" if cut == self._backbone.network.penultimate else None
+        prefix = self._make_prefix(
+            self._backbone, [cut], pooling, batch_size=PREFIX_BATCH_SIZE
+        )
+        (activations,) = prefix(images)
+        return activations
+
+    def get_split_datasets(self, X, y=None, **fit_params):
+        """As skorch's; `early_stopping` sets a share of each class aside."""
+        if self.train_split is not None or not self.early_stopping:
+            return super().get_split_datasets(X, y, **fit_params)
+        split = ValidSplit(
+            self.validation_fraction,
+            stratified=True,
+            random_state=torch.randint(2**31, ()).item(),
+        )
+        try:
+            return split(X, y)
+        except ValueError as error:
+            raise ValueError(
+                "early_stopping sets rows aside by "
+                f"validation_fraction={self.validation_fraction!r}, and of {len(y)} "
+                f"rows that cannot be: {error} Pass another fraction, or more rows."
+            ) from error
+
+    # ---- the epochs
+
+    def fit_loop(self, X, y=None, epochs=None, **fit_params):
+        """Solve the head where the strategy begins with that, and run the epochs.
+
+        With `epochs`, no row is set aside to stop earlier.
+        """
+        self.check_training_readiness()
+        train, valid = self.get_dataset(X, y), None
+        if epochs is None:
+            train, valid = self.get_split_datasets(train, y, **fit_params)
+            epochs = self.max_epochs
+        if self.strategy in PROBE_FIRST and not self.history:
+            self._solve_head(train)
+        if self.strategy == "linear_probe" and linear_layer(self.module_.head):
+            return self
+        self._run_epochs(train, valid, epochs, fit_params)
+        return self
+
+    def _run_epochs(self, train, valid, epochs, fit_params):
+        """As skorch's `fit_loop` does from here on (skorch/net.py, 1.4)."""
+        sets = {"dataset_train": train, "dataset_valid": valid}
+        batches = self.get_iterator(train, training=True)
+        held_out = None if valid is None else self.get_iterator(valid)
+        for _ in range(epochs):
+            self.notify("on_epoch_begin", **sets)
+            self.run_single_epoch(batches, True, "train", self.train_step, **fit_params)
+            self.run_single_epoch(
+                held_out, False, "valid", self.validation_step, **fit_params
+            )
+            self.notify("on_epoch_end", **sets)
+
+    def _n_epochs_kept(self):
+        """Epochs that led to the present weights."""
+        stop = dict(self.callbacks_).get("early_stopping")
+        if stop is None or stop.best_model_weights_ is None:
+            return len(self.history)
+        return stop.best_epoch_
+
+    def train_step(self, batch, **fit_params):
+        """As skorch's, on pictures changed at random."""
+        x, y = unpack_data(batch)
+        change = make_augment(self.augment)
+        x = x | {ROWS: change(x[ROWS])} if isinstance(x, dict) else change(x)
+        return super().train_step((x, y), **fit_params)
+
+    def infer(self, x, **fit_params):
+        """Map what a data set holds to logits."""
+        return self._run(self.module_.classify, x, **fit_params)
+
+    def _mean_loss(self, dataset):
+        """Mean loss over a data set, without training on it."""
+        total = 0.0
+        for batch in self.get_iterator(dataset):
+            total += self.validation_step(batch)["loss"].item() * len(batch[1])
+        return total / len(dataset)
+
+    def _run(self, part, x, **kwargs):
+        """Pass a batch through a part of the module that reads activations."""
+        x = to_tensor(x[ROWS] if isinstance(x, dict) else x, device=self.device)
+        with ONE_AT_A_TIME, self._engine().autocast():
+            if x.dtype == torch.uint8:
+                preprocessing = self._backbone.preprocessing
+                x = normalize(x, preprocessing.mean, preprocessing.std)
+                (x,) = self.module_.prefix(_channels_last(x))
+            return part(_channels_last(x), **kwargs).float()
+
+    def _solve_head(self, dataset):
+        """Set the linear layer of a head that has one only to where training ends."""
+        layer = linear_layer(self.module_.head)
+        if layer is None:
+            return
+        features, codes, weights = [], [], []
+        self._set_training(False)
+        for x, y in self.get_iterator(dataset):
+            with torch.inference_mode():
+                features.append(self._run(self.module_.features, x).cpu().numpy())
+            codes.append(y.numpy())
+            weights.append(x[WEIGHT].numpy() if isinstance(x, dict) else None)
+        weights = None if weights[0] is None else np.concatenate(weights)
+        solve_head(layer, np.concatenate(features), np.concatenate(codes), weights)
+
+    def _engine(self):
+        return make_engine(self.device, self.precision, self.batch_size)
+
+
+def _channels_last(x):
+    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x

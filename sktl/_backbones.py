@@ -148,6 +148,45 @@ def load_backbone(backbone, weights="DEFAULT", *, image_size=None, seed=0):
         return _load(backbone, weights, image_size, seed)
 
 
+def structure(network):
+    """SHA-256 of what a network computes, weights aside."""
+    return hashlib.sha256(network.describe().encode()).hexdigest()
+
+
+def rebuild_backbone(name, expected, preprocessing, state):
+    """Build a network once more from what is known of it; reads no weights.
+
+    Parameters
+    ----------
+    name : str
+        As in `list_backbones()`.
+    expected : str
+        What `structure` gave.
+    preprocessing : Preprocessing
+    state : dict of {str: torch.Tensor}
+        Tensors by the network's names; others keep random values.
+    """
+    with ONE_AT_A_TIME:
+        for published in (False, True):
+            architecture = _named_architecture(name, published)
+            network = _untrained_network(architecture, 0)
+            if structure(network) == expected:
+                return Backbone(name, _with_state(network, state), preprocessing)
+    raise WeightsMismatchError(
+        f"The installed torch and torchvision build another {name!r} than the one that "
+        "was saved. Install the versions that it was saved with."
+    )
+
+
+def _with_state(network, state):
+    """A copy of the network with the tensors of `state` that fit, without a head."""
+    module = copy.deepcopy(network.module)
+    own = module.state_dict()
+    fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
+    module.load_state_dict(fitting, strict=False)
+    return StagedNetwork(module, headless=f"{network.head}.weight" not in fitting)
+
+
 def _load(backbone, weights, image_size, seed):
     given = isinstance(backbone, torch.nn.Module)
     if not given and not isinstance(backbone, str):
@@ -281,11 +320,7 @@ def _network_from_file(architecture, path, digest):
     network = _untrained_network(architecture, 0)
     state = read_state(path, digest)
     check_fits(network, state, path)
-    module = copy.deepcopy(network.module)
-    own = module.state_dict()
-    fitting = {k: v for k, v in state.items() if own[k].shape == v.shape}
-    module.load_state_dict(fitting, strict=False)
-    return StagedNetwork(module, headless=f"{network.head}.weight" not in fitting)
+    return _with_state(network, state)
 
 
 _given = weakref.WeakKeyDictionary()

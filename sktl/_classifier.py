@@ -1,12 +1,9 @@
 """`FineTunedCNNClassifier`: a pretrained network whose later part is trained."""
 
-import json
-from importlib.metadata import version
 from numbers import Integral, Real
-from pathlib import Path
+from os import PathLike
 
 import numpy as np
-import safetensors.torch
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from skorch.utils import is_dataset
@@ -15,13 +12,14 @@ from sktl._augment import make_augment
 from sktl._finetuning import FineTunedNetwork
 from sktl._image_input import IMAGE_CONSTRAINTS, ImageInputMixin
 from sktl._labels import check_labels, list_classes
+from sktl._model_file import ModelFileMixin
 from sktl._training import FrozenPrefixNet
 
 COUNT = Interval(Integral, 1, None, closed="left")
 RATE = Interval(Real, 0, None, closed="neither")
 
 
-class FineTunedCNNClassifier(ImageInputMixin, FrozenPrefixNet):
+class FineTunedCNNClassifier(ModelFileMixin, ImageInputMixin, FrozenPrefixNet):
     """Classify images by a pretrained network whose later part is trained on them.
 
     The network's classifier is replaced by a new linear head. Which of the other
@@ -86,6 +84,10 @@ class FineTunedCNNClassifier(ImageInputMixin, FrozenPrefixNet):
     refit : bool, default=False
         Whether, after `early_stopping`, to train again on all rows for the number of
         epochs that was best.
+    checkpoint : path-like or None, default=None
+        File that keeps the state of training after each epoch. After a crash, the same
+        `fit` goes on from there to the same weights; any other begins anew. Needs an
+        int as `random_state`.
     random_state : int, RandomState instance or None, default=None
         Decides random weights, the order of rows and dropout. None differs from call
         to call. Global generators are left as they were.
@@ -186,6 +188,7 @@ class FineTunedCNNClassifier(ImageInputMixin, FrozenPrefixNet):
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "n_iter_no_change": [COUNT],
         "refit": ["boolean"],
+        "checkpoint": [str, PathLike, None],
         "random_state": ["random_state"],
         "optimizer": [callable],
         "criterion": [callable],
@@ -212,6 +215,7 @@ class FineTunedCNNClassifier(ImageInputMixin, FrozenPrefixNet):
         validation_fraction=0.1,
         n_iter_no_change=5,
         refit=False,
+        checkpoint=None,
         random_state=None,
         image_shape=None,
         channels="auto",
@@ -258,6 +262,7 @@ class FineTunedCNNClassifier(ImageInputMixin, FrozenPrefixNet):
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
         self.refit = refit
+        self.checkpoint = checkpoint
         self.random_state = random_state
         self.image_shape = image_shape
         self.channels = channels
@@ -409,39 +414,15 @@ class FineTunedCNNClassifier(ImageInputMixin, FrozenPrefixNet):
         logits = self.forward(X).numpy()
         return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
 
-    def save_backbone(self, path, precision="float32"):
-        """Write the network without its head, to be used as `weights=path`.
-
-        Parameters
-        ----------
-        path : path-like
-            Ends in `.safetensors`.
-        precision : {"float32", "float16"}, default="float32"
-            float16 halves the file and changes weights by up to 5e-4 of their size.
-        """
-        self.check_is_fitted()
-        dtypes = {"float32": torch.float32, "float16": torch.float16}
-        if precision not in dtypes or Path(path).suffix != ".safetensors":
-            raise ValueError(
-                f"save_backbone({str(path)!r}, {precision!r}): the path must end in "
-                "'.safetensors', and precision be 'float32' or 'float16'."
-            )
-        dtype = dtypes[precision]
-        state = {
-            name: (t.to(dtype) if t.is_floating_point() else t).cpu().contiguous()
-            for name, t in self.module_.backbone_state().items()
-        }
-        metadata = {
-            "backbone": self._backbone.name,
-            "sktl": version("sktl"),
-            "classes": json.dumps(self.classes_.tolist(), default=str),
-        }
-        # safetensors' own save_file makes files that only their owner can read.
-        Path(path).write_bytes(safetensors.torch.save(state, metadata))
-
     def _check_params(self):
         super()._check_params()
         make_augment(self.augment)
+        if self.checkpoint is not None and not isinstance(self.random_state, Integral):
+            raise ValueError(
+                f"checkpoint={self.checkpoint!r} with random_state="
+                f"{self.random_state!r}: without a fixed seed no later fit is the same "
+                "run. Pass an int."
+            )
         wrong = [
             width for width in self.hidden_units if not COUNT.is_satisfied_by(width)
         ]

@@ -31,7 +31,7 @@ class ProgressBar(Callback):
     def on_train_begin(self, net, **kwargs):
         """Open the bar."""
         total = net.max_epochs
-        self.bar_ = tqdm(total=total, unit=" epochs", disable=not net.verbose)
+        self._bar = tqdm(total=total, unit=" epochs", disable=not net.verbose)
 
     def on_epoch_end(self, net, dataset_train=None, **kwargs):
         """Show the last row of the history."""
@@ -40,12 +40,12 @@ class ProgressBar(Callback):
         numbers = {name: f"{row[name]:.3f}" for name in shown if name in row}
         speed = len(dataset_train) / row["dur"]
         phase = {"phase": row["phase"]} if "phase" in row else {}
-        self.bar_.set_postfix(phase | numbers | {"images/s": f"{speed:.0f}"})
-        self.bar_.update()
+        self._bar.set_postfix(phase | numbers | {"images/s": f"{speed:.0f}"})
+        self._bar.update()
 
     def on_train_end(self, net, **kwargs):
         """Close the bar."""
-        self.bar_.close()
+        self._bar.close()
 
     def __getstate__(self):
         return {}  # a bar belongs to this process
@@ -93,8 +93,9 @@ class CuredNet(NeuralNetClassifier):
         return params | {"device": vars(self)["device"]}
 
     def _get_param_names(self):
-        # The module is ours to build, not a parameter.
-        return [name for name in super()._get_param_names() if name != "module"]
+        # The module is ours to build, and what is private is nobody's to set.
+        names = super()._get_param_names()
+        return [name for name in names if name != "module" and name[0] != "_"]
 
     def get_params_for(self, prefix):
         """As skorch's; a DataLoader takes no NumPy integer as batch size."""

@@ -15,6 +15,7 @@ from skorch.dataset import ValidSplit, unpack_data
 from skorch.utils import is_dataset, to_tensor
 
 from sktl._augment import make_augment
+from sktl._checkpoint import Checkpoint
 from sktl._engine import ONE_AT_A_TIME, make_engine
 from sktl._finetuning import FineTunedNetwork, linear_layer, solve_head
 from sktl._frozen import normalize
@@ -77,7 +78,8 @@ class FrozenPrefixNet(CuredNet):
         scratch = self.strategy == "scratch"
         seed = torch.randint(2**31, ()).item()
         asked = {"weights": None, "seed": seed} if scratch else {}
-        self._backbone = self._load_backbone(**asked)
+        restored = vars(self).pop("_restored", None)
+        self._backbone = restored or self._load_backbone(**asked)
         network = self._backbone.network
         self.frozen_up_to_ = self._cut(network)
         self.module_ = FineTunedNetwork(
@@ -270,29 +272,32 @@ class FrozenPrefixNet(CuredNet):
         With `epochs`, no row is set aside to stop earlier.
         """
         self.check_training_readiness()
-        train, valid = self.get_dataset(X, y), None
+        dataset, valid = self.get_dataset(X, y), None
+        train = dataset
         if epochs is None:
-            train, valid = self.get_split_datasets(train, y, **fit_params)
+            train, valid = self.get_split_datasets(dataset, y, **fit_params)
             epochs = self.max_epochs
         if self.strategy in PROBE_FIRST and not self.history:
             self._solve_head(train)
         if self.strategy == "linear_probe" and linear_layer(self.module_.head):
             return self
-        self._run_epochs(train, valid, epochs, fit_params)
+        checkpoint = Checkpoint(self.checkpoint, self, dataset, epochs)
+        for _ in range(checkpoint.n_epochs_done(), epochs):
+            self._run_epoch(train, valid, fit_params)
+            checkpoint.write()
         return self
 
-    def _run_epochs(self, train, valid, epochs, fit_params):
-        """As skorch's `fit_loop` does from here on (skorch/net.py, 1.4)."""
+    def _run_epoch(self, train, valid, fit_params):
+        """As skorch's `fit_loop` does (skorch/net.py, 1.4)."""
         sets = {"dataset_train": train, "dataset_valid": valid}
         batches = self.get_iterator(train, training=True)
         held_out = None if valid is None else self.get_iterator(valid)
-        for _ in range(epochs):
-            self.notify("on_epoch_begin", **sets)
-            self.run_single_epoch(batches, True, "train", self.train_step, **fit_params)
-            self.run_single_epoch(
-                held_out, False, "valid", self.validation_step, **fit_params
-            )
-            self.notify("on_epoch_end", **sets)
+        self.notify("on_epoch_begin", **sets)
+        self.run_single_epoch(batches, True, "train", self.train_step, **fit_params)
+        self.run_single_epoch(
+            held_out, False, "valid", self.validation_step, **fit_params
+        )
+        self.notify("on_epoch_end", **sets)
 
     def _n_epochs_kept(self):
         """Epochs that led to the present weights."""

@@ -6,6 +6,7 @@ from os import PathLike
 import numpy as np
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.metaestimators import available_if
 from skorch.utils import is_dataset
 
 from sktl._augment import make_augment
@@ -17,6 +18,16 @@ from sktl._training import FrozenPrefixNet
 
 COUNT = Interval(Integral, 1, None, closed="left")
 RATE = Interval(Real, 0, None, closed="neither")
+
+
+def _has_epochs(classifier):
+    """Whether training is by epochs, to which others can be added."""
+    if classifier.strategy == "linear_probe" and not classifier.hidden_units:
+        raise AttributeError(
+            "strategy='linear_probe' is solved on all rows at once and cannot go "
+            "on from where it was. Use fit, or strategy='lp_ft'."
+        )
+    return True
 
 
 class FineTunedCNNClassifier(ModelFileMixin, ImageInputMixin, FrozenPrefixNet):
@@ -308,8 +319,11 @@ class FineTunedCNNClassifier(ModelFileMixin, ImageInputMixin, FrozenPrefixNet):
             self._fit(*rows, goes_on, fit_params, epochs=self.n_epochs_)
         return self
 
+    @available_if(_has_epochs)
     def partial_fit(self, X, y, classes=None, sample_weight=None, **fit_params):
         """Go on training from the present weights, for `max_epochs` more epochs.
+
+        Not there where the head is solved, which has no epochs to add.
 
         Parameters
         ----------
@@ -330,17 +344,11 @@ class FineTunedCNNClassifier(ModelFileMixin, ImageInputMixin, FrozenPrefixNet):
         Raises
         ------
         ValueError
-            If `y` holds labels that were not there at first, or the strategy is
-            `"linear_probe"`, which has no epochs to add.
+            If `y` holds labels that were not there at first.
         """
         first = not self.initialized_
         if first:
             self._check_params()
-        if self.strategy == "linear_probe":
-            raise ValueError(
-                "strategy='linear_probe' is solved on all rows at once and cannot go "
-                "on from where it was. Use fit, or strategy='lp_ft'."
-            )
         images = self._open_images(X, reset=first)
         if first and classes is not None:
             self.classes_inferred_ = list_classes(check_labels(classes))

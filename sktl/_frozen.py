@@ -71,9 +71,9 @@ class PixelNetwork(torch.nn.Module):
 
 def normalize(pixels, mean, std):
     """Map 8-bit pictures `(n, h, w, 3)` to the floats `(n, 3, h, w)` networks read."""
-    images = pixels.permute(0, 3, 1, 2).float().div(255)
+    images = pixels.permute(0, 3, 1, 2).float()
     mean, std = (images.new_tensor(value).view(3, 1, 1) for value in (mean, std))
-    return (images - mean) / std
+    return images.div_(255).sub_(mean).div_(std)
 
 
 def pool(activation, pooling, channels_last=False):

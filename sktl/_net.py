@@ -7,6 +7,7 @@ Ctrl-C, sample weights, a loss that is no number, `device="auto"`, progress.
 import contextlib
 import copy
 from numbers import Integral
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -21,8 +22,6 @@ from sktl.exceptions import TrainingDivergedError
 
 # Where a data set with weights keeps its rows, and the weights.
 ROWS, WEIGHT = "rows", "sample_weight"
-# Parameters that skorch would take for modules of the net if they are modules.
-PLAIN_PARAMETERS = ("backbone", "augment")
 
 
 class ProgressBar(Callback):
@@ -54,6 +53,16 @@ class ProgressBar(Callback):
 class CuredNet(NeuralNetClassifier):
     """A `skorch.NeuralNetClassifier` without what scikit-learn's users trip over."""
 
+    # What `fit` learns, and skorch would set before that.
+    history_ = None
+    initialized_ = False
+    virtual_params_ = MappingProxyType({})
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        for name in ("history_", "initialized_", "virtual_params_"):
+            del vars(self)[name]
+
     @property
     def _default_callbacks(self):
         callbacks = dict(super()._default_callbacks)
@@ -69,9 +78,10 @@ class CuredNet(NeuralNetClassifier):
         vars(self)["device"] = device
 
     def __setattr__(self, name, value):
-        # skorch takes any torch.nn.Module that is set for a part of the net.
-        if name in PLAIN_PARAMETERS:
-            vars(self)[name] = value
+        # skorch takes any torch.nn.Module that is set for a part of the net, but a
+        # parameter may be one.
+        if self.init_context_ is None and not name.endswith("_"):
+            object.__setattr__(self, name, value)
         else:
             super().__setattr__(name, value)
 
@@ -92,10 +102,26 @@ class CuredNet(NeuralNetClassifier):
         params = super().get_params(deep=deep, **kwargs)
         return params | {"device": vars(self)["device"]}
 
+    def set_params(self, **params):
+        """Set parameters; `fit` checks them.
+
+        Parameters
+        ----------
+        **params : dict
+
+        Returns
+        -------
+        self : CuredNet
+        """
+        if "callbacks" in params:  # skorch would initialise those there were
+            self.callbacks = params.pop("callbacks")
+        return super().set_params(**params)
+
     def _get_param_names(self):
-        # The module is ours to build, and what is private is nobody's to set.
-        names = super()._get_param_names()
-        return [name for name in names if name != "module" and name[0] != "_"]
+        # The module is ours to build, what is private is nobody's to set, and the
+        # device would be that in use, which there may be none of.
+        names = set(super()._get_param_names()) - {"module", "device"}
+        return sorted(name for name in names if name[0] != "_")
 
     def get_params_for(self, prefix):
         """As skorch's; a DataLoader takes no NumPy integer as batch size."""
@@ -127,10 +153,9 @@ class CuredNet(NeuralNetClassifier):
             )
         criterion = copy.copy(self.criterion_)
         criterion.reduction = "none"
-        weight = to_tensor(X[WEIGHT], device=self.device)
-        return (
-            criterion(y_pred, to_tensor(y_true, device=self.device)) * weight
-        ).mean()
+        losses = criterion(y_pred, to_tensor(y_true, device=self.device))
+        weight = X[WEIGHT].to(losses.dtype)  # not every device has float64
+        return (losses * to_tensor(weight, device=self.device)).mean()
 
     def evaluation_step(self, batch, training=False):
         """Compute logits in batches of one size: rows do not influence one another."""

@@ -200,19 +200,19 @@ class StagedNetwork:
         raise UnknownStageError("unfreeze_from", unfreeze_from, names)
 
     def stage_tensors(self, cut=""):
-        """Names of the tensors used after `cut`, by the stage that they belong to.
+        """Names of what is used after `cut`, by the stage that it belongs to.
 
         Returns
         -------
         tensors : dict of {str: list of str}
-            From the image to the head. A tensor that several stages use is listed for
-            the first.
+            From the image to the head: tensors, and layers that have none, such as a
+            dropout. What several stages use is listed for the first.
         """
         starts = {stage.start: stage.name for stage in self.stages}
         begun, tensors, seen = not cut, {}, set()
         stage = self.stages[0].name if self.stages else ""
         for node in self._nodes_up_to([self._cuts[self.penultimate]]):
-            names = set(self._names_of_tensors(node)) - seen if begun else ()
+            names = set(self._names_used(node)) - seen if begun else ()
             if names:
                 tensors.setdefault(stage, []).extend(sorted(names))
                 seen |= names
@@ -220,11 +220,11 @@ class StagedNetwork:
             stage = starts.get(self._names[node], stage)
         return tensors
 
-    def _names_of_tensors(self, node):
+    def _names_used(self, node):
         if node.op == "call_module":
             layer = self.module.get_submodule(node.target)
             named = [*layer.named_parameters(), *layer.named_buffers()]
-            return [f"{node.target}.{name}" for name, _ in named]
+            return [f"{node.target}.{name}" for name, _ in named] or [node.target]
         return [node.target] if _is_constant(node) else []
 
     def _node(self, cut):

@@ -63,10 +63,11 @@ class FrozenPrefixNet(CuredNet):
     @property
     def _default_callbacks(self):
         callbacks = super()._default_callbacks
-        if self.strategy in ("lp_ft", "gradual"):
+        # Parameters may be anything until `fit` has checked them, arrays for instance.
+        if str(self.strategy) in ("lp_ft", "gradual"):
             # Which stages there are is known when there is a network.
             callbacks += [("unfreeze", GradualUnfreeze(stages={}))]
-        if self.early_stopping:
+        if str(self.early_stopping) == "True":
             stop = KeepBest(patience=self.n_iter_no_change, load_best=True)
             callbacks += [("early_stopping", stop)]
         return callbacks
@@ -92,11 +93,6 @@ class FrozenPrefixNet(CuredNet):
         )
         if self.reinit_from is not None and not scratch:
             self._reinitialize(seed)
-        unfreeze = dict(self.callbacks_).get("unfreeze")
-        if unfreeze is not None:
-            stages = self._stages_in_turn()
-            epochs = max(1, self.max_epochs // len(stages))
-            unfreeze.set_params(stages=stages, epochs_per_stage=epochs)
         return self
 
     def _cut(self, network):
@@ -131,12 +127,13 @@ class FrozenPrefixNet(CuredNet):
         return {name for names in stages.values() for name in names if name in saved}
 
     def _stages_in_turn(self):
-        """Names of parameters by stage; the last stage is trained first."""
-        parameters = dict(self.module_.named_parameters())
+        """Names of parameters and layers by stage; the last stage is trained first."""
+        module = self.module_
+        known = {*dict(module.named_parameters()), *dict(module.named_modules())}
         stages = {}
         network = self._backbone.network
         for stage, names in network.stage_tensors(self.frozen_up_to_).items():
-            names = [f"tail.{name}" for name in names if f"tail.{name}" in parameters]
+            names = [f"tail.{name}" for name in names if f"tail.{name}" in known]
             stages |= {stage: names} if names else {}
         if self.strategy == "lp_ft":
             names = [name for names in stages.values() for name in names]
@@ -235,7 +232,9 @@ class FrozenPrefixNet(CuredNet):
         cut = self.frozen_up_to_ if self.augment is None else ""
         rows = self._activations(images, cut)
         if weights is not None:
-            rows = {ROWS: rows, WEIGHT: (weights / weights.mean()).astype(np.float32)}
+            # With a mean of one they leave the learning rate its meaning.
+            self._mean_weight = weights.mean()
+            rows = {ROWS: rows, WEIGHT: weights / self._mean_weight}
         return super().get_dataset(rows, codes)
 
     def _activations(self, images, cut):
@@ -265,6 +264,21 @@ class FrozenPrefixNet(CuredNet):
             ) from error
 
     # ---- the epochs
+
+    def on_train_begin(self, net, X=None, y=None, **kwargs):
+        """Tell the callback that unfreezes of the stages there are.
+
+        Not earlier, as skorch makes new callbacks whenever one of their parameters is
+        set; and what the user sets stays.
+        """
+        super().on_train_begin(net, X, y, **kwargs)
+        unfreeze = dict(self.callbacks_).get("unfreeze")
+        if unfreeze is None or unfreeze.stages:
+            return
+        stages = self._stages_in_turn()
+        epochs = max(1, self.max_epochs // len(stages))
+        asked = self.get_params_for("callbacks__unfreeze")
+        unfreeze.set_params(**{"stages": stages, "epochs_per_stage": epochs} | asked)
 
     def fit_loop(self, X, y=None, epochs=None, **fit_params):
         """Solve the head where the strategy begins with that, and run the epochs.
@@ -346,7 +360,10 @@ class FrozenPrefixNet(CuredNet):
                 features.append(self._run(self.module_.features, x).cpu().numpy())
             codes.append(y.numpy())
             weights.append(x[WEIGHT].numpy() if isinstance(x, dict) else None)
-        weights = None if weights[0] is None else np.concatenate(weights)
+        if weights[0] is None:
+            weights = None
+        else:  # as they were given: the penalty on the head's weights has none
+            weights = np.concatenate(weights) * self._mean_weight
         solve_head(layer, np.concatenate(features), np.concatenate(codes), weights)
 
     def _engine(self):

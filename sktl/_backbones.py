@@ -2,7 +2,6 @@
 
 import copy
 import functools
-import hashlib
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -73,10 +72,10 @@ class Backbone:
     network: StagedNetwork
     preprocessing: Preprocessing
 
-    @functools.cached_property
+    @property
     def digest(self):
         """SHA-256 of everything in the network that decides its output."""
-        return _digest(self.network)
+        return self.network.digest
 
 
 def list_backbones():
@@ -148,11 +147,6 @@ def load_backbone(backbone, weights="DEFAULT", *, image_size=None, seed=0):
         return _load(backbone, weights, image_size, seed)
 
 
-def structure(network):
-    """SHA-256 of what a network computes, weights aside."""
-    return hashlib.sha256(network.describe().encode()).hexdigest()
-
-
 def rebuild_backbone(name, expected, preprocessing, state):
     """Build a network once more from what is known of it; reads no weights.
 
@@ -161,7 +155,7 @@ def rebuild_backbone(name, expected, preprocessing, state):
     name : str
         As in `list_backbones()`.
     expected : str
-        What `structure` gave.
+        Its `StagedNetwork.structure`.
     preprocessing : Preprocessing
     state : dict of {str: torch.Tensor}
         Tensors by the network's names; others keep random values.
@@ -170,7 +164,7 @@ def rebuild_backbone(name, expected, preprocessing, state):
         for published in (False, True):
             architecture = _named_architecture(name, published)
             network = _untrained_network(architecture, 0)
-            if structure(network) == expected:
+            if network.structure == expected:
                 return Backbone(name, _with_state(network, state), preprocessing)
     raise WeightsMismatchError(
         f"The installed torch and torchvision build another {name!r} than the one that "
@@ -336,21 +330,10 @@ def _given_network(module):
             "precision."
         )
     network = StagedNetwork(copy.deepcopy(module).requires_grad_(False))
-    digest = _digest(network)
-    if _given.get(module, (None,))[0] != digest:
-        _given[module] = digest, network
-    return _given[module][1]
-
-
-def _digest(network):
-    """SHA-256 of everything in the network that decides its output."""
-    digest = hashlib.sha256(network.describe().encode())
-    for name, tensor in sorted(network.tensors().items()):
-        array = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {array.dtype} {tuple(array.shape)}".encode())
-        # As bytes: NumPy has no bfloat16.
-        digest.update(array.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    known = _given.get(module)
+    if known is None or known.digest != network.digest:
+        _given[module] = network
+    return _given[module]
 
 
 def _reset_copy(module):

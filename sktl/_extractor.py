@@ -194,7 +194,7 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
         features : ndarray of shape (n_samples, n_features_out_), dtype float32
             As from `fit(X).transform(X)`.
         """
-        return self._features(self._fit(X))
+        return self._features(*self._fit(X))
 
     def transform(self, X):
         """Pass each image through the frozen network.
@@ -218,7 +218,9 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
             If images cannot be read and `on_error="raise"`; it lists all of them.
         """
         check_is_fitted(self)
-        return self._features(self._open_images(X))
+        backbone = self._load_backbone()
+        self._check_same_network(backbone)
+        return self._features(self._open_images(X), backbone)
 
     def get_feature_names_out(self, input_features=None):
         """Name the columns by backbone, layer, pooling and index.
@@ -275,10 +277,9 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
         shapes = self._make_prefix(backbone, self.layers_, self.pooling).output_shapes()
         self._layer_widths = [width for (width,) in shapes]
         self.n_features_out_ = sum(self._layer_widths)
-        return images
+        return images, backbone
 
-    def _features(self, images):
-        backbone = self._load_backbone()
-        self._check_same_network(backbone)
+    def _features(self, images, backbone):
         prefix = self._make_prefix(backbone, self.layers_, self.pooling)
-        return np.concatenate(prefix(images, self.on_error), axis=1)
+        parts = prefix(images, self.on_error)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)

@@ -6,6 +6,7 @@ get their activations here.
 """
 
 import functools
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -34,6 +35,8 @@ from sktl.exceptions import (
 IMAGES_PER_BLOCK = 256
 # Beyond this ratio of a picture's short side to the network's, detail is lost.
 MUCH_LARGER = 4
+# As installed: a local build's is in it.
+TORCH_VERSION = version("torch")
 # What most networks see; for those that do, there is hardly a better one to name.
 IMAGENET_SIZE = 224
 
@@ -176,9 +179,10 @@ class FrozenPrefix:
     def _run(self, images, on_error):
         batch_size = self.engine.batch_size
         n_block = -(-IMAGES_PER_BLOCK // batch_size) * batch_size  # in whole batches
-        threads = ThreadPoolExecutor(joblib.effective_n_jobs(self.n_jobs))
+        n_threads = joblib.effective_n_jobs(self.n_jobs)
+        threads = ThreadPoolExecutor(n_threads)
         bar = tqdm(total=len(images), unit=" images", disable=not self.verbose)
-        run, current = _Run(self, images, threads), None
+        run, current = _Run(self, images, threads, n_threads), None
         try:
             with bar:
                 for start in range(0, len(images), n_block):
@@ -192,8 +196,15 @@ class FrozenPrefix:
         return run.finish(on_error)
 
     def output_shapes(self):
-        """Shape of one image's activation, per cut; costs a pass of one image."""
-        side = self.backbone.preprocessing.geometry.crop
+        """Shape of one image's activation, per cut; at first a pass of one image."""
+        geometry = self.backbone.preprocessing.geometry
+        known = _shapes.setdefault(self.backbone.network, {})
+        key = self.cuts, self.pooling, geometry.crop
+        if key not in known:
+            known[key] = self._find_shapes(geometry.crop)
+        return known[key]
+
+    def _find_shapes(self, side):
         blank = np.zeros((1, side, side, 3), np.uint8)
         single = Engine(self.engine.device, self.engine.dtype, batch_size=1)
         try:
@@ -229,7 +240,7 @@ class FrozenPrefix:
                     "device": self.engine.device.type,
                     "precision": str(self.engine.dtype),
                     "batch_size": self.engine.batch_size,
-                    "torch": version("torch"),
+                    "torch": TORCH_VERSION,
                     "decoding": decoding_stack(),
                 }
             )
@@ -241,6 +252,9 @@ class FrozenPrefix:
         network = self.backbone.network
         place = self.engine.device, self.engine.dtype
         return _place(network, self.cuts, mean, std, self.pooling, *place)
+
+
+_shapes = weakref.WeakKeyDictionary()  # network -> {cuts, pooling, side: shapes}
 
 
 @functools.lru_cache(maxsize=4)
@@ -275,10 +289,12 @@ class _Run:
     completed (compute, keep, write), so at most two are in memory.
     """
 
-    def __init__(self, prefix, images, threads):
+    def __init__(self, prefix, images, threads, n_threads):
         self.prefix = prefix
         self.images = images
         self.threads = threads
+        # Handing a file's reading to a single thread takes longer than reading it.
+        self.map = threads.map if n_threads > 1 else map
         # The cut "" freezes nothing: there is nothing worth keeping.
         self.store = open_store(prefix.cache if prefix.cuts != ("",) else None)
         self.fingerprints = prefix.fingerprints()
@@ -291,7 +307,7 @@ class _Run:
 
     def begin(self, rows):
         """Read the images of some rows, and decode those that the store lacks."""
-        opened = zip(rows, self.threads.map(self._read, rows), strict=True)
+        opened = zip(rows, self.map(self._read, rows), strict=True)
         pictures = {row: picture for row, picture in opened if picture}
         keys = {row: self._keys(picture) for row, picture in pictures.items()}
         found = self.store.get([key for row_keys in keys.values() for key in row_keys])

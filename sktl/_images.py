@@ -12,7 +12,6 @@ import reprlib
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from joblib import Parallel, delayed
@@ -371,7 +370,8 @@ def _read_file(path):
     if not stat.S_ISREG(mode):
         kind = "a directory" if stat.S_ISDIR(mode) else "a device, pipe or socket"
         raise ValueError(f"is {kind}, not a file")
-    return Path(path).read_bytes()
+    with open(path, "rb", buffering=0) as file:  # half the time of Path.read_bytes
+        return file.read()
 
 
 # Which numbers are black and white

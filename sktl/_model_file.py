@@ -12,7 +12,7 @@ from skorch.history import History
 
 from sktl._archive import check_tensors, read_archive, write_archive
 from sktl._atomic import replacing
-from sktl._backbones import Preprocessing, rebuild_backbone, structure
+from sktl._backbones import Preprocessing, rebuild_backbone
 from sktl._pictures import Geometry
 from sktl.exceptions import ModelFileError
 
@@ -70,7 +70,7 @@ class ModelFileMixin:
             "fitted": {name: getattr(self, name) for name in [*FITTED, *fitted]},
             "backbone": {
                 "name": backbone.name,
-                "structure": structure(backbone.network),
+                "structure": backbone.network.structure,
                 "preprocessing": asdict(backbone.preprocessing),
             },
             "tensors": dict(self.module_.state_dict()),

@@ -178,12 +178,14 @@ class CuredNet(NeuralNetClassifier):
     def _train(self, X, codes, **fit_params):
         """As skorch's `partial_fit`, which swallows Ctrl-C and scores what is left."""
         self.notify("on_train_begin", X=X, y=codes)
+        interruption = None
         try:
             self.fit_loop(X, codes, **fit_params)
         except KeyboardInterrupt as error:
-            if not _is_early_stop(error):
-                raise
+            interruption = None if _is_early_stop(error) else error
         self.notify("on_train_end", X=X, y=codes)
+        if interruption:
+            raise interruption
 
     @contextlib.contextmanager
     def _seeded(self):

@@ -8,6 +8,8 @@ tail that together compute what the whole computes, bit for bit. Cuts are named 
 """
 
 import fnmatch
+import functools
+import hashlib
 import operator
 from dataclasses import dataclass
 from numbers import Integral
@@ -119,6 +121,22 @@ class StagedNetwork:
         }
         named = [*module.named_parameters(), *module.named_buffers()]
         return plain | dict(named)
+
+    @functools.cached_property
+    def structure(self):
+        """SHA-256 of what is computed, weights aside."""
+        return hashlib.sha256(self.describe().encode()).hexdigest()
+
+    @functools.cached_property
+    def digest(self):
+        """SHA-256 of everything that decides the output."""
+        digest = hashlib.sha256(self.describe().encode())
+        for name, tensor in sorted(self.tensors().items()):
+            array = tensor.detach().cpu().contiguous()
+            digest.update(f"{name} {array.dtype} {tuple(array.shape)}".encode())
+            # As bytes: NumPy has no bfloat16.
+            digest.update(array.reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
 
     def is_channels_last(self, cut):
         """Whether the channels of what `cut` gives are on its last axis."""

@@ -359,11 +359,10 @@ class FrozenPrefixNet(CuredNet):
             with torch.inference_mode():
                 features.append(self._run(self.module_.features, x).cpu().numpy())
             codes.append(y.numpy())
-            weights.append(x[WEIGHT].numpy() if isinstance(x, dict) else None)
-        if weights[0] is None:
-            weights = None
-        else:  # as they were given: the penalty on the head's weights has none
-            weights = np.concatenate(weights) * self._mean_weight
+            # As they were given: the penalty on the weights of the head does not scale.
+            given = x[WEIGHT].numpy() * self._mean_weight if isinstance(x, dict) else None
+            weights.append(given)
+        weights = None if weights[0] is None else np.concatenate(weights)
         solve_head(layer, np.concatenate(features), np.concatenate(codes), weights)
 
     def _engine(self):

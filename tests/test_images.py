@@ -278,7 +278,7 @@ def test_images_are_a_sequence():
     np.testing.assert_array_equal(images[np.int64(2)].pixels(), RGB[2])
     assert len(list(images)) == N
     for outside in (N, -N - 1):
-        with pytest.raises(IndexError, match=f"image {outside} of {N}"):
+        with pytest.raises(IndexError, match="out of range"):
             images[outside]
 
 

@@ -1,0 +1,95 @@
+"""A linear probe costs one pass of the images through the network, and little more.
+
+Claim, for photographs in files and two networks with real weights: fitting
+`FineTunedCNNClassifier(strategy="linear_probe")` takes at most 1.2 times as long as
+`PretrainedFeatureExtractor.transform` of the same pictures with `cache=None`. That
+holds for the default, whose linear head is solved, and for a head with a hidden layer
+(`hidden_units=(64,)`), which is trained for 30 epochs. A loop that does not keep what
+the frozen part gives would need 30 passes for that.
+
+Every repeat begins with an empty store. Both sides read and decode the files.
+
+Usage: python benchmarks/bench_linear_probe.py [--shared PATH] [--pictures N]
+[--repeats N]. Exits with 1 when the claim fails. About three minutes on two cores.
+"""
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from _timing import interleaved, ratio, verdict
+
+from sktl import FineTunedCNNClassifier, PretrainedFeatureExtractor, clear_cache
+
+TREE = "hymenoptera"
+WEIGHTS = {
+    "squeezenet1_1": "squeezenet1_1-torchvision.fp16.safetensors",
+    "mobilenet_v2": "mobilenet_v2-tf2ptq.fp16.safetensors",
+}
+EPOCHS = 30
+CLAIMED_RATIO = 1.2
+ONE_PASS = "one pass"
+PROBES = {
+    "solved head": {},
+    f"hidden layer, {EPOCHS} epochs": {"hidden_units": (64,), "max_epochs": EPOCHS},
+}
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    default = Path(__file__).parents[2] / "shared"
+    parser.add_argument("--shared", type=Path, default=default)
+    parser.add_argument("--pictures", type=int, default=244, help="at most 244")
+    parser.add_argument("--repeats", type=int, default=5)
+    args = parser.parse_args()
+    if not args.shared.is_dir():
+        parser.error(f"--shared: there is no folder {args.shared}")
+    return args
+
+
+def pictures_and_labels(folder, n):
+    """Pictures at equal distances in the order of classes: equal shares of each."""
+    paths = sorted(folder.glob("train/*/*.*"))
+    paths = [paths[i] for i in np.linspace(0, len(paths) - 1, n).astype(int)]
+    return paths, [path.parent.name for path in paths]
+
+
+def compare(name, weights, X, y, repeats):
+    """Ratio of each probe's time to that of one pass."""
+    extractor = PretrainedFeatureExtractor(name, weights=weights, cache=None).fit(X)
+    probes = {
+        kind: FineTunedCNNClassifier(
+            name, weights=weights, strategy="linear_probe", random_state=0, **options
+        )
+        for kind, options in PROBES.items()
+    }
+    sides = {ONE_PASS: partial(extractor.transform, X)}
+    sides |= {kind: partial(probe.fit, X, y) for kind, probe in probes.items()}
+    for side in sides.values():  # loads the network
+        clear_cache()
+        side()
+    seconds = interleaved(sides, repeats, before=clear_cache)
+    for probe in probes.values():
+        expected = probe.max_epochs if probe.hidden_units else 0
+        assert len(probe.history) == expected, "other epochs than asked for"
+    return {kind: ratio(seconds, kind, ONE_PASS) for kind in PROBES}
+
+
+def main():
+    args = arguments()
+    X, y = pictures_and_labels(args.shared / "data" / TREE, args.pictures)
+    print(f"{len(X)} pictures of {TREE}, {args.repeats} repeats")
+    claims = {}
+    for name, file in WEIGHTS.items():
+        weights = args.shared / "weights" / file
+        for kind, found in compare(name, weights, X, y, args.repeats).items():
+            print(f"{name}, {kind}: fit / {ONE_PASS} {found}", flush=True)
+            claim = f"{name}, {kind}: at most {CLAIMED_RATIO}"
+            claims[claim] = found.median <= CLAIMED_RATIO
+    return verdict(claims)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

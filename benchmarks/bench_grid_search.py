@@ -15,7 +15,7 @@ Printed beside it, and not claimed:
   hundred times in the first, and 25 times in the second.
 
 Usage: python benchmarks/bench_grid_search.py [--shared PATH]. Exits with 1 when the
-claim fails. About five minutes on two cores.
+claim fails. About six minutes on two cores.
 """
 
 import argparse
@@ -33,10 +33,10 @@ from sklearn.pipeline import Pipeline
 from sktl import PretrainedFeatureExtractor, clear_cache
 
 TREE = "flowers17"
-N_PICTURES = 340
-N_REPEATS = 5
+N_PICTURES = 136
+N_REPEATS = 2
 OTHER_TREE = "hymenoptera"
-N_OTHER_PICTURES = 60
+N_OTHER_PICTURES = 40
 WEIGHTS = "squeezenet1_1-torchvision.fp16.safetensors"
 GRID = np.logspace(-4, 1, 20)
 CLAIMED_RATIO = 1.15

@@ -206,8 +206,8 @@ def show_embetter(names, n_repeats):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=[*NETWORKS])
-    parser.add_argument("--pictures", type=int, default=128)
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--pictures", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
     X = random_pictures(args.pictures)
     print(

@@ -39,7 +39,7 @@ WEIGHTS = {
     "squeezenet1_1": "squeezenet1_1-torchvision.fp16.safetensors",
     "mobilenet_v2": "mobilenet_v2-tf2ptq.fp16.safetensors",
 }
-MAX_PICTURES = 200  # of each part
+MAX_PICTURES = 100  # of each part
 BATCH_SIZE = 32
 WORKERS = (0, 1, 2)
 CLAIMED_RATE = 1.5
@@ -146,7 +146,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     default = Path(__file__).parents[2] / "shared"
     parser.add_argument("--shared", type=Path, default=default)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
     if not args.shared.is_dir():
         parser.error(f"--shared: there is no folder {args.shared}")

@@ -15,6 +15,7 @@ from skorch.history import History
 
 from sktl._archive import read_archive, write_archive
 from sktl._plain_data import encode, to_json
+from sktl.exceptions import ModelFileError
 
 KIND = "training"
 FIELDS = {
@@ -34,20 +35,23 @@ REMEMBERED = {
         "best_model_weights_",
     ),
     EpochScoring: ("best_score_",),
-    LRScheduler: ("lr_scheduler_",),
+    LRScheduler: ("lr_scheduler_", "batch_idx_"),
     PassthroughScoring: ("best_score_",),
 }
 
 
 # What may differ between a run and its continuation.
 IRRELEVANT = ("cache", "checkpoint", "n_jobs", "verbose")
+# How far objects in objects are described; some hold one another.
+MOST_LEVELS = 4
 
 
 class Checkpoint:
     """The file of one run of training; of several runs, the last one's is kept.
 
-    A run is told from others by its parameters, rows, labels and first weights;
-    callbacks and functions among the parameters count by their class only.
+    A run is told from others by its parameters, rows, labels, device, first weights
+    and the optimizer's first state. Of functions among the parameters, the name counts;
+    of callbacks and other objects, the class and the public attributes.
 
     Parameters
     ----------
@@ -76,7 +80,13 @@ class Checkpoint:
         """
         if self.path is None or not Path(self.path).exists():
             return 0
-        content = read_archive(self.path, KIND, FIELDS)
+        try:
+            content = read_archive(self.path, KIND, FIELDS)
+        except ModelFileError as error:
+            raise ModelFileError(
+                f"checkpoint={str(self.path)!r} is there, but no training can go on "
+                f"from it: {error} Delete it to begin anew, or pass another path."
+            ) from error
         if content["run"] != self.run:  # another run's: it will be replaced
             return 0
         net = self.net
@@ -85,7 +95,7 @@ class Checkpoint:
         net.optimizer_.load_state_dict(content["optimizer"])
         net.history_ = History(content["history"])
         for name, callback in net.callbacks_:
-            _remember(callback, content["callbacks"].get(name, {}))
+            _remember(callback, content["callbacks"][name])
         cpu, *cuda = content["generators"]
         torch.default_generator.set_state(cpu)
         for state in cuda:
@@ -102,7 +112,8 @@ class Checkpoint:
             "module": dict(net.module_.state_dict()),
             "optimizer": net.optimizer_.state_dict(),
             "generators": _generators(net.device),
-            "history": [dict(row) for row in net.history],
+            # Losses of single batches would soon take more than all the weights.
+            "history": [dict(row) | {"batches": []} for row in net.history],
             "callbacks": {name: _remembered(cb) for name, cb in net.callbacks_},
         }
         write_archive(self.path, KIND, content)
@@ -116,21 +127,32 @@ def _digest(net, dataset, epochs):
         for name, value in sorted(parameters.items())
         if name not in IRRELEVANT
     }
-    digest = hashlib.sha256(to_json([epochs, len(net.history), settings]).encode())
+    state, tensors = encode([net.module_.state_dict(), net.optimizer_.state_dict()])
+    plain = [epochs, len(net.history), net.device.type, settings, state]
+    digest = hashlib.sha256(to_json(plain).encode())
     X = dataset.X if isinstance(dataset.X, dict) else {"": dataset.X}
-    weights = {n: t.cpu().numpy() for n, t in net.module_.state_dict().items()}
-    for name, array in [*X.items(), ("y", dataset.y), *weights.items()]:
+    arrays = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
+    for name, array in [*X.items(), ("y", dataset.y), *arrays.items()]:
         array = np.ascontiguousarray(array)
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
         digest.update(array.data)
     return digest.hexdigest()
 
 
-def _plain(value):
+def _plain(value, depth=0):
+    """Plain data that differ where values do; what has no form is described."""
     try:
         return encode(value)[0]
     except TypeError:
-        return type(value).__qualname__
+        pass
+    if isinstance(value, list | tuple):
+        return [_plain(item, depth) for item in value]
+    if hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}"
+    # Private attributes, and those that training sets, differ from run to run.
+    own = sorted(getattr(value, "__dict__", {}).items()) if depth < MOST_LEVELS else []
+    public = [pair for pair in own if pair[0][0] != "_" and pair[0][-1] != "_"]
+    return [_plain(type(value)), [[name, _plain(v, depth + 1)] for name, v in public]]
 
 
 def _generators(device):
@@ -140,10 +162,13 @@ def _generators(device):
     )
 
 
-def _remembered(callback):
+def _names(callback):
     kinds = [kind for kind in REMEMBERED if isinstance(callback, kind)]
-    names = [name for kind in kinds for name in REMEMBERED[kind]]
-    values = {name: getattr(callback, name) for name in names}
+    return [name for kind in kinds for name in REMEMBERED[kind]]
+
+
+def _remembered(callback):
+    values = {name: getattr(callback, name) for name in _names(callback)}
     return {
         name: value.state_dict() if hasattr(value, "load_state_dict") else value
         for name, value in values.items()
@@ -151,8 +176,8 @@ def _remembered(callback):
 
 
 def _remember(callback, values):
-    for name, value in values.items():
-        own = getattr(callback, name)
+    for name in _names(callback):
+        own, value = getattr(callback, name), values[name]
         if hasattr(own, "load_state_dict"):
             own.load_state_dict(value)
         else:

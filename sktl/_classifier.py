@@ -14,20 +14,10 @@ from sktl._finetuning import FineTunedNetwork
 from sktl._image_input import IMAGE_CONSTRAINTS, ImageInputMixin
 from sktl._labels import check_labels, list_classes
 from sktl._model_file import ModelFileMixin
-from sktl._training import FrozenPrefixNet
+from sktl._training import FrozenPrefixNet, has_epochs
 
 COUNT = Interval(Integral, 1, None, closed="left")
 RATE = Interval(Real, 0, None, closed="neither")
-
-
-def _has_epochs(classifier):
-    """Whether training is by epochs, to which others can be added."""
-    if classifier.strategy == "linear_probe" and not classifier.hidden_units:
-        raise AttributeError(
-            "strategy='linear_probe' is solved on all rows at once and cannot go "
-            "on from where it was. Use fit, or strategy='lp_ft'."
-        )
-    return True
 
 
 class FineTunedCNNClassifier(ModelFileMixin, ImageInputMixin, FrozenPrefixNet):
@@ -98,7 +88,8 @@ class FineTunedCNNClassifier(ModelFileMixin, ImageInputMixin, FrozenPrefixNet):
     checkpoint : path-like or None, default=None
         File that keeps the state of training after each epoch. After a crash, the same
         `fit` goes on from there to the same weights; any other begins anew. Needs an
-        int as `random_state`.
+        int as `random_state`. Callbacks that are not skorch's begin anew. A `refit` has
+        a file of its own, ending in `.refit`.
     random_state : int, RandomState instance or None, default=None
         Decides random weights, the order of rows and dropout. None differs from call
         to call. Global generators are left as they were.
@@ -181,7 +172,9 @@ class FineTunedCNNClassifier(ModelFileMixin, ImageInputMixin, FrozenPrefixNet):
     True
     """
 
-    _parameter_constraints = IMAGE_CONSTRAINTS | {
+    _parameter_constraints = {
+        **FrozenPrefixNet._parameter_constraints,
+        **IMAGE_CONSTRAINTS,
         "strategy": [
             StrOptions({"linear_probe", "lp_ft", "full", "gradual", "scratch"})
         ],
@@ -319,7 +312,7 @@ class FineTunedCNNClassifier(ModelFileMixin, ImageInputMixin, FrozenPrefixNet):
             self._fit(*rows, goes_on, fit_params, epochs=self.n_epochs_)
         return self
 
-    @available_if(_has_epochs)
+    @available_if(has_epochs)
     def partial_fit(self, X, y, classes=None, sample_weight=None, **fit_params):
         """Go on training from the present weights, for `max_epochs` more epochs.
 
@@ -425,6 +418,11 @@ class FineTunedCNNClassifier(ModelFileMixin, ImageInputMixin, FrozenPrefixNet):
     def _check_params(self):
         super()._check_params()
         make_augment(self.augment)
+        if self.warm_start and self.refit:
+            raise ValueError(
+                "warm_start=True goes on from the weights of the last fit, and "
+                "refit=True begins anew. Set one of them to False."
+            )
         if self.checkpoint is not None and not isinstance(self.random_state, Integral):
             raise ValueError(
                 f"checkpoint={self.checkpoint!r} with random_state="

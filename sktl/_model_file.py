@@ -1,6 +1,8 @@
 """A fitted classifier as a file that runs nothing when it is loaded."""
 
+import contextlib
 import json
+import re
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +15,7 @@ from skorch.history import History
 from sktl._archive import check_tensors, read_archive, write_archive
 from sktl._atomic import replacing
 from sktl._backbones import Preprocessing, rebuild_backbone
+from sktl._labels import list_classes
 from sktl._pictures import Geometry
 from sktl.exceptions import ModelFileError
 
@@ -25,9 +28,14 @@ FIELDS = {
     "history": list,
     "versions": dict,
 }
-# What `fit` learns besides tensors, as far as it was there to learn.
-FITTED = ("classes_inferred_", "value_range_", "n_epochs_")
-OPTIONAL = ("n_features_in_", "feature_names_in_")
+# What `fit` learns besides tensors; of columns only where there are some.
+FITTED = {
+    "classes_inferred_": np.ndarray,
+    "value_range_": tuple | None,
+    "n_epochs_": int,
+}
+OPTIONAL = {"n_features_in_": int, "feature_names_in_": np.ndarray}
+LINEAR_LAYER = r"head\.(\d+\.)?weight"
 PACKAGES = ("sktl", "torch", "torchvision", "skorch", "scikit-learn", "numpy")
 
 
@@ -49,14 +57,14 @@ class ModelFileMixin:
         Raises
         ------
         NotFittedError
-            If there is nothing to save yet.
+            If there is nothing to save yet, or `fit` came to no end.
         TypeError
             If a parameter has no form in such a file: a callback, a network or a
             function. With these, use pickle or joblib, for readers who trust you.
         OSError
             If the file cannot be written.
         """
-        self.check_is_fitted()
+        self.check_is_fitted(["module_", *FITTED])
         defaults = type(self)().get_params(deep=False)
         parameters = {
             name: value
@@ -101,19 +109,18 @@ class ModelFileMixin:
         ModelFileError
             If the file is not one of `save`'s, or was changed since; or if the
             installed torchvision has another network under this name.
+        ValueError
+            If there is no such parameter, or it cannot have this value.
         """
         content = read_archive(path, KIND, FIELDS)
-        try:
-            classifier = cls(**content["parameters"] | parameters)
+        with _errors_of(path, content):
+            _check_names(content["parameters"], cls().get_params(deep=False))
+            _check_fitted(content)
+            classifier = cls(**content["parameters"])
             classifier._check_params()
+        classifier.set_params(**parameters)._check_params()
+        with _errors_of(path, content):
             classifier._restore(content, path)
-        except (TypeError, KeyError, AttributeError, ValueError) as error:
-            if isinstance(error, ModelFileError):
-                raise
-            raise ModelFileError(
-                f"{str(path)!r} describes no classifier that this version of sktl can "
-                f"build: {error}. It was written with {content['versions']}."
-            ) from error
         return classifier
 
     def _restore(self, content, path):
@@ -121,8 +128,8 @@ class ModelFileMixin:
         saved, tensors = content["backbone"], content["tensors"]
         if self.backbone != saved["name"]:
             raise ValueError(f"its network is {saved['name']!r}")
-        for name in content["fitted"].keys() & {*FITTED, *OPTIONAL}:
-            setattr(self, name, content["fitted"][name])
+        for name, value in content["fitted"].items():
+            setattr(self, name, value)
         self._restored = rebuild_backbone(
             saved["name"],
             saved["structure"],
@@ -174,5 +181,53 @@ def _is_same(value, default):
     )
 
 
+@contextlib.contextmanager
+def _errors_of(path, content):
+    """Say of what goes wrong that it lies in the file."""
+    try:
+        yield
+    except ModelFileError:
+        raise
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
+        raise ModelFileError(
+            f"{str(path)!r} describes no classifier that this version of sktl can "
+            f"build: {error}. It was written with {content['versions']}."
+        ) from error
+
+
+def _check_names(parameters, known):
+    """Raise unless all are parameters: skorch sets others as they come."""
+    for name in parameters:
+        if name.split("__")[0] not in known or name.endswith("_"):
+            raise ValueError(f"there is no parameter {name!r}")
+
+
+def _check_fitted(content):
+    """Raise unless this is what `fit` learns, and the head's widths go with it."""
+    fitted, kinds = content["fitted"], FITTED | OPTIONAL
+    for name in fitted.keys() | FITTED.keys():
+        if name not in kinds or not isinstance(fitted.get(name, ...), kinds[name]):
+            raise ValueError(f"its {name!r} is {fitted.get(name, 'missing')!r}")
+    classes = fitted["classes_inferred_"]
+    if not np.array_equal(classes, list_classes(classes)):
+        raise ValueError("its classes are not in order, or one is there twice")
+    low, high = map(float, fitted["value_range_"] or (0, 1))
+    if not low < high:
+        raise ValueError(f"its range is {low} to {high}")
+    if not all(isinstance(row, dict) for row in content["history"]):
+        raise ValueError("its history does not consist of rows")
+    if fitted["n_epochs_"] not in range(len(content["history"]) + 1):
+        raise ValueError(f"its n_epochs_ is {fitted['n_epochs_']}")
+    tensors = content["tensors"].items()
+    widths = [len(t) for name, t in tensors if re.fullmatch(LINEAR_LAYER, name)]
+    if widths != [*content["parameters"].get("hidden_units", ()), len(classes)]:
+        raise ValueError(f"its head has layers of {widths} units")
+
+
 def _preprocessing(saved):
-    return Preprocessing(**saved | {"geometry": Geometry(**saved["geometry"])})
+    geometry = Geometry(**saved["geometry"])
+    whole = isinstance(geometry.resize, int) and isinstance(geometry.crop, int)
+    numbers = np.array([saved["mean"], saved["std"]])
+    if not whole or numbers.shape != (2, 3) or not np.isfinite(numbers).all():
+        raise ValueError("its pictures are not prepared by three means and deviations")
+    return Preprocessing(**saved | {"geometry": geometry})

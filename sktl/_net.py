@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 import numpy as np
 import torch
+from sklearn.utils._param_validation import StrOptions
 from skorch import NeuralNetClassifier
 from skorch.callbacks import Callback, EarlyStopping
 from skorch.dataset import unpack_data
@@ -53,6 +54,20 @@ class ProgressBar(Callback):
 class CuredNet(NeuralNetClassifier):
     """A `skorch.NeuralNetClassifier` without what scikit-learn's users trip over."""
 
+    _parameter_constraints = {
+        "callbacks": [list, StrOptions({"disable"}), None],
+        "classes": "no_validation",  # refused in words of its own
+        "compile": ["boolean"],
+        "dataset": "no_validation",  # a class or an object
+        "iterator_train": [callable],
+        "iterator_train__shuffle": ["boolean"],
+        "iterator_valid": [callable],
+        "predict_nonlinearity": [callable, StrOptions({"auto"}), None],
+        "torch_load_kwargs": [dict, None],
+        "train_split": [callable, None],
+        "use_caching": ["boolean", StrOptions({"auto"})],
+        "warm_start": ["boolean"],
+    }
     # What `fit` learns, and skorch would set before that.
     history_ = None
     initialized_ = False
@@ -123,6 +138,16 @@ class CuredNet(NeuralNetClassifier):
         names = set(super()._get_param_names()) - {"module", "device"}
         return sorted(name for name in names if name[0] != "_")
 
+    def __repr__(self, N_CHAR_MAX=700):
+        # skorch shows its module, which is no parameter here.
+        defaults = type(self)().get_params(deep=False)
+        changed = [
+            f"{name}={value!r}"
+            for name, value in self.get_params(deep=False).items()
+            if name not in defaults or repr(value) != repr(defaults[name])
+        ]
+        return f"{type(self).__name__}({', '.join(changed)})"[:N_CHAR_MAX]
+
     def get_params_for(self, prefix):
         """As skorch's; a DataLoader takes no NumPy integer as batch size."""
         params = super().get_params_for(prefix)
@@ -178,14 +203,13 @@ class CuredNet(NeuralNetClassifier):
     def _train(self, X, codes, **fit_params):
         """As skorch's `partial_fit`, which swallows Ctrl-C and scores what is left."""
         self.notify("on_train_begin", X=X, y=codes)
-        interruption = None
         try:
             self.fit_loop(X, codes, **fit_params)
         except KeyboardInterrupt as error:
-            interruption = None if _is_early_stop(error) else error
+            if not _is_early_stop(error):
+                self.notify("on_train_end", X=X, y=codes)  # closes the bar, and thaws
+                raise
         self.notify("on_train_end", X=X, y=codes)
-        if interruption:
-            raise interruption
 
     @contextlib.contextmanager
     def _seeded(self):

@@ -10,7 +10,7 @@ import functools
 import json
 import math
 import re
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -51,7 +51,7 @@ def encode(content):
     content : object
         None, bool, int, float, str, a path, a dtype or device of torch, a weights
         entry of torchvision, an optimizer or loss class of torch, a NumPy scalar or
-        1-D array, a tensor; or a list, tuple or dict of these.
+        1-D array, a Counter of these, a tensor; or a list, tuple or dict of all.
 
     Returns
     -------
@@ -178,6 +178,12 @@ def _weights_of(name):
 # Name: (type, from the value to plain data, and back).
 FORMS = {
     "path": (PurePath, str, Path),
+    # As torch's MultiStepLR has it: each item as often as it counts.
+    "counter": (
+        Counter,
+        lambda counter: [_encode_single(item) for item in counter.elements()],
+        lambda items: Counter(_decode(item, {}) for item in items),
+    ),
     "dtype": (
         torch.dtype,
         lambda dtype: str(dtype).removeprefix("torch."),

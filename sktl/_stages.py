@@ -180,15 +180,17 @@ class StagedNetwork:
         graph.output(copies[stop])
         return fx.GraphModule(self.module, graph)
 
-    def resolve_stage(self, unfreeze_from):
-        """Turn the user's `unfreeze_from` into the cut after which training begins.
+    def resolve_stage(self, stage, parameter="unfreeze_from"):
+        """Turn the user's word for a stage into the cut that it begins after.
 
         Parameters
         ----------
-        unfreeze_from : str or int
+        stage : str or int
             A stage name, the path of any block inside one (`"layer4.1"`), a glob over
             stage names (the earliest match counts), `"last"`, or a number of stages
             counted from the head.
+        parameter : str
+            What the user calls it.
 
         Returns
         -------
@@ -201,21 +203,21 @@ class StagedNetwork:
                 "This network has no stage that could be unfrozen: no layer with "
                 'weights before its head. Use strategy="linear_probe" or "full".'
             )
-        if unfreeze_from == "last":
+        if stage == "last":
             return self.stages[-1].start
-        if isinstance(unfreeze_from, Integral) and not isinstance(unfreeze_from, bool):
-            return self._stage_from_head(unfreeze_from).start
-        if not isinstance(unfreeze_from, str):
-            raise UnknownStageError("unfreeze_from", unfreeze_from, names)
-        for stage in self.stages:
-            if fnmatch.fnmatchcase(stage.name, unfreeze_from):
-                return stage.start
+        if isinstance(stage, Integral) and not isinstance(stage, bool):
+            return self._stage_from_head(stage, parameter).start
+        if not isinstance(stage, str):
+            raise UnknownStageError(parameter, stage, names)
+        for known in self.stages:
+            if fnmatch.fnmatchcase(known.name, stage):
+                return known.start
         weights = [name for name, _ in self.module.named_parameters()]
-        if any(is_within(name, unfreeze_from) for name in weights):
+        if any(is_within(name, stage) for name in weights):
             for node in self._nodes_up_to([self._cuts[self.penultimate]]):
-                if is_within(self._names[node], unfreeze_from):
+                if is_within(self._names[node], stage):
                     return self._cut_before(node)
-        raise UnknownStageError("unfreeze_from", unfreeze_from, names)
+        raise UnknownStageError(parameter, stage, names)
 
     def stage_tensors(self, cut=""):
         """Names of what is used after `cut`, by the stage that it belongs to.
@@ -249,10 +251,10 @@ class StagedNetwork:
         """The node of a cut; "" is the image."""
         return self._cuts[self.check_cut(cut)] if cut else next(iter(self._graph.nodes))
 
-    def _stage_from_head(self, n_stages):
+    def _stage_from_head(self, n_stages, parameter):
         if not 1 <= n_stages <= len(self.stages):
             raise ValueError(
-                f"unfreeze_from={n_stages!r} must be between 1 and {len(self.stages)}, "
+                f"{parameter}={n_stages!r} must be between 1 and {len(self.stages)}, "
                 "the number of stages of this network counted from the head; they are "
                 f"{[stage.name for stage in self.stages]}. To train the head alone, "
                 'use strategy="linear_probe".'

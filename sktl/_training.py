@@ -5,10 +5,12 @@ split at a cut, what is frozen is computed once, and the rest is trained on that
 """
 
 import copy
+import os
 
 import numpy as np
 import torch
 from sklearn.utils.class_weight import compute_class_weight
+from sklearn.utils.metadata_routing import _routing_enabled, process_routing
 from sklearn.utils.validation import _check_sample_weight, check_consistent_length
 from skorch.callbacks import EarlyStopping
 from skorch.dataset import ValidSplit, unpack_data
@@ -30,6 +32,16 @@ PREFIX_BATCH_SIZE = 32
 # These begin with the best head on frozen features.
 PROBE_FIRST = ("linear_probe", "lp_ft", "gradual")
 HEAD = "head"
+
+
+def has_epochs(net):
+    """Whether training is by epochs, to which others can be added."""
+    if net.strategy == "linear_probe" and not net.hidden_units:
+        raise AttributeError(
+            "strategy='linear_probe' is solved on all rows at once and cannot go "
+            "on from where it was. Use fit, or strategy='lp_ft'."
+        )
+    return True
 
 
 class KeepBest(EarlyStopping):
@@ -122,7 +134,8 @@ class FrozenPrefixNet(CuredNet):
         if self.reinit_from is None:
             return set()
         network = self._backbone.network
-        stages = network.stage_tensors(network.resolve_stage(self.reinit_from))
+        cut = network.resolve_stage(self.reinit_from, "reinit_from")
+        stages = network.stage_tensors(cut)
         saved = self.module_.saved_names
         return {name for names in stages.values() for name in names if name in saved}
 
@@ -286,31 +299,44 @@ class FrozenPrefixNet(CuredNet):
         With `epochs`, no row is set aside to stop earlier.
         """
         self.check_training_readiness()
-        dataset, valid = self.get_dataset(X, y), None
-        train = dataset
+        dataset = train = self.get_dataset(X, y)
+        valid, checkpoint = None, self.checkpoint
         if epochs is None:
-            train, valid = self.get_split_datasets(dataset, y, **fit_params)
+            asked = self._split_params(fit_params)
+            train, valid = self.get_split_datasets(dataset, y, **asked)
             epochs = self.max_epochs
+        elif checkpoint is not None:
+            checkpoint = f"{os.fspath(checkpoint)}.refit"  # beside that of the search
         if self.strategy in PROBE_FIRST and not self.history:
             self._solve_head(train)
         if self.strategy == "linear_probe" and linear_layer(self.module_.head):
             return self
-        checkpoint = Checkpoint(self.checkpoint, self, dataset, epochs)
+        checkpoint = Checkpoint(checkpoint, self, dataset, epochs)
         for _ in range(checkpoint.n_epochs_done(), epochs):
-            self._run_epoch(train, valid, fit_params)
+            self._run_epoch(train, valid)
             checkpoint.write()
         return self
 
-    def _run_epoch(self, train, valid, fit_params):
+    def _split_params(self, fit_params):
+        """What `train_split` gets: nothing else reads what `fit` has no name for."""
+        if fit_params and self.train_split is None:
+            raise TypeError(
+                f"fit() got an unexpected keyword argument {next(iter(fit_params))!r}. "
+                "It would go to train_split, and there is none."
+            )
+        if not fit_params or not _routing_enabled():
+            return fit_params
+        # Requests for `fit` and `partial_fit` are the same (skorch/net.py, 1.4).
+        return process_routing(self, "fit", **fit_params)["splitter"]["split"]
+
+    def _run_epoch(self, train, valid):
         """As skorch's `fit_loop` does (skorch/net.py, 1.4)."""
         sets = {"dataset_train": train, "dataset_valid": valid}
         batches = self.get_iterator(train, training=True)
         held_out = None if valid is None else self.get_iterator(valid)
         self.notify("on_epoch_begin", **sets)
-        self.run_single_epoch(batches, True, "train", self.train_step, **fit_params)
-        self.run_single_epoch(
-            held_out, False, "valid", self.validation_step, **fit_params
-        )
+        self.run_single_epoch(batches, True, "train", self.train_step)
+        self.run_single_epoch(held_out, False, "valid", self.validation_step)
         self.notify("on_epoch_end", **sets)
 
     def _n_epochs_kept(self):
@@ -360,7 +386,9 @@ class FrozenPrefixNet(CuredNet):
                 features.append(self._run(self.module_.features, x).cpu().numpy())
             codes.append(y.numpy())
             # As they were given: the penalty on the weights of the head does not scale.
-            given = x[WEIGHT].numpy() * self._mean_weight if isinstance(x, dict) else None
+            given = None
+            if isinstance(x, dict):
+                given = x[WEIGHT].numpy() * self._mean_weight
             weights.append(given)
         weights = None if weights[0] is None else np.concatenate(weights)
         solve_head(layer, np.concatenate(features), np.concatenate(codes), weights)

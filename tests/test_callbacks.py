@@ -37,6 +37,7 @@ from sktl.exceptions import UnknownSubmoduleError
 X = np.random.default_rng(0).normal(size=(24, 6)).astype(np.float32)
 Y = (X[:, 0] + X[:, 1] > 0).astype(int)
 BATCH_SIZE = 6
+STAGES = ["block1", "block2", "block3"]
 
 
 class Small(nn.Module):
@@ -466,9 +467,11 @@ def test_unknown_name_survives_pickling():
 
 
 def test_gradual_unfreezing_refuses_lbfgs():
-    net = make_net(GradualUnfreeze(["head"]), optimizer=torch.optim.LBFGS)
+    net = make_net(GradualUnfreeze(STAGES), optimizer=torch.optim.LBFGS)
     with pytest.raises(ValueError, match="LBFGS.*another optimizer"):
         fit(net)
+    net = make_net(GradualUnfreeze(["head"]), optimizer=torch.optim.LBFGS)
+    assert changed(initial_state(), fit(net).module_.state_dict()) == [*STAGES, "head"]
 
 
 # --- between steps, nothing is left of a freeze ---------------------------------------
@@ -730,8 +733,6 @@ def test_training_in_two_goes_equals_one(freeze, method):
 
 
 # --- gradual unfreezing ---------------------------------------------------------------
-
-STAGES = ["block1", "block2", "block3"]
 
 
 def gradually_by_hand(optimizer, layer_decay, scheduler=None, **options):

@@ -261,8 +261,12 @@ def test_partial_fit_learns_all_classes_it_is_told_of(three):
 
 
 def test_partial_fit_of_a_solved_head_is_refused(three):
-    with pytest.raises(ValueError, match="cannot go on"):
-        quick(strategy="linear_probe").partial_fit(*three)
+    clf = quick(strategy="linear_probe")
+    with pytest.raises(AttributeError, match="no attribute 'partial_fit'") as raised:
+        clf.partial_fit(*three)
+    assert "cannot go on from where it was" in str(raised.value.__cause__)
+    clf.set_params(hidden_units=[4]).partial_fit(*three).partial_fit(*three)
+    assert len(clf.history) == 4
 
 
 def test_head_is_solved_without_the_validation_rows(digits):

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +61,7 @@ VALUES = {
     "strings": ["", "ä\n\x00", '{"float":"nan"}', "\ud800", "$"],
     "tuple": (1, (2.0, ()), [3, (None,)]),
     "dict": {"b": 1, "a": {"tensor": "x"}, 3: "int key", None: 0, True: 2},
+    "counter": Counter([3, 3, "a", 0.5, 3, None]),
     "path": Path("some where/file.safetensors"),
     "dtype": torch.bfloat16,
     "device": [torch.device("cpu"), torch.device("cuda:1")],

@@ -413,6 +413,42 @@ PARAMETERS = [
         ValueError,
         r"unfreeze_from=0 must be between 1 and 4.*'stem'.*strategy=\"linear_probe\"",
     ),
+    (
+        "hidden_units 0",
+        train(hidden_units=(64, 0)),
+        ValueError,
+        r"hidden_units=\(64, 0\) holds 0\. Pass the widths.*\(\) for none",
+    ),
+    (
+        "dropout 1",
+        train(dropout=1.0),
+        ValueError,
+        parameter("dropout", "1.0", r"\[0.0, 1.0\)", CLASSIFIER),
+    ),
+    (
+        "augment typo",
+        train(augment=("flip", "crops")),
+        ValueError,
+        r"'crops' is no name\. Pass None, one of 'flip', 'crop', 'color'",
+    ),
+    (
+        "class_weight word",
+        train(class_weight="balance"),
+        ValueError,
+        parameter("class_weight", "'balance'", "'balanced'", CLASSIFIER),
+    ),
+    (
+        "refit and warm_start",
+        train(refit=True, warm_start=True),
+        ValueError,
+        r"warm_start=True goes on .* refit=True begins anew\. Set one",
+    ),
+    (
+        "checkpoint without a seed",
+        train(checkpoint="run.safetensors"),
+        ValueError,
+        r"checkpoint='run.safetensors' with random_state=None.*Pass an int",
+    ),
     ("lr 0", train(lr=0), ValueError, parameter("lr", "0", "inf", CLASSIFIER)),
     (
         "lr text",

@@ -1,0 +1,232 @@
+"""What surrounds training: callbacks, bars, Ctrl-C, searches, copies, chance."""
+
+import os
+import pickle
+import random
+import signal
+import threading
+
+import numpy as np
+import pytest
+import torch
+from joblib import Parallel, delayed
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV
+from skorch import callbacks as skorch_callbacks
+from skorch.callbacks import Callback
+from skorch.dataset import ValidSplit
+from torch import nn
+from tqdm import tqdm
+
+from sktl import FineTunedCNNClassifier
+
+BY_EPOCHS = ["lp_ft", "full", "gradual", "scratch"]
+Y = np.arange(36) % 3
+NOISE = np.random.default_rng(3).permutation(Y)  # labels that cannot be learnt
+X = np.random.default_rng(0).integers(0, 200, (36, 8, 8, 3)).astype(np.uint8)
+X[..., 0] += (20 * Y).astype(np.uint8)[:, None, None]  # something to learn
+STOP = {"early_stopping": True, "validation_fraction": 0.2}
+
+
+@pytest.fixture
+def make(tiny_network):
+    """Make a classifier that is trained in a moment."""
+
+    def make(strategy="lp_ft", **params):
+        defaults = {
+            "strategy": strategy,
+            "backbone": tiny_network,
+            "image_size": 8,
+            "batch_size": 12,
+            "max_epochs": 2,
+            "device": "cpu",
+            "precision": "float32",
+            "random_state": 0,
+        }
+        return FineTunedCNNClassifier(**defaults | params)
+
+    return make
+
+
+def state_of(clf):
+    return {n: t.clone() for n, t in clf.module_.state_dict().items()}
+
+
+def is_same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+# ---- the head
+
+
+def test_dropout_comes_before_each_layer_of_the_head(make):
+    head = make(hidden_units=(6, 5), dropout=0.3).fit(X, Y).module_.head
+    kinds = [nn.Dropout, nn.Linear, nn.ReLU, nn.Dropout, nn.Linear, nn.ReLU]
+    assert [type(layer) for layer in head] == [*kinds, nn.Dropout, nn.Linear]
+    widths = [(m.in_features, m.out_features) for m in head if type(m) is nn.Linear]
+    assert widths == [(8, 6), (6, 5), (5, 3)]
+    assert {m.p for m in head if type(m) is nn.Dropout} == {0.3}
+
+
+def test_head_with_dropout_is_solved_as_one_without(make):
+    plain = make("linear_probe").fit(X, Y)
+    dropout = make("linear_probe", dropout=0.5).fit(X, Y)
+    assert np.array_equal(plain.predict_proba(X), dropout.predict_proba(X))
+
+
+@pytest.mark.parametrize("hidden_units", [(0,), (5, 2.5), ("8",)])
+def test_impossible_widths_are_named(make, hidden_units):
+    with pytest.raises(ValueError, match=r"hidden_units=.*Pass the widths"):
+        make(hidden_units=hidden_units).fit(X, Y)
+
+
+@pytest.mark.parametrize("hidden_units", [(), (5,)])
+@pytest.mark.parametrize("strategy", BY_EPOCHS)
+def test_training_in_three_goes_has_as_many_epochs(make, strategy, hidden_units):
+    clf = make(strategy, warm_start=True, hidden_units=hidden_units).fit(X, Y)
+    clf.partial_fit(X, Y).fit(X, Y)
+    assert len(clf.history) == clf.n_epochs_ == 6
+
+
+# ---- callbacks, bars, Ctrl-C
+
+
+def test_callbacks_of_skorch_work(make, tmp_path, capsys):
+    scheduler = torch.optim.lr_scheduler.StepLR
+    clf = make(
+        max_epochs=30,
+        train_split=ValidSplit(3, stratified=True),
+        verbose=1,
+        callbacks=[
+            skorch_callbacks.ProgressBar(),  # which an early stop must not overtake
+            skorch_callbacks.EarlyStopping(patience=2, threshold=10.0),
+            skorch_callbacks.LRScheduler(scheduler, step_size=1, gamma=0.5),
+            skorch_callbacks.Checkpoint(dirname=tmp_path),
+            ("f1", skorch_callbacks.EpochScoring("f1_macro", lower_is_better=False)),
+        ],
+    ).fit(X, Y)
+    # The stop comes before the third step of the schedule.
+    assert len(clf.history) == 3
+    rates = [group["lr"] for group in clf.optimizer_.param_groups]
+    assert sorted(rates) == pytest.approx([1e-4 / 4, 1e-3 / 4])
+    assert (tmp_path / "params.pt").exists()
+    assert "f1_macro" in clf.history[0]
+    assert not tqdm._instances
+
+
+@pytest.mark.parametrize("strategy", BY_EPOCHS)
+def test_bar_shows_images_per_second_if_asked(make, capfd, strategy):
+    make(strategy).fit(X, Y)
+    assert capfd.readouterr() == ("", "")
+    make(strategy, verbose=1).fit(X, Y)
+    shown = capfd.readouterr().err
+    assert "2/2" in shown
+    assert "images/s=" in shown
+    assert ("phase=unfreeze" in shown) == (strategy in ("lp_ft", "gradual"))
+
+
+class Interrupt(Callback):
+    """Ctrl-C in the middle of a step."""
+
+    def __init__(self, real):
+        self.real = real
+
+    def on_grad_computed(self, net, **kwargs):
+        if not self.real:
+            raise KeyboardInterrupt
+        os.kill(os.getpid(), signal.SIGINT)
+        threading.Event().wait(5)  # for the signal
+
+
+@pytest.mark.parametrize("real", [True, False])
+@pytest.mark.parametrize("strategy", ["full", "gradual"])
+def test_interruption_raises_and_leaves_neither_bar_nor_freeze(make, strategy, real):
+    clf = make(strategy, verbose=1, callbacks=[("interrupt", Interrupt(real))])
+    bars = set(tqdm._instances)
+    with pytest.raises(KeyboardInterrupt):
+        clf.fit(X, Y)
+    assert bars.issuperset(tqdm._instances)
+    assert not clf.optimizer_._optimizer_step_pre_hooks
+    assert all(p.requires_grad for p in clf.module_.tail.parameters())
+    clf.set_params(callbacks__interrupt=None, verbose=0)
+    assert len(clf.fit(X, Y).history) == 2
+
+
+# ---- scikit-learn's tools
+
+
+@pytest.mark.parametrize(
+    ("strategy", "grid"),
+    [
+        ("lp_ft", {"strategy": ["full", "gradual"]}),
+        ("full", {"hidden_units": [(), (5,)]}),
+        ("full", {"layer_decay": [1.0, 0.1]}),
+        ("lp_ft", {"augment": [None, ("flip", "color")]}),
+        ("gradual", {"callbacks__unfreeze__epochs_per_stage": [1, 2]}),
+        ("full", {"callbacks__early_stopping__patience": [1, 40]}),
+    ],
+)
+def test_grid_search_tells_settings_apart(make, strategy, grid):
+    clf = make(strategy, lr=0.1, max_epochs=8)
+    if "callbacks__early_stopping__patience" in grid:
+        clf.set_params(max_epochs=40, **STOP)
+    search = GridSearchCV(clf, grid, cv=2, scoring="neg_log_loss", error_score="raise")
+    first, second = search.fit(X, NOISE).cv_results_["mean_test_score"]
+    assert first != second
+
+
+@pytest.mark.parametrize("strategy", BY_EPOCHS)
+def test_fitted_net_survives_pickle_and_clone(make, strategy):
+    params = {"hidden_units": (5,), "augment": "flip", **STOP}
+    clf = make(strategy, **params).fit(X, Y)
+    again = pickle.loads(pickle.dumps(clf))
+    assert np.array_equal(again.predict_proba(X), clf.predict_proba(X))
+    assert again.n_epochs_ == clf.n_epochs_
+    assert len(again.partial_fit(X, Y).history) > len(clf.history)
+    fresh = clone(clf)
+    with pytest.raises(NotFittedError):
+        fresh.predict_log_proba(X)
+    assert is_same(state_of(fresh.fit(X, Y)), state_of(clf))
+
+
+RANDOM = {"hidden_units": (5,), "dropout": 0.2, "reinit_from": "conv2"}
+
+
+@pytest.mark.parametrize("augment", [None, "flip", "crop", "color"])
+@pytest.mark.parametrize("strategy", BY_EPOCHS)
+def test_random_state_alone_decides_and_global_generators_rest(make, strategy, augment):
+    params = RANDOM | {"augment": augment, **STOP}
+    clf = make(strategy, **params)
+    first = state_of(clf.fit(X, Y))
+    torch.manual_seed(5), np.random.seed(5), random.seed(5)
+    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    second = state_of(clf.fit(X, Y))
+    clf.predict(X)
+    assert is_same(first, second)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.array_equal(np.random.get_state()[1], before[1])
+    assert random.getstate() == before[2]
+    other = state_of(clf.set_params(random_state=1).fit(X, Y))
+    assert not is_same(first, other)
+
+
+def fit_mini(strategy):
+    clf = FineTunedCNNClassifier(
+        strategy=strategy,
+        image_size=16,
+        max_epochs=1,
+        augment=("flip", "crop", "color"),
+        device="cpu",
+        random_state=0,
+        hidden_units=(5,),
+    )
+    return clf.fit(X, Y).predict_proba(X)
+
+
+@pytest.mark.slow
+def test_random_state_decides_in_other_processes_too():
+    strategies = ["lp_ft", "gradual", "scratch"]
+    here = [fit_mini(strategy) for strategy in strategies]
+    there = Parallel(n_jobs=2)(delayed(fit_mini)(s) for s in strategies)
+    np.testing.assert_allclose(there, here, rtol=1e-5)

@@ -10,7 +10,6 @@ import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
-from typing import NamedTuple
 
 import joblib
 import numpy as np
@@ -21,24 +20,16 @@ from tqdm import tqdm
 from sktl._backbones import Backbone
 from sktl._engine import Engine, is_out_of_memory
 from sktl._fusion import fuse_batch_norms
-from sktl._images import decoding_stack, fit_to
-from sktl._store import fingerprint, make_key, open_store
-from sktl.exceptions import (
-    BatchSizeWarning,
-    ImageReadError,
-    ImageSizeWarning,
-    warn_caller,
-)
+from sktl._images import decoding_stack
+from sktl._run import Run
+from sktl._store import fingerprint
+from sktl.exceptions import BatchSizeWarning, warn_caller
 
 # Blocks bound the memory that decoded images take, whatever the length of X; two are
 # in memory at a time.
 IMAGES_PER_BLOCK = 256
-# Beyond this ratio of a picture's short side to the network's, detail is lost.
-MUCH_LARGER = 4
 # As installed: a local build's is in it.
 TORCH_VERSION = version("torch")
-# What most networks see; for those that do, there is hardly a better one to name.
-IMAGENET_SIZE = 224
 
 
 class PixelNetwork(torch.nn.Module):
@@ -182,15 +173,17 @@ class FrozenPrefix:
         n_threads = joblib.effective_n_jobs(self.n_jobs)
         threads = ThreadPoolExecutor(n_threads)
         bar = tqdm(total=len(images), unit=" images", disable=not self.verbose)
-        run, current = _Run(self, images, threads, n_threads), None
+        run, current = Run(self, images, threads, n_threads, bar), None
         try:
-            with bar:
+            with bar, run.claims:
                 for start in range(0, len(images), n_block):
                     rows = range(start, min(start + n_block, len(images)))
                     # One block is decoded while the network is busy with another.
                     current, previous = run.begin(rows), current
-                    run.complete(previous, bar)
-                run.complete(current, bar)
+                    run.complete(previous)
+                run.complete(current)
+                while run.left:
+                    run.complete(run.begin_left(n_block))
         finally:
             threads.shutdown(cancel_futures=True)
         return run.finish(on_error)
@@ -269,154 +262,3 @@ def _place(network, cuts, mean, std, pooling, device, dtype):
     module = PixelNetwork(module, mean, std, pooling, channels_last)
     module = module.eval().requires_grad_(False)
     return module.to(device=device, memory_format=torch.channels_last)
-
-
-class _Block(NamedTuple):
-    """Some rows on their way: what is known of them, and what is being decoded."""
-
-    rows: range
-    pictures: dict  # row -> Picture; unreadable ones are absent
-    keys: dict  # row -> tuple of keys, one per cut
-    found: dict  # key -> activation
-    missing: dict  # tuple of keys -> the row that is decoded for it
-    decoding: dict  # row -> future of pixels, or of None where that failed
-
-
-class _Run:
-    """One pass over the images of one X, block after block.
-
-    A block begins (read, look up, start decoding) before the one ahead of it is
-    completed (compute, keep, write), so at most two are in memory.
-    """
-
-    def __init__(self, prefix, images, threads, n_threads):
-        self.prefix = prefix
-        self.images = images
-        self.threads = threads
-        # Handing a file's reading to a single thread takes longer than reading it.
-        self.map = threads.map if n_threads > 1 else map
-        # The cut "" freezes nothing: there is nothing worth keeping.
-        self.store = open_store(prefix.cache if prefix.cuts != ("",) else None)
-        self.fingerprints = prefix.fingerprints()
-        self.outputs = None
-        # Filled by several threads: list.append and list.extend are atomic.
-        self.failures = []
-        self.large = []
-        self.computed = {}  # of the last completed block
-        self.n_hits = 0
-
-    def begin(self, rows):
-        """Read the images of some rows, and decode those that the store lacks."""
-        opened = zip(rows, self.map(self._read, rows), strict=True)
-        pictures = {row: picture for row, picture in opened if picture}
-        keys = {row: self._keys(picture) for row, picture in pictures.items()}
-        found = self.store.get([key for row_keys in keys.values() for key in row_keys])
-        # One row per content: equal images are computed once.
-        missing = {
-            row_keys: row
-            for row, row_keys in keys.items()
-            if not all(key in found for key in row_keys)
-        }
-        decoding = {
-            row: self.threads.submit(self._decode, pictures[row])
-            for row in missing.values()
-        }
-        return _Block(rows, pictures, keys, found, missing, decoding)
-
-    def complete(self, block, bar):
-        """Compute what is missing of a block, and fill in its rows of the outputs."""
-        if block is None:  # before the first
-            return
-        known = block.found | self.computed
-        self.computed = self._compute(block, known)
-        known |= self.computed
-        for row, row_keys in block.keys.items():
-            if all(key in known for key in row_keys):
-                self._write(row, [known[key] for key in row_keys])
-            elif row != block.missing[row_keys]:
-                self._decode(block.pictures[row])  # fails as its equal did; say so too
-        self.n_hits += len(block.keys) - sum(
-            row_keys in block.missing for row_keys in block.keys.values()
-        )
-        bar.set_postfix(hits=self.n_hits, refresh=False)
-        bar.update(len(block.rows))
-
-    def finish(self, on_error):
-        """Report what could not be read, and return the outputs."""
-        failures = sorted(self.failures)
-        if failures and on_error == "raise":
-            raise ImageReadError(failures)
-        sees_little = self.prefix.backbone.preprocessing.geometry.crop < IMAGENET_SIZE
-        if sees_little and len(self.large) > len(self.images) / 2:
-            self._warn_large()
-        if self.outputs is None:  # not one image could be read
-            shapes = self.prefix.output_shapes()
-            self._allocate([np.empty(shape, np.float32) for shape in shapes])
-        if failures:
-            warn_caller(f"{ImageReadError(failures)}", UserWarning)
-            for output in self.outputs:
-                output[[row for row, _, _ in failures]] = np.nan
-        return self.outputs
-
-    def _read(self, row):
-        try:
-            return self.images[row]
-        except ImageReadError as error:
-            self.failures.extend(error.failures)
-
-    def _decode(self, picture):
-        geometry = self.prefix.backbone.preprocessing.geometry
-        try:
-            pixels = picture.pixels()
-        except ImageReadError as error:
-            self.failures.extend(error.failures)
-            return None
-        if min(pixels.shape[:2]) > MUCH_LARGER * geometry.crop:
-            self.large.append(pixels.shape)
-        return fit_to(pixels, geometry)
-
-    def _keys(self, picture):
-        digest = picture.digest()
-        return tuple(make_key(digest, print_) for print_ in self.fingerprints)
-
-    def _compute(self, block, known):
-        """Pass through the network what nobody has computed, and keep it."""
-        decoded = {
-            row_keys: pixels
-            for row_keys, row in block.missing.items()
-            # The block before may have held an equal image.
-            if not all(key in known for key in row_keys)
-            and (pixels := block.decoding[row].result()) is not None
-        }
-        if not decoded:
-            return {}
-        outputs = self.prefix.compute(np.stack(list(decoded.values())))
-        computed = {
-            key: output[n]
-            for n, row_keys in enumerate(decoded)
-            for key, output in zip(row_keys, outputs, strict=True)
-        }
-        self.store.put(computed)
-        return computed
-
-    def _write(self, row, activations):
-        if self.outputs is None:
-            self._allocate(activations)
-        for output, activation in zip(self.outputs, activations, strict=True):
-            output[row] = activation
-
-    def _allocate(self, examples):
-        n = len(self.images)
-        self.outputs = [np.empty((n, *e.shape), e.dtype) for e in examples]
-
-    def _warn_large(self):
-        backbone = self.prefix.backbone
-        side = backbone.preprocessing.geometry.crop
-        warn_caller(
-            f"{len(self.large)} of {len(self.images)} images are more than "
-            f"{MUCH_LARGER} times as large as the {side} pixels that "
-            f"backbone={backbone.name!r} sees: their detail is lost. Networks such as "
-            "'mobilenet_v3_small', 'resnet18' or 'efficientnet_b0' see 224 pixels; or "
-            "pass a larger image_size.",
-            ImageSizeWarning,
-        )

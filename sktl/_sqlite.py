@@ -37,10 +37,10 @@ _DTYPE = re.compile(rb"[<>|][biufc]\d{1,2}")
 # The first 8 bytes of a key find its row, the checksum proves all 32: an index of
 # whole keys is twice as large, and small transactions rewrite most of it.
 _SETUP = (
+    "PRAGMA synchronous = OFF",  # first: the others already write
     "PRAGMA page_size = 16384",
     "PRAGMA auto_vacuum = INCREMENTAL",
     "PRAGMA journal_mode = WAL",
-    "PRAGMA synchronous = OFF",
     "PRAGMA cache_size = -16384",
     "PRAGMA secure_delete = OFF",
     "PRAGMA trusted_schema = OFF",
@@ -49,6 +49,8 @@ _SETUP = (
     "(prefix INTEGER PRIMARY KEY, id INTEGER, last_day INTEGER, size INTEGER)",
     "CREATE TABLE IF NOT EXISTS numbers "
     "(id INTEGER PRIMARY KEY, dtype BLOB, shape BLOB, payload BLOB, checksum BLOB)",
+    "CREATE TABLE IF NOT EXISTS claims "
+    "(prefix INTEGER PRIMARY KEY, owner BLOB, beat INTEGER)",
 )
 _TROUBLE = (sqlite3.Error, OSError, OverflowError)
 # Result codes that accuse the place; all others accuse the file.
@@ -97,6 +99,20 @@ class Database:
                 "time. Make room, or pass a directory that can be written."
             )
 
+    def claim(self, keys, owner, void):
+        return self._try_on_claims(_claim_rows, keys, owner, void) or {}
+
+    def refresh(self, owner):
+        self._try_on_claims(_refresh_rows, owner)
+
+    def disclaim(self, keys, owner):
+        self._try_on_claims(_disclaim_rows, keys, owner)
+
+    def _try_on_claims(self, work, *args):
+        # Where nothing can be written, one wait for a lock is enough.
+        with contextlib.suppress(OSError):
+            return self._attempt(work, *args, fails_with=_write_rows)
+
     def size(self):
         if not self._files():
             return 0, 0
@@ -131,9 +147,10 @@ class Database:
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
 
-    def _attempt(self, work, *args):
+    def _attempt(self, work, *args, fails_with=None):
         """Do `work` on a live connection, setting a damaged file aside if need be."""
-        until, reason = self._failed.get(work, (0, ""))
+        name = fails_with or work
+        until, reason = self._failed.get(name, (0, ""))
         if time.monotonic() < until:
             raise OSError(reason)
         for is_retry in (False, True):
@@ -141,7 +158,7 @@ class Database:
                 return work(self._connected(), *args)
             except _TROUBLE as error:
                 if is_retry or not _accuses_file(error):
-                    self._failed[work] = time.monotonic() + _REST_SECONDS, str(error)
+                    self._failed[name] = time.monotonic() + _REST_SECONDS, str(error)
                     raise OSError(str(error)) from error
                 self._set_aside(error)
 
@@ -307,6 +324,30 @@ def _write_rows(connection, items):
                 "(SELECT 1 FROM entries WHERE prefix = ?6 AND id = ?1)",
                 ((id_, *_encode(k, v), _prefix(k)) for id_, (k, v) in numbered),
             )
+
+
+def _claim_rows(connection, keys, owner, void):
+    asked = {_prefix(key): key for key in keys}
+    with _transaction(connection, "IMMEDIATE"):
+        drop = "DELETE FROM claims WHERE owner IS ?"
+        connection.executemany(drop, [(other,) for other in void])
+        add = "INSERT OR IGNORE INTO claims VALUES (?, ?, 0)"
+        pairs = [(prefix, owner) for prefix in sorted(asked)]
+        if connection.executemany(add, pairs).rowcount == len(asked):
+            return {}
+        held = "SELECT prefix, owner, beat FROM claims WHERE prefix IN"
+        rows = list(_select(connection, held, sorted(asked)))
+    return {asked[prefix]: (who, beat) for prefix, who, beat in rows if who != owner}
+
+
+def _refresh_rows(connection, owner):
+    connection.execute("UPDATE claims SET beat = beat + 1 WHERE owner = ?", (owner,))
+
+
+def _disclaim_rows(connection, keys, owner):
+    drop = "DELETE FROM claims WHERE prefix = ? AND owner = ?"
+    with _transaction(connection, "IMMEDIATE"):
+        connection.executemany(drop, [(_prefix(key), owner) for key in keys])
 
 
 def _count_rows(connection):

@@ -72,13 +72,16 @@ class Store:
         # Elsewhere it is the store of that name in that process.
         return open_store, (self._cache,)
 
-    def get(self, keys):
-        """Look `keys` up: a dict of read-only arrays, from which misses are absent."""
+    def get(self, keys, again=False):
+        """Look `keys` up: a dict of read-only arrays, from which misses are absent.
+
+        Keys that were missed and are asked for `again` are not counted twice.
+        """
         with _lock:
             found = self._shelf.read(keys)
             n_hits = sum(key in found for key in keys)
             self._hits += n_hits
-            self._misses += len(keys) - n_hits
+            self._misses -= n_hits if again else n_hits - len(keys)
         return found
 
     def put(self, items):
@@ -89,6 +92,27 @@ class Store:
         with _lock:
             self._computed += len(items)
             self._shelf.write(items)
+
+    @property
+    def is_shared(self):
+        """Whether other processes use it too, so that claims make sense."""
+        return isinstance(self._shelf, Database)
+
+    def claim(self, keys, owner, void=()):
+        """Claim `keys`; return who has the others, as a dict key -> (owner, beat).
+
+        What the owners in `void` had claimed is free. `refresh` changes the beat.
+        """
+        with _lock:
+            return self._shelf.claim(keys, owner, void)
+
+    def refresh(self, owner):
+        with _lock:
+            self._shelf.refresh(owner)
+
+    def disclaim(self, keys, owner):
+        with _lock:
+            self._shelf.disclaim(keys, owner)
 
     def info(self):
         with _lock:

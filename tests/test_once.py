@@ -5,7 +5,10 @@ the counters of the store take no part.
 """
 
 import hashlib
+import subprocess
 import sys
+import threading
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -24,10 +27,11 @@ CLASSES = np.arange(N_IMAGES) % 3
 
 
 class Recorder:
-    """Forward hook: a line in a file for each picture in a batch."""
+    """Forward hook: a line in a file for each picture in a batch, and a rest."""
 
-    def __init__(self, path):
+    def __init__(self, path, seconds=0):
         self.path = path
+        self.seconds = seconds
 
     def __call__(self, layer, inputs, output):
         (pictures,) = inputs  # (n, 3, h, w)
@@ -39,6 +43,7 @@ class Recorder:
         ]
         with open(self.path, "a") as file:
             file.writelines(f"{digest}\n" for digest in digests)
+        time.sleep(self.seconds)
 
     def counts(self):
         return Counter(Path(self.path).read_text().split())
@@ -111,15 +116,72 @@ def test_other_extractor_parameters_pass_each_image_once_each(
     assert list(recorder.counts().values()) == [2] * N_IMAGES
 
 
+@pytest.mark.parametrize("cache", ["memory", "directory"])
+def test_threads_that_meet_pass_each_image_once(
+    cache, images, tiny_network, recorder, tmp_path
+):
+    clear_cache()
+    recorder.seconds = 0.01
+    cache = cache if cache == "memory" else tmp_path / "features"
+    features = PretrainedFeatureExtractor(tiny_network, image_size=16, cache=cache)
+    features.fit(images[:1])
+    threads = [
+        threading.Thread(target=features.transform, args=[part])
+        for part in (images, images[::-1], images[20:])
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert list(recorder.counts().values()) == [1] * N_IMAGES
+
+
 @pytest.mark.slow
-def test_processes_find_what_another_kept_in_the_directory(
+def test_processes_that_begin_together_pass_each_image_once(
     images, tiny_network, recorder, in_processes, tmp_path
 ):
-    """The pass is here; of a directory that is still empty, two may begin together."""
-    model = search(tiny_network, tmp_path / "features", n_jobs=2)
-    model.estimator["features"].fit_transform(images)
-    model.fit(images, CLASSES)
+    expected = search(tiny_network, None).fit(images, CLASSES).cv_results_
+    together = search(tiny_network, tmp_path / "first", n_jobs=2)
+    together.fit(images[:15], CLASSES[:15])  # starts the processes
+    Path(recorder.path).unlink()
+    recorder.seconds = 0.05
+    together.set_params(estimator__features__cache=tmp_path / "features")
+    found = together.fit(images, CLASSES).cv_results_
     assert list(recorder.counts().values()) == [1] * N_IMAGES
+    np.testing.assert_array_equal(found["mean_test_score"], expected["mean_test_score"])
+
+
+TRANSFORM = """
+import pickle, sys
+features, images = pickle.load(open(sys.argv[1], "rb"))
+features.fit_transform(images)
+"""
+
+
+@pytest.mark.slow
+def test_what_a_killed_process_had_begun_is_computed_by_the_next(
+    images, tiny_network, recorder, in_processes, tmp_path
+):
+    """Two batches of eight had passed, and were not kept yet."""
+    cloudpickle = pytest.importorskip("cloudpickle")
+    params = {"image_size": 16, "batch_size": 8}
+    features = PretrainedFeatureExtractor(tiny_network, **params, cache=None)
+    expected = features.fit_transform(images)
+    Path(recorder.path).write_text("")
+    recorder.seconds = 2
+    features.set_params(cache=tmp_path / "features")
+    task = tmp_path / "task.pkl"
+    task.write_bytes(cloudpickle.dumps((features, images)))
+    killed = subprocess.Popen([sys.executable, "-c", TRANSFORM, task])
+    while recorder.counts().total() < 16:
+        assert killed.poll() is None
+        time.sleep(0.05)
+    killed.kill()
+    killed.wait()
+    recorder.seconds = 0
+    found = features.fit_transform(images)
+    assert found.tobytes() == expected.tobytes()
+    assert Counter(recorder.counts().values()) == {1: N_IMAGES - 16, 2: 16}
 
 
 @pytest.mark.slow

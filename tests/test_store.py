@@ -401,6 +401,15 @@ def test_counters_say_what_this_process_did(store):
     assert store.info()[:4] == (1, 2, 4, 3)
 
 
+def test_keys_asked_for_again_count_once(store):
+    store.clear()
+    store.put(rows([1]))
+    store.get([key(1), key(2), key(3)])
+    store.put(rows([2]))
+    store.get([key(2), key(3)], again=True)
+    assert store.info()[:2] == (2, 1)
+
+
 def test_clear_empties_and_resets(store):
     store.put(rows(range(5)))
     store.get([key(0), key(9)])

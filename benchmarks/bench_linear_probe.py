@@ -10,7 +10,7 @@ the frozen part gives would need 30 passes for that.
 Every repeat begins with an empty store. Both sides read and decode the files.
 
 Usage: python benchmarks/bench_linear_probe.py [--shared PATH] [--pictures N]
-[--repeats N]. Exits with 1 when the claim fails. About three minutes on two cores.
+[--repeats N]. Exits with 1 when the claim fails. About two minutes on two cores.
 """
 
 import argparse

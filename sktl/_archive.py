@@ -245,8 +245,8 @@ def _read(path, kind):
             raise ValueError(f"its tensors and its {size} bytes do not match")
         tensors = {name: torch.empty(s, dtype=d) for name, (d, s) in specs.items()}
         parts = [_bytes_of(tensors[name]) for name in _in_order(specs)]
-        for part in parts:
-            file.readinto(part)
+        if not all(file.readinto(part) == len(part) for part in parts):
+            raise ValueError("it was cut off while it was read")
     if _digest(kind, plain, specs, parts) != digest:
         raise ValueError("its SHA-256 differs from when it was written")
     return plain, tensors

@@ -171,7 +171,9 @@ def array_pixels(values, value_range):
         levels = levels[..., None]
     if levels.shape[-1] in (2, 4):
         levels = _over_white(levels[..., :-1], levels[..., -1:])
-    return np.array(np.broadcast_to(levels, (*levels.shape[:2], 3)), order="C")
+    if levels.shape[-1] == 1:
+        levels = np.broadcast_to(levels, (*levels.shape[:2], 3))
+    return np.array(levels, order="C")
 
 
 def _to_bytes(values, value_range):

@@ -38,8 +38,6 @@ REMEMBERED = {
     LRScheduler: ("lr_scheduler_", "batch_idx_"),
     PassthroughScoring: ("best_score_",),
 }
-
-
 # What may differ between a run and its continuation.
 IRRELEVANT = ("cache", "checkpoint", "n_jobs", "verbose")
 # How far objects in objects are described; some hold one another.
@@ -156,10 +154,8 @@ def _plain(value, depth=0):
 
 
 def _generators(device):
-    states = [torch.default_generator.get_state()]
-    return (
-        [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
-    )
+    cuda = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+    return [torch.default_generator.get_state(), *cuda]
 
 
 def _names(callback):

@@ -72,7 +72,7 @@ class FineTunedCNNClassifier(ModelFileMixin, ImageInputMixin, FrozenPrefixNet):
         Random changes of the training pictures, new in each epoch: any of `"flip"`,
         `"crop"` and `"color"`, or a function from one picture to another, both uint8
         tensors `(3, h, w)`, such as a transform of `torchvision.transforms.v2`. The
-        frozen part then runs in each epoch.
+        frozen part then runs in each epoch. A head is solved on unchanged pictures.
     class_weight : dict, "balanced" or None, default=None
         Weights of the classes, as in scikit-learn.
     early_stopping : bool, default=False

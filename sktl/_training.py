@@ -31,7 +31,6 @@ from sktl.callbacks import GradualUnfreeze
 PREFIX_BATCH_SIZE = 32
 # These begin with the best head on frozen features.
 PROBE_FIRST = ("linear_probe", "lp_ft", "gradual")
-HEAD = "head"
 
 
 def has_epochs(net):

@@ -8,6 +8,7 @@ import sys
 import warnings
 
 __all__ = [
+    "BatchSizeWarning",
     "CacheWarning",
     "ImageLayoutError",
     "ImageReadError",

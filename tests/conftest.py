@@ -120,3 +120,25 @@ def tiny_network():
         with torch.no_grad():
             network.train()(torch.rand(16, 3, 16, 16))
     return network.eval()
+
+
+@pytest.fixture
+def make(tiny_network):
+    """Make a classifier that is trained in a moment."""
+
+    from sktl import FineTunedCNNClassifier
+
+    def make(strategy="lp_ft", **params):
+        defaults = {
+            "strategy": strategy,
+            "backbone": tiny_network,
+            "image_size": 8,
+            "batch_size": 12,
+            "max_epochs": 2,
+            "device": "cpu",
+            "precision": "float32",
+            "random_state": 0,
+        }
+        return FineTunedCNNClassifier(**defaults | params)
+
+    return make

@@ -12,7 +12,7 @@ from skorch.dataset import ValidSplit
 from torch import nn
 
 import sktl._finetuning
-from sktl import FineTunedCNNClassifier, PretrainedFeatureExtractor
+from sktl import PretrainedFeatureExtractor
 
 STRATEGIES = ["linear_probe", "lp_ft", "full", "gradual", "scratch"]
 BY_EPOCHS = STRATEGIES[1:]
@@ -20,26 +20,6 @@ Y = np.arange(36) % 3
 X = np.random.default_rng(0).integers(0, 200, (36, 8, 8, 3)).astype(np.uint8)
 X[..., 0] += (20 * Y).astype(np.uint8)[:, None, None]  # something to learn
 NAMES = np.array(["a", "b", "c"])
-
-
-@pytest.fixture
-def make(tiny_network):
-    """Make a classifier that is trained in a moment."""
-
-    def make(strategy="lp_ft", **params):
-        defaults = {
-            "strategy": strategy,
-            "backbone": tiny_network,
-            "image_size": 8,
-            "batch_size": 12,
-            "max_epochs": 2,
-            "device": "cpu",
-            "precision": "float32",
-            "random_state": 0,
-        }
-        return FineTunedCNNClassifier(**defaults | params)
-
-    return make
 
 
 def state_of(clf):

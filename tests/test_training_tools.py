@@ -29,26 +29,6 @@ X[..., 0] += (20 * Y).astype(np.uint8)[:, None, None]  # something to learn
 STOP = {"early_stopping": True, "validation_fraction": 0.2}
 
 
-@pytest.fixture
-def make(tiny_network):
-    """Make a classifier that is trained in a moment."""
-
-    def make(strategy="lp_ft", **params):
-        defaults = {
-            "strategy": strategy,
-            "backbone": tiny_network,
-            "image_size": 8,
-            "batch_size": 12,
-            "max_epochs": 2,
-            "device": "cpu",
-            "precision": "float32",
-            "random_state": 0,
-        }
-        return FineTunedCNNClassifier(**defaults | params)
-
-    return make
-
-
 def state_of(clf):
     return {n: t.clone() for n, t in clf.module_.state_dict().items()}
 

@@ -10,9 +10,9 @@ from sklearn.preprocessing import StandardScaler
 
 from sktl._frozen import pool
 
-# Up to so many weights the head is solved by Newton's method: 32 MB of second
-# derivatives, and seconds.
-NEWTON_WEIGHTS = 2000
+# Largest slope at which the head counts as solved; scikit-learn's 1e-4 is seen in the
+# third digit of logits.
+SLOPE = 1e-8
 # How far below the others the logit of a class without examples is put.
 ABSENT = 5.0
 
@@ -119,13 +119,6 @@ def linear_layer(head):
     return layers[0] if len(layers) == 1 else None
 
 
-def _logistic_regression(n_weights):
-    """Newton's steps reach the optimum to the last bits, but hold `n_weights ** 2`."""
-    if n_weights <= NEWTON_WEIGHTS:
-        return LogisticRegression(solver="newton-cholesky", tol=1e-10)
-    return LogisticRegression(max_iter=10_000, tol=1e-6)
-
-
 def solve_head(head, features, codes, sample_weight=None):
     """Set `head` to the logistic regression of `codes` on `features`.
 
@@ -145,7 +138,7 @@ def solve_head(head, features, codes, sample_weight=None):
         return  # nothing to tell apart yet: the first batch of a stream
     features = features.astype(np.float64)
     scaler = StandardScaler().fit(features, sample_weight=sample_weight)
-    model = _logistic_regression(n_weights=head.weight.numel())
+    model = LogisticRegression(tol=SLOPE, max_iter=10_000)
     model.fit(scaler.transform(features), codes, sample_weight)
     coef, intercept = model.coef_, model.intercept_
     if len(coef) == 1:  # two classes: one logit, shared out

@@ -11,6 +11,7 @@ from skorch.utils import is_dataset
 
 from sktl._augment import make_augment
 from sktl._finetuning import FineTunedNetwork
+from sktl._fit_tasks import CallbackSupportMixin, start_fit, with_callbacks
 from sktl._image_input import IMAGE_CONSTRAINTS, ImageInputMixin
 from sktl._labels import check_labels, list_classes
 from sktl._model_file import ModelFileMixin
@@ -20,7 +21,9 @@ COUNT = Interval(Integral, 1, None, closed="left")
 RATE = Interval(Real, 0, None, closed="neither")
 
 
-class FineTunedCNNClassifier(ModelFileMixin, ImageInputMixin, FrozenPrefixNet):
+class FineTunedCNNClassifier(
+    ModelFileMixin, ImageInputMixin, CallbackSupportMixin, FrozenPrefixNet
+):
     """Classify images by a pretrained network whose later part is trained on them.
 
     The network's classifier is replaced by a new linear head. Which of the other
@@ -29,7 +32,8 @@ class FineTunedCNNClassifier(ModelFileMixin, ImageInputMixin, FrozenPrefixNet):
     reads.
 
     This is a skorch net: `history`, `callbacks`, `optimizer__*`, `iterator_train__*`
-    and the rest work as in any other.
+    and the rest work as in any other. With scikit-learn 1.9 or later, `set_callbacks`
+    takes its callbacks; each epoch is a task of theirs.
 
     Parameters
     ----------
@@ -276,6 +280,7 @@ class FineTunedCNNClassifier(ModelFileMixin, ImageInputMixin, FrozenPrefixNet):
         self.cache = cache
         self.n_jobs = n_jobs
 
+    @with_callbacks
     def fit(self, X, y, sample_weight=None, **fit_params):
         """Train the network on labelled images.
 
@@ -304,12 +309,14 @@ class FineTunedCNNClassifier(ModelFileMixin, ImageInputMixin, FrozenPrefixNet):
             If images cannot be read; it lists all of them.
         """
         self._check_params()
+        task = start_fit(self, X, y, sample_weight, self._n_epochs_planned())
         images = self._open_images(X, reset=True)
         goes_on = self.warm_start and self.initialized_
         rows = self._label(images, y, sample_weight, reset=not goes_on)
-        self._fit(*rows, goes_on, fit_params)
+        self._fit(*rows, goes_on, task, fit_params)
         if self.early_stopping and self.refit and self.train_split is None:
-            self._fit(*rows, goes_on, fit_params, epochs=self.n_epochs_)
+            self._fit(*rows, goes_on, task, fit_params, epochs=self.n_epochs_)
+        task.end()
         return self
 
     @available_if(has_epochs)
@@ -347,7 +354,7 @@ class FineTunedCNNClassifier(ModelFileMixin, ImageInputMixin, FrozenPrefixNet):
             self.classes_inferred_ = list_classes(check_labels(classes))
         learns = first and classes is None
         rows = self._label(images, y, sample_weight, reset=learns)
-        self._fit(*rows, not first, fit_params)
+        self._fit(*rows, not first, None, fit_params)
         return self
 
     def predict(self, X):
@@ -437,12 +444,3 @@ class FineTunedCNNClassifier(ModelFileMixin, ImageInputMixin, FrozenPrefixNet):
                 f"hidden_units={self.hidden_units!r} holds {wrong[0]!r}. Pass the "
                 "widths of hidden layers, whole numbers from 1 up; () for none."
             )
-
-    def _fit(self, images, codes, weights, goes_on, fit_params, epochs=None):
-        """Train; for a given number of epochs on all rows."""
-        with self._seeded():
-            if not goes_on:
-                self.initialize()
-            rows = self._training_set(images, codes, weights)
-            self._train(rows, codes, epochs=epochs, **fit_params)
-        self.n_epochs_ = self._n_epochs_kept()

@@ -5,10 +5,13 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_is_fitted
 
+from sktl._fit_tasks import CallbackSupportMixin, start_fit, with_callbacks
 from sktl._image_input import IMAGE_CONSTRAINTS, ImageInputMixin
 
 
-class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimator):
+class PretrainedFeatureExtractor(
+    ImageInputMixin, CallbackSupportMixin, TransformerMixin, BaseEstimator
+):
     """Turn images into the features that a frozen, pretrained network sees in them.
 
     Nothing is trained. `fit` looks at the kind of images and checks the weights;
@@ -252,8 +255,10 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
 
+    @with_callbacks
     def _fit(self, X):
         self._check_params()
+        task = start_fit(self, X)
         images = self._open_images(X, reset=True)
         backbone = self._load_backbone()
         network = backbone.network
@@ -277,6 +282,7 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
         shapes = self._make_prefix(backbone, self.layers_, self.pooling).output_shapes()
         self._layer_widths = [width for (width,) in shapes]
         self.n_features_out_ = sum(self._layer_widths)
+        task.end()
         return images, backbone
 
     def _features(self, images, backbone):

@@ -20,6 +20,7 @@ from sktl._augment import make_augment
 from sktl._checkpoint import Checkpoint
 from sktl._engine import ONE_AT_A_TIME, make_engine
 from sktl._finetuning import FineTunedNetwork, linear_layer, solve_head
+from sktl._fit_tasks import FitTask
 from sktl._frozen import normalize
 from sktl._images import Images
 from sktl._labels import check_labels, encode, list_classes
@@ -292,10 +293,25 @@ class FrozenPrefixNet(CuredNet):
         asked = self.get_params_for("callbacks__unfreeze")
         unfreeze.set_params(**{"stages": stages, "epochs_per_stage": epochs} | asked)
 
-    def fit_loop(self, X, y=None, epochs=None, **fit_params):
+    def _fit(self, images, codes, weights, goes_on, task, fit_params, epochs=None):
+        """Train; for a given number of epochs on all rows."""
+        with self._seeded():
+            if not goes_on:
+                self.initialize()
+            rows = self._training_set(images, codes, weights)
+            self._train(rows, codes, task=task, epochs=epochs, **fit_params)
+        self.n_epochs_ = self._n_epochs_kept()
+
+    def _n_epochs_planned(self):
+        """Epochs that `fit` may run; None where that shows on the way only."""
+        if self.strategy == "linear_probe" and not self.hidden_units:
+            return 0
+        return None if self.refit else self.max_epochs
+
+    def fit_loop(self, X, y=None, epochs=None, task=None, **fit_params):
         """Solve the head where the strategy begins with that, and run the epochs.
 
-        With `epochs`, no row is set aside to stop earlier.
+        With `epochs`, no row is set aside to stop earlier. A `task` is told of each.
         """
         self.check_training_readiness()
         dataset = train = self.get_dataset(X, y)
@@ -311,9 +327,13 @@ class FrozenPrefixNet(CuredNet):
         if self.strategy == "linear_probe" and linear_layer(self.module_.head):
             return self
         checkpoint = Checkpoint(checkpoint, self, dataset, epochs)
+        task = task or FitTask(self, None)
         for _ in range(checkpoint.n_epochs_done(), epochs):
+            epoch = task.subtask("epoch")
             self._run_epoch(train, valid)
             checkpoint.write()
+            if epoch.end():
+                break
         return self
 
     def _split_params(self, fit_params):

@@ -428,31 +428,3 @@ def test_argument_of_fit_that_nobody_reads_is_refused(early_stopping, rows, y):
     clf = FineTunedCNNClassifier(early_stopping=early_stopping)
     with pytest.raises(TypeError, match="unexpected keyword argument 'groups'"):
         clf.fit(rows, y, groups=y)
-
-
-# ---- scikit-learn's callbacks
-
-
-def test_search_with_scikit_learns_callback_reports_each_fit(rows, y):
-    """Of scikit-learn 1.9 on; the classifier itself is one task of the search."""
-    pytest.importorskip("sklearn.callback")
-
-    class Count:
-        def setup(self, estimator, context):
-            self.ended = []
-
-        def on_fit_task_begin(self, estimator, context):
-            pass
-
-        def on_fit_task_end(self, estimator, context):
-            self.ended.append(context.task_name)
-
-        def teardown(self, estimator, context):
-            pass
-
-    count = Count()
-    search = GridSearchCV(probe(), {"dropout": [0.0, 0.1]}, cv=2, error_score="raise")
-    search.set_callbacks(count).fit(rows, y)
-    assert len(count.ended) >= 2 * 2 + 1
-    assert not hasattr(search.best_estimator_, "_parent_callback_ctx")
-    assert search.score(rows, y) == 1

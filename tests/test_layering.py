@@ -24,7 +24,7 @@ FLOORS = {
         "_extractor",
         "_ranking",
     },
-    "what faces share": {"_image_input", "_model_file", "_training"},
+    "what faces share": {"_fit_tasks", "_image_input", "_model_file", "_training"},
     "skorch": {"_checkpoint", "_net", "callbacks"},
     "parts of a network": {"_finetuning", "_frozen", "_fusion", "_run"},
     "networks": {"_backbones", "_mini", "_stages", "_weights"},

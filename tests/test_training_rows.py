@@ -11,7 +11,6 @@ from skorch.callbacks import Callback
 from skorch.dataset import ValidSplit
 from torch import nn
 
-import sktl._finetuning
 from sktl import PretrainedFeatureExtractor
 
 STRATEGIES = ["linear_probe", "lp_ft", "full", "gradual", "scratch"]

@@ -1,4 +1,4 @@
-"""scikit-learn's callbacks: each `fit` is a task of theirs, and each epoch of it too."""
+"""scikit-learn's callbacks: each `fit` is a task of theirs, and each epoch of it."""
 
 import subprocess
 import sys

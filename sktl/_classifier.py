@@ -63,9 +63,10 @@ class FineTunedCNNClassifier(
         Share of what each layer of the head reads that training leaves out. A head
         that is solved is not trained by dropout, but goes on with it.
     lr : float, default=1e-3
-        Learning rate of layers that begin with random weights, and of the head.
+        Learning rate of layers that begin with random weights.
     backbone_lr_ratio : float, default=0.1
-        Learning rate of pretrained layers as a share of `lr`.
+        Learning rate of pretrained layers, and of a head that was solved, as a share
+        of `lr`.
     layer_decay : float, default=1.0
         Learning rate of each pretrained stage as a share of that of the next.
     max_epochs : int, default=20

@@ -169,15 +169,22 @@ class FrozenPrefixNet(CuredNet):
         return (list(groups.values()),), kwargs
 
     def _rates(self, lr):
-        """Learning rates of pretrained parameters, by name."""
+        """Learning rates of parameters that begin with good values, by name."""
         stages = self._backbone.network.stage_tensors(self.frozen_up_to_)
         random = self._reinitialized()
-        return {
-            f"tail.{name}": lr * self.backbone_lr_ratio * self.layer_decay**depth
+        lr = lr * self.backbone_lr_ratio
+        rates = {
+            f"tail.{name}": lr * self.layer_decay**depth
             for depth, names in enumerate(reversed(stages.values()))
             for name in names
             if name not in random
         }
+        # A solved head is where training would bring it: larger steps lead away.
+        solved = self.strategy in PROBE_FIRST and linear_layer(self.module_.head)
+        if solved and self.reinit_from is None:
+            names = (name for name, _ in self.module_.named_parameters())
+            rates |= {name: lr for name in names if name.startswith("head.")}
+        return rates
 
     # ---- the rows
 

@@ -159,7 +159,7 @@ def test_training_leaves_the_shared_network_alone(digits):
 
 def test_pretrained_layers_learn_at_their_own_rate(digits):
     X, y, _, _ = digits
-    clf = quick(lr=0.01, backbone_lr_ratio=0.2).fit(X, y)
+    clf = quick(strategy="full", lr=0.01, backbone_lr_ratio=0.2).fit(X, y)
     rates = {len(g["params"]): g["lr"] for g in clf.optimizer_.param_groups}
     head = rates.pop(2)
     assert head == 0.01

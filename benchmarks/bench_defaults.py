@@ -7,8 +7,8 @@ latter; in float32 and in bfloat16. No training diverges, which would be an erro
 
 Accuracies, not times: this may run beside other work.
 
-Usage: python benchmarks/bench_defaults.py [--shared PATH] [--pictures N] [--sets NAMES].
-Exits with 1 when the claim fails. About ten minutes on two cores.
+Usage: python benchmarks/bench_defaults.py [--shared PATH] [--pictures N]
+[--sets NAME ...]. Exits with 1 when the claim fails. About ten minutes on two cores.
 """
 
 import argparse

@@ -245,9 +245,9 @@ def compare_transfer(
         keep groups together. Two splits or more.
     scoring : str, callable or None, default=None
         One score, where more is better; None is accuracy.
-    train_sizes : sequence of int or of float, or None, default=None
+    train_sizes : sequence of int or float, or None, default=None
         Learning curves: every contender is fitted on so many rows of each training
-        part, or on such shares of the smallest one; in increasing order. Larger
+        part, or, for floats, on such shares of the smallest; in rising order. Larger
         subsets contain smaller ones, and each holds the classes in their shares. None
         is one size, all rows.
     groups : array-like of shape (n_samples,) or None, default=None

@@ -22,6 +22,7 @@ FLOORS = {
         "_comparison",
         "_displays",
         "_extractor",
+        "_history_display",
         "_ranking",
     },
     "what faces share": {"_image_input", "_model_file", "_training"},

@@ -5,7 +5,7 @@ from numbers import Real
 import numpy as np
 from sklearn.exceptions import NotFittedError
 
-from sktl._displays import COLORS, STYLES
+from sktl._displays import line_look, load_pyplot
 
 LOSSES = ("train_loss", "valid_loss")
 
@@ -152,12 +152,10 @@ class TrainingHistoryDisplay:
         -------
         self : TrainingHistoryDisplay
         """
-        import matplotlib.pyplot as plt
-
         starts = self._phase_starts()
         if ax is None:
             height = (5 if self.scores else 3) + 0.15 * len(starts)
-            _, ax = plt.subplots(figsize=(7, height), layout="constrained")
+            _, ax = load_pyplot().subplots(figsize=(7, height), layout="constrained")
         self.ax_ = ax
         self.score_ax_ = _axes_below(ax) if self.scores else None
         self.figure_ = ax.figure
@@ -238,10 +236,9 @@ def _draw_curves(ax, curves, label, first_style):
         ax.plot(
             np.arange(1, len(values) + 1)[known],
             values[known],
-            color=COLORS[i % len(COLORS)],
-            linestyle=STYLES[i % len(STYLES)],
             marker=".",
             label=name,
+            **line_look(i),
         )
     ax.set_ylabel(label)
     ax.legend()

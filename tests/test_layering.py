@@ -24,6 +24,7 @@ FLOORS = {
         "_extractor",
         "_history_display",
         "_ranking",
+        "_report",
     },
     "what faces share": {"_image_input", "_model_file", "_training"},
     "skorch": {"_checkpoint", "_net", "callbacks"},

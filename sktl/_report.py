@@ -47,14 +47,15 @@ li { margin: .4rem 0; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 caption { text-align: left; font-weight: bold; padding: .4rem 0; }
 th, td {
-  padding: .3rem .8rem .3rem 0; text-align: left; vertical-align: top; min-width: 3rem;
+  padding: .3rem .8em .3rem 0; text-align: left; vertical-align: top; min-width: 3em;
 }
-tbody th { font-weight: normal; min-width: 7rem; }
-td.text { min-width: 6rem; }
+tbody th { font-weight: normal; min-width: 7em; }
+td.text { min-width: 6em; }
 thead th {
   border-bottom: 2px solid var(--line); vertical-align: bottom; overflow-wrap: normal;
 }
 tbody { border-bottom: 1px solid var(--line); }
+@media (max-width: 30rem) { table { font-size: .875rem; } }
 .number { text-align: right; }
 td.number { white-space: nowrap; }
 figure { margin: 1rem 0; }
@@ -204,7 +205,7 @@ def _effects(comparison):
         "95 % interval": [f"{low:+.3f} to {high:+.3f}" for low, high in intervals],
         "p": [_p_value(p) for p in effects["p_value"]],
     }
-    caption = "Contenders against their twins that bring no knowledge along"
+    caption = "Against the twin without transfer"
     return f"<h2>Does transfer help?</h2>\n{_table(caption, columns, n_texts=4)}"
 
 

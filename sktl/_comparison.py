@@ -15,6 +15,7 @@ from sktl._contenders import check_contenders
 from sktl._displays import TransferComparisonDisplay
 from sktl._findings import Findings
 from sktl._labels import check_labels, list_classes
+from sktl._report import write_html
 from sktl._trials import plan_splits, run_trials, summarize
 
 # What the numbers may depend on.
@@ -165,6 +166,18 @@ class TransferComparison:
         display : TransferComparisonDisplay
         """
         return TransferComparisonDisplay.from_results(self).plot(ax=ax)
+
+    def save_html(self, path):
+        """Save one self-contained page: findings, tables, plots, and what was compared.
+
+        It opens from disk, without a network. Needs matplotlib.
+
+        Parameters
+        ----------
+        path : path-like
+            A file that is there is replaced.
+        """
+        write_html(self, path)
 
     def __str__(self):
         table = self._table()

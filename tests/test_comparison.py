@@ -724,3 +724,14 @@ def test_processes_give_the_same_report(digits, contenders, tmp_path):
     # Processes compute with fewer threads each: the features differ by rounding.
     assert scores[0] == pytest.approx(scores[1], abs=0.05)
     assert len(together.curves_["tuned"]) == 2
+
+
+def test_page_of_a_comparison_is_saved(duel, tmp_path, pyplot):
+    """Curves and a failed split among it."""
+    contenders, X, y = duel
+    contenders["fails"] = FailsWithout(row=X[0])
+    report = compare_transfer(X, y, contenders, cv=2)
+    report.save_html(tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert "the row is not here" in page
+    assert page.count("<img") >= 1

@@ -269,8 +269,10 @@ def compare_transfer(
         Splits run at the same time. More processes need `cache=<directory>` to share
         features.
     random_state : int, RandomState instance or None, default=None
-        Decides the subsets of `train_sizes`, and is given to every part of a contender
-        that has a `random_state` of None, the same number on all splits.
+        Decides the subsets of `train_sizes`, and what every part of a contender gets
+        that has a `random_state` of None: a number per split, the same for all
+        contenders. So no seed's luck is common to all splits, which no interval would
+        allow for.
     verbose : int, default=0
         Positive values show a progress bar.
 
@@ -332,15 +334,17 @@ def compare_transfer(
     scorer = get_scorer("accuracy" if scoring is None else scoring)
     given = np.random.RandomState() if random_state is None else random_state
     rng = check_random_state(given)
-    seed = None if random_state is None else int(rng.randint(2**31))
     splits = plan_splits(X, y, cv, groups, train_sizes, rng)
+    seeds = [None] * len(splits[0])
+    if random_state is not None:
+        seeds = rng.randint(2**31, size=len(seeds)).tolist()
     # All of them before the first is fitted: what is no estimator is refused here.
-    seeded = {name: _seed(contender, seed) for name, contender in contenders.items()}
+    clones = {name: clone(contender) for name, contender in contenders.items()}
     trials = {}
-    with tqdm(seeded.items(), disable=not verbose, unit="contender") as bar:
+    with tqdm(clones.items(), disable=not verbose, unit="contender") as bar:
         for name, contender in bar:
             bar.set_description(name)
-            trials[name] = run_trials(contender, X, y, splits, scorer, n_jobs)
+            trials[name] = run_trials(contender, X, y, splits, seeds, scorer, n_jobs)
     results, curves = summarize(trials, splits)
     findings = Findings(results, curves, contenders, splits)
     parameters = {
@@ -361,17 +365,6 @@ def compare_transfer(
         parameters=parameters | {name: repr(c) for name, c in contenders.items()},
         versions=_versions(),
     )
-
-
-def _seed(estimator, seed):
-    """A clone in which every `random_state` that was left open is `seed`."""
-    estimator = clone(estimator)
-    open_ = [
-        name
-        for name, value in estimator.get_params().items()
-        if value is None and name.split("__")[-1] == "random_state"
-    ]
-    return estimator.set_params(**dict.fromkeys(open_, seed))
 
 
 def _scoring_name(scoring):

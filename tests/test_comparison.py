@@ -114,6 +114,22 @@ def test_random_state_is_given_to_whatever_left_it_open(digits):
     assert isinstance(other, float)
 
 
+def test_seed_differs_from_split_to_split_but_not_between_contenders(digits):
+    """What luck a seed has is then not common to all splits."""
+    X, y = digits
+    seeds = []
+
+    class Witness(DummyClassifier):
+        def fit(self, X, y):
+            seeds.append(self.random_state)
+            return super().fit(X, y)
+
+    both = {"one": Witness(), "two": make_pipeline(Witness())}
+    compare_transfer(X, y, both, cv=3, random_state=0)
+    assert seeds[:3] == seeds[3:]
+    assert len(set(seeds)) == 3
+
+
 def test_print_is_an_aligned_table(report):
     lines = str(report).splitlines()
     assert len(lines) == 3

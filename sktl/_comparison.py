@@ -16,7 +16,7 @@ from sktl._displays import TransferComparisonDisplay
 from sktl._findings import Findings
 from sktl._labels import check_labels, list_classes
 from sktl._report import write_html
-from sktl._trials import plan_splits, run_trials, summarize
+from sktl._trials import make_splits, run_trials, shrink, summarize
 
 # What the numbers may depend on.
 PACKAGES = ("sktl", "scikit-learn", "skorch", "torch", "torchvision", "numpy")
@@ -334,10 +334,11 @@ def compare_transfer(
     scorer = get_scorer("accuracy" if scoring is None else scoring)
     given = np.random.RandomState() if random_state is None else random_state
     rng = check_random_state(given)
-    splits = plan_splits(X, y, cv, groups, train_sizes, rng)
-    seeds = [None] * len(splits[0])
+    splits = make_splits(X, y, cv, groups)
+    seeds = [None] * len(splits)
     if random_state is not None:
         seeds = rng.randint(2**31, size=len(seeds)).tolist()
+    splits = shrink(splits, y, train_sizes, rng)
     # All of them before the first is fitted: what is no estimator is refused here.
     clones = {name: clone(contender) for name, contender in contenders.items()}
     trials = {}

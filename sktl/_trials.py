@@ -33,31 +33,6 @@ class Trial(NamedTuple):
 # ---- which rows
 
 
-def plan_splits(X, y, cv, groups, train_sizes, rng):
-    """Split the rows, and shrink the training parts.
-
-    Parameters
-    ----------
-    X : sequence of images
-    y : ndarray of shape (n_samples,)
-    cv, groups, train_sizes
-        As in `compare_transfer`.
-    rng : numpy.random.RandomState
-        Chooses the rows of smaller training parts.
-
-    Returns
-    -------
-    splits : list of list of Split
-        By size, then by split.
-    """
-    splits = make_splits(X, y, cv, groups)
-    if train_sizes is None:
-        return [splits]
-    n_rows = min(len(split.train) for split in splits)
-    sizes = check_train_sizes(train_sizes, n_rows, len(np.unique(y)))
-    return nested_subsets(splits, y, sizes, rng)
-
-
 def make_splits(X, y, cv, groups):
     """Split the rows, or say why these labels cannot be split so.
 
@@ -112,6 +87,37 @@ def _check_enough(y, n_folds):
 def _row_numbers(rows):
     rows = np.asarray(rows)
     return np.flatnonzero(rows) if rows.dtype == bool else rows
+
+
+def shrink(splits, y, train_sizes, rng):
+    """Shrink the training parts to some sizes; larger ones contain smaller ones.
+
+    Parameters
+    ----------
+    splits : list of Split
+    y : ndarray of shape (n_samples,)
+    train_sizes : sequence of int or float, or None
+        As in `compare_transfer`; None leaves the splits as they are.
+    rng : numpy.random.RandomState
+        Chooses the rows.
+
+    Returns
+    -------
+    splits : list of list of Split
+        By size, then as before. Rows keep their order.
+    """
+    if train_sizes is None:
+        return [splits]
+    n_rows = min(len(split.train) for split in splits)
+    sizes = check_train_sizes(train_sizes, n_rows, len(np.unique(y)))
+    orders = [nested_order(y[train], rng) for train, _ in splits]
+    return [
+        [
+            Split(train[np.sort(order[:size])], test)
+            for order, (train, test) in zip(orders, splits, strict=True)
+        ]
+        for size in sizes
+    ]
 
 
 def check_train_sizes(train_sizes, n_rows, n_classes):
@@ -182,24 +188,6 @@ def nested_order(labels, rng):
         places[rows] = (ranks + rng.uniform()) / len(rows)
         places[rows[ranks == 0]] -= 1
     return np.argsort(places, kind="stable")
-
-
-def nested_subsets(splits, y, sizes, rng):
-    """Shrink the training parts to these sizes; larger ones contain smaller ones.
-
-    Returns
-    -------
-    splits : list of list of Split
-        By size, then as before. Rows keep their order.
-    """
-    orders = [nested_order(y[train], rng) for train, _ in splits]
-    return [
-        [
-            Split(train[np.sort(order[:size])], test)
-            for order, (train, test) in zip(orders, splits, strict=True)
-        ]
-        for size in sizes
-    ]
 
 
 # ---- who does how well on them

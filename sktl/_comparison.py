@@ -91,9 +91,15 @@ class TransferComparison:
     -----
     Intervals and p-values are those of the corrected resampled t-test, which allows for
     training parts that overlap: Nadeau & Bengio, Machine Learning 52, 2003; Bouckaert &
-    Frank, PAKDD 2004. They are about single differences: of twenty that are nought, one
-    has p < 0.05. Differences that are the same on all splits have an interval of length
-    0, and p = 1 if they are zero, else p = 0.
+    Frank, PAKDD 2004. Where two contenders are equally good, p < 0.05 comes up in at
+    most about 5 % of comparisons: in 5 % where differences on two splits are as
+    correlated as the test assumes, and in 1 to 2 % where they are independent, as those
+    of one model under two seeds are. So a clear difference is one, but small ones are
+    missed. (A number as a contender's own `random_state` is held on all splits, and its
+    luck is taken for a difference.) That is for each difference alone: among many, some
+    are clear by chance.
+    Differences that are the same on all splits have an interval of length 0, and p = 1
+    if they are zero, else p = 0.
 
     The indicators: Torrey & Shavlik, Transfer Learning, Handbook of Research on Machine
     Learning Applications, 2009.

@@ -11,8 +11,13 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from sklearn.dummy import DummyClassifier
+from sklearn.pipeline import make_pipeline
 
+from sktl import PretrainedFeatureExtractor, TransferComparison
+from sktl._findings import Findings
 from sktl._report import write_html
+from sktl._trials import Split, Trial, summarize
 
 pytestmark = pytest.mark.usefixtures("pyplot")
 
@@ -26,7 +31,7 @@ def scores_of(names, sizes=SIZES):
     return {name: rng.uniform(0.2, 0.9, (len(sizes), 3)) for name in names}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def comparison(make_comparison):
     """One of each: a failure, help, harm, no difference, and a name that is markup."""
     scores = scores_of([*NAMES, NASTY])
@@ -54,10 +59,12 @@ def comparison(make_comparison):
     )
 
 
-@pytest.fixture
-def page(comparison, tmp_path):
-    write_html(comparison, tmp_path / "page.html")
-    return (tmp_path / "page.html").read_text("utf-8")
+@pytest.fixture(scope="module")
+def page(comparison, tmp_path_factory):
+    pytest.importorskip("matplotlib")
+    path = tmp_path_factory.mktemp("page") / "page.html"
+    write_html(comparison, path)
+    return path.read_text("utf-8")
 
 
 class Page(HTMLParser):
@@ -220,6 +227,33 @@ def test_indicators_parameters_versions_and_failures_are_shown(page, comparison)
         assert all(f"{name}\n{value}" in words for name, value in pairs.items())
 
 
+def test_real_comparison_has_its_harm_marked(tmp_path):
+    """The scores are made up, all that follows from them is not."""
+    contenders = {
+        name: make_pipeline(PretrainedFeatureExtractor(weights=w), DummyClassifier())
+        for name, w in [("frozen", "DEFAULT"), ("untrained", None)]
+    }
+    trials = {
+        name: [[Trial(score + i / 100, 1.0, 1.0) for i in range(3)]]
+        for name, score in [("frozen", 0.4), ("untrained", 0.7)]
+    }
+    splits = [[Split(np.arange(20), np.arange(10))] * 3]
+    results, curves = summarize(trials, splits)
+    found = Findings(results, curves, contenders, splits)
+    comparison = TransferComparison(
+        results,
+        "accuracy",
+        effects=found.effects(),
+        indicators=found.indicators(),
+        findings=found.sentences(),
+    )
+    write_html(comparison, tmp_path / "page.html")
+    parsed = Page((tmp_path / "page.html").read_text("utf-8"))
+    assert ("li", {"class": "alarm"}) in parsed.tags
+    (effect,) = with_heads(parsed.tables["Against the twin without transfer"])
+    assert effect[:5] == ["frozen", "hurts", "untrained", "untrained", "-0.300"]
+
+
 def test_sections_without_content_are_left_out(make_comparison, tmp_path):
     """One size, nothing pretrained, nothing trained by epochs, no failure."""
     write_html(make_comparison(scores_of("ab", [80]), [80]), tmp_path / "page.html")
@@ -365,6 +399,7 @@ def test_browser_notices_what_it_is_asked_about(chromium, page, tmp_path):
 
 @pytest.mark.slow
 def test_page_opens_from_the_disk(chromium, page, tmp_path):
+    (tmp_path / "page.html").write_text(page, "utf-8")
     dom, console = opened(chromium, tmp_path / "page.html", tmp_path)
     assert console == []
     assert Page(dom).words.count(NASTY) == Page(page).words.count(NASTY)

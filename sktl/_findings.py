@@ -160,12 +160,19 @@ class Findings:
         return [sentence + "."]
 
     def _say_failures(self):
-        rows = zip(self.results["contender"], self.results["error"], strict=True)
-        errors = {}
-        for name, error in rows:  # one sentence per contender, whatever its sizes
+        """One sentence per contender, with its first failure."""
+        columns = (self.results[name] for name in ("contender", "train_size", "error"))
+        failures = {}
+        for name, size, error in zip(*columns, strict=True):
             if error:
-                errors.setdefault(name, error)
-        return [f"{name!r} failed: {error}" for name, error in errors.items()]
+                failures.setdefault(name, []).append((str(size), error))
+        sentences = []
+        for name, of_sizes in failures.items():
+            sizes, errors = zip(*of_sizes, strict=True)
+            several = len(self.n_train) > 1
+            where = f" with {', '.join(sizes)} training rows" if several else ""
+            sentences.append(f"{name!r} failed{where}: {errors[0]}")
+        return sentences
 
 
 def _columns(rows, names, n_texts):

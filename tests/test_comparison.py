@@ -400,6 +400,27 @@ def test_contender_that_fails_on_a_split_has_a_row_that_says_so(digits, contende
     assert "\nfails        failed  failed       failed\n" in str(report)
 
 
+def test_sizes_at_which_a_contender_fails_are_told(digits):
+    X, y = digits
+    least = {"needs 30": NeedsRows(30), "any": DummyClassifier()}
+    report = compare_transfer(X, y, least, cv=2, train_sizes=[10, 20, 60])
+    assert report.findings_ == [
+        "'needs 30' failed with 10, 20 training rows: split 0: ValueError: 10 rows "
+        "are not enough (failed on 2 of 2 splits)"
+    ]
+
+
+class NeedsRows(DummyClassifier):
+    def __init__(self, n_rows):
+        super().__init__()
+        self.n_rows = n_rows
+
+    def fit(self, X, y):
+        if len(X) < self.n_rows:
+            raise ValueError(f"{len(X)} rows are not enough")
+        return super().fit(X, y)
+
+
 def test_contender_without_what_a_score_needs_fails_alone(digits):
     X, y = digits
     both = {"svm": SVC(), "logistic": LogisticRegression(max_iter=500)}
@@ -484,7 +505,8 @@ def fake_scores(scores):
     results = {"contender": np.repeat(np.array(list(scores), dtype=object), n_sizes)}
     for i in range(n_splits):
         results[f"split{i}_test_score"] = np.concatenate([row[:, i] for row in rows])
-    return results | {"error": np.array([""] * len(scores) * n_sizes, dtype=object)}
+    n_rows = len(results["contender"])
+    return results | {"train_size": np.zeros(n_rows, int), "error": [""] * n_rows}
 
 
 def sentences_on(scratch, tuned, curves=None, sizes=(80,)):

@@ -1,9 +1,10 @@
 """`PretrainedFeatureExtractor`: images in, a feature matrix out."""
 
 import numpy as np
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_is_fitted
+from torch.nn import Module
 
 from sktl._image_input import IMAGE_CONSTRAINTS, ImageInputMixin
 
@@ -283,3 +284,24 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
         prefix = self._make_prefix(backbone, self.layers_, self.pooling)
         parts = prefix(images, self.on_error)
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+
+def as_extractor(backbone, parameter="backbone"):
+    """Make an unfitted extractor of what stands for a network.
+
+    Parameters
+    ----------
+    backbone : str, torch.nn.Module or PretrainedFeatureExtractor
+        The last brings its own weights, image size, cache and so on; it is copied.
+    parameter : str
+        What the user calls it.
+    """
+    if isinstance(backbone, PretrainedFeatureExtractor):
+        return clone(backbone)
+    if isinstance(backbone, str | Module):
+        return PretrainedFeatureExtractor(backbone)
+    raise ValueError(
+        f"{parameter} is a {type(backbone).__name__}. Accepted: a name of "
+        "sktl.list_backbones(), a torch.nn.Module, or an instance of "
+        "PretrainedFeatureExtractor."
+    )

@@ -72,6 +72,8 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
     ----------
     layers_ : list of str
         The layers computed, in order.
+    layer_widths_ : list of int
+        Number of columns that each of these gives.
     n_features_out_ : int
         Number of columns.
     network_digest_ : str
@@ -240,7 +242,7 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
         self._check_feature_names_in(input_features)
         names = [
             f"{self._backbone_name}_{layer}_{self.pooling}_{i}"
-            for layer, width in zip(self.layers_, self._layer_widths, strict=True)
+            for layer, width in zip(self.layers_, self.layer_widths_, strict=True)
             for i in range(width)
         ]
         return np.asarray(names, dtype=object)
@@ -276,8 +278,8 @@ class PretrainedFeatureExtractor(ImageInputMixin, TransformerMixin, BaseEstimato
         self.network_digest_ = backbone.digest
         self._backbone_name = backbone.name
         shapes = self._make_prefix(backbone, self.layers_, self.pooling).output_shapes()
-        self._layer_widths = [width for (width,) in shapes]
-        self.n_features_out_ = sum(self._layer_widths)
+        self.layer_widths_ = [width for (width,) in shapes]
+        self.n_features_out_ = sum(self.layer_widths_)
         return images, backbone
 
     def _features(self, images, backbone):

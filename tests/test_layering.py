@@ -22,6 +22,8 @@ FLOORS = {
         "_comparison",
         "_displays",
         "_extractor",
+        "_probe_display",
+        "_probing",
         "_ranking",
     },
     "what faces share": {"_image_input", "_model_file", "_training"},

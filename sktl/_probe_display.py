@@ -73,7 +73,7 @@ class LayerProbeDisplay:
         )
 
     def plot(self, ax=None):
-        """Draw the curve, a ring around the best layer, and what to train in grey.
+        """Draw the curve, a ring around the best layer, and grey behind what to train.
 
         Parameters
         ----------
@@ -104,7 +104,7 @@ class LayerProbeDisplay:
         self._mark_advice(ax)
         slant = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
         ax.set_xticks(x, self.layers, **(slant if longest > LONGEST_LEVEL_NAME else {}))
-        ax.set_xlim(-0.5, n_layers - 0.5)
+        ax.set_xlim(-0.5, n_layers - 0.25)  # the rest is the head
         ax.set_xlabel("linear probe on the output of")
         ax.set_ylabel(self.scoring)
         self.ax_ = ax
@@ -124,15 +124,16 @@ class LayerProbeDisplay:
             markeredgecolor="black",
             label=f"best layer: {self.layers[best]}",
         )
-        if advice["strategy"] != "linear_probe":
-            first = self._first_trained()
-            label = f"trained: {advice['strategy']}, from {self.stages[first]}"
-            ax.axvspan(first - 0.5, len(self.layers), color="0.88", zorder=0)
-            ax.axvline(first - 0.5, color="0.3", linestyle="--", label=label)
+        first = self._first_trained()
+        what = "nothing but a linear model"
+        if first < len(self.stages):
+            what = f"{advice['strategy']}, from {self.stages[first]}"
+        ax.axvspan(first - 0.5, len(self.stages), color="0.88", zorder=0)
+        ax.axvline(first - 0.5, color="0.3", linestyle="--", label=f"trained: {what}")
         # Above the axes, where no curve can be.
         ax.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
 
     def _first_trained(self):
-        if self.recommendation["strategy"] == "full":
-            return 0
+        if self.recommendation["strategy"] == "linear_probe":
+            return len(self.stages)
         return self.stages.index(self.recommendation["unfreeze_from"])

@@ -262,15 +262,18 @@ def probe_layers(
     >>> from sktl import probe_layers
     >>> X, y = load_digits(return_X_y=True)
     >>> probe = probe_layers(X[:200], y[:200], cv=3)
-    >>> probe.results_["stage"]
-    array(['stem', 'layer1', 'layer2', 'layer3'], dtype=object)
+    >>> first, *_, last = probe.results_["mean_test_score"]
+    >>> bool(last > first)
+    True
+    >>> probe.recommendation_["labels_per_class"]
+    20.0
     """
     extractor = as_extractor(backbone)
     check_consistent_length(X, y)
     y = check_labels(y)
     n_classes = len(list_classes(y))
     folds = _check_folds(cv, y)
-    check_scoring(LogisticRegression(), scoring)
+    _check_scoring(scoring)
     network, name = _load_network(extractor)
     ends = network.stage_ends()
     extractor.set_params(
@@ -312,6 +315,15 @@ def _check_folds(cv, y):
             f"cv={cv!r} gives {len(splits)} split; a standard error needs 2 or more."
         )
     return splits
+
+
+def _check_scoring(scoring):
+    if not (scoring is None or isinstance(scoring, str) or callable(scoring)):
+        raise ValueError(
+            f"scoring={scoring!r} must be one score: a name, a callable or None, which "
+            "is accuracy."
+        )
+    check_scoring(LogisticRegression(), scoring)
 
 
 def _load_network(extractor):

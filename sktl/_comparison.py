@@ -16,7 +16,13 @@ from sktl._displays import TransferComparisonDisplay
 from sktl._findings import Findings
 from sktl._labels import check_labels, list_classes
 from sktl._report import write_html
-from sktl._trials import make_splits, run_trials, shrink, summarize
+from sktl._trials import (
+    make_splits,
+    run_trials,
+    scoring_name,
+    shrink,
+    summarize,
+)
 
 # What the numbers may depend on.
 PACKAGES = ("sktl", "scikit-learn", "skorch", "torch", "torchvision", "numpy")
@@ -358,13 +364,13 @@ def compare_transfer(
         "rows": str(len(y)),
         "classes": str(len(classes)),
         "cv": repr(cv),
-        "scoring": _scoring_name(scoring),
+        "scoring": scoring_name(scoring),
         "train_sizes": repr(train_sizes),
         "random_state": repr(random_state),
     }
     return TransferComparison(
         results,
-        _scoring_name(scoring),
+        scoring_name(scoring),
         effects=findings.effects(),
         indicators=findings.indicators(),
         curves=curves,
@@ -372,12 +378,6 @@ def compare_transfer(
         parameters=parameters | {name: repr(c) for name, c in contenders.items()},
         versions=_versions(),
     )
-
-
-def _scoring_name(scoring):
-    if scoring is None:
-        return "accuracy"
-    return getattr(scoring, "__name__", "score") if callable(scoring) else scoring
 
 
 def _versions():

@@ -272,6 +272,13 @@ def _watch(contender, X, y, scorer):
         contender.set_params(callbacks=[*own, ("score_curve", curve)])
 
 
+def scoring_name(scoring):
+    """Say in a word what a `scoring` measures."""
+    if scoring is None:
+        return "accuracy"
+    return getattr(scoring, "__name__", "score") if callable(scoring) else scoring
+
+
 # ---- what came of it
 
 

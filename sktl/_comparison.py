@@ -20,6 +20,7 @@ from sktl._trials import (
     make_splits,
     run_trials,
     scoring_name,
+    share_passes,
     shrink,
     summarize,
 )
@@ -307,12 +308,14 @@ def compare_transfer(
 
     Notes
     -----
-    Time: one pass of all images through the network (for each of the layers at which
-    contenders cut it), and the fits. The first contender that uses a network pays for
-    that pass in its fit seconds; the others find the features in the store. Networks
-    that are trained by epochs are scored after each epoch; their fit seconds are
-    without that. Only classifiers that stand alone are watched so, not those at the end
-    of a pipeline.
+    Time: one pass of all images through each network, and the fits. The pass comes
+    first, so that all contenders find what they need in the store; fit seconds are
+    without it, and `parameters_` has its own. That holds for contenders that read `X`
+    themselves or by the first step of a pipeline, and keep what they compute (`cache`,
+    which has to be a directory where `n_jobs` starts processes). Networks that are
+    trained by epochs are scored after each epoch; their fit seconds are without that
+    too. Only classifiers that stand alone are watched so, not those at the end of a
+    pipeline.
 
     Twins are found by comparing parameters. A contender that reads frozen features is
     paired with the one in which only the extractor's `weights=None` differs; a
@@ -353,6 +356,7 @@ def compare_transfer(
     splits = shrink(splits, y, train_sizes, rng)
     # All of them before the first is fitted: what is no estimator is refused here.
     clones = {name: clone(contender) for name, contender in contenders.items()}
+    seconds = share_passes(contenders, X, splits, n_jobs)
     trials = {}
     with tqdm(clones.items(), disable=not verbose, unit="contender") as bar:
         for name, contender in bar:
@@ -367,6 +371,7 @@ def compare_transfer(
         "scoring": scoring_name(scoring),
         "train_sizes": repr(train_sizes),
         "random_state": repr(random_state),
+        "seconds of the passes": f"{seconds:.2f}",
     }
     return TransferComparison(
         results,

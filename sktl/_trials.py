@@ -1,15 +1,21 @@
 """One contender on one split: the rows it gets, and what it scores on the others."""
 
+import contextlib
+import time
 from numbers import Integral, Real
 from typing import NamedTuple
 
 import numpy as np
+from joblib import effective_n_jobs
 from sklearn.base import clone
 from sklearn.model_selection import StratifiedGroupKFold, check_cv, cross_validate
 from sklearn.utils import _safe_indexing
 from sklearn.utils.parallel import Parallel, delayed
+from sklearn.utils.validation import _num_samples
 
 from sktl._classifier import FineTunedCNNClassifier
+from sktl._contenders import readers_by_network
+from sktl._image_input import pass_once
 from sktl._score_curve import ScoreCurve
 
 
@@ -191,6 +197,31 @@ def nested_order(labels, rng):
 
 
 # ---- who does how well on them
+
+
+def share_passes(contenders, X, splits, n_jobs):
+    """Let the images pass each network once, for all contenders and splits.
+
+    Parameters
+    ----------
+    contenders : dict of str to estimator
+    X : sequence of images
+    splits : list of list of Split
+    n_jobs : int or None
+
+    Returns
+    -------
+    seconds : float
+    """
+    start = time.perf_counter()
+    rows = np.unique(np.concatenate([part for split in splits[-1] for part in split]))
+    images = X if len(rows) == _num_samples(X) else _safe_indexing(X, rows)
+    for group in readers_by_network(contenders):
+        # Processes do not share their memory.
+        if group[0].cache != "memory" or effective_n_jobs(n_jobs) == 1:
+            with contextlib.suppress(Exception):  # it is told in the rows of the group
+                pass_once(group, images)
+    return time.perf_counter() - start
 
 
 def run_trials(contender, X, y, splits, seeds, scorer, n_jobs):

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from sktl._contenders import check_contenders
 from sktl._displays import TransferComparisonDisplay
-from sktl._findings import Findings
+from sktl._findings import Findings, gain
 from sktl._labels import check_labels, list_classes
 from sktl._report import write_html
 from sktl._trials import (
@@ -53,7 +53,8 @@ class TransferComparison:
     ----------
     results_ : dict of str to ndarray
         One entry per contender and training size in each array, sizes in increasing
-        order: `contender`, `train_size` (rows; where splits differ, the most),
+        order: `contender`, `train_size` and `test_size` (rows; where splits differ, the
+        most),
         `split<i>_test_score` for each split, `mean_test_score`, `se_test_score`
         (standard error of the mean as if splits were independent, which is too small:
         see Notes), `mean_fit_time` and `mean_score_time` (seconds per split), `error`
@@ -165,6 +166,34 @@ class TransferComparison:
 
         index = ["contender", "train_size"] if self._has_sizes() else "contender"
         return pd.DataFrame(self.results_).set_index(index)
+
+    def gain(self, contender, over):
+        """Estimate how far a contender is ahead of another on the same splits.
+
+        Parameters
+        ----------
+        contender, over : str
+            Two names of contenders.
+
+        Returns
+        -------
+        gain : Estimate
+            A tuple of `mean`, `low` and `high` (95 % interval) and `p_value` of the
+            difference at the largest training size, by the corrected resampled t-test.
+
+        Raises
+        ------
+        ValueError
+            If there is no contender of that name.
+        """
+        names = list(dict.fromkeys(self.results_["contender"]))
+        for name in (contender, over):
+            if name not in names:
+                raise ValueError(
+                    f"{name!r} is no contender. These are: "
+                    f"{', '.join(map(repr, names))}."
+                )
+        return gain(self.results_, contender, over)
 
     def plot(self, ax=None):
         """Draw mean scores with their standard errors.
@@ -363,7 +392,7 @@ def compare_transfer(
             bar.set_description(name)
             trials[name] = run_trials(contender, X, y, splits, seeds, scorer, n_jobs)
     results, curves = summarize(trials, splits)
-    findings = Findings(results, curves, contenders, splits)
+    findings = Findings(results, curves, contenders)
     parameters = {
         "rows": str(len(y)),
         "classes": str(len(classes)),

@@ -350,11 +350,10 @@ def _results(trials, splits):
     n_splits = scores.shape[1]
     results = {
         "contender": np.repeat(np.array(list(trials), dtype=object), len(splits)),
-        "train_size": np.tile(
-            [max(len(split.train) for split in of_size) for of_size in splits],
-            len(trials),
-        ),
     }
+    for name in ("train", "test"):
+        sizes = [max(len(getattr(split, name)) for split in of) for of in splits]
+        results[f"{name}_size"] = np.tile(sizes, len(trials))
     for i in range(n_splits):
         results[f"split{i}_test_score"] = scores[:, i]
     results["mean_test_score"] = scores.mean(axis=1)

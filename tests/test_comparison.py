@@ -36,7 +36,7 @@ from sktl._contenders import default_contenders
 from sktl._findings import Findings
 from sktl._frozen import FrozenPrefix
 from sktl._score_curve import ScoreCurve
-from sktl._trials import Split, nested_order
+from sktl._trials import nested_order
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -533,7 +533,31 @@ def test_effect_is_the_paired_difference_by_the_corrected_test(digits, tiny_netw
     assert report.indicators_["indicator"] == ["score of frozen features"]
 
 
-def fake_scores(scores):
+def test_gain_is_the_paired_difference_with_its_corrected_interval(report):
+    """Against the formula of Nadeau & Bengio (2003), written out with scipy."""
+    scores = {
+        name: np.array([report.results_[f"split{i}_test_score"][row] for i in range(3)])
+        for row, name in enumerate(report.results_["contender"])
+    }
+    differences = scores["features"] - scores["pixels"]
+    error = np.sqrt((1 / 3 + 40 / 80) * differences.var(ddof=1))
+    gain = report.gain("features", over="pixels")
+    assert gain.mean == pytest.approx(differences.mean())
+    low, high = stats.t.interval(0.95, 2, differences.mean(), error)
+    assert (gain.low, gain.high) == pytest.approx((low, high))
+    p_value = 2 * stats.t.sf(differences.mean() / error, 2)
+    assert gain.p_value == pytest.approx(p_value)
+    assert report.gain("pixels", over="features").mean == -gain.mean
+
+
+def test_gain_over_a_contender_that_is_not_there_is_refused(report):
+    with pytest.raises(
+        ValueError, match="'pixel' is no contender. These are: 'pixels'"
+    ):
+        report.gain("features", over="pixel")
+
+
+def fake_scores(scores, sizes):
     """Results as of contenders with these scores: {name: rows of sizes x splits}."""
     rows = [np.atleast_2d(values) for values in scores.values()]
     n_sizes, n_splits = rows[0].shape
@@ -541,7 +565,8 @@ def fake_scores(scores):
     for i in range(n_splits):
         results[f"split{i}_test_score"] = np.concatenate([row[:, i] for row in rows])
     n_rows = len(results["contender"])
-    return results | {"train_size": np.zeros(n_rows, int), "error": [""] * n_rows}
+    rows = {"train_size": np.tile(sizes, len(scores)), "test_size": np.full(n_rows, 20)}
+    return results | rows | {"error": [""] * n_rows}
 
 
 def sentences_on(scratch, tuned, curves=None, sizes=(80,)):
@@ -550,10 +575,8 @@ def sentences_on(scratch, tuned, curves=None, sizes=(80,)):
         "scratch": FineTunedCNNClassifier(strategy="scratch"),
         "tuned": FineTunedCNNClassifier(),
     }
-    results = fake_scores({"scratch": scratch, "tuned": tuned})
-    n_splits = np.shape(scratch)[-1]
-    splits = [[Split(np.arange(n), np.arange(20))] * n_splits for n in sizes]
-    return Findings(results, curves or {}, contenders, splits).sentences()
+    results = fake_scores({"scratch": scratch, "tuned": tuned}, sizes)
+    return Findings(results, curves or {}, contenders).sentences()
 
 
 @pytest.mark.parametrize(

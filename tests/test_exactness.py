@@ -206,7 +206,11 @@ def test_given_range_is_not_learnt_over(images):
 
 @pytest.mark.parametrize(
     ("backbone", "layer"),
-    [("resnet18", "bn1"), ("squeezenet1_1", "features.0"), ("resnet18", "layer4.1.add")],
+    [
+        ("resnet18", "bn1"),
+        ("resnet18", "layer4.1.add"),
+        ("squeezenet1_1", "features.0"),
+    ],
 )
 def test_layer_before_one_that_computes_in_place_keeps_its_bits(
     backbone, layer, images

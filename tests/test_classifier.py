@@ -75,7 +75,7 @@ def test_linear_probe_is_logistic_regression_on_the_features(digits):
         PretrainedFeatureExtractor(),
         FunctionTransformer(np.float64),  # in float32, lbfgs ends earlier
         StandardScaler(),
-        LogisticRegression(max_iter=10_000, tol=1e-6),
+        LogisticRegression(max_iter=10_000, tol=1e-8),
     ).fit(X, y)
     np.testing.assert_allclose(
         probe.predict_proba(X_test), model.predict_proba(X_test), atol=1e-4
@@ -180,7 +180,7 @@ def test_module_is_the_whole_network(digits):
     clf = quick().fit(X, y)
     pixels = np.round(X_test.reshape(-1, 8, 8) * 255 / 16).astype(np.uint8)
     resized = [
-        np.asarray(Image.fromarray(p).convert("RGB").resize((32, 32), Image.BILINEAR))
+        np.asarray(Image.fromarray(p).convert("RGB").resize((64, 64), Image.BILINEAR))
         for p in pixels
     ]
     images = (torch.tensor(np.array(resized)) / 255 - 0.5) / 0.25

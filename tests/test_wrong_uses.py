@@ -260,7 +260,7 @@ PARAMETERS = [
         "layers typo",
         extract(layers="layer2"),
         UnknownLayerError,
-        r"layers='layer2' .*Closest: 'layer2.*layer_names\(backbone\)",
+        r"layers='layer2' .*Closest: .*'layer2.*layer_names\(backbone\)",
     ),
     (
         "layers index",

@@ -1,29 +1,30 @@
 """`compare_transfer`: every contender on the same folds, in one table. Numbers only."""
 
+import platform
+from importlib.metadata import version
 from os import PathLike
 
 import numpy as np
-from sklearn.base import BaseEstimator, TransformerMixin, clone
-from sklearn.dummy import DummyClassifier
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import check_cv, cross_validate
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-from sklearn.svm import SVC
+from sklearn.base import clone
+from sklearn.metrics import get_scorer
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_consistent_length, check_is_fitted
+from sklearn.utils.validation import check_consistent_length
 from tqdm import tqdm
 
-from sktl._classifier import FineTunedCNNClassifier
+from sktl._contenders import check_contenders
 from sktl._displays import TransferComparisonDisplay
-from sktl._extractor import PretrainedFeatureExtractor
-from sktl._images import Geometry, fit_to, open_images
+from sktl._findings import Findings
+from sktl._labels import check_labels, list_classes
+from sktl._trials import plan_splits, run_trials, summarize
+
+# What the numbers may depend on.
+PACKAGES = ("sktl", "scikit-learn", "skorch", "torch", "torchvision", "numpy")
 
 
 class TransferComparison:
-    """Scores of several contenders on the same folds.
+    """Scores of several contenders on the same splits, and what they say of transfer.
 
-    Made by `compare_transfer`; `print` shows it as a table.
+    Made by `compare_transfer`; `print` shows it as a table with the findings below.
 
     Parameters
     ----------
@@ -31,75 +32,125 @@ class TransferComparison:
         As `results_`.
     scoring : str
         What the scores are.
+    effects, indicators : dict of str to ndarray or None, default=None
+        As the attributes.
+    curves : dict of str to list of dict or None, default=None
+        As `curves_`.
+    findings : sequence of str, default=()
+        As `findings_`.
+    parameters, versions : dict of str to str or None, default=None
+        As the attributes.
 
     Attributes
     ----------
     results_ : dict of str to ndarray
-        One entry per contender in each array: `contender`, `split<i>_test_score` for
-        each fold, `mean_test_score`, `se_test_score` (standard error of the mean over
-        folds), `mean_fit_time` and `mean_score_time` (seconds per fold).
+        One entry per contender and training size in each array, sizes in increasing
+        order: `contender`, `train_size` (rows; where splits differ, the most),
+        `split<i>_test_score` for each split, `mean_test_score`, `se_test_score`
+        (standard error of the mean as if splits were independent, which is too small:
+        see Notes), `mean_fit_time` and `mean_score_time` (seconds per split), `error`
+        (the first failure, or ""). Where a split failed its score is NaN, and so are
+        mean and standard error: a mean over fewer splits would not compare.
     scoring_ : str
-        What the scores are.
+        What the scores are; more is better.
+    n_splits_ : int
+        Number of splits.
+    effects_ : dict of str to ndarray
+        What transfer does: one entry per pretrained contender that has a twin, at the
+        largest training size. `contender`, `twin`, `kind` ("untrained": the same on
+        features of random weights; "from scratch": the same network trained from
+        random weights), `difference` (mean over splits, positive where transfer
+        helps), `low` and `high` (95 % interval), `p_value`.
+    indicators_ : dict of str to ndarray
+        The three classic indicators of a transfer, at the largest training size, each
+        with a 95 % interval: `indicator`, `contender`, `reference`, `value`, `low`,
+        `high`. "score of frozen features" is what the transferred knowledge alone is
+        worth; "epochs to ..." and "seconds to the score from scratch" how soon a
+        network is as good as the reference is in the end on the same split (NaN if it
+        never is on one of them; a row for the reference itself is there to compare);
+        "gain over from scratch" is the difference of the final scores.
+    curves_ : dict of str to list of dict of str to ndarray
+        For each network that is trained by epochs, at the largest training size, and
+        each split: `epoch` (0 is before the first), `seconds` of the fit up to there,
+        and the `score` on the test part. Empty where the split failed.
+    findings_ : list of str
+        Short sentences: where transfer hurts, where it helps, from which size on it
+        makes no clear difference, who failed.
+    parameters_ : dict of str to str
+        What was compared, and how.
+    versions_ : dict of str to str
+        Of the packages that the numbers may depend on.
 
     See Also
     --------
     compare_transfer : Makes one.
     TransferComparisonDisplay : Draws one.
 
+    Notes
+    -----
+    Intervals and p-values are those of the corrected resampled t-test, which allows for
+    training parts that overlap: Nadeau & Bengio, Machine Learning 52, 2003; Bouckaert &
+    Frank, PAKDD 2004. They are about single differences: of twenty that are nought, one
+    has p < 0.05. Differences that are the same on all splits have an interval of length
+    0, and p = 1 if they are zero, else p = 0.
+
+    The indicators: Torrey & Shavlik, Transfer Learning, Handbook of Research on Machine
+    Learning Applications, 2009.
+
     Examples
     --------
     >>> import numpy as np
     >>> from sktl import TransferComparison
-    >>> print(TransferComparison.from_folds(
-    ...     {"raw pixels": {"test_score": np.array([0.7, 0.8]),
-    ...                     "fit_time": np.array([0.1, 0.1]),
-    ...                     "score_time": np.array([0.0, 0.0])}},
+    >>> print(TransferComparison(
+    ...     {"contender": np.array(["raw pixels"], dtype=object),
+    ...      "train_size": np.array([80]),
+    ...      "split0_test_score": np.array([0.7]),
+    ...      "split1_test_score": np.array([0.8]),
+    ...      "mean_test_score": np.array([0.75]),
+    ...      "se_test_score": np.array([0.05]),
+    ...      "mean_fit_time": np.array([0.1]),
+    ...      "mean_score_time": np.array([0.0]),
+    ...      "error": np.array([""], dtype=object)},
     ...     scoring="accuracy"))
     contender   accuracy     se  fit seconds
     raw pixels     0.750  0.050         0.10
     """
 
-    def __init__(self, results, scoring):
+    def __init__(
+        self,
+        results,
+        scoring,
+        *,
+        effects=None,
+        indicators=None,
+        curves=None,
+        findings=(),
+        parameters=None,
+        versions=None,
+    ):
         self.results_ = results
         self.scoring_ = scoring
-
-    @classmethod
-    def from_folds(cls, folds, scoring):
-        """Summarise what `sklearn.model_selection.cross_validate` gives.
-
-        Parameters
-        ----------
-        folds : dict of str to dict
-            Contender to the dict that `cross_validate` returns.
-        scoring : str
-            What the scores are.
-
-        Returns
-        -------
-        comparison : TransferComparison
-        """
-        scores = np.array([fold["test_score"] for fold in folds.values()])
-        n_folds = scores.shape[1]
-        results = {"contender": np.array(list(folds), dtype=object)}
-        for i in range(n_folds):
-            results[f"split{i}_test_score"] = scores[:, i]
-        results["mean_test_score"] = scores.mean(axis=1)
-        results["se_test_score"] = scores.std(axis=1, ddof=1) / np.sqrt(n_folds)
-        for name in ("fit_time", "score_time"):
-            results[f"mean_{name}"] = np.array([f[name].mean() for f in folds.values()])
-        return cls(results, scoring)
+        self.n_splits_ = sum(name.startswith("split") for name in results)
+        self.effects_ = effects or {}
+        self.indicators_ = indicators or {}
+        self.curves_ = curves or {}
+        self.findings_ = list(findings)
+        self.parameters_ = parameters or {}
+        self.versions_ = versions or {}
 
     def to_frame(self):
-        """Return `results_` as a pandas DataFrame, one row per contender.
+        """Return `results_` as a pandas DataFrame, a row per contender and size.
 
         Returns
         -------
         frame : pandas.DataFrame
-            Indexed by contender. Needs pandas.
+            Indexed by contender, and by training size if there are several. Needs
+            pandas.
         """
         import pandas as pd
 
-        return pd.DataFrame(self.results_).set_index("contender")
+        index = ["contender", "train_size"] if self._has_sizes() else "contender"
+        return pd.DataFrame(self.results_).set_index(index)
 
     def plot(self, ax=None):
         """Draw mean scores with their standard errors.
@@ -116,24 +167,40 @@ class TransferComparison:
         return TransferComparisonDisplay.from_results(self).plot(ax=ax)
 
     def __str__(self):
-        names = [str(name) for name in self.results_["contender"]]
-        width = max(map(len, [*names, "contender"]))
-        head = max(len(self.scoring_), 8)
-        lines = [f"{'contender':{width}}  {self.scoring_:>{head}}     se  fit seconds"]
-        rows = zip(
-            names,
-            self.results_["mean_test_score"],
-            self.results_["se_test_score"],
-            self.results_["mean_fit_time"],
-            strict=True,
-        )
-        lines += [
-            f"{name:{width}}  {mean:{head}.3f}  {error:5.3f}  {seconds:11.2f}"
-            for name, mean, error, seconds in rows
+        table = self._table()
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        lines = [
+            "  ".join(
+                # Text to the left, numbers to the right.
+                cell.rjust(width) if i else cell.ljust(width)
+                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            )
+            for row in table
         ]
-        return "\n".join(lines)
+        return "\n".join([*lines, *([""] if self.findings_ else []), *self.findings_])
 
     __repr__ = __str__
+
+    def _table(self):
+        """The table as rows of text, the titles first."""
+        names = ("mean_test_score", "se_test_score", "mean_fit_time")
+        columns = [map(str, self.results_["contender"])]
+        titles = ["contender"]
+        if self._has_sizes():
+            columns.append(map(str, self.results_["train_size"]))
+            titles.append("rows")
+        for name, digits in zip(names, (3, 3, 2), strict=True):
+            columns.append([_number(x, digits) for x in self.results_[name]])
+        titles += [f"{self.scoring_:>8}", "   se", "fit seconds"]
+        return [titles, *zip(*columns, strict=True)]
+
+    def _has_sizes(self):
+        names = self.results_["contender"]
+        return len(set(names)) < len(names)
+
+
+def _number(value, digits):
+    return "failed" if np.isnan(value) else f"{value:.{digits}f}"
 
 
 def compare_transfer(
@@ -144,6 +211,7 @@ def compare_transfer(
     backbone="sktl_mini",
     cv=5,
     scoring=None,
+    train_sizes=None,
     groups=None,
     n_jobs=None,
     random_state=None,
@@ -151,33 +219,45 @@ def compare_transfer(
 ):
     """Compare transfer with training from scratch and with classical models.
 
-    Every contender is fitted and scored on the same folds. The images pass the frozen
-    network once for all of them.
+    Every contender is fitted and scored on the same splits. The images pass the frozen
+    network once for all of them. Where a contender fails on a split, its row says so,
+    and the others go on.
 
     Parameters
     ----------
     X : array-like or sequence of images
-        In any form that `PretrainedFeatureExtractor.transform` takes.
+        In any form that `PretrainedFeatureExtractor.transform` takes; or a table, for
+        contenders that choose its columns.
     y : array-like of shape (n_samples,)
         Labels.
     contenders : "default" or dict of str to estimator, default="default"
-        What is compared. `"default"`: the most frequent class; logistic regression
-        and SVM on raw pixels; logistic regression on features of the untrained
-        network; logistic regression and SVM on frozen features; the fine-tuned
+        What is compared. `"default"`: the most frequent class; logistic regression on
+        raw pixels; logistic regression on features of the untrained network; logistic
+        regression, SVM and gradient boosting on frozen features; the fine-tuned
         network; the same network from scratch.
-    backbone : str or torch.nn.Module, default="sktl_mini"
-        The network of the default contenders.
+    backbone : str, torch.nn.Module, extractor or dict, default="sktl_mini"
+        The network of the default contenders. A `PretrainedFeatureExtractor` brings
+        its own `weights`, `image_size`, `image_shape`, `cache` and so on, which all
+        contenders take over. A dict of label to one of these puts several networks
+        side by side; `BackboneRanking.best` gives such a dict.
     cv : int, splitter or iterable of splits, default=5
-        An int means stratified folds in the order of `X`.
+        An int means stratified folds in the order of `X`; with `groups`, folds that
+        keep groups together. Two splits or more.
     scoring : str, callable or None, default=None
-        One score; None is accuracy.
+        One score, where more is better; None is accuracy.
+    train_sizes : sequence of int or of float, or None, default=None
+        Learning curves: every contender is fitted on so many rows of each training
+        part, or on such shares of the smallest one; in increasing order. Larger
+        subsets contain smaller ones, and each holds the classes in their shares. None
+        is one size, all rows.
     groups : array-like of shape (n_samples,) or None, default=None
         Given to the splitter: rows of one group stay together.
     n_jobs : int or None, default=None
-        Folds run at the same time. More processes need `cache=<directory>` to share
+        Splits run at the same time. More processes need `cache=<directory>` to share
         features.
     random_state : int, RandomState instance or None, default=None
-        Given to every part of a contender that has a `random_state` of None.
+        Decides the subsets of `train_sizes`, and is given to every part of a contender
+        that has a `random_state` of None, the same number on all splits.
     verbose : int, default=0
         Positive values show a progress bar.
 
@@ -187,22 +267,30 @@ def compare_transfer(
 
     Raises
     ------
+    TypeError
+        If `X` is one name.
     ValueError
-        If `contenders` is neither "default" nor a dict of estimators with names, or
-        there are fewer than two splits.
+        Before anything is fitted: if `contenders` is neither "default" nor a dict of
+        estimators with names; `y` holds one class, or no class with as many rows as
+        there are folds; there are fewer than two splits; `train_sizes` do not increase,
+        or do not fit; `scoring` is not known.
     Exception
-        Whatever a contender raises on a fold, with a note that names the contender.
+        If every contender fails on every split: the first failure, with a note that
+        names the contender.
 
     Notes
     -----
-    Time: one pass of all images through the network, and the fits. The first contender
-    that uses a network pays for that pass in its fit seconds; the others find the
-    features in the store. `X` is opened by the contenders: for rows that are no square
-    picture pass contenders with `image_shape`.
+    Time: one pass of all images through the network (for each of the layers at which
+    contenders cut it), and the fits. The first contender that uses a network pays for
+    that pass in its fit seconds; the others find the features in the store. Networks
+    that are trained by epochs are scored after each epoch; their fit seconds are
+    without that. Only classifiers that stand alone are watched so, not those at the end
+    of a pipeline.
 
-    Differences between contenders on the same folds are paired; standard errors of
-    means over overlapping training sets are too small (Nadeau & Bengio, Machine
-    Learning 2003).
+    Twins are found by comparing parameters. A contender that reads frozen features is
+    paired with the one in which only the extractor's `weights=None` differs; a
+    fine-tuned `FineTunedCNNClassifier` with one on the same `backbone` that begins with
+    random weights. Contenders without a twin have no row in `effects_`.
 
     Examples
     --------
@@ -211,123 +299,55 @@ def compare_transfer(
     >>> from sklearn.pipeline import make_pipeline
     >>> from sktl import PretrainedFeatureExtractor, compare_transfer
     >>> X, y = load_digits(return_X_y=True)
+    >>> def classify(features):
+    ...     return make_pipeline(features, LogisticRegression(max_iter=1000))
     >>> report = compare_transfer(X[:200], y[:200], {
-    ...     "raw pixels": LogisticRegression(max_iter=1000),
-    ...     "frozen features": make_pipeline(
-    ...         PretrainedFeatureExtractor(), LogisticRegression(max_iter=1000)),
+    ...     "frozen features": classify(PretrainedFeatureExtractor()),
+    ...     "untrained network": classify(PretrainedFeatureExtractor(weights=None)),
     ... })
     >>> report.results_["mean_test_score"].shape
     (2,)
+    >>> report.effects_["difference"] > 0
+    array([ True])
     """
     if isinstance(X, str | bytes | PathLike):
         raise TypeError(f"X={X!r} is one name; pass a list of pictures, one per label.")
     check_consistent_length(X, y)
-    contenders = _check_contenders(contenders, backbone)
-    rng = check_random_state(random_state)
+    y = check_labels(y)
+    classes = list_classes(y)
+    contenders = check_contenders(contenders, backbone)
+    scorer = get_scorer("accuracy" if scoring is None else scoring)
+    given = np.random.RandomState() if random_state is None else random_state
+    rng = check_random_state(given)
     seed = None if random_state is None else int(rng.randint(2**31))
-    splits = list(check_cv(cv, y, classifier=True).split(X, y, groups))
-    if len(splits) < 2:
-        raise ValueError(
-            f"cv={cv!r} gives {len(splits)} split; a standard error needs at least 2."
-        )
-    folds = {}
-    with tqdm(contenders.items(), disable=not verbose, unit="contender") as bar:
+    splits = plan_splits(X, y, cv, groups, train_sizes, rng)
+    # All of them before the first is fitted: what is no estimator is refused here.
+    seeded = {name: _seed(contender, seed) for name, contender in contenders.items()}
+    trials = {}
+    with tqdm(seeded.items(), disable=not verbose, unit="contender") as bar:
         for name, contender in bar:
-            bar.set_description(str(name))
-            try:
-                folds[name] = cross_validate(
-                    _seed(contender, seed),
-                    X,
-                    y,
-                    cv=splits,
-                    scoring=scoring,
-                    n_jobs=n_jobs,
-                    error_score="raise",
-                )
-            except Exception as error:
-                error.add_note(f"It was contender {name!r} that failed.")
-                raise
-    return TransferComparison.from_folds(folds, _scoring_name(scoring))
-
-
-def _check_contenders(contenders, backbone):
-    """Return the contenders by name."""
-    if isinstance(contenders, str) and contenders == "default":
-        return default_contenders(backbone)
-    if not isinstance(contenders, dict) or not contenders:
-        raise ValueError(
-            f"contenders={contenders!r} must be 'default' or a dict of name to "
-            "scikit-learn estimator with at least one entry."
-        )
-    for name, contender in contenders.items():
-        if isinstance(contender, type) or not hasattr(contender, "fit"):
-            raise ValueError(
-                f"contenders[{name!r}]={contender!r} must be a scikit-learn estimator, "
-                "an instance with a fit method."
-            )
-    return contenders
-
-
-def default_contenders(backbone="sktl_mini"):
-    """Build the contenders of `compare_transfer`, by name."""
-    frozen = PretrainedFeatureExtractor(backbone)
-    untrained = PretrainedFeatureExtractor(backbone, weights=None)
-    return {
-        "most frequent class": DummyClassifier(),
-        "raw pixels + logistic regression": _linear(RawPixels()),
-        "raw pixels + SVM": _svm(RawPixels()),
-        "untrained network + logistic regression": _linear(untrained),
-        "frozen features + logistic regression": _linear(frozen),
-        "frozen features + SVM": _svm(frozen),
-        "fine-tuned network": FineTunedCNNClassifier(backbone),
-        # Random weights need more epochs than pretrained ones.
-        "network from scratch": FineTunedCNNClassifier(
-            backbone, strategy="scratch", max_epochs=40
-        ),
+            bar.set_description(name)
+            trials[name] = run_trials(contender, X, y, splits, scorer, n_jobs)
+    results, curves = summarize(trials, splits)
+    findings = Findings(results, curves, contenders, splits)
+    parameters = {
+        "rows": str(len(y)),
+        "classes": str(len(classes)),
+        "cv": repr(cv),
+        "scoring": _scoring_name(scoring),
+        "train_sizes": repr(train_sizes),
+        "random_state": repr(random_state),
     }
-
-
-class RawPixels(TransformerMixin, BaseEstimator):
-    """Images as rows of their own pixels, at most `side` pixels a side.
-
-    Pictures of one size that fits are left as they are; others are squeezed into a
-    square. Pictures without colour give one number per pixel.
-    """
-
-    def __init__(self, side=32):
-        self.side = side
-
-    def fit(self, X, y=None):
-        """Learn the range of values, the size, and whether there is colour."""
-        images = open_images(X)
-        self.value_range_ = images.value_range
-        pictures = [picture.pixels() for picture in images]
-        shapes = {picture.shape for picture in pictures}
-        fits = len(shapes) == 1 and max(min(shapes)[:2]) <= self.side
-        self.shape_ = min(shapes) if fits else None
-        self.is_grey_ = all((p == p[..., :1]).all() for p in pictures)
-        return self
-
-    def transform(self, X):
-        """Return floats between 0 and 1, one row per image."""
-        check_is_fitted(self)
-        images = open_images(X, learnt_range=self.value_range_, fitted=True)
-        return np.stack([self._row(picture.pixels()) for picture in images])
-
-    def _row(self, pixels):
-        if pixels.shape != self.shape_:
-            geometry = Geometry(resize=self.side, crop=self.side, stretch=True)
-            pixels = fit_to(pixels, geometry)
-        channels = pixels[..., :1] if self.is_grey_ else pixels
-        return channels.reshape(-1) / 255
-
-
-def _linear(features):
-    return make_pipeline(features, StandardScaler(), LogisticRegression(max_iter=1000))
-
-
-def _svm(features):
-    return make_pipeline(features, StandardScaler(), SVC())
+    return TransferComparison(
+        results,
+        _scoring_name(scoring),
+        effects=findings.effects(),
+        indicators=findings.indicators(),
+        curves=curves,
+        findings=findings.sentences(),
+        parameters=parameters | {name: repr(c) for name, c in contenders.items()},
+        versions=_versions(),
+    )
 
 
 def _seed(estimator, seed):
@@ -345,3 +365,8 @@ def _scoring_name(scoring):
     if scoring is None:
         return "accuracy"
     return getattr(scoring, "__name__", "score") if callable(scoring) else scoring
+
+
+def _versions():
+    versions = {package: version(package) for package in PACKAGES}
+    return {"python": platform.python_version()} | versions

@@ -15,10 +15,9 @@ import sktl
 from sktl import (
     FineTunedCNNClassifier,
     PretrainedFeatureExtractor,
-    TransferComparison,
     compare_transfer,
 )
-from sktl._comparison import RawPixels
+from sktl._contenders import RawPixels
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -183,14 +182,6 @@ def test_failing_contender_raises(digits):
 def test_single_split_is_refused(digits, contenders):
     with pytest.raises(ValueError, match="gives 1 split"):
         compare_transfer(*digits, contenders, cv=[(np.arange(60), np.arange(60, 99))])
-
-
-def test_folds_of_one_contender_make_a_report():
-    folds = {
-        name: np.array([0.5, 0.7]) for name in ("test_score", "fit_time", "score_time")
-    }
-    report = TransferComparison.from_folds({"one": folds}, "f1")
-    assert report.results_["mean_test_score"][0] == pytest.approx(0.6)
 
 
 def test_table_of_the_digits_example_is_aligned(report):

@@ -3,8 +3,9 @@
 from sktl._backbones import layer_names, list_backbones
 from sktl._classifier import FineTunedCNNClassifier
 from sktl._comparison import TransferComparison, compare_transfer
-from sktl._displays import TrainingHistoryDisplay, TransferComparisonDisplay
+from sktl._displays import TimeToScoreDisplay, TransferComparisonDisplay
 from sktl._extractor import PretrainedFeatureExtractor
+from sktl._history_display import TrainingHistoryDisplay
 from sktl._images import check_images
 from sktl._ranking import BackboneRanking, rank_backbones
 from sktl._store import cache_info, clear_cache, prune_cache
@@ -15,6 +16,7 @@ __all__ = [
     "BackboneRanking",
     "FineTunedCNNClassifier",
     "PretrainedFeatureExtractor",
+    "TimeToScoreDisplay",
     "TrainingHistoryDisplay",
     "TransferComparison",
     "TransferComparisonDisplay",

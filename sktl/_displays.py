@@ -1,35 +1,47 @@
 """Drawing of results, by scikit-learn's convention. Matplotlib only inside `plot`."""
 
-from numbers import Real
+import textwrap
 
 import numpy as np
-from sklearn.exceptions import NotFittedError
 
 # From Wong's palette for all eyes (Nature Methods 8, 441, 2011), so ordered that
 # neighbours differ in grey too. With 4 styles, 20 curves before a pair comes again.
 COLORS = ("#0072B2", "#E69F00", "#000000", "#CC79A7", "#D55E00")
 STYLES = ("-", "--", "-.", ":")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
-LOSSES = ("train_loss", "valid_loss")
+LONGEST_LINE = 40  # characters of a name before it is broken
+LOG_FROM = (
+    8  # largest over smallest training size from which on the axis is logarithmic
+)
+TICK_DISTANCE = 0.08  # of the axis: four digits and a gap
 
 
 class TransferComparisonDisplay:
     """Mean scores of contenders with their standard errors.
 
+    With one training size, a bar per contender; with several, a learning curve each.
     Use `from_results` or `TransferComparison.plot` to make one.
 
     Parameters
     ----------
     contenders : sequence of str
-    means, errors : ndarray of shape (n_contenders,)
-        Mean score and its standard error.
+        One entry per contender and training size, as in the arrays below.
+    means, errors : array-like of shape (n_entries,)
+        Mean score and its standard error. NaN where a contender failed.
     scoring : str
         What the scores are.
+    train_sizes : array-like of shape (n_entries,) or None, default=None
+        Rows that the contender was trained on. None means the same for all.
 
     Attributes
     ----------
     ax_ : matplotlib.axes.Axes
     figure_ : matplotlib.figure.Figure
+
+    See Also
+    --------
+    TimeToScoreDisplay : Draws the scores of one training, epoch by epoch.
 
     Examples
     --------
@@ -40,11 +52,12 @@ class TransferComparisonDisplay:
     array([0.8, 0.9])
     """
 
-    def __init__(self, contenders, means, errors, scoring):
+    def __init__(self, contenders, means, errors, scoring, train_sizes=None):
         self.contenders = list(contenders)
         self.means = np.asarray(means)
         self.errors = np.asarray(errors)
         self.scoring = scoring
+        self.train_sizes = train_sizes if train_sizes is None else np.array(train_sizes)
 
     @classmethod
     def from_results(cls, comparison):
@@ -64,272 +77,263 @@ class TransferComparisonDisplay:
             results["mean_test_score"],
             results["se_test_score"],
             comparison.scoring_,
+            results["train_size"],
         )
 
     def plot(self, ax=None):
-        """Draw one line per contender, the first on top.
+        """Draw a bar per contender, the first on top, or a curve per contender.
 
         Parameters
         ----------
         ax : matplotlib.axes.Axes or None, default=None
-            None makes a new figure.
+            The legend of curves stands to the right of it: a figure with
+            `layout="constrained"` makes room for it. None makes a new figure.
 
         Returns
         -------
         self : TransferComparisonDisplay
         """
-        import matplotlib.pyplot as plt
-
-        if ax is None:
-            _, ax = plt.subplots(
-                figsize=(7, 1 + 0.4 * len(self.contenders)), layout="constrained"
-            )
-        rows = np.arange(len(self.contenders))
-        ax.barh(rows, self.means, xerr=self.errors, color="0.75", ecolor="black")
-        for row, mean, error in zip(rows, self.means, self.errors, strict=True):
-            ax.text(mean + error, row, f" {mean:.3f}", va="center", fontsize="small")
-        ax.set_yticks(rows, self.contenders)
-        # Not invert_yaxis, which on shared axes would turn every second panel back.
-        ax.set_ylim(len(rows) - 0.5, -0.5)
-        ax.set_xlabel(f"{self.scoring} (mean over folds, bar: standard error)")
-        ax.margins(x=0.15)
+        several = self.train_sizes is not None and len(np.unique(self.train_sizes)) > 1
+        ax = self._draw_curves(ax) if several else self._draw_bars(ax)
         self.ax_ = ax
         self.figure_ = ax.figure
         return self
 
+    def _draw_bars(self, ax):
+        labels = [_broken(name) for name in self.contenders]
+        if ax is None:
+            n_lines = 1 + max(label.count("\n") for label in labels)
+            ax = _new_axes(7, 1 + (0.22 + 0.18 * n_lines) * len(labels))
+        rows = np.arange(len(labels))
+        ax.barh(rows, self.means, xerr=self.errors, color="0.75", ecolor="black")
+        for row, mean, error in zip(rows, self.means, self.errors, strict=True):
+            side = "right" if mean < 0 else "left"
+            if np.isnan(mean):
+                end, text = 0, " failed"
+            else:
+                end = mean + np.copysign(np.nan_to_num(error), mean)
+                text = f" {mean:.3f} "
+            ax.text(end, row, text, va="center", ha=side, fontsize="small")
+        ax.set_yticks(rows, labels, parse_math=False)
+        # Not invert_yaxis, which on shared axes would turn every second panel back.
+        ax.set_ylim(len(rows) - 0.5, -0.5)
+        ax.set_xlabel(f"{self.scoring} (mean over folds, bar: standard error)")
+        ax.margins(x=0.2)
+        return ax
 
-class TrainingHistoryDisplay:
-    """Losses and scores over the epochs of a training, with its phases.
+    def _draw_curves(self, ax):
+        curves = {}
+        for look, name in enumerate(dict.fromkeys(self.contenders)):
+            rows = np.array([other == name for other in self.contenders])
+            columns = self.train_sizes, self.means, self.errors
+            sizes, means, errors = (column[rows] for column in columns)
+            failed = ", ".join(map(str, sizes[np.isnan(means)]))
+            label = f"{name} (failed with {failed} rows)" if failed else name
+            curves[label] = look, sizes, means, errors
+        ax, lines = _draw_bands(ax, curves)
+        _legend_beside(ax, lines)
+        _show_sizes(ax, np.unique(self.train_sizes))
+        ax.set_xlabel("training rows")
+        ax.set_ylabel(f"{self.scoring} (band: standard error)")
+        return ax
 
-    Use `from_estimator` or `from_history` to make one.
+
+class TimeToScoreDisplay:
+    """Scores over the epochs or seconds of a training, with standard errors.
+
+    Shows how soon one network reaches the final score of another, which is drawn as a
+    dotted line: one of the classic measures of a transfer (Taylor & Stone, JMLR 2009,
+    "time to threshold"). Use `from_results` to make one.
 
     Parameters
     ----------
-    losses : dict of str to ndarray of shape (n_epochs,)
-        NaN where an epoch recorded none.
-    scores : dict of str to ndarray of shape (n_epochs,)
-        Drawn on axes of their own; may be empty.
-    phases : sequence of str or None, of shape (n_epochs,)
-        What was trained in each epoch; None where it went on as before.
+    curves : dict of str to tuple of (x, means, errors)
+        Contender to three arrays of shape (n_points,): epochs or seconds, the mean
+        score over folds, and its standard error.
+    contenders : sequence of str
+        All of the comparison, so that each looks the same in all of its pictures.
+    references : sequence of str
+        Contenders whose final score is drawn as a line.
+    scoring : str
+        What the scores are.
+    over : {"epoch", "seconds"}
+        What `x` is.
 
     Attributes
     ----------
     ax_ : matplotlib.axes.Axes
-        The axes of the losses.
-    score_ax_ : matplotlib.axes.Axes or None
-        The axes of the scores, below; None without scores.
     figure_ : matplotlib.figure.Figure
 
     Examples
     --------
-    >>> from sktl import TrainingHistoryDisplay
-    >>> history = [
-    ...     {"train_loss": 0.9, "valid_loss": 0.8, "phase": "probe"},
-    ...     {"train_loss": 0.5, "valid_loss": 0.7, "phase": "unfreeze layer4"},
-    ... ]
-    >>> display = TrainingHistoryDisplay.from_history(history)
-    >>> display.losses["valid_loss"]
-    array([0.8, 0.7])
+    >>> from sktl import TimeToScoreDisplay
+    >>> curves = {"from scratch": ([0, 1, 2], [0.1, 0.6, 0.8], [0.0, 0.05, 0.02])}
+    >>> display = TimeToScoreDisplay(
+    ...     curves, ["pixels", "from scratch"], [], "accuracy", "epoch")
+    >>> display.over
+    'epoch'
     """
 
-    def __init__(self, losses, scores, phases):
-        self.losses = losses
-        self.scores = scores
-        self.phases = list(phases)
+    def __init__(self, curves, contenders, references, scoring, over):
+        self.curves = curves
+        self.contenders = list(contenders)
+        self.references = list(references)
+        self.scoring = scoring
+        self.over = over
 
     @classmethod
-    def from_estimator(cls, estimator, *, scores=None, ax=None):
-        """Draw the training of a net.
+    def from_results(cls, comparison, over="epoch"):
+        """Take the curves of a comparison, at its largest training size.
 
         Parameters
         ----------
-        estimator : skorch.NeuralNet
-            A fitted one; of a pipeline, the last step.
-        scores : str, list of str or None, default=None
-            As in `from_history`.
-        ax : matplotlib.axes.Axes or None, default=None
-            As in `plot`.
+        comparison : TransferComparison
+        over : {"epoch", "seconds"}, default="epoch"
+            What the scores are drawn over. Epochs of one network may take longer than
+            those of another.
 
         Returns
         -------
-        display : TrainingHistoryDisplay
-
-        Raises
-        ------
-        NotFittedError
-            If the net has not been trained.
-        ValueError
-            If there was nothing to record: `strategy="linear_probe"` has no epochs.
-        """
-        name = type(estimator).__name__
-        if not hasattr(estimator, "history"):
-            raise ValueError(
-                f"estimator is of type {name}, which has no history of a training. "
-                "Pass a fitted skorch net: of a pipeline the last step, of a search "
-                "its best_estimator_."
-            )
-        if estimator.history is None:
-            raise NotFittedError(
-                f"This {name} instance is not fitted yet. Call 'fit' with appropriate "
-                "arguments before drawing its history."
-            )
-        return cls.from_history(estimator.history, scores=scores, ax=ax)
-
-    @classmethod
-    def from_history(cls, history, *, scores=None, ax=None):
-        """Draw the history of a net.
-
-        Parameters
-        ----------
-        history : skorch.history.History or list of dict
-            One row per epoch; rows may lack any of the columns. A column `phase` says
-            what was trained.
-        scores : str, list of str or None, default=None
-            Columns of numbers to draw besides the losses. None takes those beside
-            which there is a column with `_best` at the end of its name, as skorch's
-            scoring callbacks write it.
-        ax : matplotlib.axes.Axes or None, default=None
-            As in `plot`.
-
-        Returns
-        -------
-        display : TrainingHistoryDisplay
+        display : TimeToScoreDisplay
 
         Raises
         ------
         ValueError
-            If no epoch has a loss, or a score is no column of numbers.
+            If no contender was trained by epochs, or `over` is something else.
+
+        Notes
+        -----
+        Between two epochs of a fold the score is interpolated. A fold that stopped
+        early keeps its last score.
         """
-        rows = list(history)
-        columns = _number_columns(rows)
-        losses = [name for name in LOSSES if name in columns]
-        if not losses:
+        if over not in ("epoch", "seconds"):
+            raise ValueError(f"over={over!r} must be 'epoch' or 'seconds'.")
+        if not comparison.curves_:
             raise ValueError(
-                f"The history has {len(rows)} epochs and no losses in them: there is "
-                "nothing to draw. strategy='linear_probe' is solved without epochs; "
-                "any other net has to be trained for one or more."
+                "No contender of this comparison was trained by epochs: there are no "
+                "curves to draw. Add one, such as a FineTunedCNNClassifier."
             )
-        if scores is None:
-            names = {name for row in rows for name in row}
-            scores = [n for n in columns if n not in LOSSES and f"{n}_best" in names]
-        scores = [scores] if isinstance(scores, str) else scores
-        for name in scores:
-            if name not in columns:
-                raise ValueError(
-                    f"scores={scores!r}: {name!r} is no column of numbers in this "
-                    f"history. These are: {', '.join(map(repr, columns))}."
-                )
-        display = cls(
-            {name: columns[name] for name in losses},
-            {name: columns[name] for name in scores},
-            [row.get("phase") for row in rows],
+        pairs = zip(
+            comparison.effects_["twin"], comparison.effects_["kind"], strict=True
         )
-        return display.plot(ax=ax)
+        references = {twin for twin, kind in pairs if kind == "from scratch"}
+        return cls(
+            {name: _mean_curve(f, over) for name, f in comparison.curves_.items()},
+            dict.fromkeys(comparison.results_["contender"]),
+            [name for name in comparison.curves_ if name in references],
+            comparison.scoring_,
+            over,
+        )
 
     def plot(self, ax=None):
-        """Draw the losses, below them the scores, and lines where a phase begins.
+        """Draw a curve per contender.
 
         Parameters
         ----------
         ax : matplotlib.axes.Axes or None, default=None
-            Scores, if there are any, get the lower half of its place. The names of
-            phases stand above it: a figure with `layout="constrained"` makes room for
-            them. None makes a new figure.
+            The legend stands to the right of it: a figure with `layout="constrained"`
+            makes room for it. None makes a new figure.
 
         Returns
         -------
-        self : TrainingHistoryDisplay
+        self : TimeToScoreDisplay
         """
-        import matplotlib.pyplot as plt
-
-        starts = self._phase_starts()
-        if ax is None:
-            height = (5 if self.scores else 3) + 0.15 * len(starts)
-            _, ax = plt.subplots(figsize=(7, height), layout="constrained")
+        curves = {n: (self.contenders.index(n), *c) for n, c in self.curves.items()}
+        ax, lines = _draw_bands(ax, curves)
+        for name in self.references:
+            final = self.curves[name][1][-1]
+            look = {"color": "0.4", "linestyle": ":", "zorder": 0}
+            lines[f"final score of {name}"] = ax.axhline(final, **look)
+        _legend_beside(ax, lines)
+        ax.set_xlabel({"epoch": "epochs", "seconds": "seconds of training"}[self.over])
+        ax.set_ylabel(f"{self.scoring} (band: standard error)")
         self.ax_ = ax
-        self.score_ax_ = _axes_below(ax) if self.scores else None
         self.figure_ = ax.figure
-        _draw_curves(ax, self.losses, "loss", first_style=0)
-        if self.scores:
-            ax.tick_params(labelbottom=False)
-            label = next(iter(self.scores)) if len(self.scores) == 1 else "score"
-            _draw_curves(self.score_ax_, self.scores, label, len(self.losses))
-        lowest = self.score_ax_ or ax
-        lowest.set_xlabel("epoch")
-        lowest.locator_params(axis="x", integer=True, min_n_ticks=1)
-        lowest.set_xlim(0.5, len(self.phases) + 0.5)
-        self._mark_phases(starts)
         return self
 
-    def _phase_starts(self):
-        starts = []
-        for epoch, phase in enumerate(self.phases, start=1):
-            if phase is not None and (not starts or phase != starts[-1][1]):
-                starts.append((epoch, phase))
-        return starts
 
-    def _mark_phases(self, starts):
-        """Draw a line where a phase starts, with its name on top like a flag.
-
-        Each flag flies lower than the one before, so that neither names nor lines meet,
-        whatever the width of the figure and the length of the phases.
-        """
-        grey = {"color": "0.6", "linewidth": 0.8}
-        # From the top of the axes to the top of the name, not only to its corner.
-        pole = grey | {"arrowstyle": "-", "relpos": (0, 1), "patchA": None}
-        pole |= {"shrinkA": 0, "shrinkB": 0}
-        for row, (epoch, phase) in enumerate(reversed(starts)):
-            x = epoch - 0.5
-            for ax in filter(None, (self.ax_, self.score_ax_)):
-                ax.axvline(x, zorder=0, **grey)
-            self.ax_.annotate(
-                f" {phase}",
-                (x, 1),
-                xycoords=self.ax_.get_xaxis_transform(),
-                xytext=(0, 3 + 11 * row),
-                textcoords="offset points",
-                fontsize=8,  # points; a row has 11
-                arrowprops=pole,
-            )
+def load_pyplot():
+    """Import matplotlib, an extra, where something is drawn."""
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise ImportError(
+            'Drawing needs matplotlib, which is missing: pip install "sktl[plot]".'
+        ) from error
+    return plt
 
 
-def _number_columns(rows):
-    """{name: ndarray of shape (n_rows,)} of the columns that hold a finite number."""
-    names = dict.fromkeys(name for row in rows for name in row)
-    columns = {
-        name: np.array([_number(row.get(name)) for row in rows]) for name in names
-    }
-    return {name: c for name, c in columns.items() if np.isfinite(c).any()}
+def line_look(i):
+    """Colour and dashes of the i-th curve of a picture."""
+    return {"color": COLORS[i % len(COLORS)], "linestyle": STYLES[i % len(STYLES)]}
 
 
-def _number(value):
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
-    return float(value) if is_number else np.nan
+def _new_axes(width, height):
+    """Axes of a new figure, in inches."""
+    _, ax = load_pyplot().subplots(figsize=(width, height), layout="constrained")
+    return ax
 
 
-def _axes_below(ax):
-    """Give the lower half of the place of `ax` to new axes."""
-    place = ax.get_subplotspec()
-    if place is None:
-        raise ValueError(
-            "ax has no place in a grid that losses and scores could share. Make it by "
-            "plt.subplots, or pass scores=[]."
-        )
-    upper, lower = place.subgridspec(2, 1)
-    ax.set_subplotspec(upper)
-    return ax.figure.add_subplot(lower, sharex=ax)
+def _broken(name):
+    """A name in lines that leave room for what it names."""
+    return textwrap.fill(str(name), LONGEST_LINE)
 
 
-def _draw_curves(ax, curves, label, first_style):
-    for i, (name, values) in enumerate(curves.items(), start=first_style):
-        known = np.isfinite(values)
-        ax.plot(
-            np.arange(1, len(values) + 1)[known],
-            values[known],
-            color=COLORS[i % len(COLORS)],
-            linestyle=STYLES[i % len(STYLES)],
-            marker=".",
-            label=name,
-        )
-    ax.set_ylabel(label)
-    ax.legend()
+def _mean_curve(folds, over):
+    """Points, mean scores over folds and their standard errors."""
+    points = max((fold[over] for fold in folds), key=lambda x: x[-1])
+    scores = np.array([np.interp(points, f[over], f["score"]) for f in folds])
+    if len(folds) == 1:
+        return points, scores[0], np.full(len(points), np.nan)
+    return points, scores.mean(0), scores.std(0, ddof=1) / np.sqrt(len(folds))
+
+
+def _draw_bands(ax, curves):
+    """Draw {name: (look, x, means, errors)}; return the axes and {name: line}."""
+    if ax is None:
+        n_lines = sum(1 + _broken(name).count("\n") for name in curves)
+        ax = _new_axes(9, max(4.5, 0.5 + 0.18 * n_lines))
+    lines = {}
+    for name, (look, x, *curve) in curves.items():
+        means, errors = map(np.asarray, curve)
+        style = line_look(look) | {"marker": MARKERS[look % len(MARKERS)]}
+        (lines[name],) = ax.plot(x, means, markersize=4, **style)
+        below, above = means - errors, means + errors
+        ax.fill_between(x, below, above, color=style["color"], alpha=0.2, linewidth=0)
+    return ax, lines
+
+
+def _legend_beside(ax, lines):
+    """Name the lines to the right of the axes, in the order in which they end there."""
+
+    def end(name):
+        known = [value for value in lines[name].get_ydata() if np.isfinite(value)]
+        return known[-1] if known else -np.inf
+
+    names = sorted(lines, key=end, reverse=True)
+    legend = ax.legend(
+        [lines[name] for name in names],
+        [_broken(name) for name in names],
+        loc="upper left",
+        bbox_to_anchor=(1.01, 1),
+        handlelength=4,  # long enough to tell the dashes apart
+        fontsize="small",
+        frameon=False,
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+def _show_sizes(ax, sizes):
+    """Scale and ticks of an axis of training sizes, given in increasing order."""
+    is_log = sizes[-1] > LOG_FROM * sizes[0]
+    places = np.log(sizes) if is_log else sizes
+    distance = TICK_DISTANCE * (places[-1] - places[0])
+    ticks, last = [], np.inf  # from the right: the largest size always has its tick
+    for size, place in zip(sizes[::-1], places[::-1], strict=True):
+        if last - place >= distance:
+            ticks.insert(0, size)
+            last = place
+    ax.set_xscale("log" if is_log else "linear")
+    ax.minorticks_off()
+    ax.set_xticks(ticks, [str(size) for size in ticks])

@@ -11,6 +11,7 @@ os.environ["MPLBACKEND"] = "Agg"
 import random
 import socket
 from collections import OrderedDict
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -140,5 +141,47 @@ def make(tiny_network):
             "random_state": 0,
         }
         return FineTunedCNNClassifier(**defaults | params)
+
+    return make
+
+
+@pytest.fixture
+def make_comparison():
+    """Make what a picture or a page reads of a comparison.
+
+    `scores` is {contender: scores of shape (n_sizes, n_folds)}, NaN where it failed.
+    """
+
+    def make(scores, sizes, *, effects=(), indicators=(), curves=None, **others):
+        table = np.concatenate([np.atleast_2d(rows) for rows in scores.values()])
+        n_rows, n_folds = table.shape
+        results = {
+            "contender": np.repeat(np.array([*scores], dtype=object), len(sizes)),
+            "train_size": np.tile(sizes, len(scores)),
+            **{f"split{i}_test_score": table[:, i] for i in range(n_folds)},
+            "mean_test_score": table.mean(1),
+            "se_test_score": table.std(1, ddof=1) / np.sqrt(n_folds),
+            "mean_fit_time": np.linspace(0.5, 90, n_rows),
+            "mean_score_time": np.full(n_rows, 0.01),
+            "error": np.where(np.isnan(table.mean(1)), "split 0: ValueError", ""),
+        }
+        return SimpleNamespace(
+            results_=results,
+            scoring_="accuracy",
+            n_splits_=n_folds,
+            effects_=columns(
+                "contender twin kind difference low high p_value", effects
+            ),
+            indicators_=columns(
+                "indicator contender reference value low high", indicators
+            ),
+            curves_=curves or {},
+            **{"findings_": [], "parameters_": {}, "versions_": {}} | others,
+        )
+
+    def columns(names, rows):
+        return {
+            name: np.array([r[i] for r in rows]) for i, name in enumerate(names.split())
+        }
 
     return make

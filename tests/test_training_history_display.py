@@ -15,8 +15,7 @@ from skorch.callbacks import EpochScoring
 from skorch.dataset import ValidSplit
 from skorch.history import History
 
-from sktl import FineTunedCNNClassifier
-from sktl._displays import TrainingHistoryDisplay
+from sktl import FineTunedCNNClassifier, TrainingHistoryDisplay
 
 pytestmark = pytest.mark.usefixtures("pyplot")
 

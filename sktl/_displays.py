@@ -117,7 +117,7 @@ class TransferComparisonDisplay:
         ax.set_yticks(rows, labels, parse_math=False)
         # Not invert_yaxis, which on shared axes would turn every second panel back.
         ax.set_ylim(len(rows) - 0.5, -0.5)
-        ax.set_xlabel(f"{self.scoring} (mean over folds, bar: standard error)")
+        ax.set_xlabel(f"{self.scoring} (mean over splits, bar: standard error)")
         ax.margins(x=0.2)
         return ax
 
@@ -149,7 +149,7 @@ class TimeToScoreDisplay:
     ----------
     curves : dict of str to tuple of (x, means, errors)
         Contender to three arrays of shape (n_points,): epochs or seconds, the mean
-        score over folds, and its standard error.
+        score over splits, and its standard error.
     contenders : sequence of str
         All of the comparison, so that each looks the same in all of its pictures.
     references : sequence of str
@@ -203,8 +203,8 @@ class TimeToScoreDisplay:
 
         Notes
         -----
-        Between two epochs of a fold the score is interpolated. A fold that stopped
-        early keeps its last score.
+        Between two epochs of a split the score is interpolated. A split that stopped
+        early keeps its last score. Where a split failed there is no mean to draw.
         """
         if over not in ("epoch", "seconds"):
             raise ValueError(f"over={over!r} must be 'epoch' or 'seconds'.")
@@ -213,14 +213,14 @@ class TimeToScoreDisplay:
                 "No contender of this comparison was trained by epochs: there are no "
                 "curves to draw. Add one, such as a FineTunedCNNClassifier."
             )
-        pairs = zip(
-            comparison.effects_["twin"], comparison.effects_["kind"], strict=True
-        )
+        effects = comparison.effects_
+        pairs = zip(effects.get("twin", ()), effects.get("kind", ()), strict=True)
         references = {twin for twin, kind in pairs if kind == "from scratch"}
+        curves = {n: _mean_curve(s, over) for n, s in comparison.curves_.items()}
         return cls(
-            {name: _mean_curve(f, over) for name, f in comparison.curves_.items()},
+            curves,
             dict.fromkeys(comparison.results_["contender"]),
-            [name for name in comparison.curves_ if name in references],
+            [n for n in curves if n in references and np.isfinite(curves[n][1][-1])],
             comparison.scoring_,
             over,
         )
@@ -238,7 +238,10 @@ class TimeToScoreDisplay:
         -------
         self : TimeToScoreDisplay
         """
-        curves = {n: (self.contenders.index(n), *c) for n, c in self.curves.items()}
+        curves = {}
+        for name, curve in self.curves.items():
+            label = f"{name} (failed)" if np.isnan(curve[1]).all() else name
+            curves[label] = self.contenders.index(name), *curve
         ax, lines = _draw_bands(ax, curves)
         for name in self.references:
             final = self.curves[name][1][-1]
@@ -279,13 +282,18 @@ def _broken(name):
     return textwrap.fill(str(name), LONGEST_LINE)
 
 
-def _mean_curve(folds, over):
-    """Points, mean scores over folds and their standard errors."""
-    points = max((fold[over] for fold in folds), key=lambda x: x[-1])
-    scores = np.array([np.interp(points, f[over], f["score"]) for f in folds])
-    if len(folds) == 1:
-        return points, scores[0], np.full(len(points), np.nan)
-    return points, scores.mean(0), scores.std(0, ddof=1) / np.sqrt(len(folds))
+def _mean_curve(splits, over):
+    """Points, mean scores over splits and their standard errors.
+
+    Of a split that failed there are no scores, and so no mean.
+    """
+    points = max((split[over] for split in splits if split), key=lambda x: x[-1])
+    scores = [
+        np.interp(points, split[over], split["score"]) if split else points * np.nan
+        for split in splits
+    ]
+    error = np.std(scores, axis=0, ddof=1) / np.sqrt(len(splits))
+    return points, np.mean(scores, axis=0), error
 
 
 def _draw_bands(ax, curves):

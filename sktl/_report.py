@@ -40,8 +40,7 @@ main { max-width: 60rem; margin: 0 auto; padding: 1rem; }
 h1, h2, h3 { line-height: 1.2; }
 h2 { margin-top: 2.5rem; }
 .subtitle, figcaption { color: var(--soft); }
-.alarm { border-left: .4rem solid var(--alarm); padding: .2rem 0 .2rem .8rem; }
-.alarm strong { color: var(--alarm); }
+.alarm { color: var(--alarm); font-weight: bold; }
 li { margin: .4rem 0; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
@@ -110,7 +109,7 @@ def _page(comparison):
         title="Transfer comparison",
         subtitle=escape(
             f"{comparison.scoring_} of {n_contenders} contenders on the same "
-            f"{comparison.n_splits_} folds, up to {results['train_size'].max()} "
+            f"{comparison.n_splits_} splits, up to {results['train_size'].max()} "
             "training rows"
         ),
         body="\n".join(filter(None, sections)),
@@ -121,18 +120,15 @@ def _page(comparison):
 
 
 def _findings(comparison):
-    effects = comparison.effects_
-    columns = effects["contender"], effects["twin"], effects["high"]
-    alarms = [
-        f'<p class="alarm"><strong>Negative transfer:</strong> {escape(contender)} '
-        f"scores lower than {escape(twin)}.</p>"
-        for contender, twin, high in zip(*columns, strict=True)
-        if high < 0
+    items = [
+        f"<li{_alarm(finding)}>{escape(finding)}</li>"
+        for finding in comparison.findings_
     ]
-    findings = [f"<li>{escape(finding)}</li>" for finding in comparison.findings_]
-    if not findings:
-        return ""
-    return "\n".join(["<h2>Findings</h2>", *alarms, "<ul>", *findings, "</ul>"])
+    return _list("<h2>Findings</h2>", items)
+
+
+def _alarm(finding):
+    return ' class="alarm"' if finding.startswith("Negative transfer") else ""
 
 
 def _results(comparison):
@@ -147,10 +143,10 @@ def _results(comparison):
             "failed" if np.isnan(mean) else f"{mean:.3f} ± {error:.3f}"
             for mean, error in zip(means, errors, strict=True)
         ],
-        "fit seconds": [f"{seconds:.2f}" for seconds in results["mean_fit_time"]],
+        "fit seconds": [_number(t, ".2f") for t in results["mean_fit_time"]],
     }
-    folds = {
-        f"fold {i}": [_number(score) for score in results[f"split{i}_test_score"]]
+    splits = {
+        f"split {i}": [_number(score) for score in results[f"split{i}_test_score"]]
         for i in range(comparison.n_splits_)
     }
     figure = _figure(
@@ -161,9 +157,9 @@ def _results(comparison):
         [
             "<h2>Results</h2>",
             figure,
-            _table("Mean over folds", rows | table),
+            _table("Mean over splits", rows | table),
             _failures(results),
-            _details("Scores per fold", _table(f"{scoring} per fold", rows | folds)),
+            _details("Scores per split", _table(f"{scoring} per split", rows | splits)),
         ]
     )
 
@@ -175,7 +171,7 @@ def _failures(results):
         for contender, size, error in zip(*columns, strict=True)
         if error
     ]
-    return "\n".join(["<h3>Failures</h3>", "<ul>", *items, "</ul>"]) if items else ""
+    return _details("Failures", _list("", items)) if items else ""
 
 
 def _time(comparison):
@@ -193,7 +189,7 @@ def _time(comparison):
 
 def _effects(comparison):
     effects = comparison.effects_
-    if not len(effects["contender"]):
+    if not len(effects.get("contender", ())):
         return ""
     intervals = list(zip(effects["low"], effects["high"], strict=True))
     columns = {
@@ -201,8 +197,8 @@ def _effects(comparison):
         "transfer": [_verdict(low, high) for low, high in intervals],
         "compared with": effects["twin"],
         "which is": effects["kind"],
-        "difference": [f"{value:+.3f}" for value in effects["difference"]],
-        "95 % interval": [f"{low:+.3f} to {high:+.3f}" for low, high in intervals],
+        "difference": [_number(value, "+.3f") for value in effects["difference"]],
+        "95 % interval": [_interval(*ends, "+.3f") for ends in intervals],
         "p": [_p_value(p) for p in effects["p_value"]],
     }
     caption = "Against the twin without transfer"
@@ -211,7 +207,7 @@ def _effects(comparison):
 
 def _indicators(comparison):
     indicators = comparison.indicators_
-    if not len(indicators["indicator"]):
+    if not len(indicators.get("indicator", ())):
         return ""
     intervals = zip(indicators["low"], indicators["high"], strict=True)
     columns = {
@@ -219,7 +215,7 @@ def _indicators(comparison):
         "contender": indicators["contender"],
         "compared with": indicators["reference"],
         "value": [_number(value) for value in indicators["value"]],
-        "95 % interval": [f"{_number(a)} to {_number(b)}" for a, b in intervals],
+        "95 % interval": [_interval(*ends) for ends in intervals],
     }
     table = _table("What the transfer gives", columns, n_texts=3)
     return f"<h2>Indicators</h2>\n{table}"
@@ -296,22 +292,31 @@ def _details(summary, content):
     return f"<details><summary>{escape(summary)}</summary>\n{content}\n</details>"
 
 
+def _list(heading, items):
+    return "\n".join([heading, "<ul>", *items, "</ul>"]) if items else ""
+
+
 def _pair(item):
     name, value = item
     return f"<dt>{escape(name)}</dt><dd>{escape(str(value))}</dd>\n"
 
 
-def _number(value):
-    if not np.isfinite(value):
-        return "-"
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:,.1f}"
+def _number(value, form=".3f"):
+    return "-" if np.isnan(value) else f"{value:{form}}"
+
+
+def _interval(low, high, form=".3f"):
+    ends = _number(low, form), _number(high, form)
+    return "-" if "-" in ends else " to ".join(ends)
 
 
 def _p_value(p):
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+    return "< 0.001" if p < 0.001 else _number(p)
 
 
 def _verdict(low, high):
+    if np.isnan(low):
+        return "failed"
     if low > 0:
         return "helps"
     return "hurts" if high < 0 else "no clear difference"

@@ -161,7 +161,7 @@ def make_comparison():
             **{f"split{i}_test_score": table[:, i] for i in range(n_folds)},
             "mean_test_score": table.mean(1),
             "se_test_score": table.std(1, ddof=1) / np.sqrt(n_folds),
-            "mean_fit_time": np.linspace(0.5, 90, n_rows),
+            "mean_fit_time": np.linspace(0.5, 90, n_rows) + 0 * table.mean(1),
             "mean_score_time": np.full(n_rows, 0.01),
             "error": np.where(np.isnan(table.mean(1)), "split 0: ValueError", ""),
         }

@@ -16,9 +16,9 @@ SIZES = [50, 100, 200, 400]
 EPOCHS = np.arange(4)
 
 
-def random_scores(names, n_sizes=1, n_folds=3):
+def random_scores(names, n_sizes=1, n_splits=3):
     rng = np.random.default_rng(0)
-    return {name: rng.uniform(0.2, 0.9, (n_sizes, n_folds)) for name in names}
+    return {name: rng.uniform(0.2, 0.9, (n_sizes, n_splits)) for name in names}
 
 
 def bands(ax):
@@ -220,7 +220,7 @@ def test_names_are_no_formulas_and_no_private_labels(make_comparison, sizes):
 # --- scores over the epochs -----------------------------------------------------------
 
 
-def one_fold(score, seconds_per_epoch=1.0):
+def one_split(score, seconds_per_epoch=1.0):
     epochs = np.arange(len(score))
     return {
         "epoch": epochs,
@@ -233,8 +233,8 @@ def one_fold(score, seconds_per_epoch=1.0):
 def trained(make_comparison):
     """Two contenders trained by epochs, the second a twin of the first."""
     curves = {
-        "tuned": [one_fold([0.1, 0.7, 0.8, 0.9]), one_fold([0.2, 0.6, 0.9, 0.8])],
-        "scratch": [one_fold([0.1, 0.2, 0.3, 0.5]), one_fold([0.1, 0.3, 0.4, 0.6])],
+        "tuned": [one_split([0.1, 0.7, 0.8, 0.9]), one_split([0.2, 0.6, 0.9, 0.8])],
+        "scratch": [one_split([0.1, 0.2, 0.3, 0.5]), one_split([0.1, 0.3, 0.4, 0.6])],
     }
     effects = [("tuned", "scratch", "from scratch", 0.3, 0.1, 0.5, 0.01)]
     scores = random_scores(["pixels", "tuned", "scratch"], n_sizes=2)
@@ -246,10 +246,10 @@ def test_time_curves_and_bands_are_means_and_standard_errors(trained, over):
     display = TimeToScoreDisplay.from_results(trained, over=over).plot()
     lines = legend_of(display)
     assert list(lines) == ["tuned", "scratch", "final score of scratch"]
-    for line, band, folds in zip(
+    for line, band, splits in zip(
         display.ax_.lines[:2], bands(display.ax_), trained.curves_.values(), strict=True
     ):
-        scores = np.array([fold["score"] for fold in folds])
+        scores = np.array([split["score"] for split in splits])
         error = scores.std(0, ddof=1) / 2**0.5
         assert line.get_xdata().tolist() == EPOCHS.tolist()
         assert line.get_ydata() == pytest.approx(scores.mean(0))
@@ -259,34 +259,35 @@ def test_time_curves_and_bands_are_means_and_standard_errors(trained, over):
     assert display.ax_.lines[2].get_ydata() == pytest.approx([0.55, 0.55])
 
 
-def test_fold_that_stopped_early_keeps_its_last_score(trained):
-    trained.curves_["tuned"][0] = one_fold([0.1, 0.7])
+def test_split_that_stopped_early_keeps_its_last_score(trained):
+    trained.curves_["tuned"][0] = one_split([0.1, 0.7])
     display = TimeToScoreDisplay.from_results(trained)
     epochs, means, _ = display.curves["tuned"]
     assert epochs.tolist() == [0, 1, 2, 3]
     assert means == pytest.approx([0.15, 0.65, 0.8, 0.75])
 
 
-def test_folds_of_unlike_speed_are_averaged_at_the_same_seconds(trained):
-    trained.curves_["tuned"] = [one_fold([0.0, 0.8], 1.0), one_fold([0.0, 0.8], 2.0)]
+def test_splits_of_unlike_speed_are_averaged_at_the_same_seconds(trained):
+    trained.curves_["tuned"] = [one_split([0.0, 0.8], 1.0), one_split([0.0, 0.8], 2.0)]
     display = TimeToScoreDisplay.from_results(trained, over="seconds")
     seconds, means, _ = display.curves["tuned"]
     assert seconds.tolist() == [0, 2]
     assert means == pytest.approx([0, 0.8])
-    trained.curves_["tuned"][1] = one_fold([0.0, 0.4, 0.8], 1.0)
+    trained.curves_["tuned"][1] = one_split([0.0, 0.4, 0.8], 1.0)
     _, means, _ = TimeToScoreDisplay.from_results(trained, over="seconds").curves[
         "tuned"
     ]
     assert means == pytest.approx([0, 0.6, 0.8])
 
 
-def test_single_fold_has_a_curve_and_no_band(trained):
-    """The others failed: one fold says nothing of the spread between folds."""
-    trained.curves_["tuned"] = trained.curves_["tuned"][:1]
+def test_contender_that_failed_on_a_split_has_a_name_and_no_curve(trained):
+    """As in the table: a mean over the other splits would not compare."""
+    trained.curves_["scratch"][1] = {}
     display = drawn(TimeToScoreDisplay.from_results(trained).plot())
-    _, means, errors = display.curves["tuned"]
-    assert means == pytest.approx([0.1, 0.7, 0.8, 0.9])
-    assert np.isnan(errors).all()
+    assert list(legend_of(display)) == ["tuned", "scratch (failed)"]
+    tuned, scratch = display.ax_.lines
+    assert np.isfinite(tuned.get_ydata()).all()
+    assert np.isnan(scratch.get_ydata()).all()
 
 
 def test_contender_looks_the_same_in_both_pictures(trained):

@@ -33,12 +33,13 @@ def comparison(make_comparison):
     scores["raw pixels"][1, 0] = np.nan
     scratch = "network from scratch"
     epochs = np.arange(5)
-    fold = {"epoch": epochs, "seconds": epochs * 0.5, "score": epochs / 5}
+    split = {"epoch": epochs, "seconds": epochs * 0.5, "score": epochs / 5}
     return make_comparison(
         scores,
         SIZES,
         effects=[
             ("frozen features", NASTY, "untrained", 0.1, 0.05, 0.15, 0.0001),
+            ("raw pixels", NASTY, "untrained", *[np.nan] * 4),
             ("fine-tuned network", scratch, "from scratch", -0.2, -0.3, -0.1, 0.01),
             (NASTY, scratch, "from scratch", 0.01, -0.1, 0.12, 0.8),
         ],
@@ -46,8 +47,8 @@ def comparison(make_comparison):
             ("score of frozen features", NASTY, "", 0.51, 0.4, 0.6),
             ("seconds to the score from scratch", NASTY, scratch, 1234.5, 20, np.nan),
         ],
-        curves={"fine-tuned network": [fold] * 3, scratch: [fold] * 3},
-        findings_=[f"Transfer hurts {NASTY}.", "Another finding."],
+        curves={"fine-tuned network": [split] * 3, scratch: [split] * 3},
+        findings_=[f"Negative transfer: {NASTY}.", "Another finding."],
         parameters_={"cv": "3", NASTY: NASTY + "x" * 500},
         versions_={"sktl": "0.1.0"},
     )
@@ -151,25 +152,24 @@ def test_every_name_is_escaped(page):
     assert escape(NASTY) in page
 
 
-def test_findings_come_first_and_harm_before_all(page):
-    words = [word.strip() for word in Page(page).words if word.strip()]
-    after = words[words.index("Findings") + 1 :]
-    assert after[:2] == [
-        "Negative transfer:",
-        "fine-tuned network scores lower than network from scratch.",
-    ]
-    assert after[2:5] == [f"Transfer hurts {NASTY}.", "Another finding.", "Results"]
+def test_findings_come_first_and_harm_stands_out(page):
+    parsed = Page(page)
+    words = [word.strip() for word in parsed.words if word.strip()]
+    start = words.index("Findings") + 1
+    findings = [f"Negative transfer: {NASTY}.", "Another finding."]
+    assert words[start : start + 3] == [*findings, "Results"]
+    assert [a for tag, a in parsed.tags if tag == "li"][:2] == [{"class": "alarm"}, {}]
 
 
 def test_numbers_of_the_tables_are_those_of_the_comparison(page, comparison):
     results = comparison.results_
-    rows = with_heads(Page(page).tables["Mean over folds"])
+    rows = with_heads(Page(page).tables["Mean over splits"])
     expected = [
         [
             name,
             str(size),
             "failed" if np.isnan(mean) else f"{mean:.3f} ± {error:.3f}",
-            f"{seconds:.2f}",
+            "-" if np.isnan(seconds) else f"{seconds:.2f}",
         ]
         for name, size, mean, error, seconds in zip(
             results["contender"],
@@ -181,10 +181,10 @@ def test_numbers_of_the_tables_are_those_of_the_comparison(page, comparison):
         )
     ]
     assert rows == expected
-    folds = with_heads(Page(page).tables["accuracy per fold"])
-    for i, (name, size, *scores) in enumerate(folds):
+    splits = with_heads(Page(page).tables["accuracy per split"])
+    for i, (name, size, *scores) in enumerate(splits):
         assert [name, size] == expected[i][:2]
-        row = [results[f"split{fold}_test_score"][i] for fold in range(3)]
+        row = [results[f"split{split}_test_score"][i] for split in range(3)]
         assert scores == ["-" if np.isnan(score) else f"{score:.3f}" for score in row]
 
 
@@ -192,11 +192,13 @@ def test_effects_say_whether_transfer_helps(page):
     rows = with_heads(Page(page).tables["Against the twin without transfer"])
     assert [row[:2] for row in rows] == [
         ["frozen features", "helps"],
+        ["raw pixels", "failed"],
         ["fine-tuned network", "hurts"],
         [NASTY, "no clear difference"],
     ]
     scratch = ["network from scratch", "from scratch"]
-    assert rows[1][2:] == [*scratch, "-0.200", "-0.300 to -0.100", "0.010"]
+    assert rows[1][3:] == ["untrained", "-", "-", "-"]
+    assert rows[2][2:] == [*scratch, "-0.200", "-0.300 to -0.100", "0.010"]
     assert rows[0][-1] == "< 0.001"
 
 
@@ -208,8 +210,8 @@ def test_indicators_parameters_versions_and_failures_are_shown(page, comparison)
             "seconds to the score from scratch",
             NASTY,
             "network from scratch",
-            "1,234.5",
-            "20.0 to -",
+            "1234.500",
+            "-",
         ],
     ]
     words = "\n".join(parsed.words)
@@ -223,7 +225,7 @@ def test_sections_without_content_are_left_out(make_comparison, tmp_path):
     write_html(make_comparison(scores_of("ab", [80]), [80]), tmp_path / "page.html")
     parsed = Page((tmp_path / "page.html").read_text("utf-8"))
     assert parsed.faults == []
-    assert set(parsed.tables) == {"Mean over folds", "accuracy per fold"}
+    assert set(parsed.tables) == {"Mean over splits", "accuracy per split"}
     for heading in ("Findings", "Failures", "Time to learn", "Indicators"):
         assert heading not in parsed.words
     assert len(parsed.values_of("src")) == 1

@@ -15,6 +15,7 @@ from sktl._contenders import check_contenders
 from sktl._displays import TransferComparisonDisplay
 from sktl._findings import Findings
 from sktl._labels import check_labels, list_classes
+from sktl._report import write_html
 from sktl._trials import plan_splits, run_trials, summarize
 
 # What the numbers may depend on.
@@ -166,6 +167,18 @@ class TransferComparison:
         """
         return TransferComparisonDisplay.from_results(self).plot(ax=ax)
 
+    def save_html(self, path):
+        """Save one self-contained page: findings, tables, plots, and what was compared.
+
+        It opens from disk, without a network. Needs matplotlib.
+
+        Parameters
+        ----------
+        path : path-like
+            A file that is there is replaced.
+        """
+        write_html(self, path)
+
     def __str__(self):
         table = self._table()
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
@@ -245,9 +258,9 @@ def compare_transfer(
         keep groups together. Two splits or more.
     scoring : str, callable or None, default=None
         One score, where more is better; None is accuracy.
-    train_sizes : sequence of int or of float, or None, default=None
+    train_sizes : sequence of int or float, or None, default=None
         Learning curves: every contender is fitted on so many rows of each training
-        part, or on such shares of the smallest one; in increasing order. Larger
+        part, or, for floats, on such shares of the smallest; in rising order. Larger
         subsets contain smaller ones, and each holds the classes in their shares. None
         is one size, all rows.
     groups : array-like of shape (n_samples,) or None, default=None

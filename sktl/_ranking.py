@@ -6,6 +6,7 @@ images, dead channels and duplicate columns need no special care.
 """
 
 import time
+from numbers import Integral
 
 import numpy as np
 from sklearn.base import clone
@@ -14,9 +15,9 @@ from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_consistent_length
-from torch.nn import Module
 from tqdm import tqdm
 
+from sktl._contenders import as_extractor
 from sktl._extractor import PretrainedFeatureExtractor
 from sktl._labels import check_labels, list_classes
 
@@ -36,6 +37,8 @@ class BackboneRanking:
         As `results_`, in any order and without `rank`.
     method : str
         What the scores are.
+    backbones : dict of str to PretrainedFeatureExtractor or None, default=None
+        The networks by label, which `best` chooses from.
 
     Attributes
     ----------
@@ -67,13 +70,37 @@ class BackboneRanking:
        2  resnet18    0.2500       512     1.50
     """
 
-    def __init__(self, results, method):
+    def __init__(self, results, method, backbones=None):
         order = np.argsort(-results["score"], kind="stable")
         ranked = {name: values[order] for name, values in results.items()}
         # As many are better as stand before the first equal score.
         n_better = np.searchsorted(-ranked["score"], -ranked["score"], side="left")
         self.results_ = {"rank": n_better + 1} | ranked
         self.method_ = method
+        self._backbones = backbones or {}
+
+    def best(self, k):
+        """Choose the best networks, to be compared in earnest.
+
+        Parameters
+        ----------
+        k : int
+            How many.
+
+        Returns
+        -------
+        backbones : dict of str to PretrainedFeatureExtractor
+            By label, the best first: what `compare_transfer` takes as `backbone`.
+        """
+        labels = [
+            label for label in self.results_["backbone"] if label in self._backbones
+        ]
+        if not isinstance(k, Integral) or not 1 <= k <= len(labels):
+            raise ValueError(
+                f"k={k!r} must be a whole number from 1 to {len(labels)}, the number "
+                "of networks that rank_backbones ranked."
+            )
+        return {label: clone(self._backbones[label]) for label in labels[:k]}
 
     def to_frame(self):
         """Return `results_` as a pandas DataFrame, one row per network.
@@ -241,7 +268,7 @@ def rank_backbones(
     columns = (np.array(values) for values in zip(*rows, strict=True))
     results = dict(zip(names, columns, strict=True))
     results["backbone"] = results["backbone"].astype(object)
-    return BackboneRanking(results, method)
+    return BackboneRanking(results, method, extractors)
 
 
 # ---- what is asked for
@@ -260,7 +287,10 @@ def _check_backbones(backbones):
             "sktl.list_backbones(), or a dict of label to name, torch.nn.Module or "
             "PretrainedFeatureExtractor, with at least one entry."
         )
-    return {str(label): _as_extractor(label, b) for label, b in backbones.items()}
+    return {
+        str(label): as_extractor(backbone, f"backbones[{label!r}]")
+        for label, backbone in backbones.items()
+    }
 
 
 def _label_by_name(backbones):
@@ -277,18 +307,6 @@ def _label_by_name(backbones):
                 "dict of label to PretrainedFeatureExtractor if they are to differ."
             )
     return {backbone: backbone for backbone in backbones}
-
-
-def _as_extractor(label, backbone):
-    if isinstance(backbone, PretrainedFeatureExtractor):
-        return clone(backbone)
-    if isinstance(backbone, str | Module):
-        return PretrainedFeatureExtractor(backbone)
-    raise ValueError(
-        f"backbones[{label!r}] is a {type(backbone).__name__}. Accepted: a name of "
-        "sktl.list_backbones(), a torch.nn.Module, or an instance of "
-        "PretrainedFeatureExtractor."
-    )
 
 
 def _check_finite(features, label):

@@ -1,6 +1,6 @@
 """One contender on one split: the rows it gets, and what it scores on the others."""
 
-from numbers import Integral
+from numbers import Integral, Real
 from typing import NamedTuple
 
 import numpy as np
@@ -119,33 +119,43 @@ def check_train_sizes(train_sizes, n_rows, n_classes):
 
     Parameters
     ----------
-    train_sizes : sequence of int (rows) or of float (shares of `n_rows`)
+    train_sizes : sequence of int (rows) or float (shares of `n_rows`)
     n_rows : int
         Rows of the smallest training part.
     n_classes : int
         The smallest size that there can be.
     """
-    sizes = np.asarray(train_sizes)
-    given = f"train_sizes={train_sizes!r}"
-    if sizes.ndim != 1 or not len(sizes) or sizes.dtype.kind not in "iuf":
+    if isinstance(train_sizes, Real | str) or not len(train_sizes):
         raise ValueError(
-            f"{given} must be a list of whole numbers (rows), or of shares between 0 "
-            f"and 1 of the smallest training part, which has {n_rows} rows."
+            f"train_sizes={train_sizes!r} must be a list: whole numbers are rows, and "
+            "floats are shares of the smallest training part, which has "
+            f"{n_rows} rows."
         )
-    rows = np.round(sizes * n_rows).astype(int) if sizes.dtype.kind == "f" else sizes
-    for i, (size, n) in enumerate(zip(sizes.tolist(), rows.tolist(), strict=True)):
-        if not n_classes <= n <= n_rows:
+    rows = []
+    for i, size in enumerate(train_sizes):
+        n = _in_rows(size, n_rows)
+        if n is None or not n_classes <= n <= n_rows:
             raise ValueError(
-                f"train_sizes[{i}]={size!r} is {n} rows. Accepted: {n_classes} (one "
-                f"of each class) to {n_rows} (the smallest training part), or a share "
-                "of the latter as a float."
+                f"train_sizes[{i}]={size!r} is {'no size' if n is None else n}. "
+                f"Accepted: {n_classes} (a row of each class) to {n_rows} rows (the "
+                "smallest training part), or a share of the latter as a float."
             )
-        if i and n <= rows[i - 1]:
+        if rows and n <= rows[-1]:
             raise ValueError(
-                f"train_sizes[{i}]={size!r} is {n} rows, not more than the "
-                f"{rows[i - 1]} before it. Pass increasing sizes, each once."
+                f"train_sizes[{i}]={size!r} is {n} rows, not more than the {rows[-1]} "
+                "before it. Pass increasing sizes, each once."
             )
-    return rows.tolist()
+        rows.append(n)
+    return rows
+
+
+def _in_rows(size, n_rows):
+    """A size as a number of rows; None for what is neither rows nor a share."""
+    if isinstance(size, bool) or not isinstance(size, Real):
+        return None
+    if isinstance(size, Integral):
+        return int(size)
+    return round(size * n_rows) if 0 < size <= 1 else None
 
 
 def nested_order(labels, rng):

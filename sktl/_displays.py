@@ -117,7 +117,7 @@ class TransferComparisonDisplay:
         ax.set_yticks(rows, labels, parse_math=False)
         # Not invert_yaxis, which on shared axes would turn every second panel back.
         ax.set_ylim(len(rows) - 0.5, -0.5)
-        ax.set_xlabel(f"{self.scoring} (mean over splits, bar: standard error)")
+        ax.set_xlabel(f"{self.scoring} (bar: standard error)")
         ax.margins(x=0.2)
         return ax
 
@@ -305,7 +305,7 @@ def _draw_bands(ax, curves):
     for name, (look, x, *curve) in curves.items():
         means, errors = map(np.asarray, curve)
         style = line_look(look) | {"marker": MARKERS[look % len(MARKERS)]}
-        (lines[name],) = ax.plot(x, means, markersize=4, **style)
+        (lines[name],) = ax.plot(x, means, markersize=5, **style)
         below, above = means - errors, means + errors
         ax.fill_between(x, below, above, color=style["color"], alpha=0.2, linewidth=0)
     return ax, lines

@@ -11,8 +11,13 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from sklearn.dummy import DummyClassifier
+from sklearn.pipeline import make_pipeline
 
+from sktl import PretrainedFeatureExtractor, TransferComparison
+from sktl._findings import Findings
 from sktl._report import write_html
+from sktl._trials import Split, Trial, summarize
 
 pytestmark = pytest.mark.usefixtures("pyplot")
 
@@ -218,6 +223,33 @@ def test_indicators_parameters_versions_and_failures_are_shown(page, comparison)
     assert "raw pixels, 800 training rows: split 0: ValueError" in words
     for pairs in (comparison.parameters_, comparison.versions_):
         assert all(f"{name}\n{value}" in words for name, value in pairs.items())
+
+
+def test_real_comparison_has_its_harm_marked(tmp_path):
+    """The scores are made up, all that follows from them is not."""
+    contenders = {
+        name: make_pipeline(PretrainedFeatureExtractor(weights=w), DummyClassifier())
+        for name, w in [("frozen", "DEFAULT"), ("untrained", None)]
+    }
+    trials = {
+        name: [[Trial(score + i / 100, 1.0, 1.0) for i in range(3)]]
+        for name, score in [("frozen", 0.4), ("untrained", 0.7)]
+    }
+    splits = [[Split(np.arange(20), np.arange(10))] * 3]
+    results, curves = summarize(trials, splits)
+    found = Findings(results, curves, contenders, splits)
+    comparison = TransferComparison(
+        results,
+        "accuracy",
+        effects=found.effects(),
+        indicators=found.indicators(),
+        findings=found.sentences(),
+    )
+    write_html(comparison, tmp_path / "page.html")
+    parsed = Page((tmp_path / "page.html").read_text("utf-8"))
+    assert ("li", {"class": "alarm"}) in parsed.tags
+    (effect,) = with_heads(parsed.tables["Against the twin without transfer"])
+    assert effect[:5] == ["frozen", "hurts", "untrained", "untrained", "-0.300"]
 
 
 def test_sections_without_content_are_left_out(make_comparison, tmp_path):

@@ -15,10 +15,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 from sklearn.utils.validation import check_is_fitted
-from torch.nn import Module
 
 from sktl._classifier import FineTunedCNNClassifier
-from sktl._extractor import PretrainedFeatureExtractor
+from sktl._extractor import PretrainedFeatureExtractor, as_extractor
 from sktl._images import Geometry, fit_to, open_images
 
 # What an extractor says of the pictures, and what of the network besides.
@@ -81,19 +80,6 @@ def default_contenders(backbone="sktl_mini"):
         own = _contenders_of(extractor)
         contenders |= {f"{name}{ending}": one for name, one in own.items()}
     return contenders
-
-
-def as_extractor(backbone, name):
-    """Return an unfitted extractor; `name` is that of the argument."""
-    if isinstance(backbone, PretrainedFeatureExtractor):
-        return clone(backbone)
-    if isinstance(backbone, str | Module):
-        return PretrainedFeatureExtractor(backbone)
-    raise ValueError(
-        f"{name} is a {type(backbone).__name__}. Accepted: a name of "
-        "sktl.list_backbones(), a torch.nn.Module, or an instance of "
-        "PretrainedFeatureExtractor."
-    )
 
 
 def _contenders_of(extractor):

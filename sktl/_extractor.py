@@ -1,9 +1,10 @@
 """`PretrainedFeatureExtractor`: images in, a feature matrix out."""
 
 import numpy as np
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_is_fitted
+from torch.nn import Module
 
 from sktl._fit_tasks import CallbackSupportMixin, start_fit, with_callbacks
 from sktl._image_input import IMAGE_CONSTRAINTS, ImageInputMixin
@@ -74,6 +75,8 @@ class PretrainedFeatureExtractor(
     ----------
     layers_ : list of str
         The layers computed, in order.
+    layer_widths_ : list of int
+        Number of columns that each of these gives.
     n_features_out_ : int
         Number of columns.
     network_digest_ : str
@@ -242,7 +245,7 @@ class PretrainedFeatureExtractor(
         self._check_feature_names_in(input_features)
         names = [
             f"{self._backbone_name}_{layer}_{self.pooling}_{i}"
-            for layer, width in zip(self.layers_, self._layer_widths, strict=True)
+            for layer, width in zip(self.layers_, self.layer_widths_, strict=True)
             for i in range(width)
         ]
         return np.asarray(names, dtype=object)
@@ -280,8 +283,8 @@ class PretrainedFeatureExtractor(
         self.network_digest_ = backbone.digest
         self._backbone_name = backbone.name
         shapes = self._make_prefix(backbone, self.layers_, self.pooling).output_shapes()
-        self._layer_widths = [width for (width,) in shapes]
-        self.n_features_out_ = sum(self._layer_widths)
+        self.layer_widths_ = [width for (width,) in shapes]
+        self.n_features_out_ = sum(self.layer_widths_)
         task.end()
         return images, backbone
 
@@ -289,3 +292,24 @@ class PretrainedFeatureExtractor(
         prefix = self._make_prefix(backbone, self.layers_, self.pooling)
         parts = prefix(images, self.on_error)
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+
+def as_extractor(backbone, parameter="backbone"):
+    """Make an unfitted extractor of what stands for a network.
+
+    Parameters
+    ----------
+    backbone : str, torch.nn.Module or PretrainedFeatureExtractor
+        The last brings its own weights, image size, cache and so on; it is copied.
+    parameter : str
+        What the user calls it.
+    """
+    if isinstance(backbone, PretrainedFeatureExtractor):
+        return clone(backbone)
+    if isinstance(backbone, str | Module):
+        return PretrainedFeatureExtractor(backbone)
+    raise ValueError(
+        f"{parameter} is a {type(backbone).__name__}. Accepted: a name of "
+        "sktl.list_backbones(), a torch.nn.Module, or an instance of "
+        "PretrainedFeatureExtractor."
+    )

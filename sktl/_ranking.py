@@ -17,8 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_consistent_length
 from tqdm import tqdm
 
-from sktl._contenders import as_extractor
-from sktl._extractor import PretrainedFeatureExtractor
+from sktl._extractor import PretrainedFeatureExtractor, as_extractor
 from sktl._labels import check_labels, list_classes
 
 METHODS = ("logme", "hscore", "probe")
@@ -261,7 +260,7 @@ def rank_backbones(
             start = time.perf_counter()
             features = extractor.transform(X)
             seconds = time.perf_counter() - start
-            _check_finite(features, label)
+            check_finite(features, label)
             score = _score(features, y, method, cv, scoring)
             rows.append((label, score, features.shape[1], seconds))
     names = ("backbone", "score", "n_features", "extraction_time")
@@ -309,7 +308,8 @@ def _label_by_name(backbones):
     return {backbone: backbone for backbone in backbones}
 
 
-def _check_finite(features, label):
+def check_finite(features, label):
+    """Refuse features that no model can be fitted to, and name their rows."""
     (bad,) = np.nonzero(~np.isfinite(features).all(axis=1))
     if len(bad):
         raise ValueError(
@@ -325,15 +325,19 @@ def _check_finite(features, label):
 
 def _score(features, y, method, cv, scoring):
     if method == "probe":
-        probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-        folds = cross_val_score(
-            probe, features, y, cv=cv, scoring=scoring, error_score="raise"
-        )
-        return folds.mean()
+        return probe_scores(features, y, cv, scoring).mean()
     _, codes = np.unique(y, return_inverse=True)
     membership = np.eye(codes.max() + 1)[codes]  # (n, n_classes)
     score = log_maximum_evidence if method == "logme" else shrunk_h_score
     return score(features.astype(np.float64), membership)
+
+
+def probe_scores(features, y, cv, scoring, n_jobs=None):
+    """Score of a logistic regression on standardised features, one per fold."""
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    return cross_val_score(
+        probe, features, y, cv=cv, scoring=scoring, n_jobs=n_jobs, error_score="raise"
+    )
 
 
 def log_maximum_evidence(features, targets):

@@ -219,6 +219,12 @@ class StagedNetwork:
                     return self._cut_before(node)
         raise UnknownStageError(parameter, stage, names)
 
+    def stage_ends(self):
+        """The cut at which each stage is over, by its name, in running order."""
+        ends = [*(stage.start for stage in self.stages[1:]), self.penultimate]
+        names = [stage.name for stage in self.stages]
+        return dict(zip(names, ends[-len(names) :], strict=True)) if names else {}
+
     def stage_tensors(self, cut=""):
         """Names of what is used after `cut`, by the stage that it belongs to.
 

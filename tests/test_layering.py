@@ -25,6 +25,8 @@ FLOORS = {
         "_extractor",
         "_findings",
         "_history_display",
+        "_probe_display",
+        "_probing",
         "_ranking",
         "_report",
         "_trials",

@@ -1,21 +1,17 @@
 """Measure what pictures add to a table of numbers.
 
-400 parcels are to be put into one of five classes of postage. The table has their
-weight and length, and the path of a picture: the number of the zone, as somebody wrote
-it on the parcel. The pictures are real, from scikit-learn's handwritten digits (8 x 8
-grey pixels). Weights and lengths are drawn at random, and the postage follows from a
-tariff that is made up here: points for the zone and points for the weight. So we know
-that neither the numbers nor the picture can do it alone, and that the length is of no
-use. Needs no download; less than half a minute on two cores.
+What is the postage of a parcel? The table has its weight and length, and the path of a
+picture: the number of its zone, as somebody wrote it. The pictures are real, from
+scikit-learn's handwritten digits (8 x 8 grey pixels). Weights and lengths are drawn at
+random, and a tariff made up here gives the label, one of four prices: near or far, and
+light or heavy. So we know what should come out: numbers alone and the picture alone
+get half of the parcels right, and the length is of no use. Needs no download; less than
+half a minute on two cores.
 """
 
 # %%
 import tempfile
 from pathlib import Path
-
-import matplotlib
-
-matplotlib.use("Agg")  # draws into a file, on machines without a screen too
 
 import numpy as np
 import pandas as pd
@@ -29,8 +25,9 @@ from sklearn.preprocessing import StandardScaler
 from sktl import PretrainedFeatureExtractor, compare_transfer
 
 N_PARCELS, N_FOLDS = 400, 10
-NEAR, FAR = 3, 7  # first zones that cost one point and two
-LIGHT, HEAVY = 1.0, 5.0  # kg, from which on a parcel costs one point and two
+FAR = 5  # the first zone that is far
+HEAVY = 2.0  # kg
+PRICES = {(False, False): 3, (False, True): 5, (True, False): 6, (True, True): 9}
 PICTURE = Path("add_pictures_to_table.png")
 
 # %% [markdown]
@@ -42,21 +39,20 @@ PICTURE = Path("add_pictures_to_table.png")
 def parcels(folder):
     """Write the pictures into a folder; return the table and the postage."""
     digits = load_digits()
-    zones, scans = digits.target[:N_PARCELS], digits.images[:N_PARCELS]
+    zones, scans = digits.target[:N_PARCELS], digits.images[:N_PARCELS]  # 0 to 16
     paths = [Path(folder, f"{i}.png") for i in range(N_PARCELS)]
     for path, scan in zip(paths, scans, strict=True):
-        Image.fromarray((scan / 16 * 255).astype(np.uint8)).save(path)
+        Image.fromarray((scan * 15).astype(np.uint8)).save(path)
     rng = np.random.default_rng(0)
     table = pd.DataFrame(
         {
             "photo": list(map(str, paths)),
-            "weight": rng.lognormal(mean=0.8, sigma=1.0, size=N_PARCELS).round(2),
-            "length": rng.normal(loc=40, scale=10, size=N_PARCELS).round(),
+            "weight": rng.uniform(0, 2 * HEAVY, N_PARCELS).round(2),
+            "length": rng.normal(40, 10, N_PARCELS).round(),
         }
     )
-    postage = np.digitize(zones, [NEAR, FAR]) + np.digitize(
-        table["weight"], [LIGHT, HEAVY]
-    )
+    kinds = zip(zones >= FAR, table["weight"] >= HEAVY, strict=True)
+    postage = np.array([PRICES[kind] for kind in kinds])
     return table, postage
 
 
@@ -74,9 +70,8 @@ def photo(weights="DEFAULT"):
 
 
 def model(*branches):
-    return make_pipeline(
-        ColumnTransformer(list(branches)), LogisticRegression(max_iter=1000)
-    )
+    columns = ColumnTransformer(list(branches))
+    return make_pipeline(columns, LogisticRegression(max_iter=1000))
 
 
 CONTENDERS = {
@@ -85,6 +80,11 @@ CONTENDERS = {
     "both": model(NUMBERS, photo()),
     "both, untrained network": model(NUMBERS, photo(weights=None)),
 }
+
+
+# %% [markdown]
+# The findings below the table are about the transfer: what the pretrained weights give
+# over random ones. What a column adds is the difference of two other contenders.
 
 
 # %%
@@ -109,9 +109,9 @@ def gain(report, name, other):
 def main():
     report = compare()
     print(report)
-    for other, what in (("numbers only", "picture"), ("picture only", "numbers")):
+    for other, what in {"numbers only": "picture", "picture only": "numbers"}.items():
         mean, error = gain(report, "both", other)
-        print(f"The {what} adds {mean:.3f} +- {error:.3f} to the accuracy.")
+        print(f"What the {what} adds to the accuracy: {mean:.3f} +- {error:.3f}")
     report.plot().figure_.savefig(PICTURE, dpi=120)
     print(f"Picture: {PICTURE.resolve()}")
 

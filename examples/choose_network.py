@@ -12,10 +12,6 @@ models, those from scratch included, on the same folds. The pictures are scikit-
 import tempfile
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")  # draws into a file, on machines without a screen too
-
 import numpy as np
 from sklearn.datasets import load_digits
 

@@ -29,7 +29,7 @@ def parse(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--shared", type=Path, default=REPOSITORY.parent / "shared")
     parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
-    parser.add_argument("--pictures", type=int, default=170, help="of each set")
+    parser.add_argument("--pictures", type=int, default=200, help="of each set")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--image-size", type=int, default=112, help="in pixels")
     return parser.parse_args(arguments)
@@ -98,8 +98,8 @@ def main():
     options = parse()
     if not (options.shared / WEIGHTS).is_file():
         sys.exit(
-            f"{options.shared} has no {WEIGHTS}. Pass --shared with a folder that holds "
-            f"weights, and pictures as data/{SETS[0]}/train/<class>/*.jpg."
+            f"{options.shared} has no {WEIGHTS}. Pass --shared with a folder that has "
+            f"them, and pictures as data/{SETS[0]}/train/<class>/*.jpg."
         )
     reports = {name: compare(name, options) for name in options.sets}
     print(markdown(reports))

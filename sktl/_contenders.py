@@ -42,12 +42,14 @@ def check_contenders(contenders, backbone):
             "scikit-learn estimator with at least one entry."
         )
     for name, contender in contenders.items():
+        if not isinstance(name, str):
+            raise ValueError(f"contenders has the name {name!r}; names must be text.")
         if isinstance(contender, type) or not hasattr(contender, "fit"):
             raise ValueError(
                 f"contenders[{name!r}]={contender!r} must be a scikit-learn estimator, "
                 "an instance with a fit method."
             )
-    return {str(name): contender for name, contender in contenders.items()}
+    return contenders
 
 
 def default_contenders(backbone="sktl_mini"):

@@ -28,6 +28,15 @@ def estimate_mean(values, n_train, n_test):
     `J - 1` degrees of freedom; Bouckaert & Frank (PAKDD 2004) recommend it, and find
     that repeated cross-validation makes it easier to replicate.
 
+    Differences of equal contenders have p < 0.05 in 5 % of cases where the correlation
+    is what the test assumes, and less often where it is smaller; 1.4 % on five folds
+    where there is none. Measured on five folds of 200 digits, one model with two seeds:
+    1.5 % of 600 comparisons of trees with seeds drawn for each fold, as
+    `compare_transfer` draws them. With seeds held over the folds, whose luck is then
+    common to them: 1.2 % (trees), 1 % (networks with 16 and 32 hidden units), 3.8 %
+    (ridge models on 16 random projections, correlation 0.19), and 8 % where a
+    seed decides more than the rows do (8 random hidden units, correlation 0.34).
+
     Parameters
     ----------
     values : array-like of shape (n_splits,)

@@ -33,31 +33,6 @@ class Trial(NamedTuple):
 # ---- which rows
 
 
-def plan_splits(X, y, cv, groups, train_sizes, rng):
-    """Split the rows, and shrink the training parts.
-
-    Parameters
-    ----------
-    X : sequence of images
-    y : ndarray of shape (n_samples,)
-    cv, groups, train_sizes
-        As in `compare_transfer`.
-    rng : numpy.random.RandomState
-        Chooses the rows of smaller training parts.
-
-    Returns
-    -------
-    splits : list of list of Split
-        By size, then by split.
-    """
-    splits = make_splits(X, y, cv, groups)
-    if train_sizes is None:
-        return [splits]
-    n_rows = min(len(split.train) for split in splits)
-    sizes = check_train_sizes(train_sizes, n_rows, len(np.unique(y)))
-    return nested_subsets(splits, y, sizes, rng)
-
-
 def make_splits(X, y, cv, groups):
     """Split the rows, or say why these labels cannot be split so.
 
@@ -112,6 +87,37 @@ def _check_enough(y, n_folds):
 def _row_numbers(rows):
     rows = np.asarray(rows)
     return np.flatnonzero(rows) if rows.dtype == bool else rows
+
+
+def shrink(splits, y, train_sizes, rng):
+    """Shrink the training parts to some sizes; larger ones contain smaller ones.
+
+    Parameters
+    ----------
+    splits : list of Split
+    y : ndarray of shape (n_samples,)
+    train_sizes : sequence of int or float, or None
+        As in `compare_transfer`; None leaves the splits as they are.
+    rng : numpy.random.RandomState
+        Chooses the rows.
+
+    Returns
+    -------
+    splits : list of list of Split
+        By size, then as before. Rows keep their order.
+    """
+    if train_sizes is None:
+        return [splits]
+    n_rows = min(len(split.train) for split in splits)
+    sizes = check_train_sizes(train_sizes, n_rows, len(np.unique(y)))
+    orders = [nested_order(y[train], rng) for train, _ in splits]
+    return [
+        [
+            Split(train[np.sort(order[:size])], test)
+            for order, (train, test) in zip(orders, splits, strict=True)
+        ]
+        for size in sizes
+    ]
 
 
 def check_train_sizes(train_sizes, n_rows, n_classes):
@@ -184,28 +190,10 @@ def nested_order(labels, rng):
     return np.argsort(places, kind="stable")
 
 
-def nested_subsets(splits, y, sizes, rng):
-    """Shrink the training parts to these sizes; larger ones contain smaller ones.
-
-    Returns
-    -------
-    splits : list of list of Split
-        By size, then as before. Rows keep their order.
-    """
-    orders = [nested_order(y[train], rng) for train, _ in splits]
-    return [
-        [
-            Split(train[np.sort(order[:size])], test)
-            for order, (train, test) in zip(orders, splits, strict=True)
-        ]
-        for size in sizes
-    ]
-
-
 # ---- who does how well on them
 
 
-def run_trials(contender, X, y, splits, scorer, n_jobs):
+def run_trials(contender, X, y, splits, seeds, scorer, n_jobs):
     """Fit and score a contender on splits of several sizes.
 
     Parameters
@@ -215,6 +203,8 @@ def run_trials(contender, X, y, splits, scorer, n_jobs):
     y : ndarray of shape (n_samples,)
     splits : list of list of Split
         By size; in the last size, networks are watched as they are trained.
+    seeds : list of int or None
+        By split.
     scorer : callable
         As scikit-learn's.
     n_jobs : int or None
@@ -226,20 +216,21 @@ def run_trials(contender, X, y, splits, scorer, n_jobs):
         As `splits`.
     """
     jobs = [
-        delayed(run_trial)(contender, X, y, split, scorer, of_size is splits[-1])
+        delayed(run_trial)(contender, X, y, split, seed, scorer, of_size is splits[-1])
         for of_size in splits
-        for split in of_size
+        for split, seed in zip(of_size, seeds, strict=True)
     ]
     trials = Parallel(n_jobs=n_jobs)(jobs)
-    n = len(splits[0])
+    n = len(seeds)
     return [trials[start : start + n] for start in range(0, len(trials), n)]
 
 
-def run_trial(contender, X, y, split, scorer, watch):
+def run_trial(contender, X, y, split, seed, scorer, watch):
     """Fit a contender on one part of a split and score it on the other."""
     try:
+        contender = _seeded(contender, seed)
         if watch:
-            contender = _watched(contender, X, y, split.test, scorer)
+            _watch(contender, _safe_indexing(X, split.test), y[split.test], scorer)
         found = cross_validate(
             contender,
             X,
@@ -251,7 +242,7 @@ def run_trial(contender, X, y, split, scorer, watch):
         )
     except Exception as error:  # whatever it is, the others go on
         return Trial(np.nan, np.nan, np.nan, error)
-    numbers = (found[f"{name}"][0] for name in ("test_score", "fit_time", "score_time"))
+    numbers = (found[name][0] for name in ("test_score", "fit_time", "score_time"))
     trial = Trial(*map(float, numbers))
     for _, callback in getattr(found["estimator"][0], "callbacks_", ()):
         if isinstance(callback, ScoreCurve) and callback.scores_:
@@ -260,15 +251,25 @@ def run_trial(contender, X, y, split, scorer, watch):
     return trial
 
 
-def _watched(contender, X, y, test, scorer):
-    """A clone that notes its scores on the test rows as it is trained by epochs."""
+def _seeded(contender, seed):
+    """A clone in which every `random_state` that was left open is `seed`."""
+    contender = clone(contender)
+    open_ = [
+        name
+        for name, value in contender.get_params().items()
+        if value is None and name.split("__")[-1] == "random_state"
+    ]
+    return contender.set_params(**dict.fromkeys(open_, seed))
+
+
+def _watch(contender, X, y, scorer):
+    """Have a network note its scores on some rows as it is trained by epochs."""
     if not isinstance(contender, FineTunedCNNClassifier):
-        return contender
-    if isinstance(contender.callbacks, str):  # "disable"
-        return contender
-    curve = ScoreCurve(scorer, _safe_indexing(X, test), y[test])
-    own = clone(contender.callbacks, safe=False) or []
-    return clone(contender).set_params(callbacks=[*own, ("score_curve", curve)])
+        return
+    if not isinstance(contender.callbacks, str):  # "disable"
+        curve = ScoreCurve(scorer, X, y)
+        own = contender.callbacks or []
+        contender.set_params(callbacks=[*own, ("score_curve", curve)])
 
 
 # ---- what came of it

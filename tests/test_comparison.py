@@ -9,6 +9,7 @@ from scipy import stats
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.dummy import DummyClassifier
+from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, get_scorer
@@ -110,6 +111,22 @@ def test_random_state_is_given_to_whatever_left_it_open(digits):
     assert isinstance(other, float)
 
 
+def test_seed_differs_from_split_to_split_but_not_between_contenders(digits):
+    """What luck a seed has is then not common to all splits."""
+    X, y = digits
+    seeds = []
+
+    class Witness(DummyClassifier):
+        def fit(self, X, y):
+            seeds.append(self.random_state)
+            return super().fit(X, y)
+
+    both = {"one": Witness(), "two": make_pipeline(Witness())}
+    compare_transfer(X, y, both, cv=3, random_state=0)
+    assert seeds[:3] == seeds[3:]
+    assert len(set(seeds)) == 3
+
+
 def test_print_is_an_aligned_table(report):
     lines = str(report).splitlines()
     assert len(lines) == 3
@@ -168,6 +185,11 @@ def test_contender_that_is_no_estimator_is_named(digits, contender):
         compare_transfer(*digits, {"mine": contender})
 
 
+def test_name_that_is_no_text_is_refused(digits):
+    with pytest.raises(ValueError, match="has the name 3; names must be text"):
+        compare_transfer(*digits, {3: DummyClassifier()})
+
+
 def test_folder_as_x_is_refused(digits):
     with pytest.raises(TypeError, match="X='photos' is one name"):
         compare_transfer("photos", digits[1])
@@ -220,8 +242,15 @@ def test_scores_on_a_size_are_those_of_fits_on_nested_subsets(digits):
         assert set(small) < set(middle) < set(whole)
         model = LogisticRegression(max_iter=500).fit(*seen[3 + i])
         assert splits_of(report, 1)[i] == model.score(X[test], y[test])
-    plain = compare_transfer(X, y, {"one": LogisticRegression(max_iter=500)}, cv=3)
-    assert (splits_of(report, 2) == splits_of(plain)).all()
+
+
+def test_largest_size_is_the_comparison_without_sizes(digits):
+    X, y = digits
+    contender = {"one": ExtraTreesClassifier(3)}
+    common = {"cv": 3, "random_state": 0}
+    report = compare_transfer(X, y, contender, train_sizes=[0.5, 1.0], **common)
+    plain = compare_transfer(X, y, contender, **common)
+    assert (splits_of(report, 1) == splits_of(plain)).all()
 
 
 def as_tuples(X, y):

@@ -145,7 +145,7 @@ def make(tiny_network):
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_comparison():
     """Make what a picture or a page reads of a comparison.
 

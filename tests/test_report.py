@@ -31,7 +31,7 @@ def scores_of(names, sizes=SIZES):
     return {name: rng.uniform(0.2, 0.9, (len(sizes), 3)) for name in names}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def comparison(make_comparison):
     """One of each: a failure, help, harm, no difference, and a name that is markup."""
     scores = scores_of([*NAMES, NASTY])
@@ -59,10 +59,12 @@ def comparison(make_comparison):
     )
 
 
-@pytest.fixture
-def page(comparison, tmp_path):
-    write_html(comparison, tmp_path / "page.html")
-    return (tmp_path / "page.html").read_text("utf-8")
+@pytest.fixture(scope="module")
+def page(comparison, tmp_path_factory):
+    pytest.importorskip("matplotlib")
+    path = tmp_path_factory.mktemp("page") / "page.html"
+    write_html(comparison, path)
+    return path.read_text("utf-8")
 
 
 class Page(HTMLParser):
@@ -397,6 +399,7 @@ def test_browser_notices_what_it_is_asked_about(chromium, page, tmp_path):
 
 @pytest.mark.slow
 def test_page_opens_from_the_disk(chromium, page, tmp_path):
+    (tmp_path / "page.html").write_text(page, "utf-8")
     dom, console = opened(chromium, tmp_path / "page.html", tmp_path)
     assert console == []
     assert Page(dom).words.count(NASTY) == Page(page).words.count(NASTY)

@@ -1,7 +1,7 @@
 """`probe_layers`: how well each layer tells the classes apart, and what to train.
 
 Numbers first: one linear probe per stage, on the same folds. `advise` turns them into
-a recommendation; its two thresholds stand at the top.
+a recommendation; its thresholds stand at the top.
 """
 
 import textwrap
@@ -20,9 +20,9 @@ from sktl._labels import check_labels, list_classes
 from sktl._probe_display import LayerProbeDisplay
 from sktl._ranking import check_finite, probe_scores
 
-# From so many labels a class on, a set counts as large. `benchmarks/bench_advice.py`
-# has sets with 5 and with 17 to 121; any number between 6 and 17 fits them as well.
-MANY_LABELS = 10
+# From so many labels a class on, a set counts as large. With 17 to 42, fine-tuning beat
+# a linear model on the best layer in one of four sets (benchmarks/bench_advice.py).
+MANY_LABELS = 100
 # Standard errors by which the last stage has to beat the middle one for the source task
 # to count as similar. With 1, 13 of 15 large draws from the five sets of the benchmark
 # (other draws than it uses) come out as they do on many more images.
@@ -68,8 +68,8 @@ class LayerProbe:
         `FineTunedCNNClassifier`, `layers` (the layer with the best score) for
         `PretrainedFeatureExtractor`; and why: `case` (such as "small, similar"),
         `last_minus_middle` (mean over folds of the last stage's score less that of
-        the middle stage), `standard_error` of that, `labels_per_class`; `text` says
-        all of it in words.
+        the middle stage; of an even number of stages, the earlier in the middle),
+        `standard_error` of that, `labels_per_class`; `text` says all of it in words.
 
     See Also
     --------
@@ -235,7 +235,7 @@ def probe_layers(
     small   similar    a linear model on frozen features
     small   different  the same; these are then often those of an earlier layer
     large   similar    `strategy="lp_ft"`, from the last stage on
-    large   different  `strategy="lp_ft"`, from the middle stage on
+    large   different  `strategy="full"`
     ======  =========  ============================================================
 
     The best layer is the last one that is not worse than the highest mean by more than
@@ -361,10 +361,10 @@ def advise(stages, layers, scores, scoring, labels_per_class):
     similar = gain >= CLEAR_GAIN * error
     large = labels_per_class >= MANY_LABELS
     best = _best_layer(scores)
-    first = stages[-1] if similar else stages[middle]
+    strategy, unfreeze_from = _choose(large, similar, stages)
     advice = {
-        "strategy": "lp_ft" if large else "linear_probe",
-        "unfreeze_from": first if large else "last",
+        "strategy": strategy,
+        "unfreeze_from": unfreeze_from,
         "layers": layers[best],
         "case": f"{'large' if large else 'small'}, "
         f"{'similar' if similar else 'different'}",
@@ -372,9 +372,16 @@ def advise(stages, layers, scores, scoring, labels_per_class):
         "standard_error": float(error),
         "labels_per_class": float(labels_per_class),
     }
-    what = _train(first) if large else _freeze(layers[best], best == len(layers) - 1)
+    what = _say(advice, is_last=best == len(layers) - 1)
     why = _explain(advice, stages[-1], stages[middle], scoring)
     return advice | {"text": f"Advice: {what} {why}"}
+
+
+def _choose(large, similar, stages):
+    """Strategy and stage of each case; a linear probe trains no stage."""
+    if not large:
+        return "linear_probe", "last"
+    return ("lp_ft", stages[-1]) if similar else ("full", stages[0])
 
 
 def _mean_and_error(differences):
@@ -392,21 +399,26 @@ def _best_layer(scores):
             return layer
 
 
-def _freeze(layer, is_last):
-    way = "FineTunedCNNClassifier(strategy='linear_probe')."
-    if not is_last:
-        way = (
-            f"PretrainedFeatureExtractor(layers={layer!r}) before StandardScaler and "
-            "LogisticRegression."
+def _say(advice, is_last):
+    """Say what to do; `is_last` is whether the best layer is the last."""
+    strategy, layer = advice["strategy"], advice["layers"]
+    stage = advice["unfreeze_from"]
+    if strategy == "full":
+        what = "train the whole network: FineTunedCNNClassifier(strategy='full')."
+    elif strategy == "lp_ft":
+        what = (
+            f"train the stages from {stage!r} on, after a linear probe: "
+            f"FineTunedCNNClassifier(strategy='lp_ft', unfreeze_from={stage!r})."
         )
-    return f"train nothing but a linear model on the output of {layer!r}: {way}"
-
-
-def _train(first):
-    return (
-        f"train the stages from {first!r} on, after a linear probe: "
-        f"FineTunedCNNClassifier(strategy='lp_ft', unfreeze_from={first!r})."
-    )
+    else:
+        way = (
+            "FineTunedCNNClassifier(strategy='linear_probe')."
+            if is_last
+            else f"PretrainedFeatureExtractor(layers={layer!r}) before StandardScaler "
+            "and LogisticRegression."
+        )
+        what = f"train nothing but a linear model on the output of {layer!r}: {way}"
+    return what
 
 
 def _explain(advice, last, middle, scoring):

@@ -1,7 +1,7 @@
 """Measure whether transfer helps when there are few labels.
 
 scikit-learn's handwritten digits (1,797 grey pictures of 8 x 8 pixels), 5 or 20 of each
-labelled, 500 others to be recognised; ten random draws. Six contenders on the same
+labelled, 200 others to be recognised; eight random draws. Six contenders on the same
 draws: classical models on raw pixels, the same models on the features of a frozen
 network, that network fine-tuned, and the same network trained from scratch. The
 network, `sktl_mini`, comes with the package and has never seen a digit. Needs no
@@ -22,8 +22,8 @@ from sklearn.svm import SVC
 from sktl import FineTunedCNNClassifier, PretrainedFeatureExtractor, compare_transfer
 
 TRAIN_SIZES = (50, 200)  # 5 and 20 of each class
-N_TEST = 500
-N_DRAWS = 10
+N_TEST = 200
+N_DRAWS = 8
 PICTURE = Path("compare_digits.png")
 
 # %% [markdown]

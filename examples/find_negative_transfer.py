@@ -63,8 +63,6 @@ def contenders(misled):
         "features of the untrained network": on_features(None),
         "sktl_mini, fine-tuned": fine_tuned("DEFAULT"),
         "misled network, fine-tuned": fine_tuned(misled),
-            weights=misled, max_epochs=10
-        ),
         "from scratch": FineTunedCNNClassifier(strategy="scratch"),
     }
 

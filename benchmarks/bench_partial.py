@@ -7,9 +7,10 @@ with `precision="auto"`. On held-out pictures it is at most two points less accu
 
 skorch gets its pictures ready in memory, as float tensors that torchvision's transforms
 made beforehand. Its network is torchvision's with a new classifier, its layout, rows,
-optimizer, batch size and number of epochs the same as sktl's, and so are the learning
-rates. sktl reads and decodes the files within the time taken, solves the head first,
-and begins with an empty store.
+optimizer, batch size and number of epochs the same as sktl's, and so is the learning
+rate of the last stage; the classifier's is ten times that, as it is not solved first.
+sktl reads and decodes the files within the time taken, solves the head, and begins with
+an empty store.
 
 What `"auto"` means is decided by the machine and printed. On a CPU without matrix units
 for bfloat16 (AMX) it is float32: both bounds are then set to the same figure.

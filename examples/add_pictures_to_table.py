@@ -96,22 +96,15 @@ def compare():
         )
 
 
-def gain(report, name, other):
-    """How far a contender is ahead of another on the same folds: mean and error."""
-    scores = report.to_frame().filter(regex=r"^split\d+_test_score$")
-    gains = scores.loc[name] - scores.loc[other]
-    # Folds share training rows: the corrected variance of Nadeau & Bengio (2003).
-    variance = (1 / N_FOLDS + 1 / (N_FOLDS - 1)) * gains.var()
-    return gains.mean(), variance**0.5
-
-
 # %%
 def main():
     report = compare()
     print(report)
     for other, what in {"numbers only": "picture", "picture only": "numbers"}.items():
-        mean, error = gain(report, "both", other)
-        print(f"What the {what} adds to the accuracy: {mean:.3f} +- {error:.3f}")
+        mean, low, high, _ = report.gain("both", over=other)
+        print(
+            f"What the {what} adds: {mean:.3f} (95 % interval {low:.3f} to {high:.3f})"
+        )
     report.plot().figure_.savefig(PICTURE, dpi=120)
     print(f"Picture: {PICTURE.resolve()}")
 

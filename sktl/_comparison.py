@@ -13,10 +13,17 @@ from tqdm import tqdm
 
 from sktl._contenders import check_contenders
 from sktl._displays import TransferComparisonDisplay
-from sktl._findings import Findings
+from sktl._findings import Findings, gain
 from sktl._labels import check_labels, list_classes
 from sktl._report import write_html
-from sktl._trials import make_splits, run_trials, shrink, summarize
+from sktl._trials import (
+    make_splits,
+    run_trials,
+    scoring_name,
+    share_passes,
+    shrink,
+    summarize,
+)
 
 # What the numbers may depend on.
 PACKAGES = ("sktl", "scikit-learn", "skorch", "torch", "torchvision", "numpy")
@@ -46,7 +53,8 @@ class TransferComparison:
     ----------
     results_ : dict of str to ndarray
         One entry per contender and training size in each array, sizes in increasing
-        order: `contender`, `train_size` (rows; where splits differ, the most),
+        order: `contender`, `train_size` and `test_size` (rows; where splits differ, the
+        most),
         `split<i>_test_score` for each split, `mean_test_score`, `se_test_score`
         (standard error of the mean as if splits were independent, which is too small:
         see Notes), `mean_fit_time` and `mean_score_time` (seconds per split), `error`
@@ -158,6 +166,34 @@ class TransferComparison:
 
         index = ["contender", "train_size"] if self._has_sizes() else "contender"
         return pd.DataFrame(self.results_).set_index(index)
+
+    def gain(self, contender, over):
+        """Estimate how far a contender is ahead of another on the same splits.
+
+        Parameters
+        ----------
+        contender, over : str
+            Two names of contenders.
+
+        Returns
+        -------
+        gain : Estimate
+            A tuple of `mean`, `low` and `high` (95 % interval) and `p_value` of the
+            difference at the largest training size, by the corrected resampled t-test.
+
+        Raises
+        ------
+        ValueError
+            If there is no contender of that name.
+        """
+        names = list(dict.fromkeys(self.results_["contender"]))
+        for name in (contender, over):
+            if name not in names:
+                raise ValueError(
+                    f"{name!r} is no contender. These are: "
+                    f"{', '.join(map(repr, names))}."
+                )
+        return gain(self.results_, contender, over)
 
     def plot(self, ax=None):
         """Draw mean scores with their standard errors.
@@ -301,12 +337,14 @@ def compare_transfer(
 
     Notes
     -----
-    Time: one pass of all images through the network (for each of the layers at which
-    contenders cut it), and the fits. The first contender that uses a network pays for
-    that pass in its fit seconds; the others find the features in the store. Networks
-    that are trained by epochs are scored after each epoch; their fit seconds are
-    without that. Only classifiers that stand alone are watched so, not those at the end
-    of a pipeline.
+    Time: one pass of all images through each network, and the fits. The pass comes
+    first, so that all contenders find what they need in the store; fit seconds are
+    without it, and `parameters_` has its own. That holds for contenders that read `X`
+    themselves or by the first step of a pipeline, and keep what they compute (`cache`,
+    which has to be a directory where `n_jobs` starts processes). Networks that are
+    trained by epochs are scored after each epoch; their fit seconds are without that
+    too. Only classifiers that stand alone are watched so, not those at the end of a
+    pipeline.
 
     Twins are found by comparing parameters. A contender that reads frozen features is
     paired with the one in which only the extractor's `weights=None` differs; a
@@ -347,24 +385,26 @@ def compare_transfer(
     splits = shrink(splits, y, train_sizes, rng)
     # All of them before the first is fitted: what is no estimator is refused here.
     clones = {name: clone(contender) for name, contender in contenders.items()}
+    seconds = share_passes(contenders, X, splits, n_jobs)
     trials = {}
     with tqdm(clones.items(), disable=not verbose, unit="contender") as bar:
         for name, contender in bar:
             bar.set_description(name)
             trials[name] = run_trials(contender, X, y, splits, seeds, scorer, n_jobs)
     results, curves = summarize(trials, splits)
-    findings = Findings(results, curves, contenders, splits)
+    findings = Findings(results, curves, contenders)
     parameters = {
         "rows": str(len(y)),
         "classes": str(len(classes)),
         "cv": repr(cv),
-        "scoring": _scoring_name(scoring),
+        "scoring": scoring_name(scoring),
         "train_sizes": repr(train_sizes),
         "random_state": repr(random_state),
+        "seconds of the passes": f"{seconds:.2f}",
     }
     return TransferComparison(
         results,
-        _scoring_name(scoring),
+        scoring_name(scoring),
         effects=findings.effects(),
         indicators=findings.indicators(),
         curves=curves,
@@ -372,12 +412,6 @@ def compare_transfer(
         parameters=parameters | {name: repr(c) for name, c in contenders.items()},
         versions=_versions(),
     )
-
-
-def _scoring_name(scoring):
-    if scoring is None:
-        return "accuracy"
-    return getattr(scoring, "__name__", "score") if callable(scoring) else scoring
 
 
 def _versions():

@@ -11,13 +11,14 @@ from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import GradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 from sklearn.utils.validation import check_is_fitted
 
 from sktl._classifier import FineTunedCNNClassifier
 from sktl._extractor import PretrainedFeatureExtractor, as_extractor
+from sktl._image_input import ImageInputMixin
 from sktl._images import Geometry, fit_to, open_images
 
 # What an extractor says of the pictures, and what of the network besides.
@@ -66,7 +67,7 @@ def default_contenders(backbone="sktl_mini"):
             for label, b in backbone.items()
         }
     else:
-        extractors = {"": as_extractor(backbone, "backbone")}
+        extractors = {"": as_extractor(backbone)}
     if not extractors:
         raise ValueError(
             "backbone={} holds no network. Pass a dict of label to network with at "
@@ -224,6 +225,32 @@ def feature_contenders(contenders):
                 names.append(name)
                 networks.append(network)
     return names
+
+
+def readers_by_network(contenders):
+    """Group what reads the pictures themselves by the network that is read.
+
+    Parameters
+    ----------
+    contenders : dict of str to estimator
+
+    Returns
+    -------
+    groups : list of list of estimator
+        Bare contenders, or first steps of pipelines, that keep what they compute.
+    """
+    groups = []
+    for contender in contenders.values():
+        first = contender.steps[0][1] if isinstance(contender, Pipeline) else contender
+        if not isinstance(first, ImageInputMixin) or first.cache is None:
+            continue
+        params = first.get_params(deep=False)  # `device` as it was set
+        network = [_form(params[name]) for name in (*OF_PICTURES, *OF_NETWORK)]
+        group = next((group for other, group in groups if other == network), None)
+        if group is None:
+            groups.append((network, group := []))
+        group.append(first)
+    return [group for _, group in groups]
 
 
 def _untrained_twin(contender, contenders):

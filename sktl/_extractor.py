@@ -264,33 +264,38 @@ class PretrainedFeatureExtractor(
         task = start_fit(self, X)
         images = self._open_images(X, reset=True)
         backbone = self._load_backbone()
-        network = backbone.network
+        outputs = self._frozen_outputs(backbone.network)
+        self.layers_ = [layer for layer, _ in outputs]
+        self.network_digest_ = backbone.digest
+        self._backbone_name = backbone.name
+        shapes = self._make_prefix(backbone, outputs).output_shapes()
+        self.layer_widths_ = [width for (width,) in shapes]
+        self.n_features_out_ = sum(self.layer_widths_)
+        task.end()
+        return images, backbone
+
+    def _frozen_outputs(self, network):
+        """Pairs of layer and pooling, in the order of the columns."""
         layers = [self.layers] if isinstance(self.layers, str) else list(self.layers)
         if not layers:
             raise ValueError(
                 "layers=[] names no layer. Pass names of sktl.layer_names(backbone), "
                 "or 'penultimate'."
             )
-        self.layers_ = [
+        names = [
             network.penultimate if name == "penultimate" else network.check_cut(name)
             for name in layers
         ]
-        if len(set(self.layers_)) < len(self.layers_):
+        if len(set(names)) < len(names):
             raise ValueError(
-                f"layers={self.layers!r} names a layer twice; they are {self.layers_}. "
+                f"layers={self.layers!r} names a layer twice; they are {names}. "
                 "Pass each layer once."
             )
-        self.network_digest_ = backbone.digest
-        self._backbone_name = backbone.name
-        shapes = self._make_prefix(backbone, self.layers_, self.pooling).output_shapes()
-        self.layer_widths_ = [width for (width,) in shapes]
-        self.n_features_out_ = sum(self.layer_widths_)
-        task.end()
-        return images, backbone
+        return [(name, self.pooling) for name in names]
 
     def _features(self, images, backbone):
-        prefix = self._make_prefix(backbone, self.layers_, self.pooling)
-        parts = prefix(images, self.on_error)
+        outputs = [(layer, self.pooling) for layer in self.layers_]
+        parts = self._make_prefix(backbone, outputs)(images, self.on_error)
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
 

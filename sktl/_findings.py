@@ -27,18 +27,13 @@ class Findings:
         As `TransferComparison.curves_`.
     contenders : dict of str to estimator
         As they were passed.
-    splits : list of list of Split
-        By size.
     """
 
-    def __init__(self, results, curves, contenders, splits):
+    def __init__(self, results, curves, contenders):
         self.results = results
         self.curves = curves
         self.pairs = find_pairs(contenders)
         self.readers = feature_contenders(contenders)
-        # Rows of the two parts, by size: means over splits.
-        self.n_train = [np.mean([len(s.train) for s in of_size]) for of_size in splits]
-        self.n_test = np.mean([len(split.test) for split in splits[0]])
 
     # ---- numbers
 
@@ -82,19 +77,14 @@ class Findings:
             times.append(curve[axis][reached[0]] if len(reached) else np.nan)
         return np.array(times)
 
-    def _scores(self, name, size=LARGEST):
-        """Scores of a contender, one per split."""
-        row = np.flatnonzero(self.results["contender"] == name)[size]
-        columns = [c for c in self.results if c.endswith("_test_score")]
-        splits = [c for c in columns if c.startswith("split")]
-        return np.array([self.results[column][row] for column in splits])
+    def _scores(self, name):
+        return scores_of(self.results, name)
 
     def _gain(self, pair, size=LARGEST):
-        scores = self._scores(pair.contender, size) - self._scores(pair.twin, size)
-        return self._estimate(scores, size)
+        return gain(self.results, pair.contender, pair.twin, size)
 
-    def _estimate(self, values, size=LARGEST):
-        return estimate_mean(values, self.n_train[size], self.n_test)
+    def _estimate(self, values):
+        return estimate_on(self.results, values)
 
     def _scratch_pairs(self):
         return [pair for pair in self.pairs if pair.kind == SCRATCH]
@@ -114,10 +104,11 @@ class Findings:
 
     def _say_catching_up(self, pair):
         """From which training size on the pretrained contender is no longer ahead."""
-        gains = [self._gain(pair, size) for size in range(len(self.n_train))]
+        rows = self.results["contender"] == pair.contender
+        sizes = self.results["train_size"][rows]
+        gains = [self._gain(pair, size) for size in range(len(sizes))]
         if len(gains) == 1 or any(np.isnan(gain.mean) for gain in gains):
             return []
-        sizes = [f"{n:.0f}" for n in self.n_train]
         ahead = [size for size, gain in enumerate(gains) if _is_gain(gain)]
         if not ahead:
             return [
@@ -160,12 +151,60 @@ class Findings:
         return [sentence + "."]
 
     def _say_failures(self):
-        rows = zip(self.results["contender"], self.results["error"], strict=True)
-        errors = {}
-        for name, error in rows:  # one sentence per contender, whatever its sizes
+        """One sentence per contender, with its first failure."""
+        columns = (self.results[name] for name in ("contender", "train_size", "error"))
+        failures = {}
+        for name, size, error in zip(*columns, strict=True):
             if error:
-                errors.setdefault(name, error)
-        return [f"{name!r} failed: {error}" for name, error in errors.items()]
+                failures.setdefault(name, []).append((str(size), error))
+        sentences = []
+        for name, of_sizes in failures.items():
+            sizes, errors = zip(*of_sizes, strict=True)
+            several = len(set(self.results["train_size"])) > 1
+            where = f" with {', '.join(sizes)} training rows" if several else ""
+            sentences.append(f"{name!r} failed{where}: {errors[0]}")
+        return sentences
+
+
+# ---- estimates from the results
+
+
+def gain(results, contender, other, size=LARGEST):
+    """Estimate how far a contender is ahead of another on the same splits.
+
+    Parameters
+    ----------
+    results : dict of str to ndarray
+        As `TransferComparison.results_`.
+    contender, other : str
+    size : int
+        Position of the training size.
+
+    Returns
+    -------
+    gain : Estimate
+    """
+    scores = scores_of(results, contender, size) - scores_of(results, other, size)
+    return estimate_on(results, scores, size)
+
+
+def scores_of(results, contender, size=LARGEST):
+    """Scores of a contender, one per split."""
+    row = np.flatnonzero(results["contender"] == contender)[size]
+    splits = [name for name in results if name.startswith("split")]
+    return np.array([results[name][row] for name in splits])
+
+
+def estimate_on(results, values, size=LARGEST):
+    """Estimate the mean of one number per split."""
+    n_sizes = np.sum(results["contender"] == results["contender"][0])
+    n_train, n_test = (
+        results[name][:n_sizes][size] for name in ("train_size", "test_size")
+    )
+    return estimate_mean(values, n_train, n_test)
+
+
+# ---- words
 
 
 def _columns(rows, names, n_texts):

@@ -40,27 +40,28 @@ class PixelNetwork(torch.nn.Module):
     network : torch.nn.Module
         Normalised images `(n, 3, h, w)` to a tuple of activations.
     mean, std : sequence of 3 floats
-    pooling : str or None
-        How spatial maps become rows; None leaves them as they are.
+    poolings : sequence of str or None
+        Per activation, how a spatial map becomes a row; None leaves it as it is.
     channels_last : sequence of bool
         Per activation, whether its channels are on the last axis.
     """
 
-    def __init__(self, network, mean, std, pooling, channels_last):
+    def __init__(self, network, mean, std, poolings, channels_last):
         super().__init__()
         self.network = network
         self.mean = mean
         self.std = std
-        self.pooling = pooling
+        self.poolings = poolings
         self.channels_last = channels_last
 
     def forward(self, pixels):
         """Map uint8 `(n, h, w, 3)` to one activation per output of the network."""
         activations = self.network(normalize(pixels, self.mean, self.std))
-        if self.pooling is None:
-            return activations
-        pairs = zip(activations, self.channels_last, strict=True)
-        return tuple(pool(x, self.pooling, last) for x, last in pairs)
+        outputs = zip(activations, self.poolings, self.channels_last, strict=True)
+        return tuple(
+            x if pooling is None else pool(x, pooling, last)
+            for x, pooling, last in outputs
+        )
 
 
 def normalize(pixels, mean, std):
@@ -104,8 +105,8 @@ class FrozenPrefix:
     backbone : Backbone
     cuts : tuple of str
         All are computed in one pass; nothing after the last one is.
-    pooling : {"avg", "max", "avgmax", "flatten"} or None
-        None keeps maps.
+    poolings : tuple of {"avg", "max", "avgmax", "flatten"} or None
+        One per cut; None keeps maps.
     engine : Engine
     cache : "memory", path-like or None
     n_jobs : int or None
@@ -115,7 +116,7 @@ class FrozenPrefix:
 
     backbone: Backbone
     cuts: tuple[str, ...]
-    pooling: str | None
+    poolings: tuple[str | None, ...]
     engine: Engine
     cache: object = None
     n_jobs: int | None = None
@@ -192,7 +193,7 @@ class FrozenPrefix:
         """Shape of one image's activation, per cut; at first a pass of one image."""
         geometry = self.backbone.preprocessing.geometry
         known = _shapes.setdefault(self.backbone.network, {})
-        key = self.cuts, self.pooling, geometry.crop
+        key = self.cuts, self.poolings, geometry.crop
         if key not in known:
             known[key] = self._find_shapes(geometry.crop)
         return known[key]
@@ -221,14 +222,17 @@ class FrozenPrefix:
     def fingerprints(self):
         """One digest per cut of all that decides the numbers, the image aside."""
         preprocessing = asdict(self.backbone.preprocessing)
+        network = self.backbone.network
+        # A norm whose input is asked for is not folded into the layer before it, which
+        # changes the rounding of all that follows.
+        unfolded = [cut for cut in sorted(self.cuts) if network.feeds_a_norm(cut)]
         return [
             fingerprint(
                 {
                     "network": self.backbone.digest,
                     "cut": cut,
-                    # Which norms can be folded depends on what else is asked for.
-                    "cuts": list(self.cuts),
-                    "pooling": self.pooling,
+                    "unfolded": unfolded,
+                    "pooling": pooling,
                     "preprocessing": preprocessing,
                     "device": self.engine.device.type,
                     "precision": str(self.engine.dtype),
@@ -237,21 +241,21 @@ class FrozenPrefix:
                     "decoding": decoding_stack(),
                 }
             )
-            for cut in self.cuts
+            for cut, pooling in zip(self.cuts, self.poolings, strict=True)
         ]
 
     def _module(self):
         mean, std = self.backbone.preprocessing.mean, self.backbone.preprocessing.std
         network = self.backbone.network
         place = self.engine.device, self.engine.dtype
-        return _place(network, self.cuts, mean, std, self.pooling, *place)
+        return _place(network, self.cuts, mean, std, self.poolings, *place)
 
 
-_shapes = weakref.WeakKeyDictionary()  # network -> {cuts, pooling, side: shapes}
+_shapes = weakref.WeakKeyDictionary()  # network -> {cuts, poolings, side: shapes}
 
 
 @functools.lru_cache(maxsize=4)
-def _place(network, cuts, mean, std, pooling, device, dtype):
+def _place(network, cuts, mean, std, poolings, device, dtype):
     """A copy of the prefix on the device, in the layout convolutions run fastest in."""
     module = fuse_batch_norms(network.prefix(*cuts))
     for layer in module.modules():
@@ -259,6 +263,6 @@ def _place(network, cuts, mean, std, pooling, device, dtype):
             # Autocast would convert the weights again for every batch.
             layer.to(dtype)
     channels_last = [network.is_channels_last(cut) for cut in cuts]
-    module = PixelNetwork(module, mean, std, pooling, channels_last)
+    module = PixelNetwork(module, mean, std, poolings, channels_last)
     module = module.eval().requires_grad_(False)
     return module.to(device=device, memory_format=torch.channels_last)

@@ -4,6 +4,7 @@ import os
 from numbers import Integral
 
 import torch
+from sklearn.base import clone
 from sklearn.utils._param_validation import (
     Interval,
     StrOptions,
@@ -42,7 +43,11 @@ IMAGE_CONSTRAINTS = {
 
 
 class ImageInputMixin:
-    """Methods on the parameters of `IMAGE_CONSTRAINTS`."""
+    """Methods on the parameters of `IMAGE_CONSTRAINTS`.
+
+    An estimator says by `_frozen_outputs(network)` which pairs of cut and pooling it
+    asks of each image, once.
+    """
 
     def _check_params(self):
         """Check every parameter by scikit-learn's rules and in its words."""
@@ -85,18 +90,19 @@ class ImageInputMixin:
         asked = {"weights": self.weights, "image_size": self.image_size} | overrides
         return load_backbone(self.backbone, **asked)
 
-    def _make_prefix(self, backbone, cuts, pooling, *, batch_size=None):
-        """Build the function from images to the activations at `cuts`."""
+    def _make_prefix(self, backbone, outputs, *, batch_size=None):
+        """Build the function from images to what pairs of cut and pooling ask for."""
         engine = make_engine(
             self.device,
             self.precision,
             batch_size or self.batch_size,
             backbone.preprocessing.geometry.crop,
         )
+        cuts, poolings = zip(*outputs, strict=True)
         return FrozenPrefix(
             backbone,
-            tuple(cuts),
-            pooling,
+            cuts,
+            poolings,
             engine,
             cache=self.cache,
             n_jobs=self.n_jobs,
@@ -114,3 +120,22 @@ class ImageInputMixin:
 
     def _check_feature_names_in(self, input_features):
         _check_feature_names_in(self, input_features, generate_names=False)
+
+
+def pass_once(readers, X):
+    """Pass images through a network once for all estimators that read it.
+
+    What each of them will ask for is in the store then.
+
+    Parameters
+    ----------
+    readers : sequence of ImageInputMixin
+        Of the same network, device, precision and cache, and unfitted.
+    X : array-like or sequence of images
+    """
+    reader = clone(readers[0])
+    backbone = reader._load_backbone()
+    outputs = [pair for r in readers for pair in r._frozen_outputs(backbone.network)]
+    if outputs:
+        prefix = reader._make_prefix(backbone, dict.fromkeys(outputs))
+        prefix(reader._open_images(X, reset=True))

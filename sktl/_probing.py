@@ -14,14 +14,15 @@ from sklearn.utils.validation import check_consistent_length
 from tqdm import tqdm
 
 from sktl._backbones import load_backbone
-from sktl._comparison import _scoring_name as scoring_name
 from sktl._extractor import as_extractor
 from sktl._labels import check_labels, list_classes
 from sktl._probe_display import LayerProbeDisplay
 from sktl._ranking import check_finite, probe_scores
+from sktl._trials import make_splits, scoring_name
 
-# From so many labels a class on, a set counts as large. With 17 to 42, fine-tuning beat
-# a linear model on the best layer in one of four sets (benchmarks/bench_advice.py).
+# From so many labels a class on, a set counts as large. With 17 to 42, training every
+# layer did better than a linear model on the best one on some sets and as much worse on
+# others; with 100, better on two of three (benchmarks/bench_advice.py).
 MANY_LABELS = 100
 # Standard errors by which the last stage has to beat the middle one for the source task
 # to count as similar. With 1, 13 of 15 large draws from the five sets of the benchmark
@@ -240,9 +241,9 @@ def probe_layers(
 
     The best layer is the last one that is not worse than the highest mean by more than
     a standard error. Folds share training rows, so these standard errors are a rough
-    guide. Thresholds were set on five sets of photographs with one network, and
-    `benchmarks/bench_advice.py` says how often the advice is right there: where it
-    matters, let `compare_transfer` decide.
+    guide. Thresholds were set on five sets of pictures with one network. There, the
+    advised way was within 2 points, or a standard error, of the best in 9 of 13 cases
+    (`benchmarks/bench_advice.py`): where it matters, let `compare_transfer` decide.
 
     Time: one pass of each image, and `cv` small fits for each stage. Memory: 4 bytes
     for each image and column of all stages together. Nothing is random but what `cv`
@@ -299,22 +300,18 @@ def probe_layers(
 
 def _check_folds(cv, y):
     """Return the splits, which are to be the same for all layers."""
-    folds = check_cv(cv, y, classifier=True)
-    if isinstance(folds, StratifiedKFold):
+    splitter = check_cv(cv, y, classifier=True)
+    if isinstance(splitter, StratifiedKFold):
+        n_folds = splitter.n_splits
         classes, counts = np.unique(y, return_counts=True)
-        if counts.min() < folds.n_splits:
+        if counts.min() < n_folds:
             rare = classes.tolist()[counts.argmin()]
             raise ValueError(
-                f"cv={cv!r} asks for {folds.n_splits} folds, but class {rare!r} has "
+                f"cv={cv!r} asks for {n_folds} folds, but class {rare!r} has "
                 f"{counts.min()} row(s) only. Pass a smaller cv (at least 2), label "
                 "more images of that class, or leave it out of X and y."
             )
-    splits = list(folds.split(np.zeros(len(y)), y))
-    if len(splits) < 2:
-        raise ValueError(
-            f"cv={cv!r} gives {len(splits)} split; a standard error needs 2 or more."
-        )
-    return splits
+    return make_splits(np.zeros(len(y)), y, cv, groups=None)
 
 
 def _check_scoring(scoring):

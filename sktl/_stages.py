@@ -152,12 +152,21 @@ class StagedNetwork:
             Nothing after the last cut is in it.
         """
         outputs = [self._node(cut) for cut in cuts]
+        *earlier, _ = sorted(outputs, key=list(self._graph.nodes).index)
         graph = fx.Graph()
-        copies = {}
+        copies, kept = {}, {}
         for node in self._nodes_up_to(outputs):
-            copies[node] = graph.node_copy(node, copies.__getitem__)
-        graph.output(tuple(copies[node] for node in outputs))
+            kept[node] = copies[node] = graph.node_copy(node, copies.__getitem__)
+            if node in earlier:  # a ReLU that works in place would write into it
+                kept[node] = graph.call_method("clone", (copies[node],))
+        graph.output(tuple(kept[node] for node in outputs))
         return fx.GraphModule(self.module, graph)
+
+    def feeds_a_norm(self, cut):
+        """Whether a batch norm reads what `cut` gives."""
+        readers = [node for node in self._node(cut).users if node.op == "call_module"]
+        layers = [self.module.get_submodule(node.target) for node in readers]
+        return any(isinstance(layer, _BatchNorm) for layer in layers)
 
     def tail(self, cut):
         """Build the part after `cut`, up to `penultimate`.

@@ -258,12 +258,17 @@ class FrozenPrefixNet(CuredNet):
         return super().get_dataset(rows, codes)
 
     def _activations(self, images, cut):
-        pooling = "avg" if cut == self._backbone.network.penultimate else None
+        outputs = [(cut, _pooling(self._backbone.network, cut))]
         prefix = self._make_prefix(
-            self._backbone, [cut], pooling, batch_size=PREFIX_BATCH_SIZE
+            self._backbone, outputs, batch_size=PREFIX_BATCH_SIZE
         )
         (activations,) = prefix(images)
         return activations
+
+    def _frozen_outputs(self, network):
+        """The pair of cut and pooling; none where nothing is computed once."""
+        cut = self._cut(network) if self.augment is None else ""
+        return [(cut, _pooling(network, cut))] if cut else []
 
     def get_split_datasets(self, X, y=None, **fit_params):
         """As skorch's; `early_stopping` sets a share of each class aside."""
@@ -421,6 +426,11 @@ class FrozenPrefixNet(CuredNet):
 
     def _engine(self):
         return make_engine(self.device, self.precision, self.batch_size)
+
+
+def _pooling(network, cut):
+    """Of the features that the head reads, the mean is enough."""
+    return "avg" if cut == network.penultimate else None
 
 
 def _channels_last(x):

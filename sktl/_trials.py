@@ -1,15 +1,21 @@
 """One contender on one split: the rows it gets, and what it scores on the others."""
 
+import contextlib
+import time
 from numbers import Integral, Real
 from typing import NamedTuple
 
 import numpy as np
+from joblib import effective_n_jobs
 from sklearn.base import clone
 from sklearn.model_selection import StratifiedGroupKFold, check_cv, cross_validate
 from sklearn.utils import _safe_indexing
 from sklearn.utils.parallel import Parallel, delayed
+from sklearn.utils.validation import _num_samples
 
 from sktl._classifier import FineTunedCNNClassifier
+from sktl._contenders import readers_by_network
+from sktl._image_input import pass_once
 from sktl._score_curve import ScoreCurve
 
 
@@ -193,6 +199,31 @@ def nested_order(labels, rng):
 # ---- who does how well on them
 
 
+def share_passes(contenders, X, splits, n_jobs):
+    """Let the images pass each network once, for all contenders and splits.
+
+    Parameters
+    ----------
+    contenders : dict of str to estimator
+    X : sequence of images
+    splits : list of list of Split
+    n_jobs : int or None
+
+    Returns
+    -------
+    seconds : float
+    """
+    start = time.perf_counter()
+    rows = np.unique(np.concatenate([part for split in splits[-1] for part in split]))
+    images = X if len(rows) == _num_samples(X) else _safe_indexing(X, rows)
+    for group in readers_by_network(contenders):
+        # Processes do not share their memory.
+        if group[0].cache != "memory" or effective_n_jobs(n_jobs) == 1:
+            with contextlib.suppress(Exception):  # it is told in the rows of the group
+                pass_once(group, images)
+    return time.perf_counter() - start
+
+
 def run_trials(contender, X, y, splits, seeds, scorer, n_jobs):
     """Fit and score a contender on splits of several sizes.
 
@@ -272,6 +303,13 @@ def _watch(contender, X, y, scorer):
         contender.set_params(callbacks=[*own, ("score_curve", curve)])
 
 
+def scoring_name(scoring):
+    """Say in a word what a `scoring` measures."""
+    if scoring is None:
+        return "accuracy"
+    return getattr(scoring, "__name__", "score") if callable(scoring) else scoring
+
+
 # ---- what came of it
 
 
@@ -312,11 +350,10 @@ def _results(trials, splits):
     n_splits = scores.shape[1]
     results = {
         "contender": np.repeat(np.array(list(trials), dtype=object), len(splits)),
-        "train_size": np.tile(
-            [max(len(split.train) for split in of_size) for of_size in splits],
-            len(trials),
-        ),
     }
+    for name in ("train", "test"):
+        sizes = [max(len(getattr(split, name)) for split in of) for of in splits]
+        results[f"{name}_size"] = np.tile(sizes, len(trials))
     for i in range(n_splits):
         results[f"split{i}_test_score"] = scores[:, i]
     results["mean_test_score"] = scores.mean(axis=1)

@@ -32,8 +32,9 @@ from sktl import (
 )
 from sktl._contenders import default_contenders
 from sktl._findings import Findings
+from sktl._frozen import FrozenPrefix
 from sktl._score_curve import ScoreCurve
-from sktl._trials import Split, nested_order
+from sktl._trials import nested_order
 
 
 @pytest.fixture(scope="module")
@@ -159,8 +160,42 @@ def test_plot_shows_every_contender_with_its_error(report, pyplot):
         assert bottom > top, "the first contender is on top"
 
 
+@pytest.fixture
+def count_pictures(monkeypatch):
+    """How many pictures passed frozen networks since the test began."""
+    passed = []
+
+    def compute(self, pixels):
+        passed.append(len(pixels))
+        return original(self, pixels)
+
+    original = FrozenPrefix.compute
+    monkeypatch.setattr(FrozenPrefix, "compute", compute)
+    return lambda: sum(passed)
+
+
+def test_features_and_fine_tuning_share_one_pass(tiny_network, count_pictures):
+    sktl.clear_cache()
+    X = np.random.default_rng(0).integers(0, 256, (24, 8, 8, 3), dtype=np.uint8)
+    network = {"backbone": tiny_network, "image_size": 8, "device": "cpu"}
+    frozen = PretrainedFeatureExtractor(**network)
+    tuned = FineTunedCNNClassifier(**network, max_epochs=1, unfreeze_from=1)
+    report = compare_transfer(
+        X,
+        np.arange(24) % 2,
+        {
+            "linear": make_pipeline(frozen, LogisticRegression()),
+            "tuned": tuned,
+            "boosted": make_pipeline(frozen, DummyClassifier()),
+        },
+        cv=3,
+    )
+    assert count_pictures() == 24
+    assert float(report.parameters_["seconds of the passes"]) > 0
+
+
 @pytest.mark.slow
-def test_default_contenders_run_and_transfer_helps(digits):
+def test_default_contenders_run_and_transfer_helps(digits, count_pictures):
     sktl.clear_cache()
     X, y = digits
     report = compare_transfer(X, y, cv=2, random_state=0)
@@ -169,8 +204,8 @@ def test_default_contenders_run_and_transfer_helps(digits):
     frozen = scores["frozen features + logistic regression"]
     assert frozen > scores["untrained network + logistic regression"]
     assert frozen > scores["most frequent class"] + 0.5
-    # The frozen network, cut once for features and once for fine-tuning; the untrained.
-    assert sktl.cache_info().computed == 3 * len(np.unique(X, axis=0))
+    # The pretrained network, for features and fine-tuning together; the untrained one.
+    assert count_pictures() == 2 * len(np.unique(X, axis=0))
 
 
 @pytest.mark.parametrize("contenders", [{}, [LogisticRegression()], "all"])
@@ -384,6 +419,27 @@ def test_contender_that_fails_on_a_split_has_a_row_that_says_so(digits, contende
     assert "\nfails        failed  failed       failed\n" in str(report)
 
 
+def test_sizes_at_which_a_contender_fails_are_told(digits):
+    X, y = digits
+    least = {"needs 30": NeedsRows(30), "any": DummyClassifier()}
+    report = compare_transfer(X, y, least, cv=2, train_sizes=[10, 20, 60])
+    assert report.findings_ == [
+        "'needs 30' failed with 10, 20 training rows: split 0: ValueError: 10 rows "
+        "are not enough (failed on 2 of 2 splits)"
+    ]
+
+
+class NeedsRows(DummyClassifier):
+    def __init__(self, n_rows):
+        super().__init__()
+        self.n_rows = n_rows
+
+    def fit(self, X, y):
+        if len(X) < self.n_rows:
+            raise ValueError(f"{len(X)} rows are not enough")
+        return super().fit(X, y)
+
+
 def test_contender_without_what_a_score_needs_fails_alone(digits):
     X, y = digits
     both = {"svm": SVC(), "logistic": LogisticRegression(max_iter=500)}
@@ -461,14 +517,40 @@ def test_effect_is_the_paired_difference_by_the_corrected_test(digits, tiny_netw
     assert report.indicators_["indicator"] == ["score of frozen features"]
 
 
-def fake_scores(scores):
+def test_gain_is_the_paired_difference_with_its_corrected_interval(report):
+    """Against the formula of Nadeau & Bengio (2003), written out with scipy."""
+    scores = {
+        name: np.array([report.results_[f"split{i}_test_score"][row] for i in range(3)])
+        for row, name in enumerate(report.results_["contender"])
+    }
+    differences = scores["features"] - scores["pixels"]
+    error = np.sqrt((1 / 3 + 40 / 80) * differences.var(ddof=1))
+    gain = report.gain("features", over="pixels")
+    assert gain.mean == pytest.approx(differences.mean())
+    low, high = stats.t.interval(0.95, 2, differences.mean(), error)
+    assert (gain.low, gain.high) == pytest.approx((low, high))
+    p_value = 2 * stats.t.sf(differences.mean() / error, 2)
+    assert gain.p_value == pytest.approx(p_value)
+    assert report.gain("pixels", over="features").mean == -gain.mean
+
+
+def test_gain_over_a_contender_that_is_not_there_is_refused(report):
+    with pytest.raises(
+        ValueError, match="'pixel' is no contender. These are: 'pixels'"
+    ):
+        report.gain("features", over="pixel")
+
+
+def fake_scores(scores, sizes):
     """Results as of contenders with these scores: {name: rows of sizes x splits}."""
     rows = [np.atleast_2d(values) for values in scores.values()]
     n_sizes, n_splits = rows[0].shape
     results = {"contender": np.repeat(np.array(list(scores), dtype=object), n_sizes)}
     for i in range(n_splits):
         results[f"split{i}_test_score"] = np.concatenate([row[:, i] for row in rows])
-    return results | {"error": np.array([""] * len(scores) * n_sizes, dtype=object)}
+    n_rows = len(results["contender"])
+    rows = {"train_size": np.tile(sizes, len(scores)), "test_size": np.full(n_rows, 20)}
+    return results | rows | {"error": [""] * n_rows}
 
 
 def sentences_on(scratch, tuned, curves=None, sizes=(80,)):
@@ -477,10 +559,8 @@ def sentences_on(scratch, tuned, curves=None, sizes=(80,)):
         "scratch": FineTunedCNNClassifier(strategy="scratch"),
         "tuned": FineTunedCNNClassifier(),
     }
-    results = fake_scores({"scratch": scratch, "tuned": tuned})
-    n_splits = np.shape(scratch)[-1]
-    splits = [[Split(np.arange(n), np.arange(20))] * n_splits for n in sizes]
-    return Findings(results, curves or {}, contenders, splits).sentences()
+    results = fake_scores({"scratch": scratch, "tuned": tuned}, sizes)
+    return Findings(results, curves or {}, contenders).sentences()
 
 
 @pytest.mark.parametrize(
@@ -719,7 +799,8 @@ def test_report_remembers_what_was_compared_with_what(report, contenders):
         "train_sizes": "None",
         "random_state": "0",
     }
-    assert report.parameters_ == expected | {n: repr(c) for n, c in contenders.items()}
+    expected |= {name: repr(contender) for name, contender in contenders.items()}
+    assert report.parameters_.items() >= expected.items()
     assert report.versions_["sktl"] == sktl.__version__
     assert report.versions_["torch"] == torch.__version__.split("+")[0]
 

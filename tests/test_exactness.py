@@ -202,3 +202,23 @@ def test_given_range_is_not_learnt_over(images):
     half = np.rint(images / 255 / 2 * 255).astype(np.uint8)
     expected = make_extractor("sktl_mini").fit_transform(half)
     assert np.array_equal(extractor.transform(images / 255), expected)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "layer"),
+    [
+        ("resnet18", "bn1"),
+        ("resnet18", "layer4.1.add"),
+        ("squeezenet1_1", "features.0"),
+    ],
+)
+def test_layer_before_one_that_computes_in_place_keeps_its_bits(
+    backbone, layer, images
+):
+    """Torchvision's ReLUs overwrite what they read."""
+    small = {"image_size": 64, "cache": None}
+    alone = make_extractor(backbone, layers=layer, **small).fit_transform(images)
+    layers = [layer, "penultimate"]
+    together = make_extractor(backbone, layers=layers, **small).fit_transform(images)
+    assert alone.min() < 0
+    assert np.array_equal(together[:, : alone.shape[1]], alone)

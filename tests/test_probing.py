@@ -488,7 +488,10 @@ WRONG = [
     ({"cv": 11}, r"cv=11 asks for 11 folds, but class 0 has 10 row"),
     ({"cv": None, "y": [0] * 4 + [1] * 16}, r"cv=None asks for 5 folds, but class 0"),
     ({"cv": 1}, r"k-fold|n_splits=1"),
-    ({"cv": [(range(10), range(10, 20))]}, r"gives 1 split; a standard error needs 2"),
+    (
+        {"cv": [(range(10), range(10, 20))]},
+        r"gives 1 split; a standard error needs at least 2",
+    ),
     ({"scoring": "beauty"}, r"beauty"),
     (
         {"scoring": ["accuracy", "f1"]},

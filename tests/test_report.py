@@ -239,7 +239,7 @@ def test_real_comparison_has_its_harm_marked(tmp_path):
     }
     splits = [[Split(np.arange(20), np.arange(10))] * 3]
     results, curves = summarize(trials, splits)
-    found = Findings(results, curves, contenders, splits)
+    found = Findings(results, curves, contenders)
     comparison = TransferComparison(
         results,
         "accuracy",

@@ -100,11 +100,9 @@ def compare():
 def main():
     report = compare()
     print(report)
-    for other, what in {"numbers only": "picture", "picture only": "numbers"}.items():
+    for other, what in (("numbers only", "picture"), ("picture only", "two numbers")):
         mean, low, high, _ = report.gain("both", over=other)
-        print(
-            f"What the {what} adds: {mean:.3f} (95 % interval {low:.3f} to {high:.3f})"
-        )
+        print(f"Gain by the {what}: {mean:.3f} (95 % interval {low:.3f} to {high:.3f})")
     report.plot().figure_.savefig(PICTURE, dpi=120)
     print(f"Picture: {PICTURE.resolve()}")
 

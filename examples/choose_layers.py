@@ -33,20 +33,30 @@ PICTURE = Path("choose_layers.png")
 
 
 # %%
-def contenders(advice):
-    """What is advised, what the best layer gives, and what else one might do."""
-    best_layer = PretrainedFeatureExtractor(layers=advice["layers"])
-    advised = FineTunedCNNClassifier(
+def on_features(layer):
+    return make_pipeline(
+        PretrainedFeatureExtractor(layers=layer),
+        StandardScaler(),
+        LogisticRegression(max_iter=1000),
+    )
+
+
+def advised(advice):
+    if advice["strategy"] == "linear_probe":  # on the best layer, not always the last
+        return on_features(advice["layers"])
+    return FineTunedCNNClassifier(
         strategy=advice["strategy"],
         unfreeze_from=advice["unfreeze_from"],
         max_epochs=10,
     )
+
+
+def contenders(probe):
+    """What is advised, and what else one might do."""
     return {
-        f"features of {advice['layers']}": make_pipeline(
-            best_layer, StandardScaler(), LogisticRegression(max_iter=1000)
-        ),
-        "head only": FineTunedCNNClassifier(strategy="linear_probe"),
-        f"as advised: {advice['strategy']} from {advice['unfreeze_from']}": advised,
+        "as advised": advised(probe.recommendation_),
+        "features of the second stage": on_features(probe.results_["layer"][1]),
+        "last stage trained": FineTunedCNNClassifier(max_epochs=10),
         "last two stages": FineTunedCNNClassifier(unfreeze_from=2, max_epochs=10),
         "everything": FineTunedCNNClassifier(strategy="full", max_epochs=10),
     }
@@ -62,7 +72,7 @@ def main():
     report = compare_transfer(
         X[others],
         y[others],
-        contenders(probe.recommendation_),
+        contenders(probe),
         cv=N_FOLDS,
         random_state=0,
         verbose=1,

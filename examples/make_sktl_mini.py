@@ -1,263 +1,51 @@
 """Make the weights of `sktl_mini`, the backbone that ships with sktl.
 
-The network learns from random weights, and two things at once: to tell letters of six
-alphabets apart, rendered from the fonts that come with matplotlib and distorted until
-they look hand-written, and to tell the ten classes of CIFAR-10 apart. It never sees a
-digit; letters that could be taken for one (O, l, I, ...) are left out.
+The network learns from random weights, and three things at once: to see in crops of
+photographs what a teacher, MobileNetV2 with ImageNet weights, sees in them; to tell the
+ten classes of CIFAR-10 apart; and to tell letters apart (`letters.py`). It never sees a
+digit.
 
-    python examples/make_sktl_mini.py --out sktl_mini.safetensors
+    python examples/make_sktl_mini.py --photographs FOLDER --out sktl_mini.safetensors
 
-takes about 25 minutes on one CPU core that has bfloat16 instructions. Seeds are fixed.
-Without `--cifar`, torchvision downloads CIFAR-10.
+FOLDER holds photographs of anything: a thousand will do, as each is cropped many times.
+Pictures, targets and the state after each epoch are kept in `--work`: a run that was
+stopped goes on where it was. Seeds are fixed.
 """
 
-# %% 1. Imports and the alphabets
+# %% 1. Imports, and the training in numbers
 import argparse
 import io
 import itertools
-import string
+import json
 import time
+from importlib.metadata import version
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
 import torch.nn.functional as F
-from matplotlib.ft2font import FT2Font
-from PIL import Image, ImageDraw, ImageFont, ImageOps
-from scipy import ndimage
-from skorch.callbacks import LRScheduler
+from letters import make_letters, to_input
+from PIL import Image
+from safetensors.torch import save_file
+from sklearn.decomposition import PCA
 from torchvision.datasets import CIFAR10
+from torchvision.transforms import v2
 
-from sktl import FineTunedCNNClassifier
+from sktl import PretrainedFeatureExtractor
+from sktl._mini import MEAN, SIZE, STD, SktlMini
 
-FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-DEJAVU = sorted(path.stem for path in FONTS.glob("DejaVuS*[!y].ttf"))
-STIX = "STIXGeneral STIXGeneralBol STIXGeneralItalic STIXGeneralBolIta".split()
-COMPUTER_MODERN = "cmb10 cmr10 cmss10 cmti10 cmtt10 cmmi10".split()
-
-LATIN = string.ascii_uppercase + string.ascii_lowercase
-GREEK = "αβγεζηλμξπφψωΓΔΛΞΠΣΦΨΩ"
-CYRILLIC = "ДЖИЛЦШЩЪЫЬЮЯ"
-ARMENIAN = "".join(map(chr, [*range(0x531, 0x557), *range(0x561, 0x587)]))
-GEORGIAN = "".join(map(chr, range(0x10D0, 0x10F1)))
-HEBREW = "".join(map(chr, range(0x5D0, 0x5EB)))
-
-# Alphabets of STIX for mathematics, by the code of their A: script, bold script,
-# sans-serif, slanted sans-serif, monospaced, double-struck.
-MATHEMATICAL = (0x1D49C, 0x1D4D0, 0x1D5A0, 0x1D608, 0x1D670, 0x1D538)
-
-# No digit comes in by the back door: letters that could be taken for one are left out
-# (and, of the other alphabets, those that could be taken for a Latin letter).
-LEFT_OUT = set(
-    "OoIl"
-    "ԶԼԿՁՅՋՉՍՏՓՑՕգզլծկձհյշոչջսւցօ"  # Armenian
-    "აბგევზიკმნპვჰ"  # Georgian
-    "\u05d5\u05d6\u05d9\u05da\u05dd\u05df\u05e1\u05e3\u05e8"  # Hebrew
-)
-
-# Capital and small letter are one class where they differ in size only.
-SAME_SHAPE = {letter: letter.upper() for letter in "csvwxz"}
+# The training: components of what the teacher sees, side of the pictures in each epoch
+# (small ones first, they cost less), pictures per step, and the highest learning rate.
+N_TARGETS = 256
+SIZES = (32, 32, 32, 48, 48, 48, 64, 64)
+BATCH = 128
+RATE = 4e-3
+CHUNK = 2500
 
 
-# %% 2. Glyphs, as distances to the pen's path and to the outline
-def list_glyphs():
-    """Return (letter, font, character to draw) for everything that is drawn."""
-    glyphs = [(c, f, c) for f in DEJAVU + STIX + COMPUTER_MODERN for c in LATIN]
-    glyphs += [(c, "cmsy10", c) for c in string.ascii_uppercase]
-    for start in MATHEMATICAL:
-        glyphs += [(c, "STIXGeneral", chr(start + i)) for i, c in enumerate(LATIN)]
-    glyphs += [(c, f, c) for f in DEJAVU + STIX for c in GREEK + CYRILLIC]
-    glyphs += [(c, f, c) for f in DEJAVU for c in ARMENIAN + GEORGIAN + HEBREW]
-    return [(SAME_SHAPE.get(c, c), f, g) for c, f, g in glyphs if c not in LEFT_OUT]
-
-
-def open_font(name):
-    """Return the font, and the codes of the characters it has."""
-    path = str(FONTS / f"{name}.ttf")
-    return ImageFont.truetype(path, 96), FT2Font(path).get_charmap()
-
-
-def draw_glyph(font, character):
-    """Return bool (64, 64), the longer side 48 pixels."""
-    canvas = Image.new("L", (320, 320))
-    ImageDraw.Draw(canvas).text((80, 80), character, font=font, fill=255)
-    glyph = ImageOps.contain(canvas.crop(canvas.getbbox()), (48, 48), Image.BILINEAR)
-    square = Image.new("L", (64, 64))
-    square.paste(glyph, ((64 - glyph.width) // 2, (64 - glyph.height) // 2))
-    return np.asarray(square) > 110
-
-
-def thin(masks):
-    """Zhang and Suen's thinning (1984) of many masks (n, h, w) at once."""
-    masks, before = masks.copy(), None
-    around = ((1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1))
-    while before is None or (masks != before).any():
-        before = masks.copy()
-        for first_pass in (True, False):
-            ring = [np.roll(masks, shift, axis=(1, 2)) for shift in around]
-            count = np.sum(ring, axis=0)
-            turns = np.sum([~ring[i] & ring[(i + 1) % 8] for i in range(8)], axis=0)
-            n, e, s, w = ring[0], ring[2], ring[4], ring[6]
-            spare = ~(e & s & (n | w)) if first_pass else ~(n & w & (e | s))
-            masks &= ~((count >= 2) & (count <= 6) & (turns == 1) & spare)
-    return masks
-
-
-def make_glyph_maps():
-    """Return the letters (n,) and two distance maps (n, 2, 64, 64) of each glyph.
-
-    The first holds distances to the glyph's middle line, where a pen would have gone;
-    the second signed distances to its outline, negative inside.
-    """
-    fonts = {name: open_font(name) for _, name, _ in list_glyphs()}
-    glyphs = [g for g in list_glyphs() if ord(g[2]) in fonts[g[1]][1]]
-    masks = np.stack([draw_glyph(fonts[name][0], c) for _, name, c in glyphs])
-    lines = np.concatenate([thin(part) for part in np.array_split(masks, 8)])
-    distance = ndimage.distance_transform_edt
-    pen = [distance(~line) for line in lines]
-    outline = [distance(~mask) - distance(mask) for mask in masks]
-    letters = np.array([letter for letter, _, _ in glyphs])
-    return letters, np.stack([pen, outline], axis=1).astype(np.float32)
-
-
-# %% 3. Distortion: one warp per letter, then the zoom that makes it fill the box
-def smooth_fields(n, knots, rng):
-    """Return random smooth fields (n, 2, 64, 64): noise at knots, interpolated."""
-    noise = torch.from_numpy(rng.normal(size=(n, 2, knots, knots)).astype(np.float32))
-    return F.interpolate(noise, (64, 64), mode="bicubic", align_corners=True)
-
-
-def uniform(low, high, n, rng):
-    """Return floats (n, 1, 1, 1)."""
-    return torch.from_numpy(rng.uniform(low, high, (n, 1, 1, 1)).astype(np.float32))
-
-
-def random_warps(n, rng):
-    """Return (n, 2, 64, 64): where in the glyph (-1..1) each point takes its ink.
-
-    Rotation, slant, stretch, and two elastic fields, one coarse and one finer. The
-    grid is half as large again as the glyph, so that nothing is cut off.
-    """
-    turn, slant = uniform(-0.3, 0.3, n, rng), uniform(-0.45, 0.45, n, rng)
-    stretch = torch.exp(uniform(-0.3, 0.3, n, rng))
-    line, c, s = torch.linspace(-1.5, 1.5, 64), torch.cos(turn), torch.sin(turn)
-    x, y = stretch * line.view(1, -1), line.view(-1, 1)
-    warps = torch.cat([c * x + (slant * c - s) * y, s * x + (slant * s + c) * y], dim=1)
-    warps += uniform(0, 0.14, n, rng) * smooth_fields(n, 4, rng)
-    return warps + uniform(0, 0.07, n, rng) * smooth_fields(n, 7, rng)
-
-
-def sample(maps, positions):
-    """Read maps (n, c, h, w) at positions (n, 2, h', w') in -1..1, x first."""
-    grid = positions.permute(0, 2, 3, 1)
-    return F.grid_sample(maps, grid, padding_mode="border", align_corners=True)
-
-
-def extent(inked):
-    """Return middle and half length, in -1..1, of the inked part of (n, 64)."""
-    inked, index = inked | ~inked.any(1, keepdim=True), torch.arange(64)
-    first = torch.where(inked, index, 64).amin(1).view(-1, 1, 1, 1)
-    last = torch.where(inked, index, -1).amax(1).view(-1, 1, 1, 1)
-    return (first + last) / 63 - 1, (last - first + 1) / 63
-
-
-def box_positions(mask, rng):
-    """Return (n, 2, 32, 32): the grid on which the letters of `mask` fill a box.
-
-    As segmented characters are cut: centred, the height filling the box or the width
-    if that is larger; not quite exactly.
-    """
-    n = len(mask)
-    x, half_width = extent(mask.any(2)[:, 0])
-    y, half_height = extent(mask.any(3)[:, 0])
-    stretch = torch.exp(uniform(-0.2, 0.2, n, rng))
-    height = torch.maximum(half_height, half_width * stretch)
-    height = height / uniform(0.86, 1.06, n, rng)
-    width = torch.maximum(height / stretch, half_width)
-    line = (torch.arange(32) + 0.5) / 16 - 1
-    x = x + width * (uniform(-0.08, 0.08, n, rng) + line.view(1, -1))
-    y = y + height * (uniform(-0.05, 0.05, n, rng) + line.view(-1, 1))
-    return torch.cat([x.expand(n, 1, 32, 32), y.expand(n, 1, 32, 32)], dim=1)
-
-
-def write_letters(maps, rng):
-    """Draw glyph maps (n, 2, 64, 64) as ink in 0..1, (n, 32, 32).
-
-    Two of three are written along the middle line by a pen of random width, the others
-    take the font's outline, thinner or bolder. The pen's pressure varies on the way.
-    """
-    n, maps = len(maps), torch.from_numpy(maps)
-    pen = torch.from_numpy(rng.random((n, 1, 1, 1)) < 0.65)
-    maps = torch.where(pen, maps[:, :1], maps[:, 1:])
-    radius = torch.where(pen, uniform(1.8, 5.5, n, rng), uniform(-0.8, 2.0, n, rng))
-    radius = radius * (1 + 0.15 * smooth_fields(n, 4, rng)[:, :1])
-    warps = random_warps(n, rng)
-    box = box_positions(radius > sample(maps, warps), rng)
-    ink = sample(radius, box) - sample(maps, sample(warps, box))
-    return torch.sigmoid(2 * ink)[:, 0]
-
-
-# %% 4. Pictures of letters
-def to_32(picture):
-    return np.asarray(Image.fromarray(picture).resize((32, 32), Image.BILINEAR))
-
-
-def scan(ink):
-    """Make pictures of 8 x 8 grey values: bits, counted in blocks of 4 x 4."""
-    grey = F.avg_pool2d((ink > 0.5).float(), 4).numpy()
-    grey = np.rint(grey * 255).astype(np.uint8)
-    return np.stack([to_32(picture) for picture in grey[..., None].repeat(3, axis=-1)])
-
-
-def shrink(ink, rng):
-    """Return ink (32, 32, 1) at a random resolution and place."""
-    side = int(rng.choice([8, 10, 12, 16, 20, 28, 32]))
-    small = Image.fromarray((ink * 255).astype(np.uint8))
-    small = np.asarray(small.resize((side, side), Image.BOX))
-    margin = rng.integers(0, max(2, side // 5))
-    before = rng.integers(0, margin + 1, 2)
-    return to_32(np.pad(small, np.stack([before, margin - before], 1)))[..., None] / 255
-
-
-def random_colours(grounds, rng):
-    """Return the letter's colour and the ground: grey, coloured or a photograph."""
-    kind, colour = rng.random(), rng.uniform(0, 255, 3)
-    if kind < 0.5:
-        dark, light = rng.uniform(0, 60), rng.uniform(150, 255)
-        return (light, dark) if rng.random() < 0.6 else (dark, light)
-    ground = rng.uniform(0, 255, 3) if kind < 0.75 else rng.choice(grounds)
-    near = abs(colour.mean() - ground.mean()) < 60
-    return (colour + 128) % 256 if near else colour, ground
-
-
-def paint(ink, grounds, rng):
-    """Make one picture (32, 32, 3) of ink (32, 32), in colours and with noise."""
-    ink = shrink(ink, rng)
-    colour, ground = random_colours(grounds, rng)
-    noise = rng.normal(size=(32, 32, 3)) * rng.uniform(0, 18)
-    picture = ink * colour + (1 - ink) * ground + noise
-    return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
-
-
-def make_letters(n, letters, maps, grounds, rng, scanned=0.7, chunk=1000):
-    """Make `n` pictures uint8 (n, 32, 32, 3) and their letters, equally frequent."""
-    alphabet = np.unique(letters)
-    rows = {letter: np.flatnonzero(letters == letter) for letter in alphabet}
-    chosen = np.array([rng.choice(rows[c]) for c in rng.choice(alphabet, n)])
-    X = np.empty((n, 32, 32, 3), np.uint8)
-    for start in range(0, n, chunk):
-        part = slice(start, start + chunk)
-        ink = write_letters(maps[chosen[part]], rng)
-        X[part] = scan(ink)
-        for i in np.flatnonzero(rng.random(len(ink)) >= scanned):
-            X[start + i] = paint(ink[i].numpy(), grounds, rng)
-    return X, letters[chosen]
-
-
-# %% 5. CIFAR-10
+# %% 2. Photographs
 def read_cifar(path):
-    """Return CIFAR-10's training pictures and their class names."""
+    """Return CIFAR-10's training pictures (n, 32, 32, 3) and their class names."""
     if path is None:
         data = CIFAR10("cifar10", train=True, download=True)
         return data.data, np.array(data.classes)[data.targets]
@@ -269,78 +57,242 @@ def read_cifar(path):
     return np.stack([np.asarray(picture) for picture in pictures]), labels
 
 
-def vary(pictures, rng):
-    """Shift, mirror and recolour pictures (n, 32, 32, 3)."""
-    varied = np.empty_like(pictures)
-    padded = np.pad(pictures, ((0, 0), (4, 4), (4, 4), (0, 0)), mode="reflect")
-    for i in range(len(pictures)):
-        top, left = rng.integers(0, 9, 2)
-        picture = padded[i, top : top + 32, left : left + 32]
-        picture = picture[:, :: rng.choice([-1, 1])].astype(np.float32)
-        shift = rng.uniform(-30, 30) + rng.uniform(-12, 12, 3)
-        picture = (picture - 128) * rng.uniform(0.7, 1.3) + 128 + shift
-        varied[i] = np.clip(np.rint(picture), 0, 255)
-    return varied
+def read_photographs(folder):
+    """Return all pictures below the folder, in the order of their names."""
+    paths = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+    return [np.asarray(Image.open(path).convert("RGB")) for path in paths]
 
 
-# %% 6. All pictures, and the training
-def make_pictures(cifar, n_letters, n_photographs, seed=0):
-    """Return X uint8 (n, 32, 32, 3) and y, strings such as letter_A, cifar_cat."""
-    rng = np.random.default_rng(seed)
-    photographs, names = read_cifar(cifar)
-    X, y = make_letters(n_letters, *make_glyph_maps(), photographs, rng)
-    rows = rng.permutation(len(photographs))[:n_photographs]
-    X = np.concatenate([X, vary(photographs[rows], rng)])
-    y = [f"letter_{c}" for c in y] + [f"cifar_{name}" for name in names[rows]]
-    return X, np.array(y)
-
-
-def make_classifier(n_pictures, max_epochs, precision, batch_size=128, lr=0.1):
-    """Stochastic gradient descent; the rate rises to `lr` and falls to zero."""
-    one_cycle = LRScheduler(
-        policy=torch.optim.lr_scheduler.OneCycleLR,
-        step_every="batch",
-        max_lr=lr,
-        total_steps=-(-n_pictures // batch_size) * max_epochs,
+def cropper(smallest):
+    """Cut and recolour; `smallest` is the least share of the picture's area."""
+    colours = v2.ColorJitter(brightness=0.3, contrast=0.3, saturation=0.3)
+    return v2.Compose(
+        [
+            v2.RandomResizedCrop(224, scale=(smallest, 1)),
+            v2.RandomHorizontalFlip(),
+            v2.RandomApply([colours], 0.5),
+            v2.RandomGrayscale(0.1),
+        ]
     )
-    return FineTunedCNNClassifier(
-        backbone="sktl_mini",
-        weights=None,
-        strategy="scratch",
-        max_epochs=max_epochs,
-        batch_size=batch_size,
-        lr=lr,
-        optimizer=torch.optim.SGD,
-        optimizer__momentum=0.9,
-        optimizer__nesterov=True,
-        optimizer__weight_decay=5e-4,
-        precision=precision,
-        random_state=0,
-        callbacks=[("one_cycle", one_cycle)],
-        verbose=1,
+
+
+def mix(crops, share, rng):
+    """Lay the next crop over each of a `share` of them, half transparent."""
+    rows = np.flatnonzero(rng.random(len(crops)) < share)
+    weights = rng.uniform(0.3, 0.7, (len(rows), 1, 1, 1)).astype(np.float32)
+    mixed = weights * crops[rows] + (1 - weights) * crops[(rows + 1) % len(crops)]
+    crops[rows] = np.rint(mixed)
+
+
+def make_crops(pictures, rows, smallest, mixed, teacher, seed):
+    """Cut one crop from each picture of `rows` and show it to the teacher.
+
+    Returns the crops as the student sees them, and the square roots of what the
+    teacher's last layer reads.
+    """
+    torch.manual_seed(seed)
+    rng, crop = np.random.default_rng(seed), cropper(smallest)
+    crops = np.stack([np.asarray(crop(Image.fromarray(pictures[i]))) for i in rows])
+    mix(crops, mixed, rng)
+    features = teacher.fit_transform(crops)
+    return {
+        "X": np.stack([to_input(crop) for crop in crops]),
+        "features": np.sqrt(np.maximum(features, 0)).astype(np.float16),
+    }
+
+
+# %% 3. All pictures, kept in files of CHUNK each
+def kept(path, make, *args):
+    """Return the arrays in the file; make and write them where there is none."""
+    if not path.exists():
+        print("making", path.name, flush=True)
+        part = path.with_suffix(".part.npz")
+        np.savez(part, **make(*args))
+        part.rename(path)
+    with np.load(path) as file:
+        return {name: file[name] for name in file.files}
+
+
+def photograph_parts(args, teacher):
+    """Yield crops of the photographs, a quarter of them of two at once."""
+    pictures = read_photographs(args.photographs)
+    for k in range(args.crops // CHUNK):
+        rows = np.arange(k * CHUNK, (k + 1) * CHUNK) % len(pictures)
+        path = args.work / f"photographs_{k:03}.npz"
+        yield kept(path, make_crops, pictures, rows, 0.08, 0.25, teacher, k)
+
+
+def cifar_parts(args, teacher, pictures, names):
+    """Yield a crop each of a part of CIFAR-10, and their class names."""
+    order = np.random.default_rng(0).permutation(len(pictures))
+    for k, rows in enumerate(order[: args.small].reshape(-1, CHUNK)):
+        path = args.work / f"cifar_{k:03}.npz"
+        part = kept(path, make_crops, pictures, rows, 0.4, 0, teacher, 1000 + k)
+        yield part | {"names": names[rows]}
+
+
+def letter_parts(args, grounds):
+    """Yield letters, on plain ground or on one of the pictures `grounds`."""
+    for k in range(args.letters // 5000):
+        path, rng = args.work / f"letters_{k:03}.npz", np.random.default_rng([5, k])
+        yield kept(path, make_letters, 5000, grounds, rng)
+
+
+def join(parts, name):
+    return np.concatenate([part[name] for part in parts])
+
+
+def make_targets(features):
+    """Return principal components, all scaled by one number to a mean square of 1."""
+    pca = PCA(N_TARGETS, svd_solver="randomized", random_state=0)
+    pca.fit(features[:20_000].astype(np.float32))
+    chunks = np.array_split(features, len(features) // 5000)
+    targets = np.concatenate([pca.transform(c.astype(np.float32)) for c in chunks])
+    return (targets / np.sqrt((targets**2).mean())).astype(np.float32)
+
+
+def make_pictures(args):
+    """Return X uint8 (n, 64, 64, 3), targets, and classes as numbers and as names.
+
+    Pictures that the teacher has seen come first: `targets` has rows for those only.
+    Class -1 is none.
+    """
+    teacher = PretrainedFeatureExtractor(
+        "mobilenet_v2",
+        weights=args.teacher,
+        image_size=224,
+        precision="bfloat16",
+        cache=None,
     )
+    cifar, names = read_cifar(args.cifar)
+    photographs = list(photograph_parts(args, teacher))
+    small = list(cifar_parts(args, teacher, cifar, names))
+    letters = list(letter_parts(args, cifar))
+    X = join(photographs + small + letters, "X")
+    targets = make_targets(join(photographs + small, "features"))
+    labels = [f"cifar_{name}" for name in join(small, "names")]
+    labels += [f"letter_{letter}" for letter in join(letters, "letters")]
+    classes, numbers = np.unique(labels, return_inverse=True)
+    none = np.full(len(X) - len(labels), -1)
+    return X, targets, np.concatenate([none, numbers]), classes
+
+
+# %% 4. Training
+def vary(x, may_flip):
+    """Mirror, shift and recolour pictures (n, 3, 64, 64)."""
+    n = len(x)
+    flipped = may_flip & (torch.rand(n) < 0.5)
+    x[flipped] = x[flipped].flip(3)
+    top, left = torch.randint(0, 9, (2,)).tolist()
+    x = F.pad(x, (4, 4, 4, 4), mode="reflect")
+    x = x[:, :, top : top + SIZE, left : left + SIZE]
+    contrast = torch.empty(n, 1, 1, 1).uniform_(0.75, 1.3)
+    light = torch.empty(n, 1, 1, 1).uniform_(-0.4, 0.4)
+    return x * contrast + light + torch.empty(n, 3, 1, 1).uniform_(-0.2, 0.2)
+
+
+def prepare(X):
+    """From uint8 (n, 64, 64, 3) to the network's input."""
+    x = (torch.from_numpy(X) / 255 - torch.tensor(MEAN)) / torch.tensor(STD)
+    return x.permute(0, 3, 1, 2)
+
+
+def shrink(x, size):
+    if size == SIZE:
+        return x.contiguous(memory_format=torch.channels_last)
+    return F.interpolate(x, (size, size), mode="bilinear", antialias=True)
+
+
+def loss_of(outputs, targets, classes):
+    """Squared error where there is a target, cross-entropy where there is a class.
+
+    `targets` has rows for the first pictures only; the first columns of `outputs` are
+    the guesses at them.
+    """
+    guesses, scores = outputs[: len(targets), :N_TARGETS], outputs[:, N_TARGETS:]
+    error = F.mse_loss(guesses, targets)
+    return 5 * error + F.cross_entropy(scores, classes, ignore_index=-1), error
+
+
+def batches(n, n_seen, rng):
+    """Yield rows of a batch, those of pictures that the teacher has seen first."""
+    order = rng.permutation(n)[: n // BATCH * BATCH]
+    for rows in order.reshape(-1, BATCH):
+        seen = rows < n_seen
+        yield np.concatenate([rows[seen], rows[~seen]]), seen.sum()
+
+
+def train_epoch(network, optimizer, schedule, data, size, seed):
+    """Show all pictures once, at `size` pixels."""
+    X, targets, classes = data
+    torch.manual_seed(seed)
+    rng, errors = np.random.default_rng(seed), []
+    for rows, n_seen in batches(len(X), len(targets), rng):
+        x = vary(prepare(X[rows]), torch.arange(BATCH) < n_seen)
+        with torch.autocast("cpu", torch.bfloat16):
+            outputs = network(shrink(x, size))
+        target = torch.from_numpy(targets[rows[:n_seen]])
+        loss, error = loss_of(outputs.float(), target, torch.from_numpy(classes[rows]))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        errors.append((loss.item(), error.item()))
+    return np.mean(errors[-100:], axis=0)
+
+
+def train(network, data, path):
+    """Train for an epoch per entry of SIZES; go on from the state in `path`, if any."""
+    optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, RATE, total_steps=len(data[0]) // BATCH * len(SIZES), pct_start=0.2
+    )
+    parts, done = {"network": network, "optimizer": optimizer, "schedule": schedule}, 0
+    if path.exists():
+        state = torch.load(path, weights_only=True)
+        done = state.pop("epochs")
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+    for epoch in range(done, len(SIZES)):
+        start = time.monotonic()
+        loss, error = train_epoch(*parts.values(), data, SIZES[epoch], epoch)
+        state = {name: part.state_dict() for name, part in parts.items()}
+        torch.save(state | {"epochs": epoch + 1}, path.with_suffix(".part"))
+        path.with_suffix(".part").rename(path)
+        minutes = (time.monotonic() - start) / 60
+        print(f"epoch {epoch + 1}: loss {loss:.3f}, error {error:.3f}", end=" ")
+        print(f"in {minutes:.1f} minutes", flush=True)
+
+
+def save(network, classes, path):
+    """Write all but the last layer, in float16."""
+    state = {
+        name: tensor.half().contiguous() if tensor.is_floating_point() else tensor
+        for name, tensor in network.state_dict().items()
+        if not name.startswith("fc.")
+    }
+    metadata = {"backbone": "sktl_mini", "sktl": version("sktl")}
+    save_file(state, path, metadata | {"classes": json.dumps(classes.tolist())})
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--photographs", required=True, help="folder of pictures")
     parser.add_argument("--out", default="sktl_mini.safetensors", help="file to write")
-    parser.add_argument(
-        "--cifar", help="npz of CIFAR-10 as JPEG; else it is downloaded"
-    )
-    parser.add_argument("--letters", type=int, default=60_000)
-    parser.add_argument("--photographs", type=int, default=30_000)
-    parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--precision", default="bfloat16")
+    parser.add_argument("--work", type=Path, default=Path("sktl_mini_work"))
+    parser.add_argument("--teacher", default="DEFAULT", help="weights of mobilenet_v2")
+    parser.add_argument("--cifar", help="npz of CIFAR-10 as JPEG; else it is fetched")
+    parser.add_argument("--crops", type=int, default=60_000)
+    parser.add_argument("--small", type=int, default=20_000)
+    parser.add_argument("--letters", type=int, default=40_000)
     args = parser.parse_args()
-
-    start = time.monotonic()
-    X, y = make_pictures(args.cifar, args.letters, args.photographs)
-    minutes = (time.monotonic() - start) / 60
-    print(f"{len(X)} pictures of {len(set(y))} classes in {minutes:.1f} minutes")
-    classifier = make_classifier(len(X), args.epochs, args.precision)
-    classifier.fit(X, y).save_backbone(args.out, precision="float16")
-    minutes = (time.monotonic() - start) / 60
-    print(f"Wrote {args.out} after {minutes:.1f} minutes")
+    args.work.mkdir(parents=True, exist_ok=True)
+    *data, classes = make_pictures(args)
+    print(f"{len(data[0])} pictures, {len(classes)} classes", flush=True)
+    torch.manual_seed(0)
+    network = SktlMini(N_TARGETS + len(classes)).to(memory_format=torch.channels_last)
+    train(network, data, args.work / "training.pt")
+    save(network, classes, args.out)
 
 
 if __name__ == "__main__":

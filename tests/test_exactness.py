@@ -112,7 +112,7 @@ def test_bits_do_not_depend_on_the_cache_in_any_group(images):
 
 
 def test_layers_computed_together_have_the_bits_they_have_alone(images):
-    layers = ["stem.relu", "layer2.1.relu_1", "penultimate"]
+    layers = ["stem.1.relu", "layer2.1.relu_1", "penultimate"]
     together = make_extractor("sktl_mini", layers=layers).fit_transform(images)
     alone = [
         make_extractor("sktl_mini", layers=n).fit_transform(images) for n in layers

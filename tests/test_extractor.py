@@ -54,7 +54,7 @@ def paths(images, tmp_path):
 
 def test_features_are_float32_rows(images):
     features = PretrainedFeatureExtractor().fit_transform(images)
-    assert features.shape == (20, 256)
+    assert features.shape == (20, 512)
     assert features.dtype == np.float32
 
 
@@ -139,7 +139,7 @@ def test_set_output_gives_named_frames(images, container):
     extractor = PretrainedFeatureExtractor().set_output(transform=container)
     frame = extractor.fit_transform(images)
     assert list(frame.columns) == list(extractor.get_feature_names_out())
-    assert frame.shape == (20, 256)
+    assert frame.shape == (20, 512)
 
 
 # ---- scikit-learn's tools

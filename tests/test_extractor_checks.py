@@ -261,7 +261,10 @@ def test_feature_union_puts_layers_side_by_side(kind, images, rows, paths, featu
     union = FeatureUnion(
         [
             ("mean", PretrainedFeatureExtractor()),
-            ("maximum", PretrainedFeatureExtractor(layers="stem.relu", pooling="max")),
+            (
+                "maximum",
+                PretrainedFeatureExtractor(layers="stem.1.relu", pooling="max"),
+            ),
         ]
     )
     together = union.fit_transform(X)

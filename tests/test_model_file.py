@@ -586,7 +586,7 @@ REFUSED_BUILT = {
     "head_shape": (tensor("head.0.weight", lambda t: t[:, 1:]), "'head.0.weight' is"),
     "dtype": (tensor(BIAS, torch.Tensor.double), f"'{BIAS}' is torch.float64"),
     "number": (tensor(BIAS, lambda t: 3), f"'{BIAS}' is a int"),
-    "prefix_number": (tensor("prefix.stem.bn.bias", lambda t: 3), "build"),
+    "prefix_number": (tensor("prefix.stem.1.bn.bias", lambda t: 3), "build"),
     "renamed": (renamed, f"'tail.evil' is not known; '{BIAS}' is missing"),
     "tensor_missing": (drop("tensors", "tail.layer3.0.bn1.num_batches_tracked"), "mis"),
     "tensor_more": (put("tensors", evil=torch.ones(1)), "'evil' is not known"),

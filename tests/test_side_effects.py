@@ -307,9 +307,9 @@ def test_data_and_parameters_of_the_caller_stay_as_they_are(form, world):
     X = getattr(world, form)
     copies = {"images": world.images.copy(), "frame": world.frame.copy()}
     copies["paths"] = list(world.paths)
-    params = {"layers": ["stem.relu", "penultimate"], "value_range": [0, 255]}
+    params = {"layers": ["stem.1.relu", "penultimate"], "value_range": [0, 255]}
     PretrainedFeatureExtractor(**params).fit(X).transform(X)
-    assert params == {"layers": ["stem.relu", "penultimate"], "value_range": [0, 255]}
+    assert params == {"layers": ["stem.1.relu", "penultimate"], "value_range": [0, 255]}
     assert np.array_equal(world.images, copies["images"])
     assert world.paths == copies["paths"]
     pd.testing.assert_frame_equal(world.frame, copies["frame"])

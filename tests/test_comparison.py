@@ -1,7 +1,5 @@
 """`compare_transfer`: plain scikit-learn gives the same numbers, one by one."""
 
-import importlib.util
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -37,8 +35,6 @@ from sktl._findings import Findings
 from sktl._frozen import FrozenPrefix
 from sktl._score_curve import ScoreCurve
 from sktl._trials import nested_order
-
-EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 @pytest.fixture(scope="module")
@@ -253,18 +249,6 @@ def test_failing_contender_raises(digits):
 def test_single_split_is_refused(digits, contenders):
     with pytest.raises(ValueError, match="gives 1 split"):
         compare_transfer(*digits, contenders, cv=[(np.arange(60), np.arange(60, 99))])
-
-
-def test_table_of_the_digits_example_is_aligned(report):
-    """The example itself runs in CI; here, what it prints from two reports."""
-    spec = importlib.util.spec_from_file_location(
-        "compare_digits", EXAMPLES / "compare_digits.py"
-    )
-    example = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(example)
-    lines = example.table({5: report, 20: report}).splitlines()
-    assert len(lines) == 6
-    assert len({len(line) for line in lines}) == 1
 
 
 # --- training sizes -----------------------------------------------------------------

@@ -1,0 +1,109 @@
+"""Measure what ImageNet weights give on four sets of photographs.
+
+Ants and bees, seventeen flowers, seven kinds of landscape from above, ten hand signs:
+some pictures of each set, as many of every class, and SqueezeNet 1.1 with real weights.
+The default contenders on the same folds: classical models on raw pixels and on frozen
+features, the network fine-tuned, and from scratch. Prints a Markdown table, contenders
+by sets, and writes one HTML page per set. Needs the pictures and weights, by default in
+the folder `shared` beside this repository; twenty minutes on two cores.
+"""
+
+# %%
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from sklearn.model_selection import StratifiedKFold
+
+from sktl import PretrainedFeatureExtractor, compare_transfer
+
+SETS = ("hymenoptera", "flowers17", "rsscn7", "sign_digits")
+WEIGHTS = Path("weights", "squeezenet1_1-torchvision.fp16.safetensors")
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+# %%
+def parse(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--shared", type=Path, default=REPOSITORY.parent / "shared")
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
+    parser.add_argument("--pictures", type=int, default=200, help="of each set")
+    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--image-size", type=int, default=112, help="in pixels")
+    return parser.parse_args(arguments)
+
+
+# %% [markdown]
+# A set is a folder for each class, in the folders `train` and `val`. The pictures of a
+# class are drawn from both.
+
+
+# %%
+def load(folder, n_pictures):
+    """Paths and labels of a set, as many of each class; at least one."""
+    paths = np.array(sorted(folder.glob("*/*/*.*")))
+    labels = np.array([path.parent.name for path in paths])
+    rng = np.random.default_rng(0)
+    classes = np.unique(labels)
+    per_class = max(1, n_pictures // len(classes))
+    chosen = np.concatenate(
+        [
+            rng.permutation(np.flatnonzero(labels == label))[:per_class]
+            for label in classes
+        ]
+    )
+    return paths[chosen].tolist(), labels[chosen]
+
+
+# %% [markdown]
+# An extractor instead of the network's name brings the weights and the size of the
+# pictures, which all contenders take over.
+
+
+# %%
+def compare(name, options):
+    X, y = load(options.shared / "data" / name, options.pictures)
+    print(f"{name}: {len(y)} pictures of {len(set(y))} classes", flush=True)
+    network = PretrainedFeatureExtractor(
+        "squeezenet1_1",
+        weights=options.shared / WEIGHTS,
+        image_size=options.image_size,
+        n_jobs=2,
+    )
+    folds = StratifiedKFold(options.folds, shuffle=True, random_state=0)
+    start = time.perf_counter()
+    report = compare_transfer(X, y, backbone=network, cv=folds, random_state=0)
+    report.save_html(f"compare_photographs_{name}.html")
+    print(report, f"\n{time.perf_counter() - start:.0f} seconds\n", flush=True)
+    return report
+
+
+# %%
+def markdown(reports):
+    """A table of contenders by sets: mean and standard error over folds."""
+    lines = ["| | " + " | ".join(reports) + " |", "|---" * (len(reports) + 1) + "|"]
+    results = [report.results_ for report in reports.values()]
+    for row, contender in enumerate(results[0]["contender"]):
+        cells = [
+            f"{of_set['mean_test_score'][row]:.3f} ± {of_set['se_test_score'][row]:.3f}"
+            for of_set in results
+        ]
+        lines.append(f"| {contender} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main():
+    options = parse()
+    if not (options.shared / WEIGHTS).is_file():
+        sys.exit(
+            f"{options.shared} has no {WEIGHTS}. Pass --shared with a folder that has "
+            f"them, and pictures as data/{SETS[0]}/train/<class>/*.jpg."
+        )
+    reports = {name: compare(name, options) for name in options.sets}
+    print(markdown(reports))
+
+
+if __name__ == "__main__":
+    main()

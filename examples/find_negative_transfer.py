@@ -1,0 +1,104 @@
+"""Find out whether transfer hurts.
+
+A pretrained network helps if what it learned is of use to you. Here one is of none: its
+labels got out of order, as in a sheet of which one column was sorted, and it learned
+them by heart. The pictures are scikit-learn's handwritten digits (grey scans of 8 x 8
+pixels). Then it is to read 200 others, beside `sktl_mini`, which comes with the package
+and is sound, and beside the same network from scratch. `compare_transfer` pairs each
+pretrained contender with its untrained or from-scratch twin, and says where the twin
+wins. Needs no download; about one minute on two cores.
+"""
+
+# %%
+import tempfile
+from pathlib import Path
+
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import shuffle
+
+from sktl import FineTunedCNNClassifier, PretrainedFeatureExtractor, compare_transfer
+
+N_SOURCE, N_TARGET, N_FOLDS = 400, 250, 5
+PICTURE = Path("find_negative_transfer.png")
+
+# %% [markdown]
+# The unsound network. With enough epochs it knows every label of its own pictures.
+
+
+# %%
+def misled_weights(X, y, path):
+    """Train a network on labels out of order; save all of it but its head."""
+    labels = shuffle(y, random_state=0)
+    misled = FineTunedCNNClassifier(strategy="scratch", max_epochs=15, random_state=0)
+    misled.fit(X, labels).save_backbone(path)
+    print(f"It knows {misled.score(X, labels):.0%} of its wrong labels.")
+    return path
+
+
+# %% [markdown]
+# What is done with it, on pictures that it never saw. Twins need no mention: they are
+# the contenders that differ in the weights alone, or begin with random ones.
+
+
+# %%
+def on_features(weights):
+    return make_pipeline(
+        PretrainedFeatureExtractor(weights=weights),
+        StandardScaler(),
+        LogisticRegression(max_iter=1000),
+    )
+
+
+def fine_tuned(weights):
+    return FineTunedCNNClassifier(weights=weights, max_epochs=10)
+
+
+def contenders(misled):
+    return {
+        "features of sktl_mini": on_features("DEFAULT"),
+        "features of the misled network": on_features(misled),
+        "features of the untrained network": on_features(None),
+        "sktl_mini, fine-tuned": fine_tuned("DEFAULT"),
+        "misled network, fine-tuned": fine_tuned(misled),
+        "from scratch": FineTunedCNNClassifier(strategy="scratch"),
+    }
+
+
+def compare():
+    X, y = shuffle(*load_digits(return_X_y=True), random_state=0)
+    target, source = slice(0, N_TARGET), slice(N_TARGET, N_TARGET + N_SOURCE)
+    with tempfile.TemporaryDirectory() as folder:
+        misled = misled_weights(
+            X[source], y[source], Path(folder, "misled.safetensors")
+        )
+        return compare_transfer(
+            X[target],
+            y[target],
+            contenders(misled),
+            cv=N_FOLDS,
+            random_state=0,
+            verbose=1,
+        )
+
+
+# %% [markdown]
+# What hurts comes first below the table. `effects_` has the numbers: a negative
+# difference with a small p-value.
+
+
+# %%
+def main():
+    report = compare()
+    print(report)
+    effects = report.effects_
+    hurts = (effects["difference"] < 0) & (effects["p_value"] < 0.05)
+    print(f"\nHurts: {', '.join(effects['contender'][hurts]) or 'none'}")
+    report.plot().figure_.savefig(PICTURE, dpi=120)
+    print(f"Picture: {PICTURE.resolve()}")
+
+
+if __name__ == "__main__":
+    main()

@@ -6,7 +6,7 @@ taken for a digit (O, l, I, ...) are left out.
 
     python examples/letters.py letters.png
 
-draws a sheet of them.
+draws a sheet of them, in some seconds on one core.
 """
 
 # %% 1. Imports and the alphabets

@@ -9,7 +9,8 @@ digit.
 
 FOLDER holds photographs of anything: a thousand will do, as each is cropped many times.
 Pictures, targets and the state after each epoch are kept in `--work`: a run that was
-stopped goes on where it was. Seeds are fixed.
+stopped goes on where it was. Seeds are fixed. About 30 minutes on one core that has
+bfloat16 instructions.
 """
 
 # %% 1. Imports, and the training in numbers

@@ -4,9 +4,9 @@
 matplotlib, written anew along their middle lines, and distorted. Letters that could be
 taken for a digit (O, l, I, ...) are left out.
 
-    python examples/letters.py letters.png
+    python examples/letters.py
 
-draws a sheet of them, in some seconds on one core.
+draws a sheet of them, letters.png, in some seconds on one core.
 """
 
 # %% 1. Imports and the alphabets
@@ -260,7 +260,7 @@ def make_letters(n, grounds, rng, scanned=0.7, chunk=1000):
 # %% 5. A sheet of them
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("file", help="picture to write")
+    parser.add_argument("file", nargs="?", default="letters.png", help="to write")
     rng = np.random.default_rng(0)
     grounds = np.zeros((1, SIZE, SIZE, 3), np.uint8)
     sheet = make_letters(240, grounds, rng)["X"].reshape(12, 20, SIZE, SIZE, 3)

@@ -22,6 +22,7 @@ from sklearn.utils import shuffle
 from sktl import FineTunedCNNClassifier, PretrainedFeatureExtractor, compare_transfer
 
 N_SOURCE, N_TARGET, N_FOLDS = 400, 250, 5
+IMAGE_SIZE = 32  # half of what sktl_mini was made for: enough for digits, and quicker
 PICTURE = Path("find_negative_transfer.png")
 
 # %% [markdown]
@@ -32,7 +33,9 @@ PICTURE = Path("find_negative_transfer.png")
 def misled_weights(X, y, path):
     """Train a network on labels out of order; save all of it but its head."""
     labels = shuffle(y, random_state=0)
-    misled = FineTunedCNNClassifier(strategy="scratch", max_epochs=15, random_state=0)
+    misled = FineTunedCNNClassifier(
+        strategy="scratch", image_size=IMAGE_SIZE, max_epochs=15, random_state=0
+    )
     misled.fit(X, labels).save_backbone(path)
     print(f"It knows {misled.score(X, labels):.0%} of its wrong labels.")
     return path
@@ -46,14 +49,14 @@ def misled_weights(X, y, path):
 # %%
 def on_features(weights):
     return make_pipeline(
-        PretrainedFeatureExtractor(weights=weights),
+        PretrainedFeatureExtractor(weights=weights, image_size=IMAGE_SIZE),
         StandardScaler(),
         LogisticRegression(max_iter=1000),
     )
 
 
 def fine_tuned(weights):
-    return FineTunedCNNClassifier(weights=weights, max_epochs=10)
+    return FineTunedCNNClassifier(weights=weights, image_size=IMAGE_SIZE, max_epochs=10)
 
 
 def contenders(misled):
@@ -63,7 +66,9 @@ def contenders(misled):
         "features of the untrained network": on_features(None),
         "sktl_mini, fine-tuned": fine_tuned("DEFAULT"),
         "misled network, fine-tuned": fine_tuned(misled),
-        "from scratch": FineTunedCNNClassifier(strategy="scratch"),
+        "from scratch": FineTunedCNNClassifier(
+            strategy="scratch", image_size=IMAGE_SIZE
+        ),
     }
 
 

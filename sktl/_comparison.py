@@ -331,6 +331,8 @@ def compare_transfer(
         estimators with names; `y` holds one class, or no class with as many rows as
         there are folds; there are fewer than two splits; `train_sizes` do not increase,
         or do not fit; `scoring` is not known.
+    UnknownBackboneError, WeightsNotAvailableError
+        If there is no such `backbone`, or its weights cannot be had.
     Exception
         If every contender fails on every split: the first failure, with a note that
         names the contender.

@@ -16,6 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 from sklearn.utils.validation import check_is_fitted
 
+from sktl._backbones import load_backbone
 from sktl._classifier import FineTunedCNNClassifier
 from sktl._extractor import PretrainedFeatureExtractor, as_extractor
 from sktl._image_input import ImageInputMixin
@@ -36,7 +37,13 @@ UNTRAINED, SCRATCH = "untrained", "from scratch"
 def check_contenders(contenders, backbone):
     """Return the contenders by name."""
     if isinstance(contenders, str) and contenders == "default":
-        return default_contenders(backbone)
+        contenders = default_contenders(backbone)
+        for name in feature_contenders(contenders):
+            # A network that cannot be had is not the failure of some contenders only.
+            extractor = contenders[name].steps[0][1]
+            asked = {"weights": extractor.weights, "image_size": extractor.image_size}
+            load_backbone(extractor.backbone, **asked)
+        return contenders
     if not isinstance(contenders, dict) or not contenders:
         raise ValueError(
             f"contenders={contenders!r} must be 'default' or a dict of name to "

@@ -119,7 +119,7 @@ def linear_layer(head):
     return layers[0] if len(layers) == 1 else None
 
 
-def solve_head(head, features, codes, sample_weight=None):
+def solve_head(head, features, codes, weights=None, class_weights=None):
     """Set `head` to the logistic regression of `codes` on `features`.
 
     The problem is convex, so this is where training a linear head ends, reached at
@@ -131,15 +131,23 @@ def solve_head(head, features, codes, sample_weight=None):
     features : ndarray of shape (n, head.in_features)
     codes : ndarray of shape (n,)
         Class numbers.
-    sample_weight : ndarray of shape (n,) or None
+    weights : ndarray of shape (n,) or None
         A weight of k is the same as k equal rows.
+    class_weights : ndarray of shape (n,) or None
+        What of these is the class's weight: it has no part in the scaling, which would
+        follow the heaviest class.
     """
     if len(np.unique(codes)) < 2:
         return  # nothing to tell apart yet: the first batch of a stream
     features = features.astype(np.float64)
-    scaler = StandardScaler().fit(features, sample_weight=sample_weight)
+    rows = weights
+    if class_weights is not None:
+        rows = np.divide(
+            weights, class_weights, out=np.zeros(len(codes)), where=class_weights > 0
+        )
+    scaler = StandardScaler().fit(features, sample_weight=rows)
     model = LogisticRegression(tol=SLOPE, max_iter=10_000)
-    model.fit(scaler.transform(features), codes, sample_weight)
+    model.fit(scaler.transform(features), codes, weights)
     coef, intercept = model.coef_, model.intercept_
     if len(coef) == 1:  # two classes: one logit, shared out
         coef, intercept = coef / 2 * [[-1], [1]], intercept / 2 * [-1, 1]

@@ -218,9 +218,10 @@ class FrozenPrefixNet(CuredNet):
         if reset:
             self.classes_inferred_ = list_classes(labels)
         codes = encode(labels, self.classes_)
+        self._per_class = None
         if self.class_weight is not None:
-            per_class = self._class_weights(labels, weights)
-            weights = per_class[codes] * (1 if weights is None else weights)
+            self._per_class = self._class_weights(labels, weights)
+            weights = self._per_class[codes] * (1 if weights is None else weights)
         return images, codes, weights
 
     def _class_weights(self, labels, sample_weight):
@@ -422,7 +423,9 @@ class FrozenPrefixNet(CuredNet):
                 given = x[WEIGHT].numpy() * self._mean_weight
             weights.append(given)
         weights = None if weights[0] is None else np.concatenate(weights)
-        solve_head(layer, np.concatenate(features), np.concatenate(codes), weights)
+        codes = np.concatenate(codes)
+        per_class = None if self._per_class is None else self._per_class[codes]
+        solve_head(layer, np.concatenate(features), codes, weights, per_class)
 
     def _engine(self):
         return make_engine(self.device, self.precision, self.batch_size)

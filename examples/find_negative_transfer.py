@@ -3,7 +3,7 @@
 A pretrained network helps if what it learned is of use to you. Here one is of none: its
 labels got out of order, as in a sheet of which one column was sorted, and it learned
 them by heart. The pictures are scikit-learn's handwritten digits (grey scans of 8 x 8
-pixels). Then it is to read 200 others, beside `sktl_mini`, which comes with the package
+pixels). Then it is to read 150 others, beside `sktl_mini`, which comes with the package
 and is sound, and beside the same network from scratch. `compare_transfer` pairs each
 pretrained contender with its untrained or from-scratch twin, and says where the twin
 wins. Needs no download; about one minute on two cores.

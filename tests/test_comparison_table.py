@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 import sktl
 from sktl import FineTunedCNNClassifier, PretrainedFeatureExtractor, compare_transfer
 
-N_ROWS, N_FOLDS = 120, 4
+N_ROWS, N_FOLDS = 240, 4
 FOLDS = StratifiedKFold(N_FOLDS, shuffle=True, random_state=0)
 NUMBERS = ("numbers", StandardScaler(), ["weight", "length"])
 

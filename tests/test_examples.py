@@ -12,10 +12,8 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 EXAMPLES = sorted((REPOSITORY / "examples").glob("*.py"))
-# Makes the weights that the package ships: a long and rare job.
-SOURCE_OF_WEIGHTS = "make_sktl_mini"
-# What that takes is told at length.
-LONG = {SOURCE_OF_WEIGHTS, "letters"}
+# They make the weights that the package ships: a long and rare job, not one question.
+MAKERS = {"letters", "make_sktl_mini"}
 HARMLESS = ast.Import | ast.ImportFrom | ast.Assign | ast.FunctionDef | ast.ClassDef
 
 
@@ -35,14 +33,14 @@ def example(request):
 def test_example_is_short_and_in_cells(example):
     lines = example.read_text("utf-8").splitlines()
     assert sum(line.startswith("# %%") for line in lines) >= 4
-    if example.stem not in LONG:
-        assert 60 <= len(lines) <= 120
+    assert 60 <= len(lines) <= 120 or example.stem in MAKERS
 
 
 def test_example_says_what_it_asks_and_how_long_it_takes(example):
     docstring = ast.get_docstring(ast.parse(example.read_text("utf-8")))
     assert docstring.splitlines()[0].endswith(".")
-    assert re.search(r"\b(seconds|minutes?|hours?) on ", " ".join(docstring.split()))
+    has_time = re.search(r"\bminutes? on two cores\b", " ".join(docstring.split()))
+    assert has_time or example.stem in MAKERS
 
 
 def test_example_runs_nothing_when_imported(example):
@@ -56,9 +54,8 @@ def test_ci_runs_every_example():
     ci = (REPOSITORY / ".ci" / "run").read_text("utf-8")
     assert "for example in examples/*.py; do" in ci
     skipped = re.findall(r"examples/(\w+)\.py\) continue", ci)
-    assert [name for name in skipped if f"python examples/{name}.py" not in ci] == [
-        SOURCE_OF_WEIGHTS
-    ]
+    without = [name for name in skipped if f"python examples/{name}.py" not in ci]
+    assert without == ["make_sktl_mini"]
 
 
 @pytest.mark.slow

@@ -48,9 +48,7 @@ CONTENDERS = {
     "frozen features + SVM": svm(PretrainedFeatureExtractor()),
     "fine-tuned CNN": FineTunedCNNClassifier(),
     # Random weights need more steps than pretrained ones.
-    "same CNN from scratch": FineTunedCNNClassifier(
-        strategy="scratch", batch_size=16, max_epochs=25
-    ),
+    "same CNN from scratch": FineTunedCNNClassifier(strategy="scratch", max_epochs=25),
 }
 
 

@@ -25,8 +25,8 @@ class PretrainedFeatureExtractor(
     backbone : str or torch.nn.Module, default="sktl_mini"
         A name of `list_backbones()`, or a network from normalised images
         `(n, 3, h, w)` to class scores that `torch.fx` can trace. `"sktl_mini"` ships
-        inside the package; it is made for small simple pictures, so take a larger
-        network for photographs.
+        inside the package; it is made for small pictures, and on photographs a larger
+        network is better.
     weights : str, path-like, torchvision weights or None, default="DEFAULT"
         `"DEFAULT"` or another torchvision weight name (fetched once, into torch's hub
         directory); the path of a `.safetensors` or `.pth` state dict; None for random

@@ -166,7 +166,7 @@ def count_pictures(monkeypatch):
     passed = []
 
     def compute(self, pixels):
-        passed.append(len(pixels))
+        passed.append(len(pixels) * (self.cuts != ("",)))  # which freezes nothing
         return original(self, pixels)
 
     original = FrozenPrefix.compute

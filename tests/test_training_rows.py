@@ -238,7 +238,7 @@ def test_training_stops_and_the_best_weights_are_kept(make, strategy):
 
 
 def test_solved_head_is_kept_if_epochs_only_spoil_it(make):
-    clf = stopping(make, "lp_ft", lr=1.0).fit(X, Y)
+    clf = stopping(make, "lp_ft", lr=10.0).fit(X, Y)
     assert len(clf.history) == 3
     assert clf.n_epochs_ == 0
     keep = stopping(make, "lp_ft", lr=1e-12, max_epochs=1).fit(X, Y)

@@ -15,7 +15,7 @@ from sktl._fit_tasks import CallbackSupportMixin, start_fit, with_callbacks
 from sktl._image_input import IMAGE_CONSTRAINTS, ImageInputMixin
 from sktl._labels import check_labels, list_classes
 from sktl._model_file import ModelFileMixin
-from sktl._training import FrozenPrefixNet, has_epochs
+from sktl._training import PREFIX_BATCH_SIZE, FrozenPrefixNet, has_epochs
 
 COUNT = Interval(Integral, 1, None, closed="left")
 RATE = Interval(Real, 0, None, closed="neither")
@@ -422,6 +422,9 @@ class FineTunedCNNClassifier(
         self.check_is_fitted()
         logits = self.forward(X).numpy()
         return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
+
+    def _images_per_batch(self):
+        return PREFIX_BATCH_SIZE
 
     def _check_params(self):
         super()._check_params()

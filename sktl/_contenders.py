@@ -253,6 +253,7 @@ def readers_by_network(contenders):
             continue
         params = first.get_params(deep=False)  # `device` as it was set
         network = [_form(params[name]) for name in (*OF_PICTURES, *OF_NETWORK)]
+        network.append(first._images_per_batch())
         group = next((group for other, group in groups if other == network), None)
         if group is None:
             groups.append((network, group := []))

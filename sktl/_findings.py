@@ -66,13 +66,12 @@ class Findings:
         return [(indicator, name, reference, mean, max(low, 0.0), high)]
 
     def _times(self, axis, name, reference):
-        """Per split; NaN where the score is not reached, None without curves."""
-        if name not in self.curves:
+        """Per split; NaN where the score is not reached, None if one has no curve."""
+        curves, scores = self.curves.get(name, []), self._scores(reference)
+        if not curves or not all(curves) or np.isnan(scores).any():
             return None
         times = []
-        for curve, wanted in zip(
-            self.curves[name], self._scores(reference), strict=True
-        ):
+        for curve, wanted in zip(curves, scores, strict=True):
             (reached,) = np.nonzero(curve["score"] >= wanted)
             times.append(curve[axis][reached[0]] if len(reached) else np.nan)
         return np.array(times)

@@ -46,8 +46,11 @@ class ImageInputMixin:
     """Methods on the parameters of `IMAGE_CONSTRAINTS`.
 
     An estimator says by `_frozen_outputs(network)` which pairs of cut and pooling it
-    asks of each image, once.
+    asks of each image, once; and by `_images_per_batch()` how many pass together.
     """
+
+    def _images_per_batch(self):
+        return self.batch_size
 
     def _check_params(self):
         """Check every parameter by scikit-learn's rules and in its words."""
@@ -90,12 +93,12 @@ class ImageInputMixin:
         asked = {"weights": self.weights, "image_size": self.image_size} | overrides
         return load_backbone(self.backbone, **asked)
 
-    def _make_prefix(self, backbone, outputs, *, batch_size=None):
+    def _make_prefix(self, backbone, outputs):
         """Build the function from images to what pairs of cut and pooling ask for."""
         engine = make_engine(
             self.device,
             self.precision,
-            batch_size or self.batch_size,
+            self._images_per_batch(),
             backbone.preprocessing.geometry.crop,
         )
         cuts, poolings = zip(*outputs, strict=True)
@@ -130,7 +133,7 @@ def pass_once(readers, X):
     Parameters
     ----------
     readers : sequence of ImageInputMixin
-        Of the same network, device, precision and cache, and unfitted.
+        Of the same network, device, precision, batch size and cache, and unfitted.
     X : array-like or sequence of images
     """
     reader = clone(readers[0])

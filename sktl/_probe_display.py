@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sktl._displays import COLORS
+from sktl._displays import COLORS, load_pyplot
 
 # Longer names than this would run into each other if they stood side by side.
 LONGEST_LEVEL_NAME = 8
@@ -84,13 +84,11 @@ class LayerProbeDisplay:
         -------
         self : LayerProbeDisplay
         """
-        import matplotlib.pyplot as plt
-
         n_layers, longest = len(self.layers), max(map(len, self.layers))
         if ax is None:
             # A slanted letter of the names takes 0.06 inches of the height.
             size = max(6, 1.5 + 0.4 * n_layers), 3.5 + 0.06 * longest
-            _, ax = plt.subplots(figsize=size, layout="constrained")
+            _, ax = load_pyplot().subplots(figsize=size, layout="constrained")
         x = np.arange(n_layers)
         ax.errorbar(
             x,

@@ -260,10 +260,7 @@ class FrozenPrefixNet(CuredNet):
 
     def _activations(self, images, cut):
         outputs = [(cut, _pooling(self._backbone.network, cut))]
-        prefix = self._make_prefix(
-            self._backbone, outputs, batch_size=PREFIX_BATCH_SIZE
-        )
-        (activations,) = prefix(images)
+        (activations,) = self._make_prefix(self._backbone, outputs)(images)
         return activations
 
     def _frozen_outputs(self, network):

@@ -534,6 +534,43 @@ def test_gain_is_the_paired_difference_with_its_corrected_interval(report):
     assert report.gain("pixels", over="features").mean == -gain.mean
 
 
+@pytest.mark.parametrize("failing", ["scratch", "tuned"])
+def test_network_that_fails_on_a_split_loses_nothing_but_its_indicators(failing):
+    """Its curve of that split is empty, and so is the score of the reference."""
+    scores = {"scratch": [0.5, 0.5], "tuned": [0.6, 0.6]}
+    scores[failing] = [np.nan, 0.6]
+    curve = {name: np.array([0.0, 1.0]) for name in ("epoch", "seconds", "score")}
+    curves = {"scratch": [curve, curve], "tuned": [curve, curve]}
+    curves[failing] = [{}, curve]
+    contenders = {
+        "scratch": FineTunedCNNClassifier(strategy="scratch"),
+        "tuned": FineTunedCNNClassifier(),
+    }
+    findings = Findings(fake_scores(scores, (80,)), curves, contenders)
+    assert findings.sentences() == [
+        "'tuned' and 'scratch' cannot be compared: one failed."
+    ]
+    rows = findings.indicators()
+    timed = rows["contender"][rows["indicator"] == "epochs to the score from scratch"]
+    assert timed.tolist() == (["scratch"] if failing == "tuned" else [])
+    assert np.isnan(rows["value"][rows["indicator"] == "gain over from scratch"]).all()
+
+
+def test_pass_is_shared_whatever_comes_first_and_however_it_trains(
+    tiny_network, count_pictures
+):
+    sktl.clear_cache()
+    X = np.random.default_rng(0).integers(0, 256, (24, 8, 8, 3), dtype=np.uint8)
+    network = {"backbone": tiny_network, "image_size": 8, "device": "cpu"}
+    tuned = FineTunedCNNClassifier(
+        **network, batch_size=5, max_epochs=1, unfreeze_from=1
+    )
+    frozen = make_pipeline(PretrainedFeatureExtractor(**network), LogisticRegression())
+    contenders = {"tuned": tuned, "frozen": frozen}
+    compare_transfer(X, np.arange(24) % 2, contenders, cv=3)
+    assert count_pictures() == 24
+
+
 def test_gain_over_a_contender_that_is_not_there_is_refused(report):
     with pytest.raises(
         ValueError, match="'pixel' is no contender. These are: 'pixels'"

@@ -22,6 +22,7 @@ FIELDS = {
     "run": str,
     "module": dict,
     "optimizer": dict,
+    "scaler": dict,
     "generators": list,
     "history": list,
     "callbacks": dict,
@@ -91,6 +92,7 @@ class Checkpoint:
         n_before = len(net.history)
         net.module_.load_state_dict(content["module"])
         net.optimizer_.load_state_dict(content["optimizer"])
+        net.scaler_.load_state_dict(content["scaler"])
         net.history_ = History(content["history"])
         for name, callback in net.callbacks_:
             _remember(callback, content["callbacks"][name])
@@ -109,6 +111,7 @@ class Checkpoint:
             "run": self.run,
             "module": dict(net.module_.state_dict()),
             "optimizer": net.optimizer_.state_dict(),
+            "scaler": net.scaler_.state_dict(),
             "generators": _generators(net.device),
             # Losses of single batches would soon take more than all the weights.
             "history": [dict(row) | {"batches": []} for row in net.history],

@@ -160,8 +160,8 @@ class FineTunedCNNClassifier(
     (100 kB and more an image at 224 pixels), besides the network and one batch.
 
     Training uses the network as traced for evaluation: dropout and norms that are
-    modules behave as in training, those called as functions do not. float16 is meant
-    for prediction: gradients are not rescaled.
+    modules behave as in training, those called as functions do not. In float16 the loss
+    is scaled by `torch.amp.GradScaler`, which needs an optimizer without a closure.
 
     Linear probing before fine-tuning keeps the pretrained features from being
     distorted by a random head: Kumar et al., ICLR 2022. Lower learning rates for

@@ -68,6 +68,7 @@ class FineTunedNetwork(torch.nn.Module):
                 "another unfreeze_from, or strategy='linear_probe' or 'full'."
             )
         self.keep_statistics = keep_statistics
+        self._frozen_modules = tuple(self.prefix.modules())
         # Tracing makes buffers of plain attributes; the network itself has none.
         self.saved_names = frozenset(network.module.state_dict())
         self.to(memory_format=torch.channels_last)
@@ -86,8 +87,14 @@ class FineTunedNetwork(torch.nn.Module):
 
     def train(self, mode=True):
         """Set the mode of what is trained; the rest stays in eval mode."""
-        super().train(mode)
-        self.prefix.eval()
+        self.training = mode
+        self.tail.train(mode)
+        self.head.train(mode)
+        # skorch calls this at every step, and setting an attribute of a module takes
+        # longer than looking at a hundred.
+        for module in self._frozen_modules:
+            if module.training:
+                module.training = False
         if self.keep_statistics:
             for module in self.tail.modules():
                 if isinstance(module, torch.nn.modules.batchnorm._NormBase):

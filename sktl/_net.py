@@ -1,7 +1,7 @@
 """A skorch net that is a scikit-learn citizen; it knows nothing of freezing.
 
 What skorch leaves to be cured is cured here: rows that influence one another, seeds,
-Ctrl-C, sample weights, a loss that is no number, `device="auto"`, progress.
+Ctrl-C, sample weights, a loss that is no number, float16, `device="auto"`, progress.
 """
 
 import contextlib
@@ -14,11 +14,12 @@ import torch
 from sklearn.utils._param_validation import StrOptions
 from skorch import NeuralNetClassifier
 from skorch.callbacks import Callback, EarlyStopping
-from skorch.dataset import unpack_data
+from skorch.dataset import Dataset, unpack_data
 from skorch.utils import to_tensor
+from torch.utils.data import DataLoader, Subset, default_convert
 from tqdm import tqdm
 
-from sktl._engine import ONE_AT_A_TIME, resolve_device
+from sktl._engine import ONE_AT_A_TIME, resolve_device, resolve_precision
 from sktl.exceptions import TrainingDivergedError
 
 # Where a data set with weights keeps its rows, and the weights.
@@ -49,6 +50,28 @@ class ProgressBar(Callback):
 
     def __getstate__(self):
         return {}  # a bar belongs to this process
+
+
+class Batches(torch.utils.data.Dataset):
+    """A skorch data set, or part of one, whose batches are copied at once.
+
+    torch's DataLoader asks for whole batches where there is `__getitems__`
+    (torch/utils/data/_utils/fetch.py, 2.14).
+    """
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+        self.rows = np.arange(len(dataset))
+        if isinstance(dataset, Subset):
+            self.dataset, self.rows = dataset.dataset, np.asarray(dataset.indices)
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        return self.dataset[self.rows[index]]
+
+    __getitems__ = __getitem__
 
 
 class CuredNet(NeuralNetClassifier):
@@ -156,12 +179,25 @@ class CuredNet(NeuralNetClassifier):
         return params
 
     def get_iterator(self, dataset, training=False):
-        """As skorch's; reading batches in order draws no global random number."""
-        loader = super().get_iterator(dataset, training)
+        """As skorch's, by whole batches; reading in order draws no random number."""
+        whole = self._reads_whole_batches(dataset, training)
+        loader = super().get_iterator(Batches(dataset) if whole else dataset, training)
+        if whole:
+            loader.collate_fn = default_convert  # there is nothing to stack
         if not training:
             # A DataLoader draws a seed for its workers whenever it is iterated.
             loader.generator = torch.Generator()
         return loader
+
+    def _reads_whole_batches(self, dataset, training):
+        """Whether the loader and its rows are ours, not the user's."""
+        part = "iterator_train" if training else "iterator_valid"
+        rows = dataset.dataset if isinstance(dataset, Subset) else dataset
+        return (
+            type(rows) is Dataset
+            and getattr(self, part) is DataLoader
+            and "collate_fn" not in self.get_params_for(part)
+        )
 
     def check_data(self, X, y=None):
         """Nothing left to check: `fit` encoded the labels."""
@@ -181,6 +217,38 @@ class CuredNet(NeuralNetClassifier):
         losses = criterion(y_pred, to_tensor(y_true, device=self.device))
         weight = X[WEIGHT].to(losses.dtype)  # not every device has float64
         return (losses * to_tensor(weight, device=self.device)).mean()
+
+    def initialize_optimizer(self, *args, **kwargs):
+        """As skorch's, with the scaler of the loss, which is at work in float16."""
+        super().initialize_optimizer(*args, **kwargs)
+        dtype = resolve_precision(self.precision, self.device)
+        enabled = dtype == torch.float16
+        self.scaler_ = torch.amp.GradScaler(self.device.type, enabled=enabled)
+        return self
+
+    def train_step_single(self, batch, **fit_params):
+        """As skorch's, with a loss that is scaled up on its way back.
+
+        Most gradients would be zero in float16; in other precisions it is not scaled.
+        Micikevicius et al., ICLR 2018; `torch.amp`.
+        """
+        self._set_training(True)
+        X, y = unpack_data(batch)
+        y_pred = self.infer(X, **fit_params)
+        loss = self.get_loss(y_pred, y, X=X, training=True)
+        self.scaler_.scale(loss).backward()
+        if self.scaler_.is_enabled():  # callbacks see gradients in their own size
+            self.scaler_.unscale_(self.optimizer_)
+        return {"loss": loss, "y_pred": y_pred}
+
+    def _step_optimizer(self, step_fn):
+        """As skorch's; with a scaled loss, no step is made by infinite gradients."""
+        if not self.scaler_.is_enabled():
+            super()._step_optimizer(step_fn)
+            return
+        step_fn()
+        self.scaler_.step(self.optimizer_)
+        self.scaler_.update()
 
     def evaluation_step(self, batch, training=False):
         """Compute logits in batches of one size: rows do not influence one another."""

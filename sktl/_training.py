@@ -159,6 +159,9 @@ class FrozenPrefixNet(CuredNet):
         """Leave frozen tensors out, and give pretrained ones their lower rates."""
         trainable = [(n, p) for n, p in named_parameters if p.requires_grad]
         (groups,), kwargs = super().get_params_for_optimizer(prefix, trainable)
+        if self.optimizer is torch.optim.AdamW and "foreach" not in kwargs:
+            # One kernel for all tensors, not ten for each; half the time of small steps.
+            kwargs.setdefault("fused", True)
         if self.strategy == "scratch" or "optimizer__param_groups" in vars(self):
             return (groups,), kwargs
         rates = self._rates(kwargs["lr"])

@@ -81,6 +81,8 @@ def make_settings():
         "reinit_layer_decay": {"strategy": "full", "reinit_from": "last"},
         "augment_function": {"augment": v2.Compose([v2.RandomVerticalFlip()])},
         "adam_amsgrad": {"optimizer": OPTIM.Adam, "optimizer__amsgrad": True},
+        # A sum of losses is too much for the scale of the first step.
+        "float16": {"precision": "float16", "criterion__reduction": "sum"},
         "rmsprop": {"optimizer": OPTIM.RMSprop, "optimizer__centered": True},
         "nadam": {"optimizer": OPTIM.NAdam},
         "steps": momentum | schedule("MultiStepLR", milestones=[2, 4]),

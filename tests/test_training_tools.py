@@ -69,6 +69,82 @@ def test_training_in_three_goes_has_as_many_epochs(make, strategy, hidden_units)
     assert len(clf.history) == clf.n_epochs_ == 6
 
 
+# ---- batches, optimizers, float16
+
+
+@pytest.mark.parametrize("train_split", [None, ValidSplit(3, stratified=True)])
+def test_own_collate_fn_gets_single_rows_and_changes_nothing(make, train_split):
+    n_rows = []
+
+    def collate(rows):
+        n_rows.append(len(rows))
+        assert all(len(row) == 2 for row in rows)
+        return torch.utils.data.default_collate(rows)
+
+    own = make(iterator_train__collate_fn=collate, train_split=train_split).fit(X, Y)
+    default = make(train_split=train_split).fit(X, Y)
+    assert set(n_rows) == {12}
+    assert is_same(state_of(own), state_of(default))
+
+
+@pytest.mark.parametrize(
+    "params", [{"foreach": True}, {"fused": False}, {"amsgrad": True}], ids=str
+)
+def test_variants_of_the_optimizer_take_the_same_steps(make, params):
+    params = {f"optimizer__{name}": value for name, value in params.items()}
+    one = make("full", max_epochs=1, batch_size=36)
+    other = clone(one).set_params(**params)
+    for clf in (one, other):
+        clf.fit(X, Y)
+    for name, tensor in state_of(one).items():
+        torch.testing.assert_close(tensor, state_of(other)[name], rtol=1e-4, atol=1e-6)
+
+
+class ScaledLoss(nn.CrossEntropyLoss):
+    """A loss so small, or so large, that float16 has no number for its gradients."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, logits, target):
+        return self.factor * super().forward(logits, target)
+
+
+class Gradients(Callback):
+    """Keeps the gradients of the last step, as callbacks see them."""
+
+    def on_grad_computed(self, net, named_parameters, **kwargs):
+        pairs = [(n, p.grad) for n, p in named_parameters if p.grad is not None]
+        self.seen_ = {name: grad.clone() for name, grad in pairs}
+
+
+def fit_scaled(make, precision, factor, **params):
+    """Plain gradient descent that makes up for the factor."""
+    optimizer = {"optimizer": torch.optim.SGD, "lr": 0.1 / factor}
+    loss = {"criterion": ScaledLoss, "criterion__factor": factor}
+    clf = make("full", precision=precision, **optimizer, **loss, **params)
+    return clf.set_params(callbacks=[Gradients()]).fit(X, Y)
+
+
+def test_gradients_too_small_for_float16_train_as_in_float32(make):
+    half, single = (fit_scaled(make, p, 1e-7) for p in ("float16", "float32"))
+    for name, tensor in state_of(single).items():
+        torch.testing.assert_close(state_of(half)[name], tensor, rtol=0.01, atol=1e-3)
+    gradients = dict(single.callbacks_)["Gradients"].seen_
+    assert max(grad.abs().max() for grad in gradients.values()) < 6e-8
+    for name, grad in dict(half.callbacks_)["Gradients"].seen_.items():
+        torch.testing.assert_close(grad, gradients[name], rtol=0.05, atol=1e-10)
+
+
+def test_step_of_infinite_gradients_is_left_out_in_float16(make):
+    clf = fit_scaled(make, "float16", 10.0, max_epochs=40)
+    assert clf.scaler_.is_enabled()
+    assert clf.scaler_.get_scale() < 2**16  # some steps were too large
+    assert all(tensor.isfinite().all() for tensor in state_of(clf).values())
+    assert clf.history[-1, "train_loss"] < clf.history[0, "train_loss"]
+
+
 # ---- callbacks, bars, Ctrl-C
 
 

@@ -60,8 +60,7 @@ class FineTunedCNNClassifier(
         Widths of ReLU layers in the new head. With any, the head is not solved but
         trained by epochs: `"linear_probe"` uses them all for that, `"lp_ft"` half.
     dropout : float, default=0.0
-        Share of what each layer of the head reads that training leaves out. A head
-        that is solved is not trained by dropout, but goes on with it.
+        Share of what each layer of the head reads that epochs leave out.
     lr : float, default=1e-3
         Learning rate of layers that begin with random weights.
     backbone_lr_ratio : float, default=0.1
@@ -77,7 +76,8 @@ class FineTunedCNNClassifier(
         Random changes of the training pictures, new in each epoch: any of `"flip"`,
         `"crop"` and `"color"`, or a function from one picture to another, both uint8
         tensors `(3, h, w)`, such as a transform of `torchvision.transforms.v2`. The
-        frozen part then runs in each epoch. A head is solved on unchanged pictures.
+        frozen part then runs in each epoch. `"linear_probe"` is solved on `max_epochs`
+        changed copies of each picture, other heads on the pictures as they are.
     class_weight : dict, "balanced" or None, default=None
         Weights of the classes, as in scikit-learn.
     early_stopping : bool, default=False
@@ -160,8 +160,8 @@ class FineTunedCNNClassifier(
     (100 kB and more an image at 224 pixels), besides the network and one batch.
 
     Training uses the network as traced for evaluation: dropout and norms that are
-    modules behave as in training, those called as functions do not. In float16 the loss
-    is scaled by `torch.amp.GradScaler`, which needs an optimizer without a closure.
+    modules behave as in training, those called as functions do not. In float16, the
+    loss is scaled by `torch.amp.GradScaler`: not for optimizers that need a closure.
 
     Linear probing before fine-tuning keeps the pretrained features from being
     distorted by a random head: Kumar et al., ICLR 2022. Lower learning rates for

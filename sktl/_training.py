@@ -6,6 +6,7 @@ split at a cut, what is frozen is computed once, and the rest is trained on that
 
 import copy
 import os
+from itertools import chain
 
 import numpy as np
 import torch
@@ -255,9 +256,9 @@ class FrozenPrefixNet(CuredNet):
         # Pictures that differ from epoch to epoch pass the frozen part each time.
         cut = self.frozen_up_to_ if self.augment is None else ""
         rows = self._activations(images, cut)
+        self._mean_weight = 1.0 if weights is None else weights.mean()
         if weights is not None:
             # With a mean of one they leave the learning rate its meaning.
-            self._mean_weight = weights.mean()
             rows = {ROWS: rows, WEIGHT: weights / self._mean_weight}
         return super().get_dataset(rows, codes)
 
@@ -380,10 +381,13 @@ class FrozenPrefixNet(CuredNet):
 
     def train_step(self, batch, **fit_params):
         """As skorch's, on pictures changed at random."""
+        return super().train_step(self._changed(batch), **fit_params)
+
+    def _changed(self, batch):
         x, y = unpack_data(batch)
         change = make_augment(self.augment)
         x = x | {ROWS: change(x[ROWS])} if isinstance(x, dict) else change(x)
-        return super().train_step((x, y), **fit_params)
+        return x, y
 
     def infer(self, x, **fit_params):
         """Map what a data set holds to logits."""
@@ -411,21 +415,26 @@ class FrozenPrefixNet(CuredNet):
         layer = linear_layer(self.module_.head)
         if layer is None:
             return
+        n_views = self._n_views()
         features, codes, weights = [], [], []
         self._set_training(False)
-        for x, y in self.get_iterator(dataset):
+        for batch in chain(*(self.get_iterator(dataset) for _ in range(n_views or 1))):
+            x, y = self._changed(batch) if n_views else batch
             with torch.inference_mode():
                 features.append(self._run(self.module_.features, x).cpu().numpy())
             codes.append(y.numpy())
-            # As they were given: the penalty on the weights of the head does not scale.
-            given = None
-            if isinstance(x, dict):
-                given = x[WEIGHT].numpy() * self._mean_weight
-            weights.append(given)
-        weights = None if weights[0] is None else np.concatenate(weights)
+            weights.append(x[WEIGHT].numpy() if isinstance(x, dict) else np.ones(len(y)))
         codes = np.concatenate(codes)
+        # As they were given: the penalty on the weights of the head does not scale.
+        weights = np.concatenate(weights) * self._mean_weight / (n_views or 1)
         per_class = None if self._per_class is None else self._per_class[codes]
         solve_head(layer, np.concatenate(features), codes, weights, per_class)
+
+    def _n_views(self):
+        """Changed copies of each picture to solve the head on; 0 for it as it is."""
+        # Where epochs follow, these change the pictures.
+        solved_only = self.strategy == "linear_probe" and self.augment is not None
+        return self.max_epochs if solved_only else 0
 
     def _engine(self):
         return make_engine(self.device, self.precision, self.batch_size)

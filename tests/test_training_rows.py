@@ -6,6 +6,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.model_selection import cross_validate
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from skorch.callbacks import Callback
 from skorch.dataset import ValidSplit
@@ -70,12 +71,36 @@ def test_augment_changes_training_rows_only_and_anew_in_each_epoch(make, strateg
     assert len(spy.seen) == 3 * len(train)
 
 
-def test_solved_head_sees_pictures_as_they_are(make):
+@pytest.mark.parametrize("sample_weight", [None, np.arange(36) % 4 + 1.0])
+def test_probe_is_solved_on_changed_copies_of_each_picture(make, sample_weight):
     spy = Spy()
-    clf = make("linear_probe", augment=spy).fit(X, Y)
+    probe = make("linear_probe", augment=spy, max_epochs=3)
+    probe.fit(X, Y, sample_weight=sample_weight)
+    assert len(spy.made) == 3 * 36 > 36 == len(shown(spy.seen)) < len(shown(spy.made))
+    extractor = PretrainedFeatureExtractor(
+        make().backbone, image_size=8, device="cpu", precision="float32"
+    ).fit(X)
+    copies = torch.stack(spy.made).permute(0, 2, 3, 1).numpy()
+    weights = np.tile(np.ones(36) if sample_weight is None else sample_weight, 3) / 3
+    model = make_pipeline(StandardScaler(), LogisticRegression(tol=1e-10, max_iter=9999))
+    model.fit(
+        extractor.transform(copies).astype(float),
+        np.tile(Y, 3),
+        standardscaler__sample_weight=weights,
+        logisticregression__sample_weight=weights,
+    )
+    expected = model.predict_proba(extractor.transform(X))
+    np.testing.assert_allclose(probe.predict_proba(X), expected, atol=1e-5)
+
+
+def test_copies_that_are_not_changed_weigh_as_one(make):
+    copies = make("linear_probe", augment=unchanged, max_epochs=3).fit(X, Y)
     plain = make("linear_probe").fit(X, Y)
-    assert spy.seen == []
-    np.testing.assert_allclose(clf.predict_proba(X), plain.predict_proba(X), rtol=1e-4)
+    np.testing.assert_allclose(copies.predict_proba(X), plain.predict_proba(X), 1e-4)
+
+
+def unchanged(picture):
+    return picture
 
 
 def test_each_fold_augments_its_own_training_rows(make):

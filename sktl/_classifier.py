@@ -69,7 +69,7 @@ class FineTunedCNNClassifier(
     layer_decay : float, default=1.0
         Learning rate of each pretrained stage as a share of that of the next.
     max_epochs : int, default=20
-        Passes over the training rows. A `"linear_probe"` that is solved needs none.
+        Passes over the training rows. A `"linear_probe"` that is solved has none.
     batch_size : int, default=32
         Training rows per step.
     augment : str, tuple of str, callable or None, default=None
@@ -84,7 +84,7 @@ class FineTunedCNNClassifier(
         Whether to set rows aside, stop when their loss has not improved for
         `n_iter_no_change` epochs, and keep the weights that were best on them.
     validation_fraction : float, default=0.1
-        Share of the rows of each class that `early_stopping` sets aside.
+        Share of each class that `early_stopping` sets aside, if there are epochs.
     n_iter_no_change : int, default=5
         Epochs that `early_stopping` waits.
     refit : bool, default=False

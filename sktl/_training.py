@@ -274,7 +274,8 @@ class FrozenPrefixNet(CuredNet):
 
     def get_split_datasets(self, X, y=None, **fit_params):
         """As skorch's; `early_stopping` sets a share of each class aside."""
-        if self.train_split is not None or not self.early_stopping:
+        stops = self.early_stopping and self._n_epochs_planned() != 0
+        if self.train_split is not None or not stops:
             return super().get_split_datasets(X, y, **fit_params)
         split = ValidSplit(
             self.validation_fraction,
@@ -386,8 +387,7 @@ class FrozenPrefixNet(CuredNet):
     def _changed(self, batch):
         x, y = unpack_data(batch)
         change = make_augment(self.augment)
-        x = x | {ROWS: change(x[ROWS])} if isinstance(x, dict) else change(x)
-        return x, y
+        return (x | {ROWS: change(x[ROWS])} if isinstance(x, dict) else change(x)), y
 
     def infer(self, x, **fit_params):
         """Map what a data set holds to logits."""

@@ -38,8 +38,8 @@ class FineTunedCNNClassifier(
     Parameters
     ----------
     backbone : str or torch.nn.Module, default="sktl_mini"
-        A name of `list_backbones()`, or a network from normalised images
-        `(n, 3, h, w)` to class scores that `torch.fx` can trace.
+        A name of `list_backbones()`, or a network from normalised images to class
+        scores that `torch.fx` can trace.
     weights : str, path-like, torchvision weights or None, default="DEFAULT"
         As in `PretrainedFeatureExtractor`. Not used by `strategy="scratch"`.
     strategy : {"lp_ft", "linear_probe", "full", "gradual", "scratch"}, default="lp_ft"
@@ -64,8 +64,7 @@ class FineTunedCNNClassifier(
     lr : float, default=1e-3
         Learning rate of layers that begin with random weights.
     backbone_lr_ratio : float, default=0.1
-        Learning rate of pretrained layers, and of a head that was solved, as a share
-        of `lr`.
+        Learning rate of pretrained layers and of a solved head as a share of `lr`.
     layer_decay : float, default=1.0
         Learning rate of each pretrained stage as a share of that of the next.
     max_epochs : int, default=20
@@ -74,10 +73,10 @@ class FineTunedCNNClassifier(
         Training rows per step.
     augment : str, tuple of str, callable or None, default=None
         Random changes of the training pictures, new in each epoch: any of `"flip"`,
-        `"crop"` and `"color"`, or a function from one picture to another, both uint8
-        tensors `(3, h, w)`, such as a transform of `torchvision.transforms.v2`. The
-        frozen part then runs in each epoch. `"linear_probe"` is solved on `max_epochs`
-        changed copies of each picture, other heads on the pictures as they are.
+        `"crop"` and `"color"`, or a function of a uint8 tensor `(3, h, w)`, such as a
+        transform of `torchvision.transforms.v2`. The frozen part runs in each epoch. A
+        `"linear_probe"` is solved on `max_epochs` changed copies of each picture, other
+        heads are solved on the pictures as they are.
     class_weight : dict, "balanced" or None, default=None
         Weights of the classes, as in scikit-learn.
     early_stopping : bool, default=False

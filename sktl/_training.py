@@ -161,7 +161,7 @@ class FrozenPrefixNet(CuredNet):
         trainable = [(n, p) for n, p in named_parameters if p.requires_grad]
         (groups,), kwargs = super().get_params_for_optimizer(prefix, trainable)
         if self.optimizer is torch.optim.AdamW and "foreach" not in kwargs:
-            # One kernel for all tensors, not ten for each; half the time of small steps.
+            # One kernel for all tensors, not ten each: small steps take half as long.
             kwargs.setdefault("fused", True)
         if self.strategy == "scratch" or "optimizer__param_groups" in vars(self):
             return (groups,), kwargs
@@ -423,7 +423,8 @@ class FrozenPrefixNet(CuredNet):
             with torch.inference_mode():
                 features.append(self._run(self.module_.features, x).cpu().numpy())
             codes.append(y.numpy())
-            weights.append(x[WEIGHT].numpy() if isinstance(x, dict) else np.ones(len(y)))
+            ones = np.ones(len(y))
+            weights.append(x[WEIGHT].numpy() if isinstance(x, dict) else ones)
         codes = np.concatenate(codes)
         # As they were given: the penalty on the weights of the head does not scale.
         weights = np.concatenate(weights) * self._mean_weight / (n_views or 1)
@@ -432,9 +433,8 @@ class FrozenPrefixNet(CuredNet):
 
     def _n_views(self):
         """Changed copies of each picture to solve the head on; 0 for it as it is."""
-        # Where epochs follow, these change the pictures.
-        solved_only = self.strategy == "linear_probe" and self.augment is not None
-        return self.max_epochs if solved_only else 0
+        changes = self.strategy == "linear_probe" and self.augment is not None
+        return self.max_epochs if changes else 0  # epochs that follow change them
 
     def _engine(self):
         return make_engine(self.device, self.precision, self.batch_size)

@@ -82,7 +82,8 @@ def test_probe_is_solved_on_changed_copies_of_each_picture(make, sample_weight):
     ).fit(X)
     copies = torch.stack(spy.made).permute(0, 2, 3, 1).numpy()
     weights = np.tile(np.ones(36) if sample_weight is None else sample_weight, 3) / 3
-    model = make_pipeline(StandardScaler(), LogisticRegression(tol=1e-10, max_iter=9999))
+    regression = LogisticRegression(tol=1e-10, max_iter=9999)
+    model = make_pipeline(StandardScaler(), regression)
     model.fit(
         extractor.transform(copies).astype(float),
         np.tile(Y, 3),

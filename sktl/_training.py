@@ -28,9 +28,9 @@ from sktl._labels import check_labels, encode, list_classes
 from sktl._net import ROWS, WEIGHT, CuredNet
 from sktl.callbacks import GradualUnfreeze
 
-# The prefix runs in batches of this size whatever the size of training batches, so
-# that its activations are those the extractor computes by default.
+# Whatever training's is, so that activations are those of the extractor's default.
 PREFIX_BATCH_SIZE = 32
+NOT_FUSED = {"differentiable", "foreach"}  # choices of the user that exclude `fused`
 # These begin with the best head on frozen features.
 PROBE_FIRST = ("linear_probe", "lp_ft", "gradual")
 
@@ -160,7 +160,7 @@ class FrozenPrefixNet(CuredNet):
         """Leave frozen tensors out, and give pretrained ones their lower rates."""
         trainable = [(n, p) for n, p in named_parameters if p.requires_grad]
         (groups,), kwargs = super().get_params_for_optimizer(prefix, trainable)
-        if self.optimizer is torch.optim.AdamW and "foreach" not in kwargs:
+        if self.optimizer is torch.optim.AdamW and NOT_FUSED.isdisjoint(kwargs):
             # One kernel for all tensors, not ten each: small steps take half as long.
             kwargs.setdefault("fused", True)
         if self.strategy == "scratch" or "optimizer__param_groups" in vars(self):

@@ -88,7 +88,7 @@ def test_own_collate_fn_gets_single_rows_and_changes_nothing(make, train_split):
 
 
 @pytest.mark.parametrize(
-    "params", [{"foreach": True}, {"fused": False}, {"amsgrad": True}], ids=str
+    "params", [{"foreach": True}, {"fused": False}, {"differentiable": False}], ids=str
 )
 def test_variants_of_the_optimizer_take_the_same_steps(make, params):
     params = {f"optimizer__{name}": value for name, value in params.items()}

@@ -4,13 +4,13 @@ Question: does what it advises from the training rows alone come near the best o
 fine-tuning each depth really gives? Asked on the five labelled sets of `shared/data`
 with SqueezeNet 1.1 at 112 pixels, for 5, 30 and 100 labels a class (17 instead of 30
 for the many classes of flowers17; 100 where there are as many), and judged on up to
-400 pictures of the part `val`. The depths: a linear model on the last features
+400 images of the part `val`. The depths: a linear model on the last features
 (`linear_probe`), one on the features of the layer that the probe calls best, `lp_ft`
 from the last stage, `lp_ft` from the middle stage, and `full`.
 
 Claim: in at least 9 of these 13 cases the advised depth is within 2 points, or one
 standard error if that is more, of the best one (as mean over draws; the standard error
-is that of their difference over the pictures). The same count is printed for choices
+is that of their difference over the images). The same count is printed for choices
 that are always the same, about which nothing is claimed.
 
 The tolerance was set before the first run, and that run (draws 1 and 2, other
@@ -47,11 +47,11 @@ DEPTHS = ("linear_probe", "best layer", "lp_ft last", "lp_ft middle", "full")
 TOLERANCE, CLAIMED = 0.02, 9
 
 
-# ---- pictures
+# ---- images
 
 
 def load(folder, name, part):
-    """Pictures as paths or bytes, and labels."""
+    """Images as paths or bytes, and labels."""
     if name == "cifar10":
         return load_cifar(folder / name / "cifar10_jpeg.npz", part)
     paths = sorted((folder / name / part).glob("*/*.*"))
@@ -63,17 +63,17 @@ def load_cifar(path, part):
     with np.load(path) as file:
         jpeg, offsets = file[f"{prefix}_jpeg"], file[f"{prefix}_offsets"]
         rows = np.linspace(0, len(offsets) - 2, 2000).astype(int)
-        pictures = [jpeg[offsets[i] : offsets[i + 1]].tobytes() for i in rows]
-        return np.array(pictures, dtype=object), file[f"{prefix}_labels"][rows]
+        images = [jpeg[offsets[i] : offsets[i + 1]].tobytes() for i in rows]
+        return np.array(images, dtype=object), file[f"{prefix}_labels"][rows]
 
 
-def draw(pictures, labels, n_per_class, seed):
+def draw(images, labels, n_per_class, seed):
     """As many of each class, in random order."""
     rng = np.random.default_rng(seed)
     classes = np.unique(labels)
     rows = [rng.permutation(np.flatnonzero(labels == c))[:n_per_class] for c in classes]
     rows = rng.permutation(np.concatenate(rows))
-    return list(pictures[rows]), labels[rows]
+    return list(images[rows]), labels[rows]
 
 
 # ---- what is compared
@@ -109,7 +109,7 @@ def advised(probe):
 
 
 def measure(network, training, judged, max_epochs):
-    """Which pictures each depth gets right, and which depth is advised."""
+    """Which images each depth gets right, and which depth is advised."""
     X, y = training
     probe = probe_layers(X, y, PretrainedFeatureExtractor(**network))
     layer = probe.recommendation_["layers"]
@@ -126,7 +126,7 @@ def measure(network, training, judged, max_epochs):
 def shortfall(hits, chosen):
     """How far a choice per draw is below the best depth, and how far it may be.
 
-    `hits` has the shape (n_draws, n_depths, n_pictures).
+    `hits` has the shape (n_draws, n_depths, n_images).
     """
     mean = hits.mean(axis=0)
     best = mean[mean.mean(axis=1).argmax()]
@@ -174,7 +174,7 @@ def main():
     print(f"{'set':11}  labels  {titles}  missed  allowed")
     measured = []
     for n_labels, name in itertools.product(SIZES, SETS):
-        pictures, labels = load(asked.shared / "data", name, "train")
+        images, labels = load(asked.shared / "data", name, "train")
         counts = np.unique(labels, return_counts=True)[1]
         if n_labels > counts.min():
             continue
@@ -185,7 +185,7 @@ def main():
         parts = [
             measure(
                 network,
-                draw(pictures, labels, n_drawn, FIRST_DRAW + i),
+                draw(images, labels, n_drawn, FIRST_DRAW + i),
                 judged,
                 max_epochs,
             )

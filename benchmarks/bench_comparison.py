@@ -2,14 +2,14 @@
 
 Claim: `compare_transfer` with its default contenders on photographs takes at most 1.2
 times as long as the cheapest honest way to the same numbers: extract the features of
-the pretrained and of the untrained network once, shrink the pictures once, and
-cross-validate each classifier on these arrays and both networks on the pictures,
+the pretrained and of the untrained network once, shrink the images once, and
+cross-validate each classifier on these arrays and both networks on the images,
 without scoring them after each epoch. Every repeat begins with an empty store, and both
 ways give the same scores, but for raw pixels, which are shrunk by Pillow here.
 
 SqueezeNet 1.1 with real weights at 64 pixels, five folds.
 
-Usage: python benchmarks/bench_comparison.py [--shared PATH] [--pictures N] [--repeats
+Usage: python benchmarks/bench_comparison.py [--shared PATH] [--images N] [--repeats
 N]. Exits with 1 when the claim fails. About five minutes on two cores.
 """
 
@@ -50,7 +50,7 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     default = Path(__file__).parents[2] / "shared"
     parser.add_argument("--shared", type=Path, default=default)
-    parser.add_argument("--pictures", type=int, default=160)
+    parser.add_argument("--images", type=int, default=160)
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
     if not args.shared.is_dir():
@@ -58,17 +58,17 @@ def arguments():
     return args
 
 
-def pictures_and_labels(folder, n):
-    """Pictures at equal distances in the order of classes: equal shares of each."""
+def images_and_labels(folder, n):
+    """Images at equal distances in the order of classes: equal shares of each."""
     paths = sorted(folder.glob("train/*/*.*"))
     paths = [paths[i] for i in np.linspace(0, len(paths) - 1, n).astype(int)]
     return paths, [path.parent.name for path in paths]
 
 
 def shrunk(path):
-    """A picture as a row of 32 x 32 pixels in colour."""
-    with Image.open(path) as picture:
-        small = picture.convert("RGB").resize((32, 32), Image.Resampling.BILINEAR)
+    """An image as a row of 32 x 32 pixels in colour."""
+    with Image.open(path) as image:
+        small = image.convert("RGB").resize((32, 32), Image.Resampling.BILINEAR)
         return np.asarray(small).ravel() / 255
 
 
@@ -119,7 +119,7 @@ def mean_score(model, rows, y):
 
 def main():
     args = arguments()
-    X, y = pictures_and_labels(args.shared / "data" / TREE, args.pictures)
+    X, y = images_and_labels(args.shared / "data" / TREE, args.images)
     weights = args.shared / "weights" / WEIGHTS
     extractor = PretrainedFeatureExtractor(
         "squeezenet1_1", weights=weights, image_size=64
@@ -136,7 +136,7 @@ def main():
     found = ratio(seconds, COMPARISON, BY_HAND)
     for name, times in seconds.items():
         print(f"{name}: {', '.join(f'{s:.1f}' for s in times)} s")
-    print(f"{len(X)} pictures of {TREE}: {COMPARISON} / {BY_HAND} {found}")
+    print(f"{len(X)} images of {TREE}: {COMPARISON} / {BY_HAND} {found}")
     kept = np.arange(len(scores[BY_HAND])) != RAW_PIXELS
     same = np.array_equal(scores[COMPARISON][kept], np.array(scores[BY_HAND])[kept])
     return verdict(

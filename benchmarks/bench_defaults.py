@@ -9,7 +9,7 @@ the mean is over `SEEDS` too.
 
 Accuracies, not times: this may run beside other work.
 
-Usage: python benchmarks/bench_defaults.py [--shared PATH] [--pictures N]
+Usage: python benchmarks/bench_defaults.py [--shared PATH] [--images N]
 [--sets NAME ...]. Exits with 1 when the claim fails. About 25 minutes on one core.
 """
 
@@ -37,7 +37,7 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     default = Path(__file__).parents[2] / "shared"
     parser.add_argument("--shared", type=Path, default=default)
-    parser.add_argument("--pictures", type=int, default=300, help="of each set")
+    parser.add_argument("--images", type=int, default=300, help="of each set")
     parser.add_argument("--sets", nargs="+", default=TREES, choices=TREES)
     args = parser.parse_args()
     if not args.shared.is_dir():
@@ -45,8 +45,8 @@ def arguments():
     return args
 
 
-def pictures_and_labels(folder, n):
-    """Pictures at equal distances in the order of classes: equal shares of each."""
+def images_and_labels(folder, n):
+    """Images at equal distances in the order of classes: equal shares of each."""
     paths = sorted(folder.glob("train/*/*.*"))
     chosen = np.linspace(0, len(paths) - 1, min(n, len(paths))).astype(int)
     return [paths[i] for i in chosen], [paths[i].parent.name for i in chosen]
@@ -71,7 +71,7 @@ def main():
     args = arguments()
     claims = {}
     for tree in args.sets:
-        X, y = pictures_and_labels(args.shared / "data" / tree, args.pictures)
+        X, y = images_and_labels(args.shared / "data" / tree, args.images)
         for precision in PRECISIONS:
             network = {
                 "backbone": "squeezenet1_1",
@@ -82,7 +82,7 @@ def main():
             by_seed = np.mean(tuned, axis=1)
             error = linear.std(ddof=1) / np.sqrt(len(linear))
             print(
-                f"{tree}, {len(y)} pictures, {precision}: linear {linear.mean():.3f} "
+                f"{tree}, {len(y)} images, {precision}: linear {linear.mean():.3f} "
                 f"(standard error {error:.3f}), fine-tuned {by_seed.mean():.3f} "
                 f"({by_seed.min():.3f} to {by_seed.max():.3f})",
                 flush=True,

@@ -1,6 +1,6 @@
 """Arrays to features as fast as a loop tuned by hand, without writing that loop.
 
-Claim, for each of five networks and uint8 pictures in memory, nothing cached: the rate
+Claim, for each of five networks and uint8 images in memory, nothing cached: the rate
 of `PretrainedFeatureExtractor.transform` is at least 0.90 of that of a torch loop tuned
 by hand in the same precision (batch norms folded, channels last, inference mode, the
 whole network in bfloat16), and at least 1.5 (float32) or 3.5 (bfloat16) times that of
@@ -10,10 +10,10 @@ have a batch size of 32, normalise, and give equal features; weights are random.
 How much bfloat16 gains is decided by the CPU: with matrix units for it (AMX) the most.
 Printed beside it, and not claimed: the tuned loop with batches of 8, which suit the
 caches of a CPU better (the extractor sees to that by itself); and float32 against
-embetter's `ImageLoader` and `TimmEncoder` on PNG files of the same pictures, where both
+embetter's `ImageLoader` and `TimmEncoder` on PNG files of the same images, where both
 libraries are installed.
 
-Usage: python benchmarks/bench_extraction.py [--networks NAME ...] [--pictures N]
+Usage: python benchmarks/bench_extraction.py [--networks NAME ...] [--images N]
 [--repeats N]. Exits with 1 when the claim fails. About five minutes on two cores.
 """
 
@@ -53,16 +53,16 @@ NETWORKS = {
     "squeezenet1_1": None,
     "efficientnet_b0": "efficientnet_b0",
 }
-N_EMBETTER = 32  # it passes pictures one by one
+N_EMBETTER = 32  # it passes images one by one
 
 
-def random_pictures(n):
+def random_images(n):
     rng = np.random.default_rng(0)
     return rng.integers(0, 256, (n, 224, 224, 3), dtype=np.uint8)
 
 
 def headless(name):
-    """The network up to what its last weight layer reads, as one row per picture."""
+    """The network up to what its last weight layer reads, as one row per image."""
     torch.manual_seed(0)  # as PretrainedFeatureExtractor(name, weights=None) does
     network = get_model(name, weights=None).eval()
     if name.startswith("squeezenet"):  # its last weight layer is a convolution
@@ -126,7 +126,7 @@ def make_sides(name, X):
         network = tune(headless(name), dtype)
         for side, size in {"tuned": BATCH_SIZE, "small": SMALL_BATCH_SIZE}.items():
             sides[f"{side} {precision}"] = partial(tuned_loop, network, dtype, size, X)
-        # At this size pictures of 224 x 224 pixels are taken as they are.
+        # At this size images of 224 x 224 pixels are taken as they are.
         extractor = make_extractor(name, precision, X, image_size=224)
         sides[f"sktl {precision}"] = partial(extractor.transform, X)
     return sides
@@ -189,8 +189,8 @@ def show_embetter(names, n_repeats):
         return
     with tempfile.TemporaryDirectory() as folder:
         files = [str(Path(folder, f"{i}.png")) for i in range(N_EMBETTER)]
-        for picture, file in zip(random_pictures(N_EMBETTER), files, strict=True):
-            Image.fromarray(picture).save(file)
+        for image, file in zip(random_images(N_EMBETTER), files, strict=True):
+            Image.fromarray(image).save(file)
         for name in filter(NETWORKS.get, names):
             encoder = UntrainedTimmEncoder(NETWORKS[name])
             extractor = make_extractor(name, "float32", files)
@@ -206,13 +206,11 @@ def show_embetter(names, n_repeats):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=[*NETWORKS])
-    parser.add_argument("--pictures", type=int, default=64)
+    parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
-    X = random_pictures(args.pictures)
-    print(
-        f"{len(X)} pictures, {args.repeats} repeats, {torch.get_num_threads()} threads"
-    )
+    X = random_images(args.images)
+    print(f"{len(X)} images, {args.repeats} repeats, {torch.get_num_threads()} threads")
     print("rate of the extractor as a multiple of that of the loops")
     show("", "", "tuned", "plain", f"tuned, batches of {SMALL_BATCH_SIZE}")
     claims = {}

@@ -39,7 +39,7 @@ WEIGHTS = {
     "squeezenet1_1": "squeezenet1_1-torchvision.fp16.safetensors",
     "mobilenet_v2": "mobilenet_v2-tf2ptq.fp16.safetensors",
 }
-MAX_PICTURES = 100  # of each part
+MAX_IMAGES = 100  # of each part
 BATCH_SIZE = 32
 WORKERS = (0, 1, 2)
 CLAIMED_RATE = 1.5
@@ -48,23 +48,23 @@ N_LARGE, LARGE = 24, (3000, 2000)
 
 
 def headless(name, file):
-    """The network up to what its last weight layer reads, as one row per picture."""
+    """The network up to what its last weight layer reads, as one row per image."""
     network = get_model(name, weights=None)
     network.load_state_dict(load_file(file))
     pool = torch.nn.AdaptiveAvgPool2d(1)
     return torch.nn.Sequential(network.features, pool, torch.nn.Flatten()).eval()
 
 
-def open_part(folder, name, max_pictures=MAX_PICTURES):
-    """Pictures of a folder of classes, at equal distances: equal shares of each."""
+def open_part(folder, name, max_images=MAX_IMAGES):
+    """Images of a folder of classes, at equal distances: equal shares of each."""
     preset = get_model_weights(name).DEFAULT.transforms()
     part = ImageFolder(folder, transform=preset)
-    rows = np.linspace(0, len(part) - 1, min(len(part), max_pictures)).astype(int)
+    rows = np.linspace(0, len(part) - 1, min(len(part), max_images)).astype(int)
     return Subset(part, np.unique(rows).tolist())
 
 
 def samples(parts):
-    """Paths and class numbers of the pictures, in order."""
+    """Paths and class numbers of the images, in order."""
     return zip(*(p.dataset.samples[i] for p in parts for i in p.indices), strict=True)
 
 
@@ -76,7 +76,7 @@ def loader_loop(network, data, n_workers):
 
 
 def make_sides(name, file, parts):
-    """{side: function to the features of all pictures}."""
+    """{side: function to the features of all images}."""
     network, data = headless(name, file), ConcatDataset(parts)
     files, _ = samples(parts)
     sides = {f"loader {n}": partial(loader_loop, network, data, n) for n in WORKERS}

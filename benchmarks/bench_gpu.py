@@ -3,10 +3,10 @@
 Claim, for resnet50 in bfloat16: from uint8 arrays in the host's memory to features in
 it, nothing cached, `PretrainedFeatureExtractor.transform` reaches at least 0.90 of the
 rate of the resident forward: the same network, batch norms folded, channels last, all
-in bfloat16, over pictures that are on the device already, normalised and converted.
+in bfloat16, over images that are on the device already, normalised and converted.
 That one copies, converts and hashes nothing: no way from the host can be faster.
 
-Usage: python benchmarks/bench_gpu.py [--pictures N] [--batch-size N] [--n-jobs N]
+Usage: python benchmarks/bench_gpu.py [--images N] [--batch-size N] [--n-jobs N]
 [--repeats N]. Exits with 1 when the claim fails, and with 2 where there is no CUDA
 device. About a minute.
 """
@@ -29,7 +29,7 @@ TOLERANCE = 5e-2  # largest difference of features, by the size of the largest o
 DTYPE = torch.bfloat16
 
 
-def random_pictures(n):
+def random_images(n):
     rng = np.random.default_rng(0)
     return rng.integers(0, 256, (n, 224, 224, 3), dtype=np.uint8)
 
@@ -64,12 +64,12 @@ def resident_forward(network, batches):
 
 
 def make_sides(args, device):
-    """{side: function to the features of all pictures}."""
-    X = random_pictures(args.pictures)
+    """{side: function to the features of all images}."""
+    X = random_images(args.images)
     extractor = PretrainedFeatureExtractor(
         "resnet50",
         weights=None,
-        image_size=224,  # pictures of this size are taken as they are
+        image_size=224,  # images of this size are taken as they are
         batch_size=args.batch_size,
         device=device,
         precision="bfloat16",
@@ -94,13 +94,13 @@ def check_equal(sides):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pictures", type=int, default=4096)
+    parser.add_argument("--images", type=int, default=4096)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--n-jobs", type=int, default=-1, help="threads, -1 for all")
     parser.add_argument("--repeats", type=int, default=7)
     args = parser.parse_args()
-    if args.pictures % args.batch_size:
-        parser.error("--pictures has to be a multiple of --batch-size")
+    if args.images % args.batch_size:
+        parser.error("--images has to be a multiple of --batch-size")
     if not torch.cuda.is_available():
         print("no CUDA device on this machine: nothing was measured", file=sys.stderr)
         return 2
@@ -110,7 +110,7 @@ def main():
     interleaved(sides, 1)  # the clocks of an idle device take a while to rise
     found = ratio(interleaved(sides, args.repeats), "resident", "sktl")
     print(f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}")
-    print(f"{args.pictures} pictures in batches of {args.batch_size}")
+    print(f"{args.images} images in batches of {args.batch_size}")
     print(f"rate of the extractor as a multiple of the resident forward's: {found}")
     return verdict(
         {f"at least {CLAIMED_RATE} of the rate": found.median >= CLAIMED_RATE}

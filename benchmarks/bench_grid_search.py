@@ -12,7 +12,7 @@ Printed beside it, and not claimed:
   differ by rounding (3e-7), and so may a score;
 * the pipeline with `cache=None`, bare and with scikit-learn's `memory=`, which keeps
   what `fit_transform` gives for each fold but not what `transform` gives for the part
-  held out. They run once, on fewer pictures: each picture passes the network about a
+  held out. They run once, on fewer images: each image passes the network about a
   hundred times in the first, and 25 times in the second.
 
 Usage: python benchmarks/bench_grid_search.py [--shared PATH]. Exits with 1 when the
@@ -34,10 +34,10 @@ from sklearn.pipeline import Pipeline
 from sktl import PretrainedFeatureExtractor, clear_cache
 
 TREE = "flowers17"
-N_PICTURES = 136
+N_IMAGES = 136
 N_REPEATS = 2
 OTHER_TREE = "hymenoptera"
-N_OTHER_PICTURES = 40
+N_OTHER_IMAGES = 40
 WEIGHTS = "squeezenet1_1-torchvision.fp16.safetensors"
 GRID = np.logspace(-4, 1, 20)
 CLAIMED_RATIO = 1.15
@@ -54,8 +54,8 @@ def shared_folder():
     return shared
 
 
-def pictures_and_labels(folder, n):
-    """Pictures at equal distances in the order of classes: equal shares of each."""
+def images_and_labels(folder, n):
+    """Images at equal distances in the order of classes: equal shares of each."""
     paths = sorted(folder.glob("train/*/*.*"))
     paths = [paths[i] for i in np.linspace(0, len(paths) - 1, n).astype(int)]
     return paths, [path.parent.name for path in paths]
@@ -115,17 +115,17 @@ def show_others(X, y, shared, folder):
     seconds = interleaved(sides, 1, before=clear_cache)
     for name in list(sides)[1:]:
         found = ratio(seconds, name, PIPELINE)
-        print(f"{len(X)} pictures, cache=None: {name} / {PIPELINE} {found.median:.1f}")
+        print(f"{len(X)} images, cache=None: {name} / {PIPELINE} {found.median:.1f}")
 
 
 def main():
     shared = shared_folder()
-    X, y = pictures_and_labels(shared / "data" / TREE, N_PICTURES)
-    print(f"{len(X)} pictures of {TREE}, {len(GRID)} grid points, 5 folds")
+    X, y = images_and_labels(shared / "data" / TREE, N_IMAGES)
+    print(f"{len(X)} images of {TREE}, {len(GRID)} grid points, 5 folds")
     with tempfile.TemporaryDirectory() as folder:
         alone, same = compare(X, y, shared, "memory", None)
         compare(X, y, shared, str(Path(folder, "features")), 2)
-        others = pictures_and_labels(shared / "data" / OTHER_TREE, N_OTHER_PICTURES)
+        others = images_and_labels(shared / "data" / OTHER_TREE, N_OTHER_IMAGES)
         show_others(*others, shared, str(Path(folder, "joblib")))
     return verdict(
         {

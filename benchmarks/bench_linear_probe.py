@@ -2,14 +2,14 @@
 
 Claim, for photographs in files and two networks with real weights: fitting
 `FineTunedCNNClassifier(strategy="linear_probe")` takes at most 1.2 times as long as
-`PretrainedFeatureExtractor.transform` of the same pictures with `cache=None`. That
+`PretrainedFeatureExtractor.transform` of the same images with `cache=None`. That
 holds for the default, whose linear head is solved, and for a head with a hidden layer
 (`hidden_units=(64,)`), which is trained for 30 epochs. A loop that does not keep what
 the frozen part gives would need 30 passes for that.
 
 Every repeat begins with an empty store. Both sides read and decode the files.
 
-Usage: python benchmarks/bench_linear_probe.py [--shared PATH] [--pictures N]
+Usage: python benchmarks/bench_linear_probe.py [--shared PATH] [--images N]
 [--repeats N]. Exits with 1 when the claim fails. About two minutes on two cores.
 """
 
@@ -41,7 +41,7 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     default = Path(__file__).parents[2] / "shared"
     parser.add_argument("--shared", type=Path, default=default)
-    parser.add_argument("--pictures", type=int, default=244, help="at most 244")
+    parser.add_argument("--images", type=int, default=244, help="at most 244")
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
     if not args.shared.is_dir():
@@ -49,8 +49,8 @@ def arguments():
     return args
 
 
-def pictures_and_labels(folder, n):
-    """Pictures at equal distances in the order of classes: equal shares of each."""
+def images_and_labels(folder, n):
+    """Images at equal distances in the order of classes: equal shares of each."""
     paths = sorted(folder.glob("train/*/*.*"))
     paths = [paths[i] for i in np.linspace(0, len(paths) - 1, n).astype(int)]
     return paths, [path.parent.name for path in paths]
@@ -79,8 +79,8 @@ def compare(name, weights, X, y, repeats):
 
 def main():
     args = arguments()
-    X, y = pictures_and_labels(args.shared / "data" / TREE, args.pictures)
-    print(f"{len(X)} pictures of {TREE}, {args.repeats} repeats")
+    X, y = images_and_labels(args.shared / "data" / TREE, args.images)
+    print(f"{len(X)} images of {TREE}, {args.repeats} repeats")
     claims = {}
     for name, file in WEIGHTS.items():
         weights = args.shared / "weights" / file

@@ -35,23 +35,23 @@ KINDS = {
 FACTOR = 10
 CLAIMED_SHARE = 0.05
 MEMORY_BOUND = 32 * 2**20  # of the store in memory, for its own line
-N_PICTURES = 50
+N_IMAGES = 50
 SIZE = 160, 120  # less than four times what `sktl_mini` sees, so that it does not warn
 MIB = 2**20
 
 
 def make_files(folder, n):
-    """Write JPEGs: a few pictures, each file with a number behind its last marker."""
+    """Write JPEGs: a few images, each file with a number behind its last marker."""
     generator = np.random.default_rng(0)
-    pictures = []
-    for i in range(N_PICTURES):
+    images = []
+    for i in range(N_IMAGES):
         coarse = generator.integers(0, 256, (12, 16, 3), np.uint8)
-        path = Path(folder, f"picture{i}.jpg")
+        path = Path(folder, f"image{i}.jpg")
         Image.fromarray(coarse).resize(SIZE, Image.Resampling.BICUBIC).save(path)
-        pictures.append(path.read_bytes())
+        images.append(path.read_bytes())
     paths = [Path(folder, f"{i:06}.jpg") for i in range(n)]
     for i, path in enumerate(paths):
-        path.write_bytes(pictures[i % N_PICTURES] + i.to_bytes(8, "big"))
+        path.write_bytes(images[i % N_IMAGES] + i.to_bytes(8, "big"))
     return paths
 
 

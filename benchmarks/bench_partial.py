@@ -3,9 +3,9 @@
 Claim, for SqueezeNet 1.1 with real weights, photographs, and the last stage unfrozen
 for ten epochs: `FineTunedCNNClassifier(strategy="lp_ft")` is at least 1.6 times as fast
 as skorch with its `Freezer` on the same layers, both in float32, and at least 3 times
-with `precision="auto"`. On held-out pictures it is at most two points less accurate.
+with `precision="auto"`. On held-out images it is at most two points less accurate.
 
-skorch gets its pictures ready in memory, as float tensors that torchvision's transforms
+skorch gets its images ready in memory, as float tensors that torchvision's transforms
 made beforehand. Its network is torchvision's with a new classifier, its layout, rows,
 optimizer, batch size and number of epochs the same as sktl's, and so is the learning
 rate of the last stage; the classifier's is ten times that, as it is not solved first.
@@ -19,7 +19,7 @@ Printed beside it, and not claimed: bfloat16 where "auto" is another; and ResNet
 random weights, whose last stage is a quarter of the network's work, and more once
 gradients are counted.
 
-Usage: python benchmarks/bench_partial.py [--shared PATH] [--pictures N] [--epochs N]
+Usage: python benchmarks/bench_partial.py [--shared PATH] [--images N] [--epochs N]
 [--repeats N]. Exits with 1 when the claim fails. About five minutes on two cores.
 """
 
@@ -41,7 +41,7 @@ from torchvision.models import get_model
 from torchvision.transforms import v2
 
 from sktl import FineTunedCNNClassifier, clear_cache
-from sktl._engine import resolve_precision
+from sktl._features.engine import resolve_precision
 
 TREE = "hymenoptera"
 SQUEEZENET, RESNET = "squeezenet1_1", "resnet18"
@@ -49,7 +49,7 @@ WEIGHTS = "squeezenet1_1-torchvision.fp16.safetensors"
 # What both sides train: the last stage, and the new classifier.
 LAST_STAGE = {SQUEEZENET: "features.12.", RESNET: "layer4."}
 CLASSIFIER = {SQUEEZENET: "classifier.", RESNET: "fc."}
-N_RESNET_PICTURES = 64
+N_RESNET_IMAGES = 64
 LR, BACKBONE_LR, BATCH_SIZE = 1e-3, 1e-4, 32
 CLAIMED_FLOAT32, CLAIMED_AUTO, CLAIMED_POINTS = 1.6, 3.0, 2.0
 FREEZER = "skorch with Freezer"
@@ -60,7 +60,7 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     default = Path(__file__).parents[2] / "shared"
     parser.add_argument("--shared", type=Path, default=default)
-    parser.add_argument("--pictures", type=int, default=244, help="at most 244")
+    parser.add_argument("--images", type=int, default=244, help="at most 244")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
@@ -69,8 +69,8 @@ def arguments():
     return args
 
 
-def pictures_and_classes(folder, part, n=None):
-    """Pictures at equal distances in the order of classes: equal shares of each."""
+def images_and_classes(folder, part, n=None):
+    """Images at equal distances in the order of classes: equal shares of each."""
     paths = sorted(folder.glob(f"{part}/*/*.*"))
     rows = np.linspace(0, len(paths) - 1, n or len(paths)).astype(int)
     paths = [paths[i] for i in rows]
@@ -79,7 +79,7 @@ def pictures_and_classes(folder, part, n=None):
 
 
 def ready_tensors(paths):
-    """Normalised float pictures of shape (n, 3, 224, 224)."""
+    """Normalised float images of shape (n, 3, 224, 224)."""
     transform = v2.Compose(
         [
             v2.Resize(256),
@@ -181,7 +181,7 @@ def compare(name, weights, train, args, sktl_sides=SKTL):
 
 
 def accuracies(fitted, val):
-    """Mean accuracy of each side on held-out pictures, over the repeats."""
+    """Mean accuracy of each side on held-out images, over the repeats."""
     paths, y = val
     X = dict.fromkeys(fitted, paths) | {FREEZER: ready_tensors(paths)}
     return {
@@ -195,24 +195,24 @@ def show_resnet(train, args):
     side = {"float32": SKTL["float32"]}
     seconds, _ = compare(RESNET, None, train, args, side)
     found = ratio(seconds, FREEZER, SKTL["float32"])
-    print(f"{RESNET}, {len(train[0])} pictures: {FREEZER} / {SKTL['float32']} {found}")
+    print(f"{RESNET}, {len(train[0])} images: {FREEZER} / {SKTL['float32']} {found}")
 
 
 def main():
     args = arguments()
     folder = args.shared / "data" / TREE
-    train = pictures_and_classes(folder, "train", args.pictures)
+    train = images_and_classes(folder, "train", args.images)
     weights = args.shared / "weights" / WEIGHTS
     dtype = str(resolve_precision("auto", torch.device("cpu"))).removeprefix("torch.")
     print(f"precision='auto' is {dtype} on this CPU")
-    print(f"{SQUEEZENET}, {len(train[0])} pictures of {TREE}, {args.epochs} epochs")
+    print(f"{SQUEEZENET}, {len(train[0])} images of {TREE}, {args.epochs} epochs")
     seconds, fitted = compare(SQUEEZENET, weights, train, args)
-    accuracy = accuracies(fitted, pictures_and_classes(folder, "val"))
+    accuracy = accuracies(fitted, images_and_classes(folder, "val"))
     speed = {side: ratio(seconds, FREEZER, side) for side in SKTL.values()}
     for side, found in accuracy.items():
         faster = f", times as fast {speed[side]}" if side in speed else ""
         print(f"{side}: {median(seconds[side]):.1f} s, accuracy {found:.3f}{faster}")
-    show_resnet(pictures_and_classes(folder, "train", N_RESNET_PICTURES), args)
+    show_resnet(images_and_classes(folder, "train", N_RESNET_IMAGES), args)
     least = min(accuracy["sktl, float32"], accuracy[SKTL[dtype]])
     return verdict(
         {

@@ -1,9 +1,9 @@
 """LogME orders networks as a cross-validated probe does.
 
-Claim: over the photograph sets of `shared/data` (120 pictures of each), Kendall's tau
+Claim: over the photograph sets of `shared/data` (120 images of each), Kendall's tau
 between the order of eight networks by `method="logme"` and their order by five-fold
 probe accuracy is at least 0.5, mean over sets. For `method="hscore"` the same figures
-are printed and nothing is claimed: with fewer pictures than features it favours wide
+are printed and nothing is claimed: with fewer images than features it favours wide
 networks. The eight are four pretrained networks and their untrained twins. That the
 twins lose is the easier half of the claim, so tau among the pretrained four is printed
 too; of six pairs, it is coarse.
@@ -26,7 +26,7 @@ from sktl import PretrainedFeatureExtractor, rank_backbones
 from sktl.exceptions import ImageSizeWarning
 
 TREES = ("hymenoptera", "flowers17", "rsscn7", "sign_digits")
-N_PICTURES = 120
+N_IMAGES = 120
 FOLDS = StratifiedKFold(5, shuffle=True, random_state=0)
 CLAIMED_TAU = 0.5
 WEIGHTS = {
@@ -49,7 +49,7 @@ def candidates(folder):
 
 
 def data_sets(folder):
-    """(name, pictures, labels) of each set: the same number of pictures of each."""
+    """(name, images, labels) of each set: the same number of images of each."""
     for name in TREES:
         paths = sorted((folder / name / "train").glob("*/*.*"))
         rows = sample(len(paths))
@@ -57,18 +57,18 @@ def data_sets(folder):
     with np.load(folder / "cifar10" / "cifar10_jpeg.npz") as file:
         jpeg, offsets = file["train_jpeg"], file["train_offsets"]
         rows = sample(len(file["train_labels"]))
-        pictures = [jpeg[offsets[i] : offsets[i + 1]].tobytes() for i in rows]
-        yield "cifar10", pictures, file["train_labels"][rows].tolist()
+        images = [jpeg[offsets[i] : offsets[i + 1]].tobytes() for i in rows]
+        yield "cifar10", images, file["train_labels"][rows].tolist()
 
 
 def sample(n):
     """Rows at equal distances: of files sorted by class, equal shares of each."""
-    return np.linspace(0, n - 1, N_PICTURES).astype(int)
+    return np.linspace(0, n - 1, N_IMAGES).astype(int)
 
 
-def scores_by(method, pictures, labels, networks):
+def scores_by(method, images, labels, networks):
     start = time.perf_counter()
-    ranking = rank_backbones(pictures, labels, networks, method=method, cv=FOLDS)
+    ranking = rank_backbones(images, labels, networks, method=method, cv=FOLDS)
     seconds = time.perf_counter() - start
     found = dict(
         zip(ranking.results_["backbone"], ranking.results_["score"], strict=True)
@@ -101,9 +101,9 @@ def main():
     pretrained = np.array(["untrained" not in name for name in networks])
     taus = {"logme": [], "hscore": []}
     print("probe computes the features, the others find them in the cache")
-    for name, pictures, labels in data_sets(shared / "data"):
+    for name, images, labels in data_sets(shared / "data"):
         scores = {
-            method: scores_by(method, pictures, labels, networks)
+            method: scores_by(method, images, labels, networks)
             for method in ("probe", "logme", "hscore")
         }
         show(name, networks, scores)

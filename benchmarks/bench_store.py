@@ -26,8 +26,8 @@ import numpy as np
 from _timing import interleaved, ratio, verdict
 
 from sktl import PretrainedFeatureExtractor, clear_cache
-from sktl._sqlite import Database
-from sktl._store import Memory, Store
+from sktl._features.cache import Memory, Store
+from sktl._features.sqlite import Database
 
 STORES = ("memory", "directory")
 CLAIMED_SPEEDUP = 20

@@ -2,7 +2,7 @@
 
 Claim, for two sets of photographs and SqueezeNet 1.1 with real weights: the seconds of
 training until `FineTunedCNNClassifier`, with its defaults, has the accuracy on held-out
-pictures that the tutorial's loop ends with are fewer than the loop needs for it; the
+images that the tutorial's loop ends with are fewer than the loop needs for it; the
 median ratio is at least 2. That is claimed against both of the tutorial's loops:
 fine-tuning of all layers, and the network as a fixed feature extractor.
 
@@ -72,7 +72,7 @@ TRANSFORMS = {
 
 
 class Curve(Callback):
-    """Accuracy on held-out pictures over seconds of training.
+    """Accuracy on held-out images over seconds of training.
 
     As a skorch callback it notes the solved head and the end of each epoch.
     """

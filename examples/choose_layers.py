@@ -1,9 +1,9 @@
 """Find the layers that suit the task, and train from there.
 
 Early layers of a network see edges, late ones what its own task needed. `probe_layers`
-fits a linear model to what each stage ends in, in one pass of the pictures, and advises
+fits a linear model to what each stage ends in, in one pass of the images, and advises
 which stages to train. The comparison after it checks the advice: the advised way beside
-other depths, on other pictures. The pictures are scikit-learn's handwritten digits
+other depths, on other images. The images are scikit-learn's handwritten digits
 (8 x 8 grey pixels), which the network, `sktl_mini`, has never seen. Needs no download;
 less than one minute on two cores.
 """
@@ -24,7 +24,7 @@ from sktl import (
 )
 
 N_PROBED, N_COMPARED, N_FOLDS = 150, 150, 3
-PICTURE = Path("choose_layers.png")
+IMAGE = Path("choose_layers.png")
 
 # %% [markdown]
 # `recommendation_` has the advice as values of parameters, and the numbers that led to
@@ -67,7 +67,7 @@ def main():
     X, y = load_digits(return_X_y=True)
     probe = probe_layers(X[:N_PROBED], y[:N_PROBED], cv=N_FOLDS)
     print(probe, "\n")
-    probe.plot().figure_.savefig(PICTURE, dpi=120)
+    probe.plot().figure_.savefig(IMAGE, dpi=120)
     others = slice(N_PROBED, N_PROBED + N_COMPARED)
     report = compare_transfer(
         X[others],
@@ -78,7 +78,7 @@ def main():
         verbose=1,
     )
     print(report)
-    print(f"\nPicture: {PICTURE.resolve()}")
+    print(f"\nImage: {IMAGE.resolve()}")
 
 
 if __name__ == "__main__":

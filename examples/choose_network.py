@@ -2,9 +2,9 @@
 
 Which of four networks suits handwritten digits from 5 to 9? `sktl_mini` comes with the
 package and has never seen a digit. Two small ones are trained here, on the digits from
-0 to 4: one to tell them apart, one to tell whether a picture is mirrored. The last is
+0 to 4: one to tell them apart, one to tell whether an image is mirrored. The last is
 untrained. Ranking trains nothing and takes seconds; the comparison after it fits whole
-models, those from scratch included, on the same folds. The pictures are scikit-learn's
+models, those from scratch included, on the same folds. The images are scikit-learn's
 (8 x 8 grey pixels). Needs no download; about two minutes on two cores.
 """
 
@@ -24,7 +24,7 @@ from sktl import (
 
 N_SOURCE, N_TARGET, N_FOLDS = 300, 100, 3
 N_COMPARED = 2
-PICTURE = Path("choose_network.png")
+IMAGE = Path("choose_network.png")
 
 # %% [markdown]
 # Two source networks of our own. `save_backbone` writes all of a network but its head,
@@ -32,18 +32,18 @@ PICTURE = Path("choose_network.png")
 
 
 # %%
-def train_source(pictures, labels, path):
+def train_source(images, labels, path):
     network = FineTunedCNNClassifier(strategy="scratch", max_epochs=10, random_state=0)
-    network.fit(pictures.reshape(len(pictures), -1), labels).save_backbone(path)
+    network.fit(images.reshape(len(images), -1), labels).save_backbone(path)
     return PretrainedFeatureExtractor(weights=path)
 
 
-def candidates(pictures, labels, folder):
-    mirrored = np.arange(len(pictures)) % 2 == 1
-    turned = np.where(mirrored[:, None, None], pictures[:, :, ::-1], pictures)
+def candidates(images, labels, folder):
+    mirrored = np.arange(len(images)) % 2 == 1
+    turned = np.where(mirrored[:, None, None], images[:, :, ::-1], images)
     return {
         "sktl_mini": "sktl_mini",
-        "digits 0 to 4": train_source(pictures, labels, folder / "digits.safetensors"),
+        "digits 0 to 4": train_source(images, labels, folder / "digits.safetensors"),
         "mirrored or not": train_source(
             turned, mirrored, folder / "mirrored.safetensors"
         ),
@@ -61,10 +61,10 @@ def candidates(pictures, labels, folder):
 def main():
     digits = load_digits()
     is_source = digits.target < 5
-    pictures, labels = digits.images[is_source], digits.target[is_source]
+    images, labels = digits.images[is_source], digits.target[is_source]
     X, y = digits.data[~is_source][:N_TARGET], digits.target[~is_source][:N_TARGET]
     with tempfile.TemporaryDirectory() as folder:
-        networks = candidates(pictures[:N_SOURCE], labels[:N_SOURCE], Path(folder))
+        networks = candidates(images[:N_SOURCE], labels[:N_SOURCE], Path(folder))
         ranking = rank_backbones(X, y, networks, method="logme")
         print(ranking, "\n")
         report = compare_transfer(
@@ -76,8 +76,8 @@ def main():
             verbose=1,
         )
     print(report)
-    report.plot().figure_.savefig(PICTURE, dpi=120)
-    print(f"\nPicture: {PICTURE.resolve()}")
+    report.plot().figure_.savefig(IMAGE, dpi=120)
+    print(f"\nImage: {IMAGE.resolve()}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Measure whether transfer helps when there are few labels.
 
-scikit-learn's handwritten digits (1,797 grey pictures of 8 x 8 pixels), 5 or 20 of each
+scikit-learn's handwritten digits (1,797 grey images of 8 x 8 pixels), 5 or 20 of each
 labelled, 200 others to be recognised; eight random draws. Six contenders on the same
 draws: classical models on raw pixels, the same models on the features of a frozen
 network, that network fine-tuned, and the same network trained from scratch. The
@@ -24,7 +24,7 @@ from sktl import FineTunedCNNClassifier, PretrainedFeatureExtractor, compare_tra
 TRAIN_SIZES = (50, 200)  # 5 and 20 of each class
 N_TEST = 200
 N_DRAWS = 8
-PICTURE = Path("compare_digits.png")
+IMAGE = Path("compare_digits.png")
 
 # %% [markdown]
 # The contenders are plain scikit-learn estimators.
@@ -67,8 +67,8 @@ def main():
         X, y, CONTENDERS, cv=draws, train_sizes=TRAIN_SIZES, random_state=0, verbose=1
     )
     print(report)
-    report.plot().figure_.savefig(PICTURE, dpi=120)
-    print(f"\nPicture: {PICTURE.resolve()}")
+    report.plot().figure_.savefig(IMAGE, dpi=120)
+    print(f"\nImage: {IMAGE.resolve()}")
     print(f"Took {time.perf_counter() - start:.0f} seconds.")
 
 

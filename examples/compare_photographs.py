@@ -1,10 +1,10 @@
 """Measure what ImageNet weights give on four sets of photographs.
 
 Ants and bees, seventeen flowers, seven kinds of landscape from above, ten hand signs:
-some pictures of each set, as many of every class, and SqueezeNet 1.1 with real weights.
+some images of each set, as many of every class, and SqueezeNet 1.1 with real weights.
 The default contenders on the same folds: classical models on raw pixels and on frozen
 features, the network fine-tuned, and from scratch. Prints a Markdown table, contenders
-by sets, and writes one HTML page per set. Needs the pictures and weights, by default in
+by sets, and writes one HTML page per set. Needs the images and weights, by default in
 the folder `shared` beside this repository; twenty minutes on two cores.
 """
 
@@ -29,25 +29,25 @@ def parse(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--shared", type=Path, default=REPOSITORY.parent / "shared")
     parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
-    parser.add_argument("--pictures", type=int, default=200, help="of each set")
+    parser.add_argument("--images", type=int, default=200, help="of each set")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--image-size", type=int, default=112, help="in pixels")
     return parser.parse_args(arguments)
 
 
 # %% [markdown]
-# A set is a folder for each class, in the folders `train` and `val`. The pictures of a
+# A set is a folder for each class, in the folders `train` and `val`. The images of a
 # class are drawn from both.
 
 
 # %%
-def load(folder, n_pictures):
+def load(folder, n_images):
     """Paths and labels of a set, as many of each class; at least one."""
     paths = np.array(sorted(folder.glob("*/*/*.*")))
     labels = np.array([path.parent.name for path in paths])
     rng = np.random.default_rng(0)
     classes = np.unique(labels)
-    per_class = max(1, n_pictures // len(classes))
+    per_class = max(1, n_images // len(classes))
     chosen = np.concatenate(
         [
             rng.permutation(np.flatnonzero(labels == label))[:per_class]
@@ -59,13 +59,13 @@ def load(folder, n_pictures):
 
 # %% [markdown]
 # An extractor instead of the network's name brings the weights and the size of the
-# pictures, which all contenders take over.
+# images, which all contenders take over.
 
 
 # %%
 def compare(name, options):
-    X, y = load(options.shared / "data" / name, options.pictures)
-    print(f"{name}: {len(y)} pictures of {len(set(y))} classes", flush=True)
+    X, y = load(options.shared / "data" / name, options.images)
+    print(f"{name}: {len(y)} images of {len(set(y))} classes", flush=True)
     network = PretrainedFeatureExtractor(
         "squeezenet1_1",
         weights=options.shared / WEIGHTS,
@@ -99,7 +99,7 @@ def main():
     if not (options.shared / WEIGHTS).is_file():
         sys.exit(
             f"{options.shared} has no {WEIGHTS}. Pass --shared with a folder that has "
-            f"them, and pictures as data/{SETS[0]}/train/<class>/*.jpg."
+            f"them, and images as data/{SETS[0]}/train/<class>/*.jpg."
         )
     reports = {name: compare(name, options) for name in options.sets}
     print(markdown(reports))

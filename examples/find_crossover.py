@@ -21,7 +21,7 @@ from sklearn.svm import SVC
 from sktl import FineTunedCNNClassifier, compare_transfer
 
 N_TEST = 200
-PICTURE = Path("find_crossover.png")
+IMAGE = Path("find_crossover.png")
 
 # %% [markdown]
 # `"linear_probe"` is a linear model on frozen features, as a classifier of the same
@@ -32,7 +32,7 @@ CONTENDERS = {
     "raw pixels + SVM": make_pipeline(StandardScaler(), SVC(C=10)),
     "frozen": FineTunedCNNClassifier(strategy="linear_probe"),
     "fine-tuned": FineTunedCNNClassifier(max_epochs=10),
-    # Small batches: few pictures make few steps.
+    # Small batches: few images make few steps.
     "from scratch": FineTunedCNNClassifier(
         strategy="scratch", batch_size=16, max_epochs=15
     ),
@@ -65,8 +65,8 @@ def main():
     options = parser.parse_args()
     report = compare(options.sizes, options.draws)
     print(report)
-    report.plot().figure_.savefig(PICTURE, dpi=120)
-    print(f"\nPicture: {PICTURE.resolve()}")
+    report.plot().figure_.savefig(IMAGE, dpi=120)
+    print(f"\nImage: {IMAGE.resolve()}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 A pretrained network helps if what it learned is of use to you. Here one is of none: its
 labels got out of order, as in a sheet of which one column was sorted, and it learned
-them by heart. The pictures are scikit-learn's handwritten digits (grey scans of 8 x 8
+them by heart. The images are scikit-learn's handwritten digits (grey scans of 8 x 8
 pixels). Then it is to read 150 others, beside `sktl_mini`, which comes with the package
 and is sound, and beside the same network from scratch. `compare_transfer` pairs each
 pretrained contender with its untrained or from-scratch twin, and says where the twin
@@ -23,10 +23,10 @@ from sktl import FineTunedCNNClassifier, PretrainedFeatureExtractor, compare_tra
 
 N_SOURCE, N_TARGET, N_FOLDS = 400, 250, 5
 IMAGE_SIZE = 32  # half of what sktl_mini was made for: enough for digits, and quicker
-PICTURE = Path("find_negative_transfer.png")
+IMAGE = Path("find_negative_transfer.png")
 
 # %% [markdown]
-# The unsound network. With enough epochs it knows every label of its own pictures.
+# The unsound network. With enough epochs it knows every label of its own images.
 
 
 # %%
@@ -42,7 +42,7 @@ def misled_weights(X, y, path):
 
 
 # %% [markdown]
-# What is done with it, on pictures that it never saw. Twins need no mention: they are
+# What is done with it, on images that it never saw. Twins need no mention: they are
 # the contenders that differ in the weights alone, or begin with random ones.
 
 
@@ -101,8 +101,8 @@ def main():
     effects = report.effects_
     hurts = (effects["difference"] < 0) & (effects["p_value"] < 0.05)
     print(f"\nHurts: {', '.join(effects['contender'][hurts]) or 'none'}")
-    report.plot().figure_.savefig(PICTURE, dpi=120)
-    print(f"Picture: {PICTURE.resolve()}")
+    report.plot().figure_.savefig(IMAGE, dpi=120)
+    print(f"Image: {IMAGE.resolve()}")
 
 
 if __name__ == "__main__":

@@ -1,16 +1,16 @@
 """Transfer learning with convolutional networks inside scikit-learn."""
 
-from sktl._backbones import layer_names, list_backbones
 from sktl._classifier import FineTunedCNNClassifier
-from sktl._comparison import TransferComparison, compare_transfer
-from sktl._displays import TimeToScoreDisplay, TransferComparisonDisplay
+from sktl._comparison.compare import TransferComparison, compare_transfer
+from sktl._display.comparison import TimeToScoreDisplay, TransferComparisonDisplay
+from sktl._display.history import TrainingHistoryDisplay
+from sktl._display.layer_probe import LayerProbeDisplay
 from sktl._extractor import PretrainedFeatureExtractor
-from sktl._history_display import TrainingHistoryDisplay
-from sktl._images import check_images
-from sktl._probe_display import LayerProbeDisplay
-from sktl._probing import LayerProbe, probe_layers
-from sktl._ranking import BackboneRanking, rank_backbones
-from sktl._store import cache_info, clear_cache, prune_cache
+from sktl._features.cache import cache_info, clear_cache, prune_cache
+from sktl._images.forms import check_images
+from sktl._networks.backbones import layer_names, list_backbones
+from sktl._selection.probing import LayerProbe, probe_layers
+from sktl._selection.ranking import BackboneRanking, rank_backbones
 
 __version__ = "0.1.0"
 

@@ -9,13 +9,13 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from skorch.utils import is_dataset
 
-from sktl._augment import make_augment
-from sktl._finetuning import FineTunedNetwork
-from sktl._fit_tasks import CallbackSupportMixin, start_fit, with_callbacks
-from sktl._image_input import IMAGE_CONSTRAINTS, ImageInputMixin
-from sktl._labels import check_labels, list_classes
-from sktl._model_file import ModelFileMixin
-from sktl._training import PREFIX_BATCH_SIZE, FrozenPrefixNet, has_epochs
+from sktl._features.image_input import IMAGE_CONSTRAINTS, ImageInputMixin
+from sktl._saving.model_file import ModelFileMixin
+from sktl._training.augmentation import make_augment
+from sktl._training.labels import check_labels, list_classes
+from sktl._training.network import FineTunedNetwork
+from sktl._training.training import PREFIX_BATCH_SIZE, FrozenPrefixNet, has_epochs
+from sktl._utils.fit_tasks import CallbackSupportMixin, start_fit, with_callbacks
 
 COUNT = Interval(Integral, 1, None, closed="left")
 RATE = Interval(Real, 0, None, closed="neither")
@@ -72,11 +72,11 @@ class FineTunedCNNClassifier(
     batch_size : int, default=32
         Training rows per step.
     augment : str, tuple of str, callable or None, default=None
-        Random changes of the training pictures, new in each epoch: any of `"flip"`,
+        Random changes of the training images, new in each epoch: any of `"flip"`,
         `"crop"` and `"color"`, or a function of a uint8 tensor `(3, h, w)`, such as a
         transform of `torchvision.transforms.v2`. The frozen part runs in each epoch. A
-        `"linear_probe"` is solved on `max_epochs` changed copies of each picture, other
-        heads are solved on the pictures as they are.
+        `"linear_probe"` is solved on `max_epochs` changed copies of each image, other
+        heads are solved on the images as they are.
     class_weight : dict, "balanced" or None, default=None
         Weights of the classes, as in scikit-learn.
     early_stopping : bool, default=False

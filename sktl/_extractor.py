@@ -6,8 +6,8 @@ from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_is_fitted
 from torch.nn import Module
 
-from sktl._fit_tasks import CallbackSupportMixin, start_fit, with_callbacks
-from sktl._image_input import IMAGE_CONSTRAINTS, ImageInputMixin
+from sktl._features.image_input import IMAGE_CONSTRAINTS, ImageInputMixin
+from sktl._utils.fit_tasks import CallbackSupportMixin, start_fit, with_callbacks
 
 
 class PretrainedFeatureExtractor(
@@ -25,7 +25,7 @@ class PretrainedFeatureExtractor(
     backbone : str or torch.nn.Module, default="sktl_mini"
         A name of `list_backbones()`, or a network from normalised images
         `(n, 3, h, w)` to class scores that `torch.fx` can trace. `"sktl_mini"` ships
-        inside the package; it is made for small pictures, and on photographs a larger
+        inside the package; it is made for small images, and on photographs a larger
         network is better.
     weights : str, path-like, torchvision weights or None, default="DEFAULT"
         `"DEFAULT"` or another torchvision weight name (fetched once, into torch's hub
@@ -49,7 +49,7 @@ class PretrainedFeatureExtractor(
         that holds the data of `fit`, else their minimum and maximum.
     image_size : int or None, default=None
         Side, in pixels, of the square the network sees; the short side of each
-        picture is scaled to it. None is what the weights were trained for.
+        image is scaled to it. None is what the weights were trained for.
     batch_size : int, default=32
         Images per pass. All passes have exactly this size, so that a row of features
         does not depend on the rows beside it. A CPU is given fewer where they are
@@ -211,7 +211,7 @@ class PretrainedFeatureExtractor(
             uint8, uint16 or float arrays `(n, h, w)`, `(n, h, w, c)`, `(n, c, h, w)`;
             rows `(n, n_pixels)`; a list, array, Series or one-column frame of paths,
             PIL images or encoded `bytes`; torch tensors. Sizes may differ from those
-            seen in `fit`, and among listed pictures.
+            seen in `fit`, and among listed images.
 
         Returns
         -------

@@ -147,7 +147,7 @@ def make(tiny_network):
 
 @pytest.fixture(scope="session")
 def make_comparison():
-    """Make what a picture or a page reads of a comparison.
+    """Make what an image or a page reads of a comparison.
 
     `scores` is {contender: scores of shape (n_sizes, n_folds)}, NaN where it failed.
     """

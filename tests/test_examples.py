@@ -12,8 +12,6 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 EXAMPLES = sorted((REPOSITORY / "examples").glob("*.py"))
-# They make the weights that the package ships: a long and rare job, not one question.
-MAKERS = {"letters", "make_sktl_mini"}
 HARMLESS = ast.Import | ast.ImportFrom | ast.Assign | ast.FunctionDef | ast.ClassDef
 
 
@@ -33,14 +31,14 @@ def example(request):
 def test_example_is_short_and_in_cells(example):
     lines = example.read_text("utf-8").splitlines()
     assert sum(line.startswith("# %%") for line in lines) >= 4
-    assert 60 <= len(lines) <= 120 or example.stem in MAKERS
+    assert 60 <= len(lines) <= 120
 
 
 def test_example_says_what_it_asks_and_how_long_it_takes(example):
     docstring = ast.get_docstring(ast.parse(example.read_text("utf-8")))
     assert docstring.splitlines()[0].endswith(".")
     has_time = re.search(r"\bminutes? on two cores\b", " ".join(docstring.split()))
-    assert has_time or example.stem in MAKERS
+    assert has_time
 
 
 def test_example_runs_nothing_when_imported(example):
@@ -55,7 +53,7 @@ def test_ci_runs_every_example():
     assert "for example in examples/*.py; do" in ci
     skipped = re.findall(r"examples/(\w+)\.py\) continue", ci)
     without = [name for name in skipped if f"python examples/{name}.py" not in ci]
-    assert without == ["make_sktl_mini"]
+    assert without == []
 
 
 @pytest.mark.slow
@@ -74,8 +72,8 @@ def test_misled_network_hurts_and_the_example_says_so():
 
 
 @pytest.mark.slow
-def test_pictures_and_numbers_of_the_example_add_to_each_other():
-    report = load("add_pictures_to_table").compare()
+def test_images_and_numbers_of_the_example_add_to_each_other():
+    report = load("add_images_to_table").compare()
     print(report)
-    for alone in ("numbers only", "picture only"):
+    for alone in ("numbers only", "image only"):
         assert report.gain("both", over=alone).low > 0.2

@@ -143,7 +143,7 @@ def test_block_runs_in_the_namespace_of_those_before():
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "benchmarks/README.md", "sktl/weights/sktl_mini.md"]
+    "page", ["README.md", "benchmarks/README.md", "sktl/_networks/weights/sktl_mini.md"]
 )
 def test_page_holds_no_placeholder(page):
     text = (REPOSITORY / page).read_text("utf-8")

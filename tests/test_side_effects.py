@@ -127,7 +127,7 @@ class World:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    return World(tmp_path_factory.mktemp("pictures"))
+    return World(tmp_path_factory.mktemp("images"))
 
 
 def probe(**params):
@@ -254,7 +254,7 @@ RAISING_CALLS = {
     "compare_transfer, a missing file": lambda w: compare_transfer(
         w.bad, w.y, contenders(), cv=2
     ),
-    "check_images, one picture": lambda w: check_images(w.paths[0]),
+    "check_images, one image": lambda w: check_images(w.paths[0]),
     "layer_names, no such name": lambda w: layer_names("resnet"),
     "layer_names, not traceable": lambda w: layer_names(torch.nn.ReLU()),
     "cache_info, no store": lambda w: cache_info(3),

@@ -526,7 +526,7 @@ SHAPES = [
         r"image_shape=\(-1, -1\) must be .*at most one of them -1",
     ),
     (
-        "image_shape of other pictures",
+        "image_shape of other images",
         extract(image_shape=(8, 8)),
         ImageLayoutError,
         r"X has shape \(6, 12, 12, 3\).*image_shape=\(8, 8\). Give image_shape=None",
@@ -562,13 +562,13 @@ SHAPES = [
         r"X has shape \(2, 2, 8, 8, 3\); accepted are \(n, h, w\), \(n, h, w, c\)",
     ),
     (
-        "one colour picture",
+        "one colour image",
         extract(lambda d: d.photos[0]),
         ImageLayoutError,
         r"X has shape \(12, 12, 3\): one .*Pass X\[None\].*image_shape=\(12, 3\)",
     ),
     (
-        "one grey picture",
+        "one grey image",
         extract(np.zeros((30, 20))),
         ImageLayoutError,
         r"X has 20 columns.*Pass image_shape",
@@ -606,30 +606,30 @@ SHAPES = [
 ]
 
 IMAGES = [
-    ("a path", extract("good"), TypeError, r"X is one picture \('.*pass a list.*\[X\]"),
+    ("a path", extract("good"), TypeError, r"X is one image \('.*pass a list.*\[X\]"),
     (
         "a folder",
         extract(lambda d: d.folder),
         TypeError,
-        r"X is one picture \(PosixPath|WindowsPath.*pass a list of pictures, \[X\]",
+        r"X is one image \(PosixPath|WindowsPath.*pass a list of images, \[X\]",
     ),
     (
         "a PIL image",
         extract(Image.new("RGB", (8, 8))),
         TypeError,
-        r"X is one picture \(<PIL.*pass a list of pictures, \[X\]",
+        r"X is one image \(<PIL.*pass a list of images, \[X\]",
     ),
     (
         "encoded bytes",
         extract(b"\x89PNG"),
         TypeError,
-        r"X is one picture \(b'.*pass a list of pictures, \[X\]",
+        r"X is one image \(b'.*pass a list of images, \[X\]",
     ),
     (
         "check_images of a folder",
         lambda d: check_images(d.folder),
         TypeError,
-        r"X is one picture .*pass a list of pictures, \[X\]",
+        r"X is one image .*pass a list of images, \[X\]",
     ),
     (
         "None",
@@ -710,7 +710,7 @@ IMAGES = [
         "text file",
         extract(lambda d: [d.text]),
         ImageReadError,
-        r"row 0: .*text.png: is no picture .* begins with b'hello world'\nRepair these",
+        r"row 0: .*text.png: is no image .* begins with b'hello world'\nRepair these",
     ),
     (
         "empty file",

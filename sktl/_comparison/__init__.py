@@ -1,0 +1,1 @@
+"""Contenders as a table, and what it says of transfer."""

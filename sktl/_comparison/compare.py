@@ -1,0 +1,421 @@
+"""`compare_transfer`: every contender on the same folds, in one table. Numbers only."""
+
+import platform
+from importlib.metadata import version
+from os import PathLike
+
+import numpy as np
+from sklearn.base import clone
+from sklearn.metrics import get_scorer
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_consistent_length
+from tqdm import tqdm
+
+from sktl._comparison.contenders import check_contenders
+from sktl._comparison.findings import Findings, gain
+from sktl._comparison.trials import (
+    make_splits,
+    run_trials,
+    scoring_name,
+    share_passes,
+    shrink,
+    summarize,
+)
+from sktl._display.comparison import TransferComparisonDisplay
+from sktl._display.html import write_html
+from sktl._training.labels import check_labels, list_classes
+
+# What the numbers may depend on.
+PACKAGES = ("sktl", "scikit-learn", "skorch", "torch", "torchvision", "numpy")
+
+
+class TransferComparison:
+    """Scores of several contenders on the same splits, and what they say of transfer.
+
+    Made by `compare_transfer`; `print` shows it as a table with the findings below.
+
+    Parameters
+    ----------
+    results : dict of str to ndarray
+        As `results_`.
+    scoring : str
+        What the scores are.
+    effects, indicators : dict of str to ndarray or None, default=None
+        As the attributes.
+    curves : dict of str to list of dict or None, default=None
+        As `curves_`.
+    findings : sequence of str, default=()
+        As `findings_`.
+    parameters, versions : dict of str to str or None, default=None
+        As the attributes.
+
+    Attributes
+    ----------
+    results_ : dict of str to ndarray
+        One entry per contender and training size in each array, sizes in increasing
+        order: `contender`, `train_size` and `test_size` (rows; where splits differ, the
+        most),
+        `split<i>_test_score` for each split, `mean_test_score`, `se_test_score`
+        (standard error of the mean as if splits were independent, which is too small:
+        see Notes), `mean_fit_time` and `mean_score_time` (seconds per split), `error`
+        (the first failure, or ""). Where a split failed its score is NaN, and so are
+        mean and standard error: a mean over fewer splits would not compare.
+    scoring_ : str
+        What the scores are; more is better.
+    n_splits_ : int
+        Number of splits.
+    effects_ : dict of str to ndarray
+        What transfer does: one entry per pretrained contender that has a twin, at the
+        largest training size. `contender`, `twin`, `kind` ("untrained": the same on
+        features of random weights; "from scratch": the same network trained from
+        random weights), `difference` (mean over splits, positive where transfer
+        helps), `low` and `high` (95 % interval), `p_value`.
+    indicators_ : dict of str to ndarray
+        The three classic indicators of a transfer, at the largest training size, each
+        with a 95 % interval: `indicator`, `contender`, `reference`, `value`, `low`,
+        `high`. "score of frozen features" is what the transferred knowledge alone is
+        worth; "epochs to ..." and "seconds to the score from scratch" how soon a
+        network is as good as the reference is in the end on the same split (NaN if it
+        never is on one of them; a row for the reference itself is there to compare);
+        "gain over from scratch" is the difference of the final scores.
+    curves_ : dict of str to list of dict of str to ndarray
+        For each network that is trained by epochs, at the largest training size, and
+        each split: `epoch` (0 is before the first), `seconds` of the fit up to there,
+        and the `score` on the test part. Empty where the split failed.
+    findings_ : list of str
+        Short sentences: where transfer hurts, where it helps, from which size on it
+        makes no clear difference, who failed.
+    parameters_ : dict of str to str
+        What was compared, and how.
+    versions_ : dict of str to str
+        Of the packages that the numbers may depend on.
+
+    See Also
+    --------
+    compare_transfer : Makes one.
+    TransferComparisonDisplay : Draws one.
+
+    Notes
+    -----
+    Intervals and p-values are those of the corrected resampled t-test, which allows for
+    training parts that overlap: Nadeau & Bengio, Machine Learning 52, 2003; Bouckaert &
+    Frank, PAKDD 2004. Where two contenders are equally good, p < 0.05 comes up in at
+    most about 5 % of comparisons: in 5 % where differences on two splits are as
+    correlated as the test assumes, and in 1 to 2 % where they are independent, as those
+    of one model under two seeds are. So a clear difference is one, but small ones are
+    missed. (A number as a contender's own `random_state` is held on all splits, and its
+    luck is taken for a difference.) That is for each difference alone: among many, some
+    are clear by chance.
+    Differences that are the same on all splits have an interval of length 0, and p = 1
+    if they are zero, else p = 0.
+
+    The indicators: Torrey & Shavlik, Transfer Learning, Handbook of Research on Machine
+    Learning Applications, 2009.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sktl import TransferComparison
+    >>> print(TransferComparison(
+    ...     {"contender": np.array(["raw pixels"], dtype=object),
+    ...      "train_size": np.array([80]),
+    ...      "split0_test_score": np.array([0.7]),
+    ...      "split1_test_score": np.array([0.8]),
+    ...      "mean_test_score": np.array([0.75]),
+    ...      "se_test_score": np.array([0.05]),
+    ...      "mean_fit_time": np.array([0.1]),
+    ...      "mean_score_time": np.array([0.0]),
+    ...      "error": np.array([""], dtype=object)},
+    ...     scoring="accuracy"))
+    contender   accuracy     se  fit seconds
+    raw pixels     0.750  0.050         0.10
+    """
+
+    def __init__(
+        self,
+        results,
+        scoring,
+        *,
+        effects=None,
+        indicators=None,
+        curves=None,
+        findings=(),
+        parameters=None,
+        versions=None,
+    ):
+        self.results_ = results
+        self.scoring_ = scoring
+        self.n_splits_ = sum(name.startswith("split") for name in results)
+        self.effects_ = effects or {}
+        self.indicators_ = indicators or {}
+        self.curves_ = curves or {}
+        self.findings_ = list(findings)
+        self.parameters_ = parameters or {}
+        self.versions_ = versions or {}
+
+    def to_frame(self):
+        """Return `results_` as a pandas DataFrame, a row per contender and size.
+
+        Returns
+        -------
+        frame : pandas.DataFrame
+            Indexed by contender, and by training size if there are several. Needs
+            pandas.
+        """
+        import pandas as pd
+
+        index = ["contender", "train_size"] if self._has_sizes() else "contender"
+        return pd.DataFrame(self.results_).set_index(index)
+
+    def gain(self, contender, over):
+        """Estimate how far a contender is ahead of another on the same splits.
+
+        Parameters
+        ----------
+        contender, over : str
+            Two names of contenders.
+
+        Returns
+        -------
+        gain : Estimate
+            A tuple of `mean`, `low` and `high` (95 % interval) and `p_value` of the
+            difference at the largest training size, by the corrected resampled t-test.
+
+        Raises
+        ------
+        ValueError
+            If there is no contender of that name.
+        """
+        names = list(dict.fromkeys(self.results_["contender"]))
+        for name in (contender, over):
+            if name not in names:
+                raise ValueError(
+                    f"{name!r} is no contender. These are: "
+                    f"{', '.join(map(repr, names))}."
+                )
+        return gain(self.results_, contender, over)
+
+    def plot(self, ax=None):
+        """Draw mean scores with their standard errors.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes or None, default=None
+            None makes a new figure. Needs matplotlib.
+
+        Returns
+        -------
+        display : TransferComparisonDisplay
+        """
+        return TransferComparisonDisplay.from_results(self).plot(ax=ax)
+
+    def save_html(self, path):
+        """Save one self-contained page: findings, tables, plots, and what was compared.
+
+        It opens from disk, without a network. Needs matplotlib.
+
+        Parameters
+        ----------
+        path : path-like
+            A file that is there is replaced.
+        """
+        write_html(self, path)
+
+    def __str__(self):
+        table = self._table()
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        lines = [
+            "  ".join(
+                # Text to the left, numbers to the right.
+                cell.rjust(width) if i else cell.ljust(width)
+                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            )
+            for row in table
+        ]
+        return "\n".join([*lines, *([""] if self.findings_ else []), *self.findings_])
+
+    __repr__ = __str__
+
+    def _table(self):
+        """The table as rows of text, the titles first."""
+        names = ("mean_test_score", "se_test_score", "mean_fit_time")
+        columns = [map(str, self.results_["contender"])]
+        titles = ["contender"]
+        if self._has_sizes():
+            columns.append(map(str, self.results_["train_size"]))
+            titles.append("rows")
+        for name, digits in zip(names, (3, 3, 2), strict=True):
+            columns.append([_number(x, digits) for x in self.results_[name]])
+        titles += [f"{self.scoring_:>8}", "   se", "fit seconds"]
+        return [titles, *zip(*columns, strict=True)]
+
+    def _has_sizes(self):
+        names = self.results_["contender"]
+        return len(set(names)) < len(names)
+
+
+def _number(value, digits):
+    return "failed" if np.isnan(value) else f"{value:.{digits}f}"
+
+
+def compare_transfer(
+    X,
+    y,
+    contenders="default",
+    *,
+    backbone="sktl_mini",
+    cv=5,
+    scoring=None,
+    train_sizes=None,
+    groups=None,
+    n_jobs=None,
+    random_state=None,
+    verbose=0,
+):
+    """Compare transfer with training from scratch and with classical models.
+
+    Every contender is fitted and scored on the same splits. The images pass the frozen
+    network once for all of them. Where a contender fails on a split, its row says so,
+    and the others go on.
+
+    Parameters
+    ----------
+    X : array-like or sequence of images
+        In any form that `PretrainedFeatureExtractor.transform` takes; or a table, for
+        contenders that choose its columns.
+    y : array-like of shape (n_samples,)
+        Labels.
+    contenders : "default" or dict of str to estimator, default="default"
+        What is compared. `"default"`: the most frequent class; logistic regression on
+        raw pixels; logistic regression on features of the untrained network; logistic
+        regression, SVM and gradient boosting on frozen features; the fine-tuned
+        network; the same network from scratch.
+    backbone : str, torch.nn.Module, extractor or dict, default="sktl_mini"
+        The network of the default contenders. A `PretrainedFeatureExtractor` brings
+        its own `weights`, `image_size`, `image_shape`, `cache` and so on, which all
+        contenders take over. A dict of label to one of these puts several networks
+        side by side; `BackboneRanking.best` gives such a dict.
+    cv : int, splitter or iterable of splits, default=5
+        An int means stratified folds in the order of `X`; with `groups`, folds that
+        keep groups together. Two splits or more.
+    scoring : str, callable or None, default=None
+        One score, where more is better; None is accuracy.
+    train_sizes : sequence of int or float, or None, default=None
+        Learning curves: every contender is fitted on so many rows of each training
+        part, or, for floats, on such shares of the smallest; in rising order. Larger
+        subsets contain smaller ones, and each holds the classes in their shares. None
+        is one size, all rows.
+    groups : array-like of shape (n_samples,) or None, default=None
+        Given to the splitter: rows of one group stay together.
+    n_jobs : int or None, default=None
+        Splits run at the same time. More processes need `cache=<directory>` to share
+        features.
+    random_state : int, RandomState instance or None, default=None
+        Decides the subsets of `train_sizes`, and what every part of a contender gets
+        that has a `random_state` of None: a number per split, the same for all
+        contenders. So no seed's luck is common to all splits, which no interval would
+        allow for.
+    verbose : int, default=0
+        Positive values show a progress bar.
+
+    Returns
+    -------
+    comparison : TransferComparison
+
+    Raises
+    ------
+    TypeError
+        If `X` is one name.
+    ValueError
+        Before anything is fitted: if `contenders` is neither "default" nor a dict of
+        estimators with names; `y` holds one class, or no class with as many rows as
+        there are folds; there are fewer than two splits; `train_sizes` do not increase,
+        or do not fit; `scoring` is not known.
+    UnknownBackboneError, WeightsNotAvailableError
+        If there is no such `backbone`, or its weights cannot be had.
+    Exception
+        If every contender fails on every split: the first failure, with a note that
+        names the contender.
+
+    Notes
+    -----
+    Time: one pass of all images through each network, and the fits. The pass comes
+    first, so that all contenders find what they need in the store; fit seconds are
+    without it, and `parameters_` has its own. That holds for contenders that read `X`
+    themselves or by the first step of a pipeline, and keep what they compute (`cache`,
+    which has to be a directory where `n_jobs` starts processes). Networks that are
+    trained by epochs are scored after each epoch; their fit seconds are without that
+    too. Only classifiers that stand alone are watched so, not those at the end of a
+    pipeline.
+
+    Twins are found by comparing parameters. A contender that reads frozen features is
+    paired with the one in which only the extractor's `weights=None` differs; a
+    fine-tuned `FineTunedCNNClassifier` with one on the same `backbone` that begins with
+    random weights. Contenders without a twin have no row in `effects_`.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sktl import PretrainedFeatureExtractor, compare_transfer
+    >>> X, y = load_digits(return_X_y=True)
+    >>> def classify(features):
+    ...     return make_pipeline(features, LogisticRegression(max_iter=1000))
+    >>> report = compare_transfer(X[:200], y[:200], {
+    ...     "frozen features": classify(PretrainedFeatureExtractor()),
+    ...     "untrained network": classify(PretrainedFeatureExtractor(weights=None)),
+    ... })
+    >>> report.results_["mean_test_score"].shape
+    (2,)
+    >>> report.effects_["difference"] > 0
+    array([ True])
+    """
+    if isinstance(X, str | bytes | PathLike):
+        raise TypeError(f"X={X!r} is one name; pass a list of images, one per label.")
+    check_consistent_length(X, y)
+    y = check_labels(y)
+    classes = list_classes(y)
+    contenders = check_contenders(contenders, backbone)
+    scorer = get_scorer("accuracy" if scoring is None else scoring)
+    given = np.random.RandomState() if random_state is None else random_state
+    rng = check_random_state(given)
+    splits = make_splits(X, y, cv, groups)
+    seeds = [None] * len(splits)
+    if random_state is not None:
+        seeds = rng.randint(2**31, size=len(seeds)).tolist()
+    splits = shrink(splits, y, train_sizes, rng)
+    # All of them before the first is fitted: what is no estimator is refused here.
+    clones = {name: clone(contender) for name, contender in contenders.items()}
+    seconds = share_passes(contenders, X, splits, n_jobs)
+    trials = {}
+    with tqdm(clones.items(), disable=not verbose, unit="contender") as bar:
+        for name, contender in bar:
+            bar.set_description(name)
+            trials[name] = run_trials(contender, X, y, splits, seeds, scorer, n_jobs)
+    results, curves = summarize(trials, splits)
+    findings = Findings(results, curves, contenders)
+    parameters = {
+        "rows": str(len(y)),
+        "classes": str(len(classes)),
+        "cv": repr(cv),
+        "scoring": scoring_name(scoring),
+        "train_sizes": repr(train_sizes),
+        "random_state": repr(random_state),
+        "seconds of the passes": f"{seconds:.2f}",
+    }
+    return TransferComparison(
+        results,
+        scoring_name(scoring),
+        effects=findings.effects(),
+        indicators=findings.indicators(),
+        curves=curves,
+        findings=findings.sentences(),
+        parameters=parameters | {name: repr(c) for name, c in contenders.items()},
+        versions=_versions(),
+    )
+
+
+def _versions():
+    versions = {package: version(package) for package in PACKAGES}
+    return {"python": platform.python_version()} | versions

@@ -1,0 +1,96 @@
+"""What a network scores on held-out images before the first epoch and after each."""
+
+import time
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+from skorch.callbacks import Callback
+
+
+class ScoreCurve(Callback):
+    """Note a net's score on other rows as it is trained; training does not change.
+
+    Parameters
+    ----------
+    scorer : callable
+        As scikit-learn's: of estimator, X and y.
+    X, y : rows and labels to score
+
+    Attributes
+    ----------
+    seconds_outside_ : float
+        What the scoring took.
+    """
+
+    seconds_outside_ = 0.0
+
+    def __init__(self, scorer, X, y):
+        self.scorer = scorer
+        self.X = X
+        self.y = y
+
+    def initialize(self):
+        """Start the clock: a fit begins. A `refit` in it goes on with the same."""
+        if not hasattr(self, "start_"):
+            self.start_ = time.perf_counter()
+        return self
+
+    def on_train_begin(self, net, **kwargs):
+        """Forget an earlier training of the same fit."""
+        self.seconds_, self.scores_ = [], []
+
+    def on_epoch_begin(self, net, **kwargs):
+        """Note the network as it begins; where the head is solved, that is done."""
+        if not self.scores_:
+            self._note(net)
+
+    def on_epoch_end(self, net, **kwargs):
+        """Note the network after an epoch."""
+        self._note(net)
+
+    def points(self):
+        """Return the curve.
+
+        Returns
+        -------
+        curve : dict of str to ndarray
+            `epoch` (0 is before the first), `seconds` (of the fit up to there, without
+            the scoring) and `score`.
+        """
+        return {
+            "epoch": np.arange(len(self.scores_)),
+            "seconds": np.array(self.seconds_),
+            "score": np.array(self.scores_),
+        }
+
+    def _note(self, net):
+        now = time.perf_counter()
+        self.seconds_.append(now - self.start_ - self.seconds_outside_)
+        if not self.scores_:
+            self.rows_ = net.get_dataset(self.X)  # passes the frozen part once
+        snapshot = _Snapshot(net, self.X, self.rows_)
+        self.scores_.append(self.scorer(snapshot, self.X, self.y))
+        self.seconds_outside_ += time.perf_counter() - now
+
+
+class _Snapshot(ClassifierMixin, BaseEstimator):
+    """The classifier that a net is so far; rows it has met are not opened again."""
+
+    def __init__(self, net, X, rows):
+        self.net, self.X, self.rows = net, X, rows
+        self.classes_ = net.classes_
+
+    def predict(self, X):
+        return self.classes_[self.predict_proba(X).argmax(axis=1)]
+
+    def predict_proba(self, X):
+        return self.net.predict_proba(self._rows(X))
+
+    def decision_function(self, X):
+        return self.net.decision_function(self._rows(X))
+
+    def __sklearn_is_fitted__(self):
+        return True
+
+    def _rows(self, X):
+        return self.rows if X is self.X else X

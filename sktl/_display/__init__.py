@@ -1,0 +1,1 @@
+"""Numbers as plots and pages; reads results only."""

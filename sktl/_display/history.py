@@ -1,0 +1,244 @@
+"""Drawing of a training, epoch by epoch. Matplotlib only inside `plot`."""
+
+from numbers import Real
+
+import numpy as np
+from sklearn.exceptions import NotFittedError
+
+from sktl._display.comparison import line_look, load_pyplot
+
+LOSSES = ("train_loss", "valid_loss")
+
+
+class TrainingHistoryDisplay:
+    """Losses and scores over the epochs of a training, with its phases.
+
+    Use `from_estimator` or `from_history` to make one.
+
+    Parameters
+    ----------
+    losses : dict of str to ndarray of shape (n_epochs,)
+        NaN where an epoch recorded none.
+    scores : dict of str to ndarray of shape (n_epochs,)
+        Drawn on axes of their own; may be empty.
+    phases : sequence of str or None, of shape (n_epochs,)
+        What was trained in each epoch; None where it went on as before.
+
+    Attributes
+    ----------
+    ax_ : matplotlib.axes.Axes
+        The axes of the losses.
+    score_ax_ : matplotlib.axes.Axes or None
+        The axes of the scores, below; None without scores.
+    figure_ : matplotlib.figure.Figure
+
+    Examples
+    --------
+    >>> from sktl import TrainingHistoryDisplay
+    >>> history = [
+    ...     {"train_loss": 0.9, "valid_loss": 0.8, "phase": "probe"},
+    ...     {"train_loss": 0.5, "valid_loss": 0.7, "phase": "unfreeze layer4"},
+    ... ]
+    >>> display = TrainingHistoryDisplay.from_history(history)
+    >>> display.losses["valid_loss"]
+    array([0.8, 0.7])
+    """
+
+    def __init__(self, losses, scores, phases):
+        self.losses = losses
+        self.scores = scores
+        self.phases = list(phases)
+
+    @classmethod
+    def from_estimator(cls, estimator, *, scores=None, ax=None):
+        """Draw the training of a net.
+
+        Parameters
+        ----------
+        estimator : skorch.NeuralNet
+            A fitted one; of a pipeline, the last step.
+        scores : str, list of str or None, default=None
+            As in `from_history`.
+        ax : matplotlib.axes.Axes or None, default=None
+            As in `plot`.
+
+        Returns
+        -------
+        display : TrainingHistoryDisplay
+
+        Raises
+        ------
+        NotFittedError
+            If the net has not been trained.
+        ValueError
+            If there was nothing to record: `strategy="linear_probe"` has no epochs.
+        """
+        name = type(estimator).__name__
+        if not hasattr(estimator, "history"):
+            raise ValueError(
+                f"estimator is of type {name}, which has no history of a training. "
+                "Pass a fitted skorch net: of a pipeline the last step, of a search "
+                "its best_estimator_."
+            )
+        if estimator.history is None:
+            raise NotFittedError(
+                f"This {name} instance is not fitted yet. Call 'fit' with appropriate "
+                "arguments before drawing its history."
+            )
+        return cls.from_history(estimator.history, scores=scores, ax=ax)
+
+    @classmethod
+    def from_history(cls, history, *, scores=None, ax=None):
+        """Draw the history of a net.
+
+        Parameters
+        ----------
+        history : skorch.history.History or list of dict
+            One row per epoch; rows may lack any of the columns. A column `phase` says
+            what was trained.
+        scores : str, list of str or None, default=None
+            Columns of numbers to draw besides the losses. None takes those beside
+            which there is a column with `_best` at the end of its name, as skorch's
+            scoring callbacks write it.
+        ax : matplotlib.axes.Axes or None, default=None
+            As in `plot`.
+
+        Returns
+        -------
+        display : TrainingHistoryDisplay
+
+        Raises
+        ------
+        ValueError
+            If no epoch has a loss, or a score is no column of numbers.
+        """
+        rows = list(history)
+        columns = _number_columns(rows)
+        losses = [name for name in LOSSES if name in columns]
+        if not losses:
+            raise ValueError(
+                f"The history has {len(rows)} epochs and no losses in them: there is "
+                "nothing to draw. strategy='linear_probe' is solved without epochs; "
+                "any other net has to be trained for one or more."
+            )
+        if scores is None:
+            names = {name for row in rows for name in row}
+            scores = [n for n in columns if n not in LOSSES and f"{n}_best" in names]
+        scores = [scores] if isinstance(scores, str) else scores
+        for name in scores:
+            if name not in columns:
+                raise ValueError(
+                    f"scores={scores!r}: {name!r} is no column of numbers in this "
+                    f"history. These are: {', '.join(map(repr, columns))}."
+                )
+        display = cls(
+            {name: columns[name] for name in losses},
+            {name: columns[name] for name in scores},
+            [row.get("phase") for row in rows],
+        )
+        return display.plot(ax=ax)
+
+    def plot(self, ax=None):
+        """Draw the losses, below them the scores, and lines where a phase begins.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes or None, default=None
+            Scores, if there are any, get the lower half of its place. The names of
+            phases stand above it: a figure with `layout="constrained"` makes room for
+            them. None makes a new figure.
+
+        Returns
+        -------
+        self : TrainingHistoryDisplay
+        """
+        starts = self._phase_starts()
+        if ax is None:
+            height = (5 if self.scores else 3) + 0.15 * len(starts)
+            _, ax = load_pyplot().subplots(figsize=(7, height), layout="constrained")
+        self.ax_ = ax
+        self.score_ax_ = _axes_below(ax) if self.scores else None
+        self.figure_ = ax.figure
+        _draw_curves(ax, self.losses, "loss", first_style=0)
+        if self.scores:
+            ax.tick_params(labelbottom=False)
+            label = next(iter(self.scores)) if len(self.scores) == 1 else "score"
+            _draw_curves(self.score_ax_, self.scores, label, len(self.losses))
+        lowest = self.score_ax_ or ax
+        lowest.set_xlabel("epoch")
+        lowest.locator_params(axis="x", integer=True, min_n_ticks=1)
+        lowest.set_xlim(0.5, len(self.phases) + 0.5)
+        self._mark_phases(starts)
+        return self
+
+    def _phase_starts(self):
+        starts = []
+        for epoch, phase in enumerate(self.phases, start=1):
+            if phase is not None and (not starts or phase != starts[-1][1]):
+                starts.append((epoch, phase))
+        return starts
+
+    def _mark_phases(self, starts):
+        """Draw a line where a phase starts, with its name on top like a flag.
+
+        Each flag flies lower than the one before, so that neither names nor lines meet,
+        whatever the width of the figure and the length of the phases.
+        """
+        grey = {"color": "0.6", "linewidth": 0.8}
+        # From the top of the axes to the top of the name, not only to its corner.
+        pole = grey | {"arrowstyle": "-", "relpos": (0, 1), "patchA": None}
+        pole |= {"shrinkA": 0, "shrinkB": 0}
+        for row, (epoch, phase) in enumerate(reversed(starts)):
+            x = epoch - 0.5
+            for ax in filter(None, (self.ax_, self.score_ax_)):
+                ax.axvline(x, zorder=0, **grey)
+            self.ax_.annotate(
+                f" {phase}",
+                (x, 1),
+                xycoords=self.ax_.get_xaxis_transform(),
+                xytext=(0, 3 + 11 * row),
+                textcoords="offset points",
+                fontsize=8,  # points; a row has 11
+                arrowprops=pole,
+            )
+
+
+def _number_columns(rows):
+    """{name: ndarray of shape (n_rows,)} of the columns that hold a finite number."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = {
+        name: np.array([_number(row.get(name)) for row in rows]) for name in names
+    }
+    return {name: c for name, c in columns.items() if np.isfinite(c).any()}
+
+
+def _number(value):
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    return float(value) if is_number else np.nan
+
+
+def _axes_below(ax):
+    """Give the lower half of the place of `ax` to new axes."""
+    place = ax.get_subplotspec()
+    if place is None:
+        raise ValueError(
+            "ax has no place in a grid that losses and scores could share. Make it by "
+            "plt.subplots, or pass scores=[]."
+        )
+    upper, lower = place.subgridspec(2, 1)
+    ax.set_subplotspec(upper)
+    return ax.figure.add_subplot(lower, sharex=ax)
+
+
+def _draw_curves(ax, curves, label, first_style):
+    for i, (name, values) in enumerate(curves.items(), start=first_style):
+        known = np.isfinite(values)
+        ax.plot(
+            np.arange(1, len(values) + 1)[known],
+            values[known],
+            marker=".",
+            label=name,
+            **line_look(i),
+        )
+    ax.set_ylabel(label)
+    ax.legend()

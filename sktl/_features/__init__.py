@@ -1,0 +1,1 @@
+"""Images as activations of a frozen prefix, each computed once."""

@@ -1,0 +1,353 @@
+"""Feature store: arrays kept under 32-byte keys, in memory or in a directory.
+
+It knows nothing of images or networks. The rules:
+
+* An entry never changes; the first value stored under a key wins.
+* A reader gets a whole, checked entry or a miss. Arrays come back read-only, over
+  immutable bytes, so nothing that is done to them can reach the store.
+* Trouble with a directory (full disk, damaged file, no permission) costs time, never
+  a number: `get` misses, `put` warns once for a call site, and both go on.
+* Nothing in it can run: numbers as raw bytes, never pickle.
+"""
+
+import atexit
+import hashlib
+import json
+import math
+import os
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from sktl._features.sqlite import Database
+
+# Half a million rows of 512 float32, and little beside torch and a network.
+_DEFAULT_MEMORY_BYTES = 2**30
+# What Python keeps beside the numbers of an entry: two objects, the key, two slots.
+_BYTES_PER_ENTRY = 320
+
+
+class CacheInfo(NamedTuple):
+    """What a feature store did in this process, and what it holds.
+
+    Attributes
+    ----------
+    hits, misses : int
+        Keys this process asked for that were found, and that were not.
+    computed : int
+        Values this process computed and handed to the store.
+    entries : int
+        Values held now.
+    bytes : int
+        What they take: memory with bookkeeping (about 320 bytes an entry), or the
+        size of the files.
+    max_bytes : int or None
+        Bound on `bytes`; None where there is none, as for a directory.
+    """
+
+    hits: int
+    misses: int
+    computed: int
+    entries: int
+    bytes: int
+    max_bytes: int | None
+
+
+class Store:
+    """One per name and process: counts and locks, and leaves keeping to its `shelf`."""
+
+    def __init__(self, cache, shelf):
+        self._cache = cache
+        self._shelf = shelf
+        self.reset()
+
+    def reset(self):
+        """Count from zero."""
+        self._hits = self._misses = self._computed = 0
+
+    def __reduce__(self):
+        # Elsewhere it is the store of that name in that process.
+        return open_store, (self._cache,)
+
+    def get(self, keys, again=False):
+        """Look `keys` up: a dict of read-only arrays, from which misses are absent.
+
+        Keys that were missed and are asked for `again` are not counted twice.
+        """
+        with _lock:
+            found = self._shelf.read(keys)
+            n_hits = sum(key in found for key in keys)
+            self._hits += n_hits
+            self._misses -= n_hits if again else n_hits - len(keys)
+        return found
+
+    def put(self, items):
+        """Keep the arrays of the dict `items`, each unless its key has one already."""
+        for value in items.values():
+            if not (isinstance(value, np.ndarray) and value.dtype.kind in "biufc"):
+                raise TypeError(f"The store keeps numeric arrays, not {value!r}.")
+        with _lock:
+            self._computed += len(items)
+            self._shelf.write(items)
+
+    @property
+    def is_shared(self):
+        """Whether other processes use it too, so that claims make sense."""
+        return isinstance(self._shelf, Database)
+
+    def claim(self, keys, owner, void=()):
+        """Claim `keys`; return who has the others, as a dict key -> (owner, beat).
+
+        What the owners in `void` had claimed is free. `refresh` changes the beat.
+        """
+        with _lock:
+            return self._shelf.claim(keys, owner, void)
+
+    def refresh(self, owner):
+        with _lock:
+            self._shelf.refresh(owner)
+
+    def disclaim(self, keys, owner):
+        with _lock:
+            self._shelf.disclaim(keys, owner)
+
+    def info(self):
+        with _lock:
+            counts = self._hits, self._misses, self._computed
+            return CacheInfo(*counts, *self._shelf.size(), self._shelf.max_bytes)
+
+    def clear(self):
+        with _lock:
+            self._shelf.clear()
+            self.reset()
+
+    def prune(self, max_bytes, older_than):
+        with _lock:
+            return self._shelf.prune(max_bytes, older_than)
+
+    def release(self):
+        """Close what can be opened again."""
+        with _lock:
+            self._shelf.close()
+
+
+class Memory:
+    """Shelf bounded in bytes; what was used least recently goes first.
+
+    A value larger than the bound is not kept, so a bound of 0 keeps nothing.
+    """
+
+    def __init__(self, max_bytes):
+        self.max_bytes = max_bytes
+        self.clear()
+
+    def clear(self):
+        self._entries = OrderedDict()
+        self._bytes = 0
+
+    def read(self, keys):
+        found = {}
+        for key in keys:
+            value = self._entries.get(key)
+            if value is not None:
+                self._entries.move_to_end(key)
+                found[key] = value.view()
+        return found
+
+    def write(self, items):
+        for key, value in items.items():
+            cost = value.nbytes + _BYTES_PER_ENTRY
+            if key in self._entries or cost > self.max_bytes:
+                continue
+            self._entries[key] = np.ndarray(value.shape, value.dtype, value.tobytes())
+            self._bytes += cost
+            while self._bytes > self.max_bytes:
+                _, oldest = self._entries.popitem(last=False)
+                self._bytes -= oldest.nbytes + _BYTES_PER_ENTRY
+
+    def size(self):
+        return len(self._entries), self._bytes
+
+    def prune(self, max_bytes, older_than):
+        raise ValueError(
+            "prune_cache is for directories. The memory store is bounded by the "
+            "environment variable SKTL_CACHE_BYTES; clear_cache empties it."
+        )
+
+    def close(self):
+        pass
+
+
+_stores = {}
+# One for all stores: forking takes it too, because a child inherits what threads hold
+# at that moment, SQLite's own locks included, and nobody is there to free them.
+_lock = threading.RLock()
+
+
+def open_store(cache):
+    """Return the store of that name, always the same one in a process.
+
+    Parameters
+    ----------
+    cache : "memory", str or Path of a directory, or None
+        `"memory"`: one per process, bounded. A directory: made when first needed,
+        shared by processes, not bounded (see `prune_cache`). None: nothing is kept,
+        only counted.
+    """
+    name = _resolve(cache)
+    with _lock:
+        if name not in _stores:
+            # A process that goes through many directories must not run out of files.
+            _release_all()
+            _stores[name] = Store(name, _make_shelf(name))
+        return _stores[name]
+
+
+def _resolve(cache):
+    if cache is None or (isinstance(cache, str) and cache == "memory"):
+        return cache
+    if not isinstance(cache, (str, Path)) or cache == "":
+        raise TypeError(
+            f"cache={cache!r} is not a feature store. Pass 'memory', the path of a "
+            "directory (str or pathlib.Path), or None to keep nothing."
+        )
+    return os.path.realpath(os.path.expanduser(cache))
+
+
+def _make_shelf(name):
+    if name is None:
+        return Memory(0)
+    return Memory(_memory_bytes()) if name == "memory" else Database(name)
+
+
+def _memory_bytes():
+    text = os.environ.get("SKTL_CACHE_BYTES", str(_DEFAULT_MEMORY_BYTES))
+    if not (text.isascii() and text.isdecimal()):
+        raise ValueError(
+            f"The environment variable SKTL_CACHE_BYTES={text!r} is not a number of "
+            "bytes. Set it to a whole number such as 2000000000, or unset it."
+        )
+    return int(text)
+
+
+def _release_all():
+    for store in _stores.values():
+        store.release()
+
+
+def _after_fork_in_child():
+    for store in _stores.values():
+        store.reset()
+    _lock.release()
+
+
+# Closing empties the write-ahead log of a directory and removes it. A process that is
+# killed leaves that to the next one.
+atexit.register(_release_all)
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(
+        before=_lock.acquire,
+        after_in_parent=_lock.release,
+        after_in_child=_after_fork_in_child,
+    )
+
+
+def cache_info(cache="memory"):
+    """Tell what a feature store did in this process, and what it holds.
+
+    Parameters
+    ----------
+    cache : "memory", str or Path of a directory, or None, default="memory"
+        As given to the estimators. A directory that does not exist is not made.
+
+    Returns
+    -------
+    info : CacheInfo
+        Named tuple of `hits`, `misses` and `computed` (in this process), `entries`,
+        `bytes` and `max_bytes`.
+    """
+    return open_store(cache).info()
+
+
+def clear_cache(cache="memory"):
+    """Empty a feature store and set its counters to zero.
+
+    Of a directory, only sktl's own files are removed, damaged ones too. Other
+    processes that use it go on with the empty one.
+
+    Parameters
+    ----------
+    cache : "memory", str or Path of a directory, or None, default="memory"
+        As given to the estimators.
+    """
+    open_store(cache).clear()
+
+
+def prune_cache(cache, *, max_bytes=None, older_than=None):
+    """Remove from a directory what was used least recently, and damaged files.
+
+    A directory has no bound of its own. The store in memory has: 1 GiB, or the
+    number of bytes in the environment variable `SKTL_CACHE_BYTES` when it is first
+    used.
+
+    Parameters
+    ----------
+    cache : str or Path of a directory
+        As given to the estimators.
+    max_bytes : int, default=None
+        Remove entries until the file is at most that large; an empty one takes
+        about 100 kB.
+    older_than : int, default=None
+        Remove entries that were last used more than that many days ago.
+
+    Returns
+    -------
+    n_removed : int
+        Number of entries removed.
+    """
+    for name, bound in [("max_bytes", max_bytes), ("older_than", older_than)]:
+        if bound is not None and (type(bound) is not int or bound < 0):
+            raise ValueError(f"{name}={bound!r} is not a whole number from 0 up.")
+    if max_bytes is None and older_than is None:
+        raise ValueError("Pass max_bytes (of the file) or older_than (days), or both.")
+    return open_store(cache).prune(max_bytes, older_than)
+
+
+def make_key(content, fingerprint):
+    """Join the digest of an image and that of what is computed from it to one key."""
+    length = len(content).to_bytes(8, "big")
+    return hashlib.sha256(b"sktl key 1\0" + length + content + fingerprint).digest()
+
+
+def fingerprint(fields):
+    """Digest `fields`, a dict of everything that decides a number.
+
+    By canonical JSON, so that equal fields give equal digests in every process.
+    What is not plain data is refused: its `repr` or `id` may differ between runs.
+    """
+    _check_plain(fields, "fields")
+    text = json.dumps(fields, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(b"sktl fingerprint 1\0" + text.encode()).digest()
+
+
+def _check_plain(value, where):
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if type(key) is not str:
+                raise TypeError(f"{where} has the key {key!r}; keys must be str.")
+            _check_plain(item, f"{where}[{key!r}]")
+    elif type(value) in (list, tuple):
+        for index, item in enumerate(value):
+            _check_plain(item, f"{where}[{index}]")
+    elif value is not None and type(value) not in (str, int, float, bool):
+        raise TypeError(
+            f"{where}={value!r} is no plain data: a fingerprint takes str, int, float, "
+            "bool, None, and lists and dicts of these."
+        )
+    elif type(value) is float and not math.isfinite(value):
+        raise TypeError(
+            f"{where}={value!r} has no canonical JSON; pass finite numbers."
+        )

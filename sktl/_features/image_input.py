@@ -1,0 +1,144 @@
+"""What both estimators share: how X becomes images, and images activations."""
+
+import os
+from numbers import Integral
+
+import torch
+from sklearn.base import clone
+from sklearn.utils._param_validation import (
+    Interval,
+    StrOptions,
+    validate_parameter_constraints,
+)
+from sklearn.utils.validation import _check_feature_names_in, validate_data
+
+from sktl._features.engine import make_engine
+from sktl._features.prefix import FrozenPrefix
+from sktl._images.forms import open_images
+from sktl._networks.backbones import load_backbone
+from sktl.exceptions import WeightsMismatchError
+
+PIXELS = Interval(Integral, 1, None, closed="left")
+
+# One table for the parameters that both estimators have.
+IMAGE_CONSTRAINTS = {
+    "backbone": [str, torch.nn.Module],
+    # Torchvision's weights are members of enums, one enum per network.
+    "weights": "no_validation",
+    "image_shape": [tuple, list, None],
+    "channels": [StrOptions({"auto", "last", "first"})],
+    "value_range": [StrOptions({"auto"}), tuple, list],
+    "image_size": [PIXELS, None],
+    "batch_size": [PIXELS],
+    "device": [str, torch.device],
+    "precision": [StrOptions({"auto", "float32", "bfloat16", "float16"})],
+    "cache": [str, os.PathLike, None],
+    "n_jobs": [
+        Interval(Integral, None, -1, closed="right"),
+        Interval(Integral, 1, None, closed="left"),
+        None,
+    ],
+    "verbose": ["verbose"],
+}
+
+
+class ImageInputMixin:
+    """Methods on the parameters of `IMAGE_CONSTRAINTS`.
+
+    An estimator says by `_frozen_outputs(network)` which pairs of cut and pooling it
+    asks of each image, once; and by `_images_per_batch()` how many pass together.
+    """
+
+    def _images_per_batch(self):
+        return self.batch_size
+
+    def _check_params(self):
+        """Check every parameter by scikit-learn's rules and in its words."""
+        validate_parameter_constraints(
+            self._parameter_constraints,
+            self.get_params(deep=False),
+            caller_name=type(self).__name__,
+        )
+
+    def _open_images(self, X, *, reset=False):
+        """Open `X` as images; `reset` learns what later calls are checked against."""
+        if reset:
+            # What an earlier fit learnt of columns; images may have none.
+            for name in ("n_features_in_", "feature_names_in_"):
+                vars(self).pop(name, None)
+        is_frame = hasattr(X, "columns")
+        if is_frame:
+            # Names come before content: a column that went astray would be "all NaN".
+            self._check_columns(X, reset)
+        learnt = {} if reset else {"learnt_range": self.value_range_, "fitted": True}
+        images = open_images(
+            X,
+            image_shape=self.image_shape,
+            channels=self.channels,
+            value_range=self.value_range,
+            **learnt,
+        )
+        if reset:
+            self.value_range_ = images.value_range
+        if images.n_columns is not None and not is_frame:
+            self._check_columns(X, reset)
+        return images
+
+    def _check_columns(self, X, reset):
+        """Set or check n_features_in_ and feature_names_in_."""
+        validate_data(self, X, reset=reset, skip_check_array=True)
+
+    def _load_backbone(self, **overrides):
+        """Load the network that the parameters name."""
+        asked = {"weights": self.weights, "image_size": self.image_size} | overrides
+        return load_backbone(self.backbone, **asked)
+
+    def _make_prefix(self, backbone, outputs):
+        """Build the function from images to what pairs of cut and pooling ask for."""
+        engine = make_engine(
+            self.device,
+            self.precision,
+            self._images_per_batch(),
+            backbone.preprocessing.geometry.crop,
+        )
+        cuts, poolings = zip(*outputs, strict=True)
+        return FrozenPrefix(
+            backbone,
+            cuts,
+            poolings,
+            engine,
+            cache=self.cache,
+            n_jobs=self.n_jobs,
+            verbose=self.verbose,
+        )
+
+    def _check_same_network(self, backbone):
+        if backbone.digest != self.network_digest_:
+            raise WeightsMismatchError(
+                f"backbone={backbone.name!r} is not the network that fit saw: its "
+                f"digest is {backbone.digest[:16]}..., then it was "
+                f"{self.network_digest_[:16]}.... Its weights or the version of torch "
+                "or torchvision changed; restore them, or fit again."
+            )
+
+    def _check_feature_names_in(self, input_features):
+        _check_feature_names_in(self, input_features, generate_names=False)
+
+
+def pass_once(readers, X):
+    """Pass images through a network once for all estimators that read it.
+
+    What each of them will ask for is in the store then.
+
+    Parameters
+    ----------
+    readers : sequence of ImageInputMixin
+        Of the same network, device, precision, batch size and cache, and unfitted.
+    X : array-like or sequence of images
+    """
+    reader = clone(readers[0])
+    backbone = reader._load_backbone()
+    outputs = [pair for r in readers for pair in r._frozen_outputs(backbone.network)]
+    if outputs:
+        prefix = reader._make_prefix(backbone, dict.fromkeys(outputs))
+        prefix(reader._open_images(X, reset=True))

@@ -1,0 +1,1 @@
+"""A name as a network in stages: backbones, weight files, cuts."""

@@ -1,0 +1,1 @@
+"""Which network, and which of its layers."""

@@ -1,0 +1,434 @@
+"""`probe_layers`: how well each layer tells the classes apart, and what to train.
+
+Numbers first: one linear probe per stage, on the same folds. `advise` turns them into
+a recommendation; its thresholds stand at the top.
+"""
+
+import textwrap
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import check_scoring
+from sklearn.model_selection import StratifiedKFold, check_cv
+from sklearn.utils.validation import check_consistent_length
+from tqdm import tqdm
+
+from sktl._comparison.trials import make_splits, scoring_name
+from sktl._display.layer_probe import LayerProbeDisplay
+from sktl._extractor import as_extractor
+from sktl._networks.backbones import load_backbone
+from sktl._selection.ranking import check_finite, probe_scores
+from sktl._training.labels import check_labels, list_classes
+
+# From so many labels a class on, a set counts as large. With 17 to 42, training every
+# layer did better than a linear model on the best one on some sets and as much worse on
+# others; with 100, better on two of three (benchmarks/bench_advice.py).
+MANY_LABELS = 100
+# Standard errors by which the last stage has to beat the middle one for the source task
+# to count as similar. With 1, 13 of 15 large draws from the five sets of the benchmark
+# (other draws than it uses) come out as they do on many more images.
+CLEAR_GAIN = 1.0
+# Standard errors by which a later layer may be below the best one and still be taken:
+# the rule of Breiman et al. (Classification and Regression Trees, 1984). With 5 labels
+# a class, where the best mean is often luck, it found better features (accuracy 0.618
+# on new images, mean over 40 draws) than the best mean (0.613) and the last (0.593).
+LAYER_SLACK = 1.0
+
+
+class LayerProbe:
+    """How well a linear model on each stage of a network tells the classes apart.
+
+    Made by `probe_layers`; `print` shows it as a table with the advice below.
+
+    Parameters
+    ----------
+    stages : sequence of str
+        Names of the stages, from the image to the head.
+    layers : sequence of str
+        The layer at which each ends.
+    n_features : sequence of int
+        Columns that each gives.
+    scores : array-like of shape (n_stages, n_folds)
+        Test score of each, on the same folds.
+    scoring : str
+        What the scores are; larger is better.
+    labels_per_class : float
+        Rows by classes.
+
+    Attributes
+    ----------
+    results_ : dict of str to ndarray
+        One entry per stage in each array, from the image to the head: `stage`,
+        `layer` (where it ends, a name for `PretrainedFeatureExtractor(layers=...)`),
+        `n_features`, `split<i>_test_score` for each fold, `mean_test_score`,
+        `se_test_score` (standard error of the mean over folds).
+    scoring_ : str
+        What the scores are.
+    recommendation_ : dict
+        What to do, as plain values: `strategy` and `unfreeze_from` for
+        `FineTunedCNNClassifier`, `layers` (the layer with the best score) for
+        `PretrainedFeatureExtractor`; and why: `case` (such as "small, similar"),
+        `last_minus_middle` (mean over folds of the last stage's score less that of
+        the middle stage; of an even number of stages, the earlier in the middle),
+        `standard_error` of that, `labels_per_class`; `text` says all of it in words.
+
+    See Also
+    --------
+    probe_layers : Makes one.
+    LayerProbeDisplay : Draws one.
+
+    Examples
+    --------
+    >>> from sktl import LayerProbe
+    >>> probe = LayerProbe(
+    ...     stages=["conv1", "layer1", "layer2"],
+    ...     layers=["maxpool", "layer1.1.relu_1", "flatten"],
+    ...     n_features=[64, 64, 128],
+    ...     scores=[[0.5, 0.54], [0.7, 0.74], [0.9, 0.9]],
+    ...     scoring="accuracy",
+    ...     labels_per_class=5.0,
+    ... )
+    >>> print(probe)
+    stage   layer            features  accuracy     se
+    conv1   maxpool                64     0.520  0.020
+    layer1  layer1.1.relu_1        64     0.720  0.020
+    layer2  flatten               128     0.900  0.000
+    <BLANKLINE>
+    ...
+    >>> probe.recommendation_["case"]
+    'small, similar'
+    """
+
+    def __init__(self, stages, layers, n_features, scores, scoring, labels_per_class):
+        scores = np.asarray(scores, dtype=float)
+        n_folds = scores.shape[1]
+        self.results_ = {
+            "stage": np.array(stages, dtype=object),
+            "layer": np.array(layers, dtype=object),
+            "n_features": np.array(n_features),
+            **{f"split{i}_test_score": scores[:, i] for i in range(n_folds)},
+            "mean_test_score": scores.mean(axis=1),
+            "se_test_score": scores.std(axis=1, ddof=1) / np.sqrt(n_folds),
+        }
+        self.scoring_ = scoring
+        self.recommendation_ = advise(stages, layers, scores, scoring, labels_per_class)
+
+    def to_frame(self):
+        """Return `results_` as a pandas DataFrame, one row per stage.
+
+        Returns
+        -------
+        frame : pandas.DataFrame
+            Indexed by layer, from the image to the head. Needs pandas.
+        """
+        import pandas as pd
+
+        return pd.DataFrame(self.results_).set_index("layer")
+
+    def plot(self, ax=None):
+        """Draw the scores over the layers, with what is advised.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes or None, default=None
+            None makes a new figure. Needs matplotlib.
+
+        Returns
+        -------
+        display : LayerProbeDisplay
+        """
+        return LayerProbeDisplay.from_results(self).plot(ax=ax)
+
+    def __str__(self):
+        stages, layers = self.results_["stage"], self.results_["layer"]
+        width = max(map(len, [*stages, "stage"]))
+        wide = max(map(len, [*layers, "layer"]))
+        head = max(len(self.scoring_), 8)
+        title = f"{'stage':{width}}  {'layer':{wide}}  features"
+        lines = [f"{title}  {self.scoring_:>{head}}     se"]
+        rows = zip(
+            stages,
+            layers,
+            self.results_["n_features"],
+            self.results_["mean_test_score"],
+            self.results_["se_test_score"],
+            strict=True,
+        )
+        lines += [
+            f"{stage:{width}}  {layer:{wide}}  {n:8}  {mean:{head}.3f}  {error:5.3f}"
+            for stage, layer, n, mean, error in rows
+        ]
+        advice = textwrap.wrap(self.recommendation_["text"], break_on_hyphens=False)
+        return "\n".join([*lines, "", *advice])
+
+    __repr__ = __str__
+
+
+def probe_layers(
+    X,
+    y,
+    backbone="sktl_mini",
+    *,
+    cv=5,
+    scoring=None,
+    n_jobs=None,
+    verbose=0,
+):
+    """Find the layers whose features suit the labels, and advise what to fine-tune.
+
+    Each image passes the network once. Then a logistic regression is cross-validated
+    on what each stage ends in, standardised, on the same folds for all.
+
+    Parameters
+    ----------
+    X : array-like or sequence of images
+        In any form that `PretrainedFeatureExtractor.transform` takes.
+    y : array-like of shape (n_samples,)
+        Labels, of at least two classes.
+    backbone : str, torch.nn.Module or PretrainedFeatureExtractor, default="sktl_mini"
+        The network. An extractor brings its own `weights`, `image_size`, `cache`,
+        `device` and so on; its `layers` and `pooling` are not used.
+    cv : int, splitter or iterable of splits, default=5
+        At least two splits. An int means stratified folds in the order of `X`, and at
+        most as many as the smallest class has rows.
+    scoring : str, callable or None, default=None
+        One score, the larger the better; None is accuracy.
+    n_jobs : int or None, default=None
+        Folds fitted at the same time, once the features are there. (An extractor's own
+        `n_jobs` are threads that read images.)
+    verbose : int, default=0
+        Positive values show progress bars.
+
+    Returns
+    -------
+    probe : LayerProbe
+
+    Raises
+    ------
+    ValueError
+        If `backbone` is of an unknown kind or has fewer than two stages, `y` is not
+        made of two classes or more, a class has fewer rows than there are folds, there
+        are fewer than two splits, or features are not finite.
+    UnknownBackboneError
+        If a name is not known; the message gives the nearest.
+    WeightsNotAvailableError
+        If named weights are not on this machine and cannot be fetched.
+    ImageReadError
+        If images cannot be read; it lists all of them.
+
+    See Also
+    --------
+    rank_backbones : Says which network.
+    compare_transfer : Says how much transfer helps.
+    FineTunedCNNClassifier : Takes `strategy` and `unfreeze_from`.
+
+    Notes
+    -----
+    The advice follows the four textbook cases. A set is large or small by its labels
+    per class. The task counts as similar to the one that the network was trained for
+    where features of the last stage beat those of the middle one by a standard error
+    (of the difference, paired over folds); where the last is no better, late features
+    are too special.
+
+    ======  =========  ============================================================
+    set     task       advice
+    ======  =========  ============================================================
+    small   similar    a linear model on frozen features
+    small   different  the same; these are then often those of an earlier layer
+    large   similar    `strategy="lp_ft"`, from the last stage on
+    large   different  `strategy="full"`
+    ======  =========  ============================================================
+
+    The best layer is the last one that is not worse than the highest mean by more than
+    a standard error. Folds share training rows, so these standard errors are a rough
+    guide. Thresholds were set on five sets of images with one network. There, the
+    advised way was within 2 points, or a standard error, of the best in 9 of 13 cases
+    (`benchmarks/bench_advice.py`): where it matters, let `compare_transfer` decide.
+
+    Time: one pass of each image, and `cv` small fits for each stage. Memory: 4 bytes
+    for each image and column of all stages together. Nothing is random but what `cv`
+    shuffles.
+
+    References
+    ----------
+    Yosinski, Clune, Bengio & Lipson. How transferable are features in deep neural
+    networks? NeurIPS 2014.
+
+    Karpathy. Transfer Learning and Fine-tuning Convolutional Neural Networks. Notes
+    of the course CS231n, Stanford: the four cases.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sktl import probe_layers
+    >>> X, y = load_digits(return_X_y=True)
+    >>> probe = probe_layers(X[:200], y[:200], cv=3)
+    >>> first, *_, last = probe.results_["mean_test_score"]
+    >>> bool(last > first)
+    True
+    >>> probe.recommendation_["labels_per_class"]
+    20.0
+    """
+    extractor = as_extractor(backbone)
+    check_consistent_length(X, y)
+    y = check_labels(y)
+    n_classes = len(list_classes(y))
+    folds = _check_folds(cv, y)
+    _check_scoring(scoring)
+    network, name = _load_network(extractor)
+    ends = network.stage_ends()
+    extractor.set_params(
+        layers=list(ends.values()),
+        pooling="avg",
+        verbose=verbose or extractor.verbose,
+    )
+    features = extractor.fit_transform(X)
+    check_finite(features, name)
+    widths = extractor.layer_widths_
+    parts = np.split(features, np.cumsum(widths)[:-1], axis=1)
+    with tqdm(parts, disable=not verbose, unit="layer") as bar:
+        scores = [probe_scores(part, y, folds, scoring, n_jobs) for part in bar]
+    return LayerProbe(
+        list(ends),
+        list(ends.values()),
+        widths,
+        scores,
+        scoring_name(scoring),
+        len(y) / n_classes,
+    )
+
+
+def _check_folds(cv, y):
+    """Return the splits, which are to be the same for all layers."""
+    splitter = check_cv(cv, y, classifier=True)
+    if isinstance(splitter, StratifiedKFold):
+        n_folds = splitter.n_splits
+        classes, counts = np.unique(y, return_counts=True)
+        if counts.min() < n_folds:
+            rare = classes.tolist()[counts.argmin()]
+            raise ValueError(
+                f"cv={cv!r} asks for {n_folds} folds, but class {rare!r} has "
+                f"{counts.min()} row(s) only. Pass a smaller cv (at least 2), label "
+                "more images of that class, or leave it out of X and y."
+            )
+    return make_splits(np.zeros(len(y)), y, cv, groups=None)
+
+
+def _check_scoring(scoring):
+    if not (scoring is None or isinstance(scoring, str) or callable(scoring)):
+        raise ValueError(
+            f"scoring={scoring!r} must be one score: a name, a callable or None, which "
+            "is accuracy."
+        )
+    check_scoring(LogisticRegression(), scoring)
+
+
+def _load_network(extractor):
+    asked = {"weights": extractor.weights, "image_size": extractor.image_size}
+    backbone = load_backbone(extractor.backbone, **asked)
+    network = backbone.network
+    if len(network.stages) < 2:
+        raise ValueError(
+            f"backbone={backbone.name!r} has {len(network.stages)} stage(s) before its "
+            "head, so there are no layers to compare. Pass a network with two or more."
+        )
+    return network, backbone.name
+
+
+# ---- the advice
+
+
+def advise(stages, layers, scores, scoring, labels_per_class):
+    """Turn scores into a recommendation, as `LayerProbe.recommendation_`.
+
+    Parameters
+    ----------
+    stages, layers : sequence of str
+        Of shape (n_stages,), from the image to the head.
+    scores : ndarray of shape (n_stages, n_folds)
+    scoring : str
+    labels_per_class : float
+
+    Returns
+    -------
+    recommendation : dict
+    """
+    middle = (len(stages) - 1) // 2
+    gain, error = _mean_and_error(scores[-1] - scores[middle])
+    similar = gain >= CLEAR_GAIN * error
+    large = labels_per_class >= MANY_LABELS
+    best = _best_layer(scores)
+    strategy, unfreeze_from = _choose(large, similar, stages)
+    advice = {
+        "strategy": strategy,
+        "unfreeze_from": unfreeze_from,
+        "layers": layers[best],
+        "case": f"{'large' if large else 'small'}, "
+        f"{'similar' if similar else 'different'}",
+        "last_minus_middle": float(gain),
+        "standard_error": float(error),
+        "labels_per_class": float(labels_per_class),
+    }
+    what = _say(advice, is_last=best == len(layers) - 1)
+    why = _explain(advice, stages[-1], stages[middle], scoring)
+    return advice | {"text": f"Advice: {what} {why}"}
+
+
+def _choose(large, similar, stages):
+    """Strategy and stage of each case; a linear probe trains no stage."""
+    if not large:
+        return "linear_probe", "last"
+    return ("lp_ft", stages[-1]) if similar else ("full", stages[0])
+
+
+def _mean_and_error(differences):
+    """Mean over folds and its standard error."""
+    error = differences.std(ddof=1) / np.sqrt(len(differences))
+    return differences.mean(), error
+
+
+def _best_layer(scores):
+    """The last layer that is not clearly worse than the one with the best mean."""
+    best = scores.mean(axis=1).argmax()
+    for layer in reversed(range(len(scores))):
+        loss, error = _mean_and_error(scores[best] - scores[layer])
+        if loss <= LAYER_SLACK * error:
+            return layer
+
+
+def _say(advice, is_last):
+    """Say what to do; `is_last` is whether the best layer is the last."""
+    strategy, layer = advice["strategy"], advice["layers"]
+    stage = advice["unfreeze_from"]
+    if strategy == "full":
+        what = "train the whole network: FineTunedCNNClassifier(strategy='full')."
+    elif strategy == "lp_ft":
+        what = (
+            f"train the stages from {stage!r} on, after a linear probe: "
+            f"FineTunedCNNClassifier(strategy='lp_ft', unfreeze_from={stage!r})."
+        )
+    else:
+        way = (
+            "FineTunedCNNClassifier(strategy='linear_probe')."
+            if is_last
+            else f"PretrainedFeatureExtractor(layers={layer!r}) before StandardScaler "
+            "and LogisticRegression."
+        )
+        what = f"train nothing but a linear model on the output of {layer!r}: {way}"
+    return what
+
+
+def _explain(advice, last, middle, scoring):
+    """Say which of the four cases it is, with the numbers that make it so."""
+    size, domain = advice["case"].split(", ")
+    gain, error = advice["last_minus_middle"], advice["standard_error"]
+    side = "below" if gain < 0 else "above"
+    kind = "similar to" if domain == "similar" else "different from"
+    return (
+        f"The set is {size}: {advice['labels_per_class']:.3g} labels per class "
+        f"({MANY_LABELS} or more count as large). The task is {kind} the one that the "
+        f"network was trained for: with features of the last stage, {last}, {scoring} "
+        f"is {abs(gain):.3f} {side} that with the middle one, {middle}, and the "
+        f"standard error is {error:.3f} (above by {CLEAR_GAIN:.3g} standard error or "
+        "more counts as similar)."
+    )

@@ -1,0 +1,441 @@
+"""`rank_backbones`: which network's features suit these labels, without training one.
+
+The two closed-form scores work on one matrix of features and one of labels; each takes
+one singular value decomposition, and none inverts a matrix, so that more features than
+images, dead channels and duplicate columns need no special care.
+"""
+
+import time
+from numbers import Integral
+
+import numpy as np
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.validation import check_consistent_length
+from tqdm import tqdm
+
+from sktl._extractor import PretrainedFeatureExtractor, as_extractor
+from sktl._training.labels import check_labels, list_classes
+
+METHODS = ("logme", "hscore", "probe")
+# Features are float32: beyond this ratio they cannot tell signal from rounding.
+FEATURE_PRECISION = float(np.finfo(np.float32).eps)
+
+
+class BackboneRanking:
+    """Networks in the order of how well their features suit the labels.
+
+    Made by `rank_backbones`; `print` shows it as a table.
+
+    Parameters
+    ----------
+    results : dict of str to ndarray
+        As `results_`, in any order and without `rank`.
+    method : str
+        What the scores are.
+    backbones : dict of str to PretrainedFeatureExtractor or None, default=None
+        The networks by label, which `best` chooses from.
+
+    Attributes
+    ----------
+    results_ : dict of str to ndarray
+        One entry per network in each array, the best first: `rank` (1 is the best;
+        equal scores share a rank), `backbone` (its name or label), `score` (larger is
+        better), `n_features`, `extraction_time` (seconds for all images; next to
+        nothing where the features were in the cache).
+    method_ : str
+        What the scores are.
+
+    See Also
+    --------
+    rank_backbones : Makes one.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sktl import BackboneRanking
+    >>> ranking = BackboneRanking(
+    ...     {"backbone": np.array(["resnet18", "vgg16"], dtype=object),
+    ...      "score": np.array([0.25, 0.5]),
+    ...      "n_features": np.array([512, 4096]),
+    ...      "extraction_time": np.array([1.5, 9.0])},
+    ...     method="logme")
+    >>> print(ranking)
+    rank  backbone     logme  features  seconds
+       1  vgg16       0.5000      4096     9.00
+       2  resnet18    0.2500       512     1.50
+    """
+
+    def __init__(self, results, method, backbones=None):
+        order = np.argsort(-results["score"], kind="stable")
+        ranked = {name: values[order] for name, values in results.items()}
+        # As many are better as stand before the first equal score.
+        n_better = np.searchsorted(-ranked["score"], -ranked["score"], side="left")
+        self.results_ = {"rank": n_better + 1} | ranked
+        self.method_ = method
+        self._backbones = backbones or {}
+
+    def best(self, k):
+        """Choose the best networks, to be compared in earnest.
+
+        Parameters
+        ----------
+        k : int
+            How many.
+
+        Returns
+        -------
+        backbones : dict of str to PretrainedFeatureExtractor
+            By label, the best first: what `compare_transfer` takes as `backbone`.
+        """
+        labels = [
+            label for label in self.results_["backbone"] if label in self._backbones
+        ]
+        if not isinstance(k, Integral) or not 1 <= k <= len(labels):
+            raise ValueError(
+                f"k={k!r} must be a whole number from 1 to {len(labels)}, the number "
+                "of networks that rank_backbones ranked."
+            )
+        return {label: clone(self._backbones[label]) for label in labels[:k]}
+
+    def to_frame(self):
+        """Return `results_` as a pandas DataFrame, one row per network.
+
+        Returns
+        -------
+        frame : pandas.DataFrame
+            Indexed by backbone, the best first. Needs pandas.
+        """
+        import pandas as pd
+
+        return pd.DataFrame(self.results_).set_index("backbone")
+
+    def __str__(self):
+        names = [str(name) for name in self.results_["backbone"]]
+        width = max(map(len, [*names, "backbone"]))
+        head = max(len(self.method_), 8)
+        title = f"{'backbone':{width}}  {self.method_:>{head}}"
+        lines = [f"rank  {title}  features  seconds"]
+        rows = zip(
+            self.results_["rank"],
+            names,
+            self.results_["score"],
+            self.results_["n_features"],
+            self.results_["extraction_time"],
+            strict=True,
+        )
+        lines += [
+            f"{rank:4}  {name:{width}}  {score:{head}.4f}  {n:8}  {seconds:7.2f}"
+            for rank, name, score, n, seconds in rows
+        ]
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+def rank_backbones(
+    X,
+    y,
+    backbones="default",
+    *,
+    method="logme",
+    cv=5,
+    scoring=None,
+    verbose=0,
+):
+    """Rank networks by how well their frozen features suit the labels.
+
+    No network is trained: each image passes each network once, and the features are
+    scored. Take the best few into `compare_transfer`.
+
+    Parameters
+    ----------
+    X : array-like or sequence of images
+        In any form that `PretrainedFeatureExtractor.transform` takes.
+    y : array-like of shape (n_samples,)
+        Labels, of at least two classes.
+    backbones : "default", list of str or dict, default="default"
+        What is ranked. A list holds names of `list_backbones()`, each taken with its
+        default weights (fetched once where they are not on this machine). A dict has
+        labels of your choice as keys; its values are such names, networks (a
+        `torch.nn.Module`) or instances of `PretrainedFeatureExtractor`, which bring
+        their own `weights`, `layers`, `image_size`, `cache`, `n_jobs`.
+        `"default"` needs no download: the network that ships inside the package, and
+        the same one untrained.
+    method : {"logme", "hscore", "probe"}, default="logme"
+        The score. `"logme"`: logarithm of the maximum evidence of a linear model,
+        mean over classes, per image. `"hscore"`: how much of the spread of the
+        features lies between the classes, at most the number of classes less one.
+        `"probe"`: cross-validated score of a logistic regression on standardised
+        features; the slowest, and the nearest to what you may want to know.
+    cv : int, splitter or iterable of splits, default=5
+        Folds of `"probe"`; an int means stratified folds in the order of `X`. The
+        other methods do not split.
+    scoring : str, callable or None, default=None
+        Score of `"probe"`; None is accuracy. The other methods have their own.
+    verbose : int, default=0
+        Positive values show a progress bar.
+
+    Returns
+    -------
+    ranking : BackboneRanking
+
+    Raises
+    ------
+    ValueError
+        If `method` is not known, `backbones` holds none or an unknown kind, `y` is
+        not made of two classes or more, or features are not finite.
+    UnknownBackboneError
+        If a name is not known; the message gives the nearest.
+    WeightsNotAvailableError
+        If named weights are not on this machine and cannot be fetched.
+
+    See Also
+    --------
+    compare_transfer : Compares whole models on the same folds.
+    PretrainedFeatureExtractor : Computes the features.
+
+    Notes
+    -----
+    Nothing is random. All networks are loaded once before the first image passes, so
+    that a wrong name or missing weights show at once.
+
+    LogME puts a linear model with a normal prior on the weights and normal noise
+    behind each class's column of zeros and ones, and chooses the two variances that
+    make the column most probable. It does not depend on the scale of the features.
+    The paper finds the variances by an iteration of two equations; here the noise is
+    eliminated exactly, and the one ratio that remains is searched over its whole
+    range. The prior has no intercept, as in the paper.
+
+    The H-score is the trace of the covariance of the class means after whitening with
+    the covariance of all features. With fewer images than features the plain score is
+    the same for almost all networks (the whole spread can be explained). So the
+    covariance is always shrunk as Ibrahim et al. propose, with the intensity of
+    Ledoit and Wolf, which vanishes as the images become many. Columns that do not
+    vary are left out.
+
+    Both scores see the images they explain, and say nothing about what fine-tuning
+    would add. While images are fewer than features, the H-score still favours
+    networks with many features; LogME charges for them.
+
+    References
+    ----------
+    You, Liu, Wang & Long. LogME: Practical Assessment of Pre-trained Models for
+    Transfer Learning. ICML 2021.
+
+    Bao, Li, Huang, Zhang, Zheng, Zamir & Guibas. An Information-Theoretic Approach to
+    Transferability in Task Transfer Learning. ICIP 2019.
+
+    Ibrahim, Ponomareva & Mazumder. Newer is not always better: Rethinking
+    transferability metrics, their peculiarities, stability and performance. ECML PKDD
+    2022.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sktl import PretrainedFeatureExtractor, rank_backbones
+    >>> X, y = load_digits(return_X_y=True)
+    >>> ranking = rank_backbones(X[:200], y[:200], {
+    ...     "as shipped": "sktl_mini",
+    ...     "untrained": PretrainedFeatureExtractor(weights=None),
+    ... })
+    >>> ranking.results_["backbone"]
+    array(['as shipped', 'untrained'], dtype=object)
+    """
+    if method not in METHODS:
+        accepted = ", ".join(map(repr, METHODS))
+        raise ValueError(f"method={method!r} is not known. Accepted: {accepted}.")
+    extractors = _check_backbones(backbones)
+    check_consistent_length(X, y)
+    y = check_labels(y)
+    list_classes(y)
+    fitted = {label: extractor.fit(X) for label, extractor in extractors.items()}
+    rows = []
+    with tqdm(fitted.items(), disable=not verbose, unit="backbone") as bar:
+        for label, extractor in bar:
+            bar.set_description(label)
+            start = time.perf_counter()
+            features = extractor.transform(X)
+            seconds = time.perf_counter() - start
+            check_finite(features, label)
+            score = _score(features, y, method, cv, scoring)
+            rows.append((label, score, features.shape[1], seconds))
+    names = ("backbone", "score", "n_features", "extraction_time")
+    columns = (np.array(values) for values in zip(*rows, strict=True))
+    results = dict(zip(names, columns, strict=True))
+    results["backbone"] = results["backbone"].astype(object)
+    return BackboneRanking(results, method, extractors)
+
+
+# ---- what is asked for
+
+
+def _check_backbones(backbones):
+    """Return unfitted extractors by label."""
+    if isinstance(backbones, str) and backbones == "default":
+        untrained = PretrainedFeatureExtractor(weights=None)
+        backbones = {"sktl_mini": "sktl_mini", "sktl_mini, untrained": untrained}
+    if isinstance(backbones, list | tuple) and backbones:
+        backbones = _label_by_name(backbones)
+    if not isinstance(backbones, dict) or not backbones:
+        raise ValueError(
+            f"backbones={backbones!r} must be 'default', a list of names of "
+            "sktl.list_backbones(), or a dict of label to name, torch.nn.Module or "
+            "PretrainedFeatureExtractor, with at least one entry."
+        )
+    return {
+        str(label): as_extractor(backbone, f"backbones[{label!r}]")
+        for label, backbone in backbones.items()
+    }
+
+
+def _label_by_name(backbones):
+    for i, backbone in enumerate(backbones):
+        if not isinstance(backbone, str):
+            raise ValueError(
+                f"backbones[{i}] is a {type(backbone).__name__}; a list holds names. "
+                "Pass a dict, which gives everything else a label: "
+                "backbones={'my network': ...}."
+            )
+        if backbone in backbones[:i]:
+            raise ValueError(
+                f"backbones[{i}]={backbone!r} is there twice. Remove one, or pass a "
+                "dict of label to PretrainedFeatureExtractor if they are to differ."
+            )
+    return {backbone: backbone for backbone in backbones}
+
+
+def check_finite(features, label):
+    """Refuse features that no model can be fitted to, and name their rows."""
+    (bad,) = np.nonzero(~np.isfinite(features).all(axis=1))
+    if len(bad):
+        raise ValueError(
+            f"The features of {label!r} are not finite in {len(bad)} row(s), first "
+            f"{bad[:5].tolist()}. sktl.check_images(X) lists unreadable images; leave "
+            "these rows out of X and y, or compute in precision='float32' if all are "
+            "readable."
+        )
+
+
+# ---- scores
+
+
+def _score(features, y, method, cv, scoring):
+    if method == "probe":
+        return probe_scores(features, y, cv, scoring).mean()
+    _, codes = np.unique(y, return_inverse=True)
+    membership = np.eye(codes.max() + 1)[codes]  # (n, n_classes)
+    score = log_maximum_evidence if method == "logme" else shrunk_h_score
+    return score(features.astype(np.float64), membership)
+
+
+def probe_scores(features, y, cv, scoring, n_jobs=None):
+    """Score of a logistic regression on standardised features, one per fold."""
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    return cross_val_score(
+        probe, features, y, cv=cv, scoring=scoring, n_jobs=n_jobs, error_score="raise"
+    )
+
+
+def log_maximum_evidence(features, targets):
+    """Mean over targets of the largest log evidence of a linear model, per row.
+
+    With precision a of the prior of the weights and b of the noise, a target is normal
+    with covariance (I + F F' / l) / b, where l = a / b. Along the left singular vectors
+    of F that is diagonal: 1 + s^2 / l, and 1 where F does not reach. The best b for a
+    given l is n / q, q being the target's squared length after whitening. That leaves
+    a function of t = log l alone, which is tabulated and then refined by bisection of
+    its slope.
+
+    Parameters
+    ----------
+    features : ndarray of shape (n, d)
+    targets : ndarray of shape (n, k)
+
+    Returns
+    -------
+    score : float
+    """
+    n, k = targets.shape
+    left, singular, _ = np.linalg.svd(features, full_matrices=False)
+    power = singular**2
+    inside = (targets.T @ left) ** 2  # (k, r)
+    lengths = (targets**2).sum(axis=0)
+    outside = lengths - inside.sum(axis=1)
+    outside[outside < n * np.finfo(float).eps * lengths] = 0  # rounding, not noise
+    parts = power, inside, outside, n
+
+    # From weights without a prior to weights that are nought.
+    span = np.log([FEATURE_PRECISION**2, 1e8]) + np.log(power.max() or 1)
+    grid = np.linspace(*span, 200)
+    table = np.array([_evidence(np.full(k, t), *parts)[0] for t in grid])
+    best = table.argmax(axis=0)
+    low, high = grid[np.maximum(best - 1, 0)], grid[np.minimum(best + 1, 199)]
+    for _ in range(50):
+        middle = (low + high) / 2
+        rises = _evidence(middle, *parts)[1] > 0
+        low, high = np.where(rises, middle, low), np.where(rises, high, middle)
+    return float(_evidence(low, *parts)[0].mean() / n)
+
+
+def _evidence(t, power, inside, outside, n):
+    """Log evidence of each target at its own t, and the slope there."""
+    ratio = power / np.exp(t)[:, np.newaxis]  # (k, r)
+    rest = 1 / (1 + ratio)
+    q = (rest * inside).sum(axis=1) + outside
+    q_slope = (rest * (1 - rest) * inside).sum(axis=1)
+    value = n * (np.log(n / q) - 1 - np.log(2 * np.pi)) - np.log1p(ratio).sum(axis=1)
+    slope = (1 - rest).sum(axis=1) - n * q_slope / q
+    return value / 2, slope / 2
+
+
+def shrunk_h_score(features, membership):
+    """Trace of the shrunk covariance's inverse times that of the class means.
+
+    The former is diagonal in the right singular vectors of the centred features. No
+    more than n of these count, however many columns there are: the class means do not
+    leave the space of the rows.
+
+    Parameters
+    ----------
+    features : ndarray of shape (n, d)
+    membership : ndarray of shape (n, n_classes)
+        One 1 per row.
+
+    Returns
+    -------
+    score : float
+    """
+    n = len(features)
+    varying = features[:, np.ptp(features, axis=0) > 0]
+    d = varying.shape[1]
+    if d == 0:
+        return 0.0
+    centred = varying - varying.mean(axis=0)
+    left, singular, _ = np.linalg.svd(centred, full_matrices=False)
+    # Directions in which nothing varies but rounding.
+    reached = singular > singular[0] * max(n, d) * np.finfo(float).eps
+    rows = left[:, reached] * singular[reached]
+    variances = singular[reached] ** 2 / n
+    sizes = membership.sum(axis=0)
+    means = membership.T @ rows / sizes[:, np.newaxis]
+    between = sizes / n @ means**2
+    share = _ledoit_wolf_shrinkage(rows, variances, d)
+    shrunk = (1 - share) * variances + share * variances.sum() / d
+    return float((1 - share) * (between / shrunk).sum())
+
+
+def _ledoit_wolf_shrinkage(rows, variances, d):
+    """Share of the identity in the covariance of least expected error.
+
+    Ledoit & Wolf, Journal of Multivariate Analysis 88 (2004), from principal
+    components: of the `d` variances those not given are zero.
+    """
+    total = variances.sum()
+    distance = (variances**2).sum() - total**2 / d
+    noise = ((rows**2).sum(axis=1) ** 2).mean() - (variances**2).sum()
+    noise = max(noise / len(rows), 0)
+    return min(noise / distance, 1) if distance > 0 else 0.0

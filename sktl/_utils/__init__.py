@@ -1,0 +1,1 @@
+"""What several rooms share: files written whole, fit tasks."""

@@ -1,0 +1,868 @@
+"""`compare_transfer`: plain scikit-learn gives the same numbers, one by one."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from sklearn.base import clone
+from sklearn.datasets import load_digits
+from sklearn.dummy import DummyClassifier
+from sklearn.ensemble import ExtraTreesClassifier
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score, get_scorer
+from sklearn.model_selection import (
+    KFold,
+    StratifiedGroupKFold,
+    StratifiedKFold,
+    cross_val_score,
+)
+from sklearn.pipeline import make_pipeline
+from sklearn.svm import SVC
+from skorch.callbacks import Callback, EpochScoring
+
+import sktl
+from sktl import (
+    FineTunedCNNClassifier,
+    PretrainedFeatureExtractor,
+    compare_transfer,
+    rank_backbones,
+)
+from sktl._comparison.contenders import default_contenders
+from sktl._comparison.findings import Findings
+from sktl._comparison.score_curve import ScoreCurve
+from sktl._comparison.trials import nested_order
+from sktl._features.prefix import FrozenPrefix
+
+
+@pytest.fixture(scope="module")
+def digits():
+    X, y = load_digits(return_X_y=True)
+    return X[:120], y[:120]
+
+
+@pytest.fixture(scope="module")
+def contenders():
+    return {
+        "pixels": LogisticRegression(max_iter=500),
+        "features": make_pipeline(
+            PretrainedFeatureExtractor(), LogisticRegression(max_iter=500)
+        ),
+    }
+
+
+@pytest.fixture(scope="module")
+def report(digits, contenders):
+    return compare_transfer(*digits, contenders, cv=3, random_state=0)
+
+
+def scores_of(report):
+    """{contender: mean score at its last, largest size}."""
+    results = report.results_
+    return dict(zip(results["contender"], results["mean_test_score"], strict=True))
+
+
+def splits_of(report, row=0):
+    """Scores of one row, by split."""
+    columns = [f"split{i}_test_score" for i in range(report.n_splits_)]
+    return np.array([report.results_[column][row] for column in columns])
+
+
+def test_scores_are_those_of_cross_val_score(digits, contenders, report):
+    for i, (name, contender) in enumerate(contenders.items()):
+        scores = cross_val_score(contender, *digits, cv=3)
+        row = [report.results_[f"split{fold}_test_score"][i] for fold in range(3)]
+        assert report.results_["contender"][i] == name
+        assert row == scores.tolist()
+        assert report.results_["mean_test_score"][i] == pytest.approx(scores.mean())
+        error = scores.std(ddof=1) / np.sqrt(3)
+        assert report.results_["se_test_score"][i] == pytest.approx(error)
+
+
+def test_all_contenders_together_pass_each_image_once(digits):
+    sktl.clear_cache()
+    X, y = digits
+    frozen = PretrainedFeatureExtractor()
+    compare_transfer(
+        X,
+        y,
+        {
+            "linear": make_pipeline(frozen, LogisticRegression(max_iter=500)),
+            "dummy": make_pipeline(frozen, DummyClassifier()),
+            "probe": FineTunedCNNClassifier(strategy="linear_probe"),
+        },
+        cv=StratifiedKFold(3, shuffle=True, random_state=0),
+    )
+    assert sktl.cache_info().computed == len(np.unique(X, axis=0))
+
+
+def test_random_state_is_given_to_whatever_left_it_open(digits):
+    X, y = digits
+    contender = {"scratch": FineTunedCNNClassifier(strategy="scratch", max_epochs=1)}
+    runs = [
+        compare_transfer(X[:40], y[:40], contender, cv=2, random_state=seed)
+        for seed in (3, 3, 4)
+    ]
+    first, same, other = (run.results_["split0_test_score"][0] for run in runs)
+    assert first == same
+    assert contender["scratch"].random_state is None
+    assert not hasattr(contender["scratch"], "classes_inferred_")
+    assert isinstance(other, float)
+
+
+def test_seed_differs_from_split_to_split_but_not_between_contenders(digits):
+    """What luck a seed has is then not common to all splits."""
+    X, y = digits
+    seeds = []
+
+    class Witness(DummyClassifier):
+        def fit(self, X, y):
+            seeds.append(self.random_state)
+            return super().fit(X, y)
+
+    both = {"one": Witness(), "two": make_pipeline(Witness())}
+    compare_transfer(X, y, both, cv=3, random_state=0)
+    assert seeds[:3] == seeds[3:]
+    assert len(set(seeds)) == 3
+
+
+def test_print_is_an_aligned_table(report):
+    lines = str(report).splitlines()
+    assert len(lines) == 3
+    assert len({len(line) for line in lines}) == 1
+    assert lines[0].split() == ["contender", "accuracy", "se", "fit", "seconds"]
+    assert repr(report) == str(report)
+
+
+def test_frame_has_a_row_per_contender(report):
+    frame = report.to_frame()
+    assert list(frame.index) == ["pixels", "features"]
+    assert frame.loc["features", "train_size"] == 80
+    assert frame.loc["pixels", "mean_test_score"] == pytest.approx(
+        report.results_["mean_test_score"][0]
+    )
+
+
+def test_plot_shows_every_contender_with_its_error(report, pyplot):
+    display = report.plot()
+    assert [label.get_text() for label in display.ax_.get_yticklabels()] == [
+        "pixels",
+        "features",
+    ]
+    widths = [bar.get_width() for bar in display.ax_.patches]
+    assert widths == pytest.approx(report.results_["mean_test_score"])
+    _, axes = pyplot.subplots(1, 2, sharey=True)
+    for ax in axes:
+        assert report.plot(ax=ax).figure_ is ax.figure
+        bottom, top = ax.get_ylim()
+        assert bottom > top, "the first contender is on top"
+
+
+@pytest.fixture
+def count_images(monkeypatch):
+    """How many images passed frozen networks since the test began."""
+    passed = []
+
+    def compute(self, pixels):
+        passed.append(len(pixels) * (self.cuts != ("",)))  # which freezes nothing
+        return original(self, pixels)
+
+    original = FrozenPrefix.compute
+    monkeypatch.setattr(FrozenPrefix, "compute", compute)
+    return lambda: sum(passed)
+
+
+def test_features_and_fine_tuning_share_one_pass(tiny_network, count_images):
+    sktl.clear_cache()
+    X = np.random.default_rng(0).integers(0, 256, (24, 8, 8, 3), dtype=np.uint8)
+    network = {"backbone": tiny_network, "image_size": 8, "device": "cpu"}
+    frozen = PretrainedFeatureExtractor(**network)
+    tuned = FineTunedCNNClassifier(**network, max_epochs=1, unfreeze_from=1)
+    report = compare_transfer(
+        X,
+        np.arange(24) % 2,
+        {
+            "linear": make_pipeline(frozen, LogisticRegression()),
+            "tuned": tuned,
+            "boosted": make_pipeline(frozen, DummyClassifier()),
+        },
+        cv=3,
+    )
+    assert count_images() == 24
+    assert float(report.parameters_["seconds of the passes"]) > 0
+
+
+@pytest.mark.slow
+def test_default_contenders_run_and_transfer_helps(digits, count_images):
+    sktl.clear_cache()
+    X, y = digits
+    report = compare_transfer(X, y, cv=2, random_state=0)
+    scores = scores_of(report)
+    assert len(scores) == 8
+    frozen = scores["frozen features + logistic regression"]
+    assert frozen > scores["untrained network + logistic regression"]
+    assert frozen > scores["most frequent class"] + 0.5
+    # The pretrained network, for features and fine-tuning together; the untrained one.
+    assert count_images() == 2 * len(np.unique(X, axis=0))
+
+
+@pytest.mark.parametrize("contenders", [{}, [LogisticRegression()], "all"])
+def test_contenders_of_another_kind_are_refused(digits, contenders):
+    with pytest.raises(ValueError, match="must be 'default' or a dict of name"):
+        compare_transfer(*digits, contenders)
+
+
+@pytest.mark.parametrize("contender", [LogisticRegression, 3])
+def test_contender_that_is_no_estimator_is_named(digits, contender):
+    with pytest.raises(ValueError, match=r"contenders\['mine'\]=.* must be a"):
+        compare_transfer(*digits, {"mine": contender})
+
+
+def test_name_that_is_no_text_is_refused(digits):
+    with pytest.raises(ValueError, match="has the name 3; names must be text"):
+        compare_transfer(*digits, {3: DummyClassifier()})
+
+
+def test_folder_as_x_is_refused(digits):
+    with pytest.raises(TypeError, match="X='photos' is one name"):
+        compare_transfer("photos", digits[1])
+
+
+def test_failing_contender_raises(digits):
+    X, y = digits
+    with pytest.raises(ValueError, match="pooling") as caught:
+        compare_transfer(
+            X,
+            y,
+            {
+                "broken": make_pipeline(
+                    PretrainedFeatureExtractor(pooling="none"), LogisticRegression()
+                )
+            },
+            cv=2,
+        )
+    assert caught.value.__notes__ == ["It was contender 'broken' that failed."]
+
+
+def test_single_split_is_refused(digits, contenders):
+    with pytest.raises(ValueError, match="gives 1 split"):
+        compare_transfer(*digits, contenders, cv=[(np.arange(60), np.arange(60, 99))])
+
+
+# --- training sizes -----------------------------------------------------------------
+
+
+def test_scores_on_a_size_are_those_of_fits_on_nested_subsets(digits):
+    """The rows each fit got are written down by the contender itself."""
+    X, y = digits
+    seen = []
+
+    class Witness(LogisticRegression):
+        def fit(self, X, y):
+            seen.append((X, y))
+            return super().fit(X, y)
+
+    sizes = [12, 0.5, 80]
+    report = compare_transfer(
+        X, y, {"one": Witness(max_iter=500)}, cv=3, train_sizes=sizes, random_state=0
+    )
+    assert report.results_["train_size"].tolist() == [12, 40, 80]
+    assert [len(rows) for rows, _ in seen] == [12] * 3 + [40] * 3 + [80] * 3
+    folds = list(StratifiedKFold(3).split(X, y))
+    for i, (train, test) in enumerate(folds):
+        small, middle, whole = (as_tuples(*seen[i + 3 * size]) for size in range(3))
+        assert whole == as_tuples(X[train], y[train]), "in the same order"
+        assert set(small) < set(middle) < set(whole)
+        model = LogisticRegression(max_iter=500).fit(*seen[3 + i])
+        assert splits_of(report, 1)[i] == model.score(X[test], y[test])
+
+
+def test_largest_size_is_the_comparison_without_sizes(digits):
+    X, y = digits
+    contender = {"one": ExtraTreesClassifier(3)}
+    common = {"cv": 3, "random_state": 0}
+    report = compare_transfer(X, y, contender, train_sizes=[0.5, 1.0], **common)
+    plain = compare_transfer(X, y, contender, **common)
+    assert (splits_of(report, 1) == splits_of(plain)).all()
+
+
+def as_tuples(X, y):
+    return [(*row, label) for row, label in zip(X.tolist(), y.tolist(), strict=True)]
+
+
+def test_subsets_hold_classes_in_their_shares_from_the_first_row_on():
+    y = np.repeat(["a", "b", "c"], [60, 30, 5])
+    for seed in range(20):
+        order = nested_order(y, np.random.RandomState(seed))
+        assert sorted(order) == list(range(95))
+        assert set(y[order[:3]]) == {"a", "b", "c"}
+        for k in range(3, 96):
+            for label, share in (("a", 60 / 95), ("b", 30 / 95), ("c", 5 / 95)):
+                assert abs((y[order[:k]] == label).sum() - k * share) < 2.5
+
+
+def test_subsets_are_drawn_by_random_state(digits):
+    X, y = digits
+    contender = {"one": LogisticRegression(max_iter=500)}
+    same, again, other = (
+        compare_transfer(
+            X, y, contender, cv=2, train_sizes=[20, 40], random_state=seed
+        ).results_["mean_test_score"]
+        for seed in (0, 0, 1)
+    )
+    assert (same == again).all()
+    assert (same != other).any()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ([40, 20], r"train_sizes\[1\]=20 is 20 rows, not more than the 40 before"),
+        ([20, 40, 40], r"train_sizes\[2\]=40 is 40 rows, not more than the 40 before"),
+        ([0.5, 0.501], r"train_sizes\[1\]=0.501 is 40 rows, not more than the 40"),
+        ([20, 81], r"train_sizes\[1\]=81 is 81. Accepted: 10 .* to 80 rows"),
+        ([9], r"train_sizes\[0\]=9 is 9. Accepted: 10 .* to 80 rows"),
+        ([0.5, 1.5], r"train_sizes\[1\]=1.5 is no size. Accepted: 10"),
+        ([np.nan], r"train_sizes\[0\]=nan is no size"),
+        (["all"], r"train_sizes\[0\]='all' is no size"),
+        ([True, 20], r"train_sizes\[0\]=True is no size"),
+        ([], r"train_sizes=\[\] must be a list"),
+        (20, r"train_sizes=20 must be a list"),
+    ],
+)
+def test_training_size_that_cannot_be_is_named(digits, contenders, sizes, message):
+    with pytest.raises(ValueError, match=message):
+        compare_transfer(*digits, contenders, cv=3, train_sizes=sizes)
+
+
+# --- what is wrong with the data or the splits, said before anything is fitted --------
+
+
+@pytest.fixture
+def unfitted():
+    """A contender that must not be fitted."""
+
+    class Unfitted(DummyClassifier):
+        def fit(self, X, y):
+            raise AssertionError("was fitted")
+
+    return {"unfitted": Unfitted()}
+
+
+@pytest.mark.parametrize(
+    ("y", "params", "message"),
+    [
+        (np.zeros(12), {}, "y holds 1 class only"),
+        (np.arange(12) % 4, {"cv": 5}, "cv=5 folds need .* at most 3 .* in 12 rows"),
+        (np.arange(12) % 2, {"scoring": "acuracy"}, "acuracy"),
+        (np.arange(12) % 2, {"scoring": ["accuracy"]}, "scoring"),
+        (np.arange(12) // 6, {"cv": KFold(2)}, r"Split 0 of cv=.* trains on 6 rows"),
+        (np.array([None, 1] * 6), {}, "y holds no label"),
+    ],
+)
+def test_data_that_cannot_be_compared_are_refused(unfitted, y, params, message):
+    with pytest.raises(ValueError, match=message):
+        compare_transfer(np.zeros((12, 64)), y, unfitted, **params)
+
+
+def test_groups_stay_together_with_a_number_of_folds(digits):
+    X, y = digits
+    groups = np.arange(120) // 4
+    report = compare_transfer(
+        X, y, {"one": LogisticRegression(max_iter=500)}, cv=3, groups=groups
+    )
+    expected = cross_val_score(
+        LogisticRegression(max_iter=500),
+        X,
+        y,
+        groups=groups,
+        cv=StratifiedGroupKFold(3),
+    )
+    assert splits_of(report).tolist() == expected.tolist()
+
+
+# --- contenders that fail -----------------------------------------------------------
+
+
+class FailsWithout(LogisticRegression):
+    """Fails where a row is not in the training part."""
+
+    def __init__(self, row=0):
+        super().__init__(max_iter=500)
+        self.row = row
+
+    def fit(self, X, y):
+        if not (X == self.row).all(axis=1).any():
+            raise RuntimeError("the row is not here")
+        return super().fit(X, y)
+
+
+def test_contender_that_fails_on_a_split_has_a_row_that_says_so(digits, contenders):
+    X, y = digits
+    (fails,) = [
+        i for i, (_, test) in enumerate(StratifiedKFold(3).split(X, y)) if 0 in test
+    ]
+    both = {"fails": FailsWithout(row=X[0]), "pixels": contenders["pixels"]}
+    report = compare_transfer(X, y, both, cv=3)
+    assert np.isnan(splits_of(report, 0)).tolist() == [i == fails for i in range(3)]
+    for name in ("mean_test_score", "se_test_score", "mean_fit_time"):
+        assert np.isnan(report.results_[name]).tolist() == [True, False]
+    error, none = report.results_["error"]
+    assert none == ""
+    assert error == (
+        f"split {fails}: RuntimeError: the row is not here (failed on 1 of 3 splits)"
+    )
+    assert (splits_of(report, 1) == cross_val_score(both["pixels"], X, y, cv=3)).all()
+    assert report.findings_ == [f"'fails' failed: {error}"]
+    assert "\nfails        failed  failed       failed\n" in str(report)
+
+
+def test_sizes_at_which_a_contender_fails_are_told(digits):
+    X, y = digits
+    least = {"needs 30": NeedsRows(30), "any": DummyClassifier()}
+    report = compare_transfer(X, y, least, cv=2, train_sizes=[10, 20, 60])
+    assert report.findings_ == [
+        "'needs 30' failed with 10, 20 training rows: split 0: ValueError: 10 rows "
+        "are not enough (failed on 2 of 2 splits)"
+    ]
+
+
+class NeedsRows(DummyClassifier):
+    def __init__(self, n_rows):
+        super().__init__()
+        self.n_rows = n_rows
+
+    def fit(self, X, y):
+        if len(X) < self.n_rows:
+            raise ValueError(f"{len(X)} rows are not enough")
+        return super().fit(X, y)
+
+
+def test_contender_without_what_a_score_needs_fails_alone(digits):
+    X, y = digits
+    both = {"svm": SVC(), "logistic": LogisticRegression(max_iter=500)}
+    report = compare_transfer(X, y, both, cv=2, scoring="neg_log_loss")
+    assert np.isnan(report.results_["mean_test_score"]).tolist() == [True, False]
+    assert "predict_proba" in report.results_["error"][0]
+
+
+def test_twin_that_fails_leaves_no_effect(digits):
+    X, y = digits
+    broken = PretrainedFeatureExtractor(weights=None, pooling="none")
+    both = {
+        "untrained": make_pipeline(broken, DummyClassifier()),
+        "trained": make_pipeline(
+            PretrainedFeatureExtractor(pooling="none"), DummyClassifier()
+        ),
+        "other": DummyClassifier(),
+    }
+    report = compare_transfer(X, y, both, cv=2)
+    assert np.isnan(report.effects_["difference"]).all()
+    assert report.findings_[0] == (
+        "'trained' and 'untrained' cannot be compared: one failed."
+    )
+
+
+def test_interrupt_is_no_failure_of_a_contender(digits):
+    class Interrupted(DummyClassifier):
+        def fit(self, X, y):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compare_transfer(*digits, {"one": DummyClassifier(), "two": Interrupted()})
+
+
+def test_warning_of_a_fit_passes_through(digits):
+    contender = {"one": LogisticRegression(max_iter=1)}
+    with pytest.warns(ConvergenceWarning):
+        compare_transfer(*digits, contender, cv=2)
+
+
+# --- what transfer does -------------------------------------------------------------
+
+
+@pytest.fixture
+def duel(make, digits):
+    """A small network, fine-tuned and from scratch, that learns within seconds."""
+    X, y = digits
+    contenders = {
+        "tuned": make(max_epochs=3),
+        "scratch": make("scratch", max_epochs=4, lr=0.01),
+    }
+    return contenders, X, (y > 4).astype(str)
+
+
+def test_effect_is_the_paired_difference_by_the_corrected_test(digits, tiny_network):
+    X, y = digits
+    both = {
+        name: make_pipeline(
+            PretrainedFeatureExtractor(tiny_network, weights=weights, image_size=8),
+            LogisticRegression(max_iter=500),
+        )
+        for name, weights in (("untrained", None), ("trained", "DEFAULT"))
+    }
+    report = compare_transfer(X, y, both, cv=4)
+    difference = splits_of(report, 1) - splits_of(report, 0)
+    effects = {name: values[0] for name, values in report.effects_.items()}
+    assert effects["contender"] == "trained"
+    assert effects["twin"] == "untrained"
+    assert effects["kind"] == "untrained"
+    assert effects["difference"] == pytest.approx(difference.mean())
+    t = difference.mean() / np.sqrt((1 / 4 + 30 / 90) * difference.var(ddof=1))
+    assert effects["p_value"] == pytest.approx(2 * stats.t.sf(abs(t), 3))
+    (indicator,) = report.indicators_["value"]
+    assert indicator == pytest.approx(splits_of(report, 1).mean())
+    assert report.indicators_["indicator"] == ["score of frozen features"]
+
+
+def test_gain_is_the_paired_difference_with_its_corrected_interval(report):
+    """Against the formula of Nadeau & Bengio (2003), written out with scipy."""
+    scores = {
+        name: np.array([report.results_[f"split{i}_test_score"][row] for i in range(3)])
+        for row, name in enumerate(report.results_["contender"])
+    }
+    differences = scores["features"] - scores["pixels"]
+    error = np.sqrt((1 / 3 + 40 / 80) * differences.var(ddof=1))
+    gain = report.gain("features", over="pixels")
+    assert gain.mean == pytest.approx(differences.mean())
+    low, high = stats.t.interval(0.95, 2, differences.mean(), error)
+    assert (gain.low, gain.high) == pytest.approx((low, high))
+    p_value = 2 * stats.t.sf(differences.mean() / error, 2)
+    assert gain.p_value == pytest.approx(p_value)
+    assert report.gain("pixels", over="features").mean == -gain.mean
+
+
+@pytest.mark.parametrize("failing", ["scratch", "tuned"])
+def test_network_that_fails_on_a_split_loses_nothing_but_its_indicators(failing):
+    """Its curve of that split is empty, and so is the score of the reference."""
+    scores = {"scratch": [0.5, 0.5], "tuned": [0.6, 0.6]}
+    scores[failing] = [np.nan, 0.6]
+    curve = {name: np.array([0.0, 1.0]) for name in ("epoch", "seconds", "score")}
+    curves = {"scratch": [curve, curve], "tuned": [curve, curve]}
+    curves[failing] = [{}, curve]
+    contenders = {
+        "scratch": FineTunedCNNClassifier(strategy="scratch"),
+        "tuned": FineTunedCNNClassifier(),
+    }
+    findings = Findings(fake_scores(scores, (80,)), curves, contenders)
+    assert findings.sentences() == [
+        "'tuned' and 'scratch' cannot be compared: one failed."
+    ]
+    rows = findings.indicators()
+    timed = rows["contender"][rows["indicator"] == "epochs to the score from scratch"]
+    assert timed.tolist() == (["scratch"] if failing == "tuned" else [])
+    assert np.isnan(rows["value"][rows["indicator"] == "gain over from scratch"]).all()
+
+
+def test_pass_is_shared_whatever_comes_first_and_however_it_trains(
+    tiny_network, count_images
+):
+    sktl.clear_cache()
+    X = np.random.default_rng(0).integers(0, 256, (24, 8, 8, 3), dtype=np.uint8)
+    network = {"backbone": tiny_network, "image_size": 8, "device": "cpu"}
+    tuned = FineTunedCNNClassifier(
+        **network, batch_size=5, max_epochs=1, unfreeze_from=1
+    )
+    frozen = make_pipeline(PretrainedFeatureExtractor(**network), LogisticRegression())
+    contenders = {"tuned": tuned, "frozen": frozen}
+    compare_transfer(X, np.arange(24) % 2, contenders, cv=3)
+    assert count_images() == 24
+
+
+def test_gain_over_a_contender_that_is_not_there_is_refused(report):
+    with pytest.raises(
+        ValueError, match="'pixel' is no contender. These are: 'pixels'"
+    ):
+        report.gain("features", over="pixel")
+
+
+def fake_scores(scores, sizes):
+    """Results as of contenders with these scores: {name: rows of sizes x splits}."""
+    rows = [np.atleast_2d(values) for values in scores.values()]
+    n_sizes, n_splits = rows[0].shape
+    results = {"contender": np.repeat(np.array(list(scores), dtype=object), n_sizes)}
+    for i in range(n_splits):
+        results[f"split{i}_test_score"] = np.concatenate([row[:, i] for row in rows])
+    n_rows = len(results["contender"])
+    rows = {"train_size": np.tile(sizes, len(scores)), "test_size": np.full(n_rows, 20)}
+    return results | rows | {"error": [""] * n_rows}
+
+
+def sentences_on(scratch, tuned, curves=None, sizes=(80,)):
+    """What is said of two networks with these scores per size and split."""
+    contenders = {
+        "scratch": FineTunedCNNClassifier(strategy="scratch"),
+        "tuned": FineTunedCNNClassifier(),
+    }
+    results = fake_scores({"scratch": scratch, "tuned": tuned}, sizes)
+    return Findings(results, curves or {}, contenders).sentences()
+
+
+@pytest.mark.parametrize(
+    ("tuned", "sentence"),
+    [
+        (
+            [0.70, 0.71, 0.70, 0.69, 0.70],
+            "Negative transfer: 'tuned' loses to 'scratch' by 0.100 "
+            "(95 % interval 0.087 to 0.113, p < 0.001).",
+        ),
+        (
+            [0.90, 0.91, 0.90, 0.89, 0.90],
+            "Transfer helps: 'tuned' is ahead of 'scratch' by 0.100 "
+            "(95 % interval 0.087 to 0.113, p < 0.001).",
+        ),
+        (
+            [0.90, 0.71, 0.80, 0.79, 0.75],
+            "No clear difference: 'tuned' is behind 'scratch' by 0.010 "
+            "(95 % interval -0.122 to 0.142, p = 0.84), which may be chance.",
+        ),
+        (
+            [0.80, 0.80, 0.80, 0.80, 0.80],
+            "No clear difference: 'tuned' is ahead of 'scratch' by 0.000 "
+            "(95 % interval 0.000 to 0.000, p = 1), which may be chance.",
+        ),
+    ],
+)
+def test_finding_says_whether_transfer_helps_or_hurts(tuned, sentence):
+    assert sentences_on([0.8] * 5, tuned) == [sentence]
+
+
+@pytest.mark.parametrize(
+    ("gains", "sentence"),
+    [
+        (
+            [0.1, 0.1, 0.0],
+            "'scratch' catches up with 'tuned' between 40 and 80 training rows.",
+        ),
+        (
+            [0.1, -0.1, -0.1],
+            "'scratch' catches up with 'tuned' between 20 and 40 training rows, and "
+            "overtakes it.",
+        ),
+        (
+            [0.1, 0.1, 0.1],
+            "'scratch' does not catch up with 'tuned', which is ahead at 80 training "
+            "rows too.",
+        ),
+        (
+            [-0.1, 0.0, 0.0],
+            "'tuned' is not clearly ahead of 'scratch' at any size from 20 to 80 "
+            "training rows.",
+        ),
+    ],
+)
+def test_finding_says_from_which_size_on_scratch_catches_up(gains, sentence):
+    noise = np.array([0.0, 0.01, -0.01, 0.0])
+    scratch = np.full((3, 4), 0.5)
+    tuned = 0.5 + np.array(gains)[:, np.newaxis] + noise
+    assert sentences_on(scratch, tuned, sizes=(20, 40, 80))[-1] == sentence
+
+
+# --- curves -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scoring", [None, "neg_log_loss", "roc_auc"])
+def test_curve_is_what_shorter_trainings_score(duel, scoring):
+    contenders, X, y = duel
+    report = compare_transfer(X, y, contenders, cv=2, scoring=scoring, random_state=0)
+    scorer = get_scorer(scoring or "accuracy")
+    for row, name in enumerate(contenders):
+        for i, (train, test) in enumerate(StratifiedKFold(2).split(X, y)):
+            curve = report.curves_[name][i]
+            n_epochs = contenders[name].max_epochs
+            assert curve["epoch"].tolist() == list(range(n_epochs + 1))
+            assert (np.diff(curve["seconds"]) > 0).all()
+            assert curve["score"][-1] == splits_of(report, row)[i]
+            shorter = clone(contenders[name]).set_params(max_epochs=2)
+            shorter.fit(X[train], y[train])
+            assert curve["score"][2] == scorer(shorter, X[test], y[test])
+        if name == "tuned":
+            probe = clone(contenders[name]).set_params(strategy="linear_probe")
+            probe.fit(X[train], y[train])
+            assert curve["score"][0] == pytest.approx(scorer(probe, X[test], y[test]))
+
+
+@pytest.mark.parametrize("strategy", ["lp_ft", "gradual", "scratch"])
+def test_network_that_is_watched_is_trained_as_ever(make, duel, strategy):
+    _, X, y = duel
+    plain = make(strategy, dropout=0.2).fit(X[:60], y[:60])
+    curve = ScoreCurve(get_scorer("accuracy"), X[60:], y[60:])
+    watched = make(strategy, dropout=0.2, callbacks=[curve]).fit(X[:60], y[:60])
+    for name, tensor in plain.module_.state_dict().items():
+        assert torch.equal(tensor, watched.module_.state_dict()[name]), name
+    assert len(curve.points()["score"]) == 3
+
+
+def test_callbacks_of_a_contender_stay_its_own(make, duel):
+    _, X, y = duel
+    own = EpochScoring("accuracy", name="own")
+    contender = make(callbacks=[own])
+    report = compare_transfer(X, y, {"one": contender}, cv=2)
+    assert contender.callbacks == [own]
+    assert len(report.curves_["one"]) == 2
+
+
+def test_seconds_of_a_curve_are_without_the_scoring(make, duel, monkeypatch):
+    """By a clock that only scores and epochs move on."""
+    _, X, y = duel
+    clock = SimpleNamespace(now=0.0)
+    clock.perf_counter = lambda: clock.now
+    monkeypatch.setattr("sktl._comparison.score_curve.time", clock)
+
+    def score(estimator, X, y):
+        clock.now += 100
+        return accuracy_score(y, estimator.predict(X))
+
+    class Epoch(Callback):
+        def on_epoch_begin(self, net, **kwargs):
+            clock.now += 3
+
+    curve = ScoreCurve(score, X[60:], y[60:])
+    make(callbacks=[curve, Epoch()]).fit(X[:60], y[:60])
+    assert curve.points()["seconds"].tolist() == [0, 3, 6]
+    assert curve.seconds_outside_ == 300
+
+
+def test_fit_seconds_are_without_the_scoring(make, duel, monkeypatch):
+    _, X, y = duel
+    monkeypatch.setattr(ScoreCurve, "seconds_outside_", -1000.0)
+    (seconds,) = compare_transfer(X, y, {"one": make()}, cv=2).results_["mean_fit_time"]
+    assert 990 < seconds < 1010 + 60
+
+
+def test_score_that_reads_the_rows_itself_has_a_curve(make, duel):
+    _, X, y = duel
+
+    def score_of_bright_rows(estimator, X, y):
+        bright = X.mean(axis=1) > 4.5
+        return accuracy_score(y[bright], estimator.predict(X[bright]))
+
+    report = compare_transfer(X, y, {"one": make()}, cv=2, scoring=score_of_bright_rows)
+    assert report.scoring_ == "score_of_bright_rows"
+    for i, curve in enumerate(report.curves_["one"]):
+        assert curve["score"][-1] == splits_of(report)[i]
+
+
+def test_contenders_without_epochs_have_no_curve(make, duel):
+    _, X, y = duel
+    contenders = {
+        "probe": make("linear_probe"),
+        "pipeline": make_pipeline(make()),
+        "without callbacks": make(callbacks="disable"),
+    }
+    assert compare_transfer(X, y, contenders, cv=2).curves_ == {}
+
+
+def test_indicators_tell_how_soon_the_score_from_scratch_is_reached(duel):
+    contenders, X, y = duel
+    report = compare_transfer(X, y, contenders, cv=3, random_state=0)
+    table = zip(*report.indicators_.values(), strict=True)
+    values = {(row[0], row[1]): row[3:] for row in table}
+    names = [f"{axis} to the score from scratch" for axis in ("epochs", "seconds")]
+    assert list(values) == [
+        *[(name, who) for name in names for who in ("tuned", "scratch")],
+        ("gain over from scratch", "tuned"),
+    ]
+    wanted = splits_of(report, 1)
+    for axis, name in zip(("epoch", "seconds"), names, strict=True):
+        for who in contenders:
+            times = []
+            for curve, score in zip(report.curves_[who], wanted, strict=True):
+                reached = curve[axis][curve["score"] >= score]
+                times.append(reached[0] if len(reached) else np.nan)
+            value, low, high = values[name, who]
+            assert value == pytest.approx(np.mean(times), nan_ok=True)
+            assert np.isnan(value) or 0 <= low <= value <= high
+    effects = [report.effects_[name][0] for name in ("difference", "low", "high")]
+    assert list(values["gain over from scratch", "tuned"]) == effects
+
+
+def test_score_that_is_not_reached_is_told_by_the_splits():
+    def curve(*scores):
+        n = len(scores)
+        return {"epoch": np.arange(n), "seconds": np.ones(n), "score": np.array(scores)}
+
+    curves = {
+        "tuned": [curve(0.5, 0.8), curve(0.5, 0.7), curve(0.7, 0.7)],
+        "scratch": [curve(0.1, 0.8)] * 3,
+    }
+    *_, last = sentences_on([0.8] * 3, [0.8, 0.7, 0.7], curves)
+    assert last == (
+        "'tuned' does not reach the final score of 'scratch' in 2 of 3 splits."
+    )
+    curves["tuned"] = [curve(0.5, 0.8), curve(0.9, 0.7), curve(0.8, 0.7)]
+    *_, last = sentences_on([0.8] * 3, [0.8, 0.7, 0.7], curves)
+    assert last == (
+        "'tuned' reaches the final score of 'scratch' after 0.3 epochs (1 s), the "
+        "latter after 1.0 (1 s)."
+    )
+
+
+# --- networks, and what the report remembers ----------------------------------------
+
+
+def test_best_of_a_ranking_are_compared_side_by_side(digits, tiny_network):
+    X, y = digits
+    small = {"image_size": 8, "device": "cpu"}
+    ranking = rank_backbones(
+        X,
+        y,
+        {
+            "tiny": PretrainedFeatureExtractor(tiny_network, **small),
+            "random": PretrainedFeatureExtractor(tiny_network, weights=None, **small),
+            "mini": PretrainedFeatureExtractor(**small),
+        },
+    )
+    best = ranking.best(2)
+    assert list(best) == ranking.results_["backbone"][:2].tolist()
+    with pytest.raises(ValueError, match="k=4 must be a whole number from 1 to 3"):
+        ranking.best(4)
+    contenders = default_contenders(best)
+    linear = {n: c for n, c in contenders.items() if "features + logistic" in n}
+    report = compare_transfer(X, y, linear, cv=2)
+    assert list(scores_of(report)) == [
+        f"frozen features + logistic regression, {label}" for label in best
+    ]
+
+
+def test_report_remembers_what_was_compared_with_what(report, contenders):
+    expected = {
+        "rows": "120",
+        "classes": "10",
+        "cv": "3",
+        "scoring": "accuracy",
+        "train_sizes": "None",
+        "random_state": "0",
+    }
+    expected |= {name: repr(contender) for name, contender in contenders.items()}
+    assert report.parameters_.items() >= expected.items()
+    assert report.versions_["sktl"] == sktl.__version__
+    assert report.versions_["torch"] == torch.__version__.split("+")[0]
+
+
+@pytest.mark.slow
+def test_processes_give_the_same_report(digits, contenders, tmp_path):
+    contenders = contenders | {
+        "tuned": FineTunedCNNClassifier(max_epochs=2, cache=tmp_path, random_state=0)
+    }
+    alone, together = (
+        compare_transfer(*digits, contenders, cv=2, n_jobs=n_jobs, random_state=0)
+        for n_jobs in (None, 2)
+    )
+    scores = [run.results_["mean_test_score"] for run in (alone, together)]
+    # Processes compute with fewer threads each: the features differ by rounding.
+    assert scores[0] == pytest.approx(scores[1], abs=0.05)
+    assert len(together.curves_["tuned"]) == 2
+
+
+def test_page_of_a_comparison_is_saved(duel, tmp_path, pyplot):
+    """Curves and a failed split among it."""
+    contenders, X, y = duel
+    contenders["fails"] = FailsWithout(row=X[0])
+    report = compare_transfer(X, y, contenders, cv=2)
+    report.save_html(tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert "the row is not here" in page
+    assert page.count("<img") >= 1

@@ -1,0 +1,211 @@
+"""Default contenders, raw pixels, and which contenders are each other's twins."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.compose import ColumnTransformer
+from sklearn.datasets import load_digits
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.svm import SVC
+from torch import nn
+
+from sktl import FineTunedCNNClassifier, PretrainedFeatureExtractor
+from sktl._comparison.contenders import (
+    RawPixels,
+    default_contenders,
+    feature_contenders,
+    find_pairs,
+)
+
+NAMES = [
+    "untrained network + logistic regression",
+    "frozen features + logistic regression",
+    "frozen features + SVM",
+    "frozen features + gradient boosting",
+    "fine-tuned network",
+    "network from scratch",
+]
+ONCE = ["most frequent class", "raw pixels + logistic regression"]
+
+
+# --- the default ones ---------------------------------------------------------------
+
+
+def test_default_contenders_of_several_networks_bear_their_labels():
+    contenders = default_contenders({"a": "sktl_mini", "b": "resnet18"})
+    expected = [f"{name}, {label}" for label in "ab" for name in NAMES]
+    assert list(contenders) == ONCE + expected
+    assert contenders["fine-tuned network, b"].backbone == "resnet18"
+
+
+def test_default_contenders_take_over_what_an_extractor_says():
+    own = {
+        "weights": "mine.safetensors",
+        "image_shape": (8, 8),
+        "channels": "last",
+        "value_range": (0, 16),
+        "image_size": 48,
+        "device": "cpu",
+        "precision": "float32",
+        "cache": None,
+        "n_jobs": 2,
+    }
+    contenders = default_contenders(PretrainedFeatureExtractor("resnet18", **own))
+    assert list(contenders) == ONCE + NAMES
+    for name in NAMES:
+        part = getattr(contenders[name], "steps", [("", contenders[name])])[0][1]
+        expected = own | ({"weights": None} if "untrained" in name else {})
+        params = part.get_params(deep=False)
+        assert {key: params[key] for key in own} == expected
+        assert part.backbone == "resnet18"
+    pixels = contenders["raw pixels + logistic regression"][0]
+    of_images = ("image_shape", "channels", "value_range", "n_jobs")
+    for key in of_images:
+        assert getattr(pixels, key) == own[key]
+
+
+@pytest.mark.parametrize("backbone", [3, {"mine": LogisticRegression()}])
+def test_backbone_of_another_kind_is_named(backbone):
+    with pytest.raises(ValueError, match=r"backbone.* is a .*Accepted: a name of"):
+        default_contenders(backbone)
+
+
+def test_backbones_without_entry_are_refused():
+    with pytest.raises(ValueError, match="backbone={} holds no network"):
+        default_contenders({})
+
+
+# --- twins --------------------------------------------------------------------------
+
+
+def features(classifier=None, **params):
+    return make_pipeline(
+        PretrainedFeatureExtractor(**params), classifier or LogisticRegression(C=0.5)
+    )
+
+
+@pytest.mark.parametrize("network", ["sktl_mini", nn.Conv2d(3, 4, 3)])
+def test_default_contenders_that_have_twins(network):
+    pairs = find_pairs(default_contenders({"net": network}))
+    assert pairs == [
+        (f"{NAMES[1]}, net", f"{NAMES[0]}, net", "untrained"),
+        (f"{NAMES[4]}, net", f"{NAMES[5]}, net", "from scratch"),
+    ]
+
+
+def test_twin_is_of_the_same_network():
+    contenders = default_contenders({"a": "sktl_mini", "b": "resnet18"})
+    for contender, twin, _ in find_pairs(contenders):
+        assert contender[-3:] == twin[-3:]
+    assert len(find_pairs(contenders)) == 4
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"weights": None, "pooling": "max"},
+        {"weights": None, "backbone": "resnet18"},
+        {"weights": None, "classifier": LogisticRegression(C=1)},
+        {"weights": None, "classifier": SVC()},
+        {"weights": "DEFAULT"},
+    ],
+)
+def test_contender_that_differs_in_more_is_no_twin(other):
+    assert find_pairs({"one": features(), "other": features(**other)}) == []
+
+
+def test_twins_inside_a_table_are_found():
+    def table(weights):
+        columns = [
+            ("photo", PretrainedFeatureExtractor(weights=weights), "photo"),
+            ("number", SimpleImputer(missing_values=np.nan), ["price"]),
+        ]
+        return make_pipeline(ColumnTransformer(columns), LogisticRegression())
+
+    pairs = find_pairs({"untrained": table(None), "trained": table("DEFAULT")})
+    assert pairs == [("trained", "untrained", "untrained")]
+
+
+def test_networks_that_only_look_alike_are_no_twins():
+    one, other = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
+    contenders = {
+        "one": features(backbone=one),
+        "other": features(backbone=other, weights=None),
+    }
+    assert find_pairs(contenders) == []
+
+
+def test_of_several_networks_from_scratch_the_likest_is_the_twin():
+    contenders = {
+        "far": FineTunedCNNClassifier(strategy="scratch", batch_size=8, dropout=0.5),
+        "near": FineTunedCNNClassifier(strategy="scratch", max_epochs=40),
+        "random weights": FineTunedCNNClassifier(weights=None, max_epochs=40, lr=0.1),
+        "elsewhere": FineTunedCNNClassifier("resnet18", strategy="scratch"),
+        "tuned": FineTunedCNNClassifier(),
+        "in a pipeline": make_pipeline(FineTunedCNNClassifier(strategy="full")),
+    }
+    assert find_pairs(contenders) == [
+        ("tuned", "near", "from scratch"),
+        ("in a pipeline", "near", "from scratch"),
+    ]
+
+
+def test_first_reader_of_each_network_shows_what_features_are_worth():
+    contenders = {
+        "untrained": features(weights=None),
+        "first": features(),
+        "second": features(SVC()),
+        "other weights": features(weights="mine.safetensors"),
+        "other network": features(backbone=nn.Conv2d(3, 4, 3)),
+        "alike": features(backbone=nn.Conv2d(3, 4, 3)),
+    }
+    assert feature_contenders(contenders) == [
+        "first",
+        "other weights",
+        "other network",
+        "alike",
+    ]
+
+
+# --- raw pixels ---------------------------------------------------------------------
+
+
+def test_raw_pixels_are_left_as_they_are_where_they_fit():
+    X, _ = load_digits(return_X_y=True)
+    assert np.abs(RawPixels().fit_transform(X[:99]) - X[:99] / 16).max() <= 0.5 / 255
+
+
+def test_raw_pixels_of_large_colour_images_are_squeezed():
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (h, 60, 3), dtype=np.uint8) for h in (40, 50, 60)]
+    rows = RawPixels(side=8).fit_transform(images)
+    assert rows.shape == (3, 8 * 8 * 3)
+    assert rows.min() >= 0
+    assert rows.max() <= 1
+    expected = np.asarray(Image.fromarray(images[0]).resize((8, 8), Image.BILINEAR))
+    assert np.abs(rows[0] * 255 - expected.ravel()).max() <= 1
+
+
+@pytest.mark.parametrize("n_jobs", [None, 2])
+def test_raw_pixels_of_fit_and_transform_are_those_of_both_at_once(n_jobs):
+    rng = np.random.default_rng(0)
+    X = rng.integers(0, 256, (7, 10, 12, 1), dtype=np.uint8)
+    pixels = RawPixels(side=9, n_jobs=n_jobs)
+    assert (pixels.fit(X).transform(X) == RawPixels(side=9).fit_transform(X)).all()
+    assert pixels.transform(X).shape == (7, 81)
+
+
+def test_raw_pixels_of_another_size_than_those_of_fit_give_equally_long_rows():
+    rng = np.random.default_rng(0)
+    small, other = rng.integers(0, 256, (2, 5, 8, 8), dtype=np.uint8)
+    pixels = RawPixels().fit(small)
+    assert pixels.transform([*other[:, :7, :6]]).shape == (5, 64)
+
+
+def test_raw_pixels_read_rows_as_they_are_told():
+    X = np.random.default_rng(0).integers(0, 2, (4, 60)).astype(float)
+    shaped = RawPixels(image_shape=(6, 10), value_range=(0, 2)).fit(X)
+    assert shaped.transform(X).max() == pytest.approx(0.5, abs=0.5 / 255)
+    assert shaped.transform(X).shape == (4, 32 * 32)

@@ -1,0 +1,298 @@
+"""`PretrainedFeatureExtractor` as a scikit-learn citizen."""
+
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from sklearn.base import clone
+from sklearn.compose import ColumnTransformer
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, cross_validate
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from sktl import PretrainedFeatureExtractor, cache_info, clear_cache, layer_names
+from sktl.exceptions import (
+    ImageLayoutError,
+    ImageReadError,
+    ImageSizeWarning,
+    UnknownBackboneError,
+    UnknownLayerError,
+    WeightsMismatchError,
+)
+
+
+@pytest.fixture(autouse=True)
+def _empty_store():
+    clear_cache()
+
+
+@pytest.fixture(scope="module")
+def digits():
+    X, y = load_digits(return_X_y=True)
+    return X[:150], y[:150]
+
+
+@pytest.fixture(scope="module")
+def images():
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def paths(images, tmp_path):
+    """The same images as PNG files."""
+    names = [str(tmp_path / f"{i:02}.png") for i in range(len(images))]
+    for name, image in zip(names, images, strict=True):
+        Image.fromarray(image).save(name)
+    return names
+
+
+def test_features_are_float32_rows(images):
+    features = PretrainedFeatureExtractor().fit_transform(images)
+    assert features.shape == (20, 512)
+    assert features.dtype == np.float32
+
+
+@pytest.mark.parametrize("cache", ["memory", None])
+def test_no_bit_depends_on_order_split_or_cache(images, cache):
+    extractor = PretrainedFeatureExtractor(batch_size=8, cache=cache).fit(images)
+    features = extractor.transform(images)
+    order = np.random.default_rng(1).permutation(len(images))
+    again = clone(extractor).set_params(cache=None).fit(images)
+    assert np.array_equal(again.transform(images[order]), features[order])
+    one_by_one = [again.transform(images[i : i + 1])[0] for i in range(5)]
+    assert np.array_equal(one_by_one, features[:5])
+
+
+def test_paths_give_the_features_of_their_pixels(images, paths):
+    extractor = PretrainedFeatureExtractor().fit(images)
+    assert np.array_equal(extractor.transform(paths), extractor.transform(images))
+
+
+def test_flattened_rows_give_the_features_of_their_images(digits):
+    rows, _ = digits
+    of_rows = PretrainedFeatureExtractor().fit_transform(rows)
+    of_images = PretrainedFeatureExtractor().fit_transform(rows.reshape(-1, 8, 8))
+    assert np.array_equal(of_rows, of_images)
+
+
+def test_value_range_is_learnt_in_fit_not_in_transform(digits):
+    rows, _ = digits
+    extractor = PretrainedFeatureExtractor().fit(rows)
+    assert extractor.value_range_ == (0, 16)
+    dark = np.minimum(rows[:3], 1)
+    as_uint8 = np.round(dark * 255 / 16).astype(np.uint8).reshape(-1, 8, 8)
+    assert np.array_equal(extractor.transform(dark), extractor.transform(as_uint8))
+
+
+def test_several_layers_are_concatenated_and_named(images):
+    early, late = "layer2.1.relu_1", "flatten"
+    both = PretrainedFeatureExtractor(layers=[early, late]).fit(images)
+    single = [
+        PretrainedFeatureExtractor(layers=layer).fit_transform(images)
+        for layer in (early, late)
+    ]
+    assert np.array_equal(both.transform(images), np.hstack(single))
+    names = both.get_feature_names_out()
+    assert names[0] == "sktl_mini_layer2.1.relu_1_avg_0"
+    assert names[-1] == f"sktl_mini_flatten_avg_{single[1].shape[1] - 1}"
+
+
+def test_every_listed_layer_is_accepted(images):
+    names = layer_names("sktl_mini")[:-1]  # weights are published without scores
+    extractor = PretrainedFeatureExtractor(layers=names, cache=None)
+    features = extractor.fit(images[:1]).transform(images[:1])
+    assert features.shape[1] == extractor.n_features_out_
+    assert np.isfinite(features).all()
+
+
+@pytest.mark.parametrize(
+    ("pooling", "expected"),
+    [
+        ("avg", lambda m: m.mean((2, 3))),
+        ("max", lambda m: m.max((2, 3))),
+        ("avgmax", lambda m: np.hstack([m.mean((2, 3)), m.max((2, 3))])),
+        ("flatten", lambda m: m.reshape(len(m), -1)),
+    ],
+)
+def test_pooling_is_what_numpy_makes_of_the_map(
+    tiny_network, images, pooling, expected
+):
+    with torch.no_grad():
+        mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+        normal = (images / 255 - mean) / std
+        batch = torch.tensor(normal, dtype=torch.float32).permute(0, 3, 1, 2)
+        feature_map = tiny_network[:6](batch).numpy()
+    features = PretrainedFeatureExtractor(
+        tiny_network, layers="relu2", pooling=pooling, image_size=32
+    ).fit_transform(images)
+    np.testing.assert_allclose(features, expected(feature_map), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("container", ["pandas", "polars"])
+def test_set_output_gives_named_frames(images, container):
+    extractor = PretrainedFeatureExtractor().set_output(transform=container)
+    frame = extractor.fit_transform(images)
+    assert list(frame.columns) == list(extractor.get_feature_names_out())
+    assert frame.shape == (20, 512)
+
+
+# ---- scikit-learn's tools
+
+
+def test_grid_search_passes_each_image_through_the_network_once(digits):
+    X, y = digits
+    search = GridSearchCV(
+        make_pipeline(PretrainedFeatureExtractor(), LogisticRegression(max_iter=500)),
+        {"logisticregression__C": np.logspace(-3, 1, 5)},
+        cv=5,
+    )
+    search.fit(X, y)
+    assert cache_info().computed == len(np.unique(X, axis=0))
+
+
+def test_grid_search_over_backbones_compares_different_networks(digits):
+    X, y = digits
+    search = GridSearchCV(
+        make_pipeline(PretrainedFeatureExtractor(), LogisticRegression(max_iter=500)),
+        {
+            "pretrainedfeatureextractor__backbone": ["sktl_mini", "squeezenet1_1"],
+            "pretrainedfeatureextractor__weights": [None],
+            "pretrainedfeatureextractor__image_size": [32],
+        },
+        cv=2,
+    )
+    scores = search.fit(X[:60], y[:60]).cv_results_["mean_test_score"]
+    assert scores[0] != scores[1]
+
+
+@pytest.mark.parametrize("kind", ["rows", "images", "paths"])
+def test_cross_validate_takes_every_kind_of_x(kind, images, paths):
+    y = np.arange(20) % 2
+    X = {"rows": images.reshape(20, -1), "images": images, "paths": paths}[kind]
+    model = make_pipeline(PretrainedFeatureExtractor(), LogisticRegression())
+    scores = cross_validate(model, X, y, cv=2, error_score="raise")
+    assert len(scores["test_score"]) == 2
+
+
+@pytest.mark.parametrize("column", ["path", ["path"]], ids=["string", "list"])
+def test_column_transformer_has_a_branch_for_images(images, paths, column):
+    table = pd.DataFrame({"path": paths, "age": np.arange(20.0)})
+    branches = ColumnTransformer(
+        [
+            ("image", PretrainedFeatureExtractor(), column),
+            ("number", StandardScaler(), ["age"]),
+        ]
+    )
+    rows = branches.fit_transform(table)
+    expected = PretrainedFeatureExtractor().fit_transform(images)
+    assert np.array_equal(rows[:, :-1], expected)
+
+
+def test_set_params_takes_effect_on_a_fitted_extractor(images):
+    extractor = PretrainedFeatureExtractor(pooling="avg").fit(images)
+    features = extractor.set_params(backbone="squeezenet1_1", weights=None)
+    assert features.fit_transform(images[:2]).shape == (2, 512)
+
+
+def test_fitted_extractor_pickles_small_and_goes_on(images):
+    extractor = PretrainedFeatureExtractor().fit(images)
+    content = pickle.dumps(extractor)
+    assert len(content) < 100_000
+    again = pickle.loads(content)
+    assert np.array_equal(again.transform(images), extractor.transform(images))
+
+
+def test_weights_that_changed_since_fit_are_refused(images, tmp_path):
+    from torchvision.models import get_model
+
+    path = tmp_path / "weights.pth"
+    extractor = PretrainedFeatureExtractor("squeezenet1_1", weights=path, image_size=32)
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        torch.save(get_model("squeezenet1_1", weights=None).state_dict(), path)
+        if seed == 1:
+            extractor.fit(images)
+    with pytest.raises(WeightsMismatchError, match="not the network that fit saw"):
+        extractor.transform(images)
+
+
+# ---- what goes wrong
+
+
+def test_unreadable_files_are_all_listed_with_row_and_path(paths):
+    with open(paths[3], "wb") as file:
+        file.write(b"no image")
+    bad = [*paths[:10], "/nowhere/12.png", *paths[10:]]
+    with pytest.raises(ImageReadError) as caught:
+        PretrainedFeatureExtractor().fit_transform(bad)
+    assert [(row, path) for row, path, _ in caught.value.failures] == [
+        (3, paths[3]),
+        (10, "/nowhere/12.png"),
+    ]
+    assert "row 3" in str(caught.value)
+    assert paths[3] in str(caught.value)
+
+
+def test_good_images_of_a_failed_pass_are_kept(paths, images):
+    bad = [*paths, "/nowhere/12.png"]
+    with pytest.raises(ImageReadError):
+        PretrainedFeatureExtractor().fit_transform(bad)
+    PretrainedFeatureExtractor().fit_transform(paths)
+    assert cache_info().computed == len(paths)
+
+
+def test_on_error_nan_marks_rows_and_warns_once(paths):
+    extractor = PretrainedFeatureExtractor(on_error="nan").fit(paths)
+    with pytest.warns(UserWarning, match="row 1: /nowhere/12.png") as caught:
+        features = extractor.transform([paths[0], "/nowhere/12.png", paths[1]])
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    assert np.isnan(features).all(axis=1).tolist() == [False, True, False]
+
+
+def test_equal_unreadable_images_are_all_reported(images):
+    """Equal content is decoded once, but every row needs its verdict."""
+    good, bad = Image.fromarray(images[0]), b"no image"
+    extractor = PretrainedFeatureExtractor(on_error="nan", cache=None).fit([good])
+    with pytest.warns(UserWarning, match="2 image") as caught:
+        features = extractor.transform([good, bad, bad, good])
+    assert "row 1" in str(caught[0].message)
+    assert "row 2" in str(caught[0].message)
+    assert np.isnan(features).all(axis=1).tolist() == [False, True, True, False]
+
+
+def test_images_much_larger_than_the_network_sees_warn_once():
+    large = [np.zeros((300, 400, 3), np.uint8), np.ones((300, 300, 3), np.uint8)]
+    extractor = PretrainedFeatureExtractor().fit(large)
+    with pytest.warns(ImageSizeWarning, match="'resnet18'") as caught:
+        extractor.transform(large)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize(
+    ("params", "X", "error", "message"),
+    [
+        ({"backbone": "resnet81"}, None, UnknownBackboneError, "'resnet18'"),
+        ({"layers": "layer9"}, None, UnknownLayerError, "layers='layer9'"),
+        ({"layers": []}, None, ValueError, "layers"),
+        ({"pooling": "mean"}, None, ValueError, "'pooling' parameter"),
+        ({"batch_size": 0}, None, ValueError, "'batch_size' parameter"),
+        ({"device": "gpu"}, None, ValueError, "device='gpu' cannot be used"),
+        ({"precision": "int8"}, None, ValueError, "'precision' parameter"),
+        ({"cache": 3}, None, ValueError, "'cache' parameter"),
+        ({}, np.zeros((5, 60)), ImageLayoutError, "image_shape"),
+        ({}, np.zeros((5, 3, 3, 3), np.uint8), ImageLayoutError, "channels"),
+        ({}, np.full((5, 64), np.nan), ValueError, "NaN"),
+    ],
+)
+def test_wrong_use_names_parameter_and_remedy(images, params, X, error, message):
+    extractor = PretrainedFeatureExtractor(**params)
+    with pytest.raises(error, match=message):
+        extractor.fit_transform(images if X is None else X)

@@ -1,0 +1,192 @@
+"""Each image passes the network once in a grid search, counted at the network itself.
+
+A hook on the first layer writes down every image that comes in, in whatever process;
+the counters of the store take no part.
+"""
+
+import hashlib
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import Pipeline
+
+from sktl import PretrainedFeatureExtractor, clear_cache
+
+N_IMAGES = 90
+CLASSES = np.arange(N_IMAGES) % 3
+
+
+class Recorder:
+    """Forward hook: a line in a file for each image in a batch, and a rest."""
+
+    def __init__(self, path, seconds=0):
+        self.path = path
+        self.seconds = seconds
+
+    def __call__(self, layer, inputs, output):
+        (images,) = inputs  # (n, 3, h, w)
+        # Padding, and the blank with which shapes are found, are of one colour.
+        shown = images.flatten(2).std(dim=2).amax(dim=1) > 0
+        digests = [
+            hashlib.sha256(image.numpy().tobytes()).hexdigest()
+            for image in images[shown].contiguous()
+        ]
+        with open(self.path, "a") as file:
+            file.writelines(f"{digest}\n" for digest in digests)
+        time.sleep(self.seconds)
+
+    def counts(self):
+        return Counter(Path(self.path).read_text().split())
+
+
+@pytest.fixture
+def recorder(tiny_network, tmp_path):
+    recorder = Recorder(tmp_path / "passed.txt")
+    tiny_network.conv1.register_forward_hook(recorder)
+    return recorder
+
+
+@pytest.fixture(scope="module")
+def images():
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (N_IMAGES, 16, 16, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def in_processes():
+    """Let other processes, which cannot import this file, have its classes."""
+    cloudpickle = pytest.importorskip("cloudpickle")  # joblib before 1.6 hides its own
+    module = sys.modules[__name__]
+    cloudpickle.register_pickle_by_value(module)
+    yield
+    cloudpickle.unregister_pickle_by_value(module)
+
+
+def search(network, cache, n_jobs=None, **grid):
+    """Five folds, three grid points; blocks of 64 images, so that there are several."""
+    features = PretrainedFeatureExtractor(
+        network, image_size=16, batch_size=8, cache=cache
+    )
+    steps = [("features", features), ("classifier", LogisticRegression(max_iter=500))]
+    grid = {"classifier__C": [0.1, 1.0, 10.0]} | grid
+    return GridSearchCV(Pipeline(steps), grid, cv=5, n_jobs=n_jobs, error_score="raise")
+
+
+@pytest.mark.parametrize("cache", ["memory", "directory"])
+def test_grid_search_passes_each_image_once(
+    cache, images, tiny_network, recorder, tmp_path
+):
+    clear_cache()
+    cache = cache if cache == "memory" else tmp_path / "features"
+    search(tiny_network, cache).fit(images, CLASSES)
+    assert list(recorder.counts().values()) == [1] * N_IMAGES
+
+
+def test_recorder_sees_every_fold_without_a_store(images, tiny_network, recorder):
+    """Three grid points and five folds, each through fit and score; then the refit."""
+    search(tiny_network, None).fit(images, CLASSES)
+    assert list(recorder.counts().values()) == [3 * 5 + 1] * N_IMAGES
+
+
+def test_equal_images_in_other_forms_pass_once(
+    images, tiny_network, recorder, tmp_path
+):
+    clear_cache()
+    pixels = [*images, *map(Image.fromarray, images), *map(torch.tensor, images)]
+    search(tiny_network, "memory").fit(pixels, np.tile(CLASSES, 3))
+    assert list(recorder.counts().values()) == [1] * N_IMAGES
+
+
+def test_other_extractor_parameters_pass_each_image_once_each(
+    images, tiny_network, recorder
+):
+    clear_cache()
+    pooling = {"features__pooling": ["avg", "max"]}
+    search(tiny_network, "memory", **pooling).fit(images, CLASSES)
+    assert list(recorder.counts().values()) == [2] * N_IMAGES
+
+
+@pytest.mark.parametrize("cache", ["memory", "directory"])
+def test_threads_that_meet_pass_each_image_once(
+    cache, images, tiny_network, recorder, tmp_path
+):
+    clear_cache()
+    recorder.seconds = 0.01
+    cache = cache if cache == "memory" else tmp_path / "features"
+    features = PretrainedFeatureExtractor(tiny_network, image_size=16, cache=cache)
+    features.fit(images[:1])
+    threads = [
+        threading.Thread(target=features.transform, args=[part])
+        for part in (images, images[::-1], images[20:])
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert list(recorder.counts().values()) == [1] * N_IMAGES
+
+
+@pytest.mark.slow
+def test_processes_that_begin_together_pass_each_image_once(
+    images, tiny_network, recorder, in_processes, tmp_path
+):
+    expected = search(tiny_network, None).fit(images, CLASSES).cv_results_
+    together = search(tiny_network, tmp_path / "first", n_jobs=2)
+    together.fit(images[:15], CLASSES[:15])  # starts the processes
+    Path(recorder.path).unlink()
+    recorder.seconds = 0.05
+    together.set_params(estimator__features__cache=tmp_path / "features")
+    found = together.fit(images, CLASSES).cv_results_
+    assert list(recorder.counts().values()) == [1] * N_IMAGES
+    np.testing.assert_array_equal(found["mean_test_score"], expected["mean_test_score"])
+
+
+TRANSFORM = """
+import pickle, sys
+features, images = pickle.load(open(sys.argv[1], "rb"))
+features.fit_transform(images)
+"""
+
+
+@pytest.mark.slow
+def test_what_a_killed_process_had_begun_is_computed_by_the_next(
+    images, tiny_network, recorder, in_processes, tmp_path
+):
+    """Two batches of eight had passed, and were not kept yet."""
+    cloudpickle = pytest.importorskip("cloudpickle")
+    params = {"image_size": 16, "batch_size": 8}
+    features = PretrainedFeatureExtractor(tiny_network, **params, cache=None)
+    expected = features.fit_transform(images)
+    Path(recorder.path).write_text("")
+    recorder.seconds = 2
+    features.set_params(cache=tmp_path / "features")
+    task = tmp_path / "task.pkl"
+    task.write_bytes(cloudpickle.dumps((features, images)))
+    killed = subprocess.Popen([sys.executable, "-c", TRANSFORM, task])
+    while recorder.counts().total() < 16:
+        assert killed.poll() is None
+        time.sleep(0.05)
+    killed.kill()
+    killed.wait()
+    recorder.seconds = 0
+    found = features.fit_transform(images)
+    assert found.tobytes() == expected.tobytes()
+    assert Counter(recorder.counts().values()) == {1: N_IMAGES - 16, 2: 16}
+
+
+@pytest.mark.slow
+def test_recorder_sees_other_processes(
+    images, tiny_network, recorder, in_processes, tmp_path
+):
+    search(tiny_network, None, n_jobs=2).fit(images, CLASSES)
+    assert list(recorder.counts().values()) == [3 * 5 + 1] * N_IMAGES

@@ -1,0 +1,794 @@
+"""The feature store when disks fill, files break and processes die.
+
+The rule in all of it: never a wrong number, never an exception, a warning at most.
+Right numbers follow from a key alone (`row`), so any reader can tell them.
+"""
+
+import contextlib
+import hashlib
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import struct
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import sktl._features.cache
+import sktl._features.sqlite
+from sktl._features.cache import cache_info, clear_cache, open_store, prune_cache
+from sktl.exceptions import CacheWarning
+
+N_WIDE = 300
+
+# What every program below starts with. sktl without its front door, which imports
+# torch and takes seconds; and the same `key`, `row`, `rows` as in the tests.
+PRELUDE = f"""
+import hashlib, os, pathlib, signal, sys, threading, types, warnings
+import numpy as np
+sktl = types.ModuleType("sktl")
+sktl.__path__ = [{os.path.dirname(sktl.__file__)!r}]
+sys.modules["sktl"] = sktl
+import sktl._features.sqlite
+from sktl._features.cache import cache_info, clear_cache, open_store
+warnings.simplefilter("error")
+
+def key(number):
+    return hashlib.sha256(str(number).encode()).digest()
+
+def row(number):
+    return np.arange({N_WIDE}, dtype=np.float32) * number
+
+def rows(numbers):
+    return {{key(number): row(number) for number in numbers}}
+
+def n_right(store, numbers):
+    numbers = list(numbers)
+    found = store.get([key(number) for number in numbers])
+    wrong = [n for n in numbers if key(n) in found and (found[key(n)] != row(n)).any()]
+    assert not wrong, wrong
+    return len(found)
+"""
+
+
+def key(number):
+    return hashlib.sha256(str(number).encode()).digest()
+
+
+def row(number):
+    return np.arange(N_WIDE, dtype=np.float32) * number
+
+
+def rows(numbers):
+    return {key(number): row(number) for number in numbers}
+
+
+def right(store, numbers):
+    """The numbers whose rows are found; all that is found must be right."""
+    found = store.get([key(number) for number in numbers])
+    numbers = [number for number in numbers if key(number) in found]
+    assert len(numbers) == len(found)
+    for number in numbers:
+        np.testing.assert_array_equal(found[key(number)], row(number), strict=True)
+    return set(numbers)
+
+
+def start(script, *arguments, **options):
+    return subprocess.Popen(
+        [*options.pop("through", ()), sys.executable, "-c", PRELUDE + script]
+        + [str(argument) for argument in arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def finish(process, timeout=120):
+    try:
+        output, errors = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    assert process.returncode == 0, errors
+    return output
+
+
+@contextlib.contextmanager
+def at_most_warnings():
+    """Collect warnings, which may be CacheWarnings only."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield caught
+    assert {warning.category for warning in caught} <= {CacheWarning}
+
+
+def files(directory):
+    return sorted(file.name for file in directory.iterdir())
+
+
+# --- processes that die, meet or fork -------------------------------------------------
+
+WRITER = """
+store = open_store(sys.argv[1])
+print("ready", flush=True)
+number = int(sys.argv[2])
+while True:
+    store.put(rows(range(number, number + 20)))
+    print(number + 20, flush=True)
+    number += 20
+"""
+
+
+@pytest.mark.parametrize(
+    "n_rounds", [8, pytest.param(50, marks=pytest.mark.slow)], ids="{} kills".format
+)
+def test_kill_while_writing_loses_nothing_that_was_written(tmp_path, n_rounds):
+    """What `put` had returned from is there, whole; nothing else stays behind."""
+    rng = random.Random(0)
+    written = 0
+    for _ in range(n_rounds):
+        process = start(WRITER, tmp_path, written)
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(rng.uniform(0, 0.15))
+        process.send_signal(signal.SIGKILL)
+        reported = process.communicate()[0].split("\n")[:-1]
+        at_least = int(reported[-1]) if reported else written
+        store = open_store(tmp_path)
+        found = right(store, range(at_least + 40))
+        assert found >= set(range(at_least))
+        written = len(found)
+        store.release()
+        assert files(tmp_path) == ["features.sqlite"]
+    assert cache_info(tmp_path).entries == written > 0
+
+
+RACER = """
+me, n_keys = int(sys.argv[2]), int(sys.argv[3])
+sys.stdin.readline()
+store = open_store(sys.argv[1])
+order = np.random.default_rng(me).permutation(n_keys)
+names = [key(number) for number in order]
+seen = {}
+for start in range(0, n_keys, 25):
+    part = names[start : start + 25]
+    found = store.get(part)
+    store.put({name: np.full(300, me, np.int16) for name in part if name not in found})
+    for name, value in store.get(part).items():
+        assert (value == value[0]).all()
+        seen[name] = value[0]
+assert len(seen) == n_keys
+assert {name: value[0] for name, value in store.get(names).items()} == seen
+print(hashlib.sha256(bytes(seen[key(number)] for number in range(n_keys))).hexdigest())
+"""
+
+
+@pytest.mark.parametrize(
+    "n_keys", [200, pytest.param(5000, marks=pytest.mark.slow)], ids="{} keys".format
+)
+def test_eight_writers_of_the_same_keys_agree_on_the_first(tmp_path, n_keys):
+    """Each wants to store its own value; all read the same one, at all times."""
+    racers = [
+        start(RACER, tmp_path / "new", me, n_keys, stdin=subprocess.PIPE)
+        for me in range(8)
+    ]
+    for racer in racers:
+        racer.stdin.write("go\n")
+        racer.stdin.flush()
+    seen = {finish(racer) for racer in racers}
+    found = open_store(tmp_path / "new").get([key(n) for n in range(n_keys)])
+    assert seen == {
+        hashlib.sha256(bytes(found[key(n)][0] for n in range(n_keys))).hexdigest()
+        + "\n"
+    }
+    open_store(tmp_path / "new").release()
+    assert files(tmp_path / "new") == ["features.sqlite"]
+
+
+FORKER = """
+def in_child(work):
+    child = os.fork()
+    if not child:
+        try:
+            work()
+        except BaseException as error:
+            print(repr(error), file=sys.stderr, flush=True)
+            os._exit(1)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+def test_forked_child_reads_and_writes(tmp_path):
+    """It opens the file for itself, counts from zero, and the parent goes on."""
+    script = """
+store, memory = open_store(sys.argv[1]), open_store("memory")
+store.put(rows(range(50)))
+memory.put(rows(range(50)))
+parents = store._shelf._connection
+
+def work():
+    assert cache_info(sys.argv[1])[:3] == cache_info()[:3] == (0, 0, 0)
+    assert n_right(store, range(100)) == n_right(memory, range(100)) == 50
+    assert store._shelf._connection is not parents
+    assert parents.total_changes > 0  # which a closed one does not tell
+    store.put(rows(range(50, 70)))
+    memory.put(rows(range(50, 70)))
+    assert cache_info(sys.argv[1])[:3] == cache_info()[:3] == (50, 50, 20)
+    clear_cache()
+
+in_child(work)
+assert store._shelf._connection is parents
+assert n_right(store, range(100)) == 70
+assert n_right(memory, range(100)) == 50
+store.put(rows(range(70, 100)))
+
+child = os.fork()
+if not child:
+    assert n_right(store, range(100)) == 100
+    sys.exit()  # the long way, which closes what is open
+assert os.waitpid(child, 0)[1] == 0
+store.put(rows([100]))
+assert n_right(store, range(101)) == 101
+"""
+    finish(start(FORKER + script, tmp_path))
+    assert right(open_store(tmp_path), range(100)) == set(range(100))
+
+
+def test_fork_while_another_thread_writes_does_not_hang(tmp_path):
+    """That thread may hold the lock of a store; in the child nobody would free it."""
+    script = """
+stores = open_store(sys.argv[1]), open_store("memory")
+stop = threading.Event()
+
+def write():
+    number = 0
+    while not stop.is_set():
+        for store in stores:
+            store.put(rows(range(number, number + 20)))
+        number += 20
+
+def work():
+    signal.alarm(60)
+    for store in stores:
+        n_right(store, range(200))
+        store.put(rows([-1]))
+        assert n_right(store, [-1]) == 1
+
+thread = threading.Thread(target=write)
+thread.start()
+for _ in range(20):
+    in_child(work)
+stop.set()
+thread.join()
+"""
+    finish(start(FORKER + script, tmp_path))
+
+
+# --- places that refuse ---------------------------------------------------------------
+
+
+def namespace():
+    """A command that runs a shell line with file systems of its own, or a skip."""
+    command = ["unshare", "-Urm", "sh", "-c"]
+    probe = "mount -t tmpfs -o size=64k tmpfs /mnt"
+    try:
+        subprocess.run([*command, probe], check=True, capture_output=True, timeout=30)
+    except (OSError, subprocess.SubprocessError) as error:
+        pytest.skip(f"needs user namespaces to mount a file system of its own: {error}")
+    return command
+
+
+FILLER = """
+warnings.simplefilter("always")
+place = pathlib.Path(sys.argv[1])
+before = 200
+with warnings.catch_warnings(record=True) as caught:
+    store = open_store(place / "cache")
+    store.put(rows(range(before)))
+    for number in range(before, 20_000, 100):
+        store.put(rows(range(number, number + 100)))
+    n_kept = n_right(store, range(20_000))
+    assert before <= n_kept < 20_000, n_kept
+    assert n_right(store, range(before)) == before
+store.release()
+assert n_right(store, range(20_000)) >= before
+assert len(caught) == 1, [str(warning.message) for warning in caught]
+assert "features could not be stored" in str(caught[0].message)
+assert caught[0].filename == "<string>"
+print(n_kept)
+"""
+
+
+def test_full_disk_keeps_what_it_has_and_warns_once(tmp_path):
+    script = FILLER + (
+        "(place / 'filler').unlink()\n"
+        "sktl._features.sqlite._REST_SECONDS = 0\n"
+        "store._shelf._failed.clear()\n"
+        "store.put(rows([-1]))\n"
+        "assert n_right(store, [-1]) == 1\n"
+    )
+    setting = (
+        f"mount -t tmpfs -o size=6m tmpfs '{tmp_path}' && "
+        f"head -c 1000000 /dev/zero > '{tmp_path}/filler' && exec \"$@\""
+    )
+    through = [*namespace(), setting, "sh"]
+    finish(start(script, tmp_path, through=through))
+
+
+def test_file_size_limit_keeps_what_it_has_and_warns_once(tmp_path):
+    """As a full disk, for machines where the test before cannot run."""
+    limit = (
+        "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (4_000_000,) * 2)"
+    )
+    finish(start(f"{limit}\n{FILLER}", tmp_path))
+
+
+def test_read_only_place_is_read_and_warns_once(tmp_path):
+    script = """
+store = open_store(pathlib.Path(sys.argv[1]) / "cache")
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    for _ in range(3):
+        assert n_right(store, range(100)) == 50
+        store.put(rows(range(50, 100)))
+assert len(caught) == 1, caught
+assert "features could not be stored" in str(caught[0].message)
+assert cache_info(pathlib.Path(sys.argv[1]) / "cache").entries == 50
+absent = open_store(pathlib.Path(sys.argv[1]) / "absent")
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    assert n_right(absent, range(5)) == 0
+    absent.put(rows(range(5)))
+assert len(caught) == 1, caught
+"""
+    place = tmp_path / "place"
+    store = open_store(place / "cache")
+    store.put(rows(range(50)))
+    store.release()
+    setting = (
+        f"mount --bind '{place}' '{place}' && "
+        f"mount -o remount,bind,ro '{place}' && exec \"$@\""
+    )
+    finish(start(script, place, through=[*namespace(), setting, "sh"]))
+    assert files(place / "cache") == ["features.sqlite"]
+
+
+def a_file(path):
+    path.write_text("in the way")
+    return path
+
+
+def below_a_file(path):
+    path.write_text("in the way")
+    return path / "cache"
+
+
+def with_a_directory_in_place_of_the_file(path):
+    (path / "features.sqlite").mkdir(parents=True)
+    return path
+
+
+@pytest.mark.parametrize(
+    "make", [a_file, below_a_file, with_a_directory_in_place_of_the_file]
+)
+def test_place_that_can_hold_no_file_warns_once(tmp_path, make):
+    store = open_store(make(tmp_path / "place"))
+    with at_most_warnings() as caught:
+        for _ in range(3):
+            assert right(store, range(5)) == set()
+            store.put(rows(range(5)))
+    assert len(caught) == 1
+    assert store._computed == 15
+
+
+def test_warning_comes_once_from_each_call_site(tmp_path):
+    """And points at it."""
+    store = open_store(a_file(tmp_path / "file"))
+    with at_most_warnings() as caught:
+        for _ in range(3):
+            store.put(rows([0]))
+        store.put(rows([1]))
+    assert [warning.filename for warning in caught] == [__file__] * 2
+    assert caught[1].lineno == caught[0].lineno + 1
+    for warning in caught:
+        assert f"cache={str(tmp_path / 'file')!r}: features could not be stored (" in (
+            str(warning.message)
+        )
+        assert "The results are right" in str(warning.message)
+
+
+def test_lock_that_is_never_freed_costs_one_wait(tmp_path, monkeypatch):
+    monkeypatch.setattr(sktl._features.sqlite, "_BUSY_SECONDS", 0.3)
+    store = open_store(tmp_path)
+    store.put(rows(range(5)))
+    other = sqlite3.connect(tmp_path / "features.sqlite", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    started = time.monotonic()
+    with at_most_warnings() as caught:
+        for _ in range(20):
+            store.put(rows(range(10)))
+            assert right(store, range(10)) == set(range(5))
+    assert time.monotonic() - started < 3
+    assert len(caught) == 1
+    other.close()
+    store.clear()
+    store.put(rows(range(10)))
+    assert right(store, range(10)) == set(range(10))
+
+
+def test_opening_at_the_same_time_as_others_waits_for_them(tmp_path, monkeypatch):
+    """SQLite answers "locked" at once to some who switch a new file to WAL together."""
+    other = sqlite3.connect(tmp_path / "other", timeout=0, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    late = sqlite3.connect(tmp_path / "other", timeout=0, isolation_level=None)
+    set_up, n_calls = sktl._features.sqlite._set_up, []
+
+    def set_up_third_time(path):
+        n_calls.append(1)
+        if len(n_calls) < 3:
+            late.execute("BEGIN IMMEDIATE")
+        return set_up(path)
+
+    monkeypatch.setattr(sktl._features.sqlite, "_set_up", set_up_third_time)
+    store = open_store(tmp_path / "cache")
+    store.put(rows(range(5)))
+    assert len(n_calls) == 3
+    assert right(store, range(5)) == set(range(5))
+    other.close()
+    late.close()
+
+
+def test_managing_says_when_it_could_not(tmp_path):
+    """Whoever asks for it by name gets an error: nothing else was asked for."""
+    with pytest.raises(OSError, match="file"):
+        cache_info(a_file(tmp_path / "file"))
+    with pytest.raises(OSError, match="file"):
+        clear_cache(tmp_path / "file")
+    with pytest.raises(OSError, match="file"):
+        prune_cache(tmp_path / "file", max_bytes=0)
+
+
+# --- files that vanish or break -------------------------------------------------------
+
+
+def test_directory_deleted_meanwhile_is_made_again(tmp_path):
+    store = open_store(tmp_path / "cache")
+    for _ in range(3):
+        store.put(rows(range(50)))
+        assert right(store, range(50)) == set(range(50))
+        shutil.rmtree(tmp_path / "cache")
+        assert right(store, range(50)) == set()
+    shutil.rmtree(tmp_path / "cache")
+    store.put(rows(range(50)))
+    assert right(store, range(50)) == set(range(50))
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal", "-shm"])
+@pytest.mark.parametrize("is_open", [True, False])
+def test_file_deleted_meanwhile_is_a_miss_at_most(tmp_path, suffix, is_open):
+    store = open_store(tmp_path)
+    store.put(rows(range(50)))
+    if not is_open:
+        copy_files(tmp_path, tmp_path / "copy")
+        store = open_store(tmp_path / "copy")
+    (Path(store._cache) / f"features.sqlite{suffix}").unlink()
+    with at_most_warnings():
+        right(store, range(50))
+        store.put(rows(range(100)))
+        assert right(store, range(100)) == set(range(100))
+        store.release()
+        right(store, range(100))
+        store.put(rows(range(100)))
+        assert right(store, range(100)) == set(range(100))
+
+
+def test_cleared_by_another_process_while_open(tmp_path):
+    store = open_store(tmp_path)
+    store.put(rows(range(50)))
+    script = "clear_cache(sys.argv[1])\nopen_store(sys.argv[1]).put(rows(range(5)))"
+    finish(start(script, tmp_path))
+    assert right(store, range(50)) == set(range(5))
+    store.put(rows(range(50)))
+    finish(start("assert n_right(open_store(sys.argv[1]), range(50)) == 50", tmp_path))
+    assert {name.partition("-")[0] for name in files(tmp_path)} == {"features.1.sqlite"}
+
+
+def copy_files(source, target):
+    """Copy the files of a store that is open, as a killed process leaves them."""
+    target.mkdir()
+    for file in source.glob("features*"):
+        shutil.copy(file, target)
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    """60 rows: all in the database file, or half of them in the write-ahead log."""
+    root = tmp_path_factory.mktemp("sound")
+    store = open_store(root / "whole")
+    store.put(rows(range(30)))
+    store.release()
+    store.put(rows(range(30, 60)))
+    copy_files(root / "whole", root / "killed")
+    store.release()
+    assert files(root / "whole") == ["features.sqlite"]
+    assert files(root / "killed") == [
+        "features.sqlite",
+        "features.sqlite-shm",
+        "features.sqlite-wal",
+    ]
+    return root
+
+
+def flip(file, rng):
+    content = bytearray(file.read_bytes())
+    content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+    file.write_bytes(content)
+
+
+def cut(file, rng):
+    os.truncate(file, rng.randrange(file.stat().st_size))
+
+
+def smear(file, rng):
+    """Write noise over a stretch, as a bad sector does."""
+    content = bytearray(file.read_bytes())
+    at = rng.randrange(len(content))
+    content[at : at + 512] = rng.randbytes(len(content[at : at + 512]))
+    file.write_bytes(content)
+
+
+def check_survives(store):
+    """Read, compute again what misses, and so on until nothing does; return the first.
+
+    It can take up to three times: what was found misses next when the file is set
+    aside only while it is written to. And pages that SQLite has in memory hide damage
+    until the file is opened anew.
+    """
+    with at_most_warnings() as caught:
+        found = right(store, range(60))
+        for _ in range(2):
+            for _ in range(3):
+                store.put(rows(set(range(60)) - right(store, range(60))))
+            assert right(store, range(60)) == set(range(60))
+            store.release()
+        assert right(store, range(60)) == set(range(60))
+        assert cache_info(store._cache).entries >= 60
+    assert len(caught) <= 2
+    return found
+
+
+@pytest.mark.parametrize("damage", [flip, cut, smear])
+@pytest.mark.parametrize(
+    "n_rounds", [100, pytest.param(1000, marks=pytest.mark.slow)], ids="{} times".format
+)
+def test_damaged_file_never_gives_a_wrong_number(tmp_path, sound, damage, n_rounds):
+    """And heals: what is put again is found again."""
+    rng = random.Random(damage.__name__)
+    n_found = 0
+    for number in range(n_rounds):
+        directory = tmp_path / str(number)
+        shutil.copytree(sound / "whole", directory)
+        damage(directory / "features.sqlite", rng)
+        store = open_store(directory)
+        n_found += len(check_survives(store))
+        store.release()
+        shutil.rmtree(directory)
+    # Else the damage would never have been in a row: flips hit one row, cuts many.
+    assert n_found < 60 * n_rounds
+    assert n_found > 60 * n_rounds * (0.8 if damage is flip else 0)
+
+
+@pytest.mark.parametrize("damage", [flip, cut, smear])
+def test_damaged_write_ahead_log_never_gives_a_wrong_number(tmp_path, sound, damage):
+    rng = random.Random(damage.__name__)
+    for number in range(25):
+        directory = tmp_path / str(number)
+        shutil.copytree(sound / "killed", directory)
+        (directory / "features.sqlite-shm").unlink()
+        damage(directory / "features.sqlite-wal", rng)
+        store = open_store(directory)
+        assert check_survives(store) >= set(range(30))
+        store.release()
+
+
+@pytest.mark.parametrize("damage", [flip, cut, smear])
+def test_file_damaged_while_open_never_gives_a_wrong_number(tmp_path, sound, damage):
+    rng = random.Random(damage.__name__)
+    for number in range(25):
+        directory = tmp_path / str(number)
+        shutil.copytree(sound / "whole", directory)
+        store = open_store(directory)
+        assert right(store, range(0, 60, 7)) == set(range(0, 60, 7))
+        damage(directory / "features.sqlite", rng)
+        check_survives(store)
+        store.release()
+
+
+def test_damage_that_forbids_repair_sets_the_file_aside(tmp_path, sound):
+    """Where a wrong row cannot be deleted either, it would miss for ever."""
+    page_size = 16_384
+    with sqlite3.connect(sound / "whole" / "features.sqlite") as connection:
+        (page,) = connection.execute(
+            "SELECT rootpage FROM sqlite_master WHERE name = 'entries'"
+        ).fetchone()
+    connection.close()
+    for offset in range(page * page_size - 250, page * page_size - 130):
+        directory = tmp_path / str(offset)
+        shutil.copytree(sound / "whole", directory)
+        with open(directory / "features.sqlite", "r+b") as file:
+            file.seek(offset)
+            byte = file.read(1)[0]
+            file.seek(offset)
+            file.write(bytes([byte ^ 16]))
+        store = open_store(directory)
+        check_survives(store)
+        store.release()
+
+
+FOREIGN = {
+    "text": b"This is no database.\n" * 100,
+    "zeros": bytes(50_000),
+    "header only": b"SQLite format 3\0" + bytes(84),
+}
+
+
+@pytest.mark.parametrize("content", FOREIGN.values(), ids=FOREIGN)
+def test_file_that_is_no_database_is_set_aside_untouched(tmp_path, content):
+    (tmp_path / "features.sqlite").write_bytes(content)
+    store = open_store(tmp_path)
+    with pytest.warns(CacheWarning, match="features.sqlite is damaged .* a new file"):
+        assert right(store, range(5)) == set()
+    store.put(rows(range(5)))
+    store.release()
+    assert right(store, range(5)) == set(range(5))
+    assert (tmp_path / "features.sqlite").read_bytes() == content
+    assert prune_cache(tmp_path, older_than=1) == 0
+    store.release()
+    assert files(tmp_path) == ["features.1.sqlite"]
+
+
+def test_database_of_somebody_else_is_set_aside(tmp_path):
+    with sqlite3.connect(tmp_path / "features.sqlite") as connection:
+        connection.execute("CREATE TABLE entries (name TEXT)")
+        connection.execute("INSERT INTO entries VALUES ('mine')")
+    connection.close()
+    store = open_store(tmp_path)
+    with pytest.warns(CacheWarning, match="features.sqlite is damaged"):
+        assert right(store, range(5)) == set()
+    store.put(rows(range(5)))
+    assert right(store, range(5)) == set(range(5))
+    with sqlite3.connect(tmp_path / "features.sqlite") as connection:
+        assert connection.execute("SELECT * FROM entries").fetchall() == [("mine",)]
+    connection.close()
+
+
+def test_empty_file_is_an_empty_store(tmp_path):
+    (tmp_path / "features.sqlite").touch()
+    store = open_store(tmp_path)
+    assert right(store, range(5)) == set()
+    store.put(rows(range(5)))
+    assert right(store, range(5)) == set(range(5))
+
+
+# --- rows that somebody planted -------------------------------------------------------
+
+
+def plant(directory, number, dtype, shape, payload):
+    """Write a row whose checksum is right, as whoever can write the file may."""
+    parts = b"sktl entry 1", key(number), dtype, shape, payload
+    try:
+        checksum = hashlib.sha256(b"\0".join(parts)).digest()[:16]
+    except TypeError:
+        checksum = bytes(16)
+    (prefix,) = struct.unpack(">q", key(number)[:8])
+    with sqlite3.connect(directory / "features.sqlite") as connection:
+        new_id = 1000 + number
+        connection.execute(
+            "INSERT INTO entries VALUES (?, ?, 20000, 1)", (prefix, new_id)
+        )
+        connection.execute(
+            "INSERT INTO numbers VALUES (?, ?, ?, ?, ?)",
+            (new_id, dtype, shape, payload, checksum),
+        )
+    connection.close()
+
+
+def test_planted_row_that_is_well_formed_is_read(tmp_path):
+    """The control of the tests below: their rows fail for what they say alone."""
+    open_store(tmp_path).put(rows([0]))
+    plant(tmp_path, 7, b"<f4", str(N_WIDE).encode(), row(7).tobytes())
+    assert right(open_store(tmp_path), range(10)) == {0, 7}
+
+
+class Bomb:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return Path.touch, (self.marker,)
+
+
+def bomb(marker):
+    import pickle
+
+    return pickle.dumps(Bomb(marker))
+
+
+@pytest.mark.parametrize("dtype", [b"|O", b"O", b"|O8", b"object", b"<f4", b"|V1"])
+def test_planted_pickle_never_runs(tmp_path, dtype):
+    marker = tmp_path / "it ran"
+    payload = bomb(marker)
+    store = open_store(tmp_path / "cache")
+    store.put(rows([0]))
+    for number, shape in enumerate([b"", b"1", str(len(payload)).encode()], 1):
+        plant(tmp_path / "cache", number, dtype, shape, payload)
+    assert right(store, range(4)) == {0}
+    assert not marker.exists()
+    store.put(rows(range(4)))
+    assert right(store, range(4)) == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "payload"),
+    [
+        (b"<f4", b"3", bytes(8)),
+        (b"<f4", b"-1,-2", bytes(8)),
+        (b"<f4", b"-2", bytes(8)),
+        (b"<f4", b"2,", bytes(8)),
+        (b"<f4", b"two", bytes(8)),
+        (b"<f4", b"1" * 5000, bytes(8)),
+        (b"<f4", b"0,1000000000000000000000000000000", b""),
+        (b"<f4", b"1," * 70 + b"2", bytes(8)),
+        (b"<f3", b"2", bytes(6)),
+        (b"<M8[s]", b"1", bytes(8)),
+        (b"i4,i4", b"1", bytes(8)),
+        (b"\xff\xfe", b"1", bytes(8)),
+        ("<f4", b"2", bytes(8)),
+        (b"<f4", "2", bytes(8)),
+        (b"<f4", 2, bytes(8)),
+        (4.5, b"2", bytes(8)),
+        (b"<f4", b"2", None),
+        (None, None, None),
+    ],
+    ids=str,
+)
+def test_planted_row_that_makes_no_sense_is_a_miss(tmp_path, dtype, shape, payload):
+    store = open_store(tmp_path)
+    store.put(rows([0]))
+    plant(tmp_path, 1, dtype, shape, payload)
+    assert right(store, range(2)) == {0}
+    store.put(rows([1]))
+    assert right(store, range(2)) == {0, 1}
+
+
+@pytest.mark.parametrize("id_", [None, "text", b"blob", 1.5, 2**63 - 1, -5])
+def test_entry_that_points_nowhere_is_a_miss_and_heals(tmp_path, id_):
+    store = open_store(tmp_path)
+    store.put(rows([0, 1]))
+    with sqlite3.connect(tmp_path / "features.sqlite") as connection:
+        (prefix,) = struct.unpack(">q", key(1)[:8])
+        connection.execute("UPDATE entries SET id = ? WHERE prefix = ?", (id_, prefix))
+    connection.close()
+    assert right(store, range(2)) == {0}
+    store.put(rows([1]))
+    assert right(store, range(2)) == {0, 1}
+
+
+def test_numbers_used_up_are_survived(tmp_path):
+    """The next row would need a number larger than SQLite has."""
+    store = open_store(tmp_path)
+    store.put(rows([0]))
+    with sqlite3.connect(tmp_path / "features.sqlite") as connection:
+        connection.execute("UPDATE numbers SET id = 9223372036854775807")
+    connection.close()
+    with pytest.warns(CacheWarning, match="is damaged"):
+        store.put(rows([1]))
+    assert right(store, range(2)) == {1}

@@ -1,0 +1,118 @@
+"""Pixels to a network's square, against torchvision."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as tv
+
+from sktl._images import decoding
+from sktl._images.forms import Geometry, fit_to
+
+
+def by_torchvision(pixels, geometry):
+    image = Image.fromarray(pixels)
+    mode = InterpolationMode(geometry.interpolation)
+    resized = tv.resize(image, geometry.resize, mode)
+    return np.asarray(tv.center_crop(resized, geometry.crop))
+
+
+SIZES = [(64, 64), (37, 91), (91, 37), (20, 20), (7, 200), (200, 7), (1, 1), (256, 300)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
+@pytest.mark.parametrize(("resize", "crop"), [(32, 28), (64, 64), (20, 33), (35, 20)])
+def test_fit_to_equals_torchvision(size, interpolation, resize, crop):
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    geometry = Geometry(resize, crop, interpolation)
+
+    fitted = fit_to(pixels, geometry)
+
+    assert fitted.shape == (crop, crop, 3)
+    assert fitted.dtype == np.uint8
+    assert fitted.flags.c_contiguous
+    np.testing.assert_array_equal(fitted, by_torchvision(pixels, geometry))
+
+
+@settings(max_examples=150, deadline=None)
+@given(*[st.integers(1, 70)] * 4)
+def test_fit_to_equals_torchvision_for_any_size(height, width, resize, crop):
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    geometry = Geometry(resize, crop)
+
+    np.testing.assert_array_equal(
+        fit_to(pixels, geometry), by_torchvision(pixels, geometry)
+    )
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
+def test_fit_to_stretches_as_pil_resizes(size, interpolation):
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    method = Image.Resampling[interpolation.upper()]
+    expected = np.asarray(Image.fromarray(pixels).resize((24, 24), method))
+
+    fitted = fit_to(pixels, Geometry(99, 24, interpolation, stretch=True))
+
+    np.testing.assert_array_equal(fitted, expected)
+
+
+def test_fit_to_returns_what_already_fits_unchanged():
+    pixels = np.zeros((9, 9, 3), np.uint8)
+
+    assert fit_to(pixels, Geometry(9, 9)) is pixels
+    assert fit_to(pixels, Geometry(1, 9, stretch=True)) is pixels
+
+
+@pytest.mark.parametrize("size", [(3, 400), (400, 3), (1, 90), (90, 1)])
+@pytest.mark.parametrize("crop", [20, 32, 50])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_fit_to_of_extreme_shapes_equals_torchvision_closely(
+    size, crop, interpolation, monkeypatch
+):
+    """Of a smooth image: PIL may round its two passes in the other order."""
+    height, width = np.indices(size)
+    waves = [np.sin(width / 5), np.cos(height / 5), np.sin((width + height) / 9)]
+    pixels = (127 + 120 * np.stack(waves, axis=-1)).astype(np.uint8)
+    geometry = Geometry(32, crop, interpolation)
+    monkeypatch.setattr(decoding, "MAX_RESIZED_PIXELS", 64)
+
+    difference = fit_to(pixels, geometry).astype(int) - by_torchvision(pixels, geometry)
+
+    assert np.abs(difference).max() <= 2
+
+
+def test_fit_to_of_extreme_shapes_never_makes_a_giant(monkeypatch):
+    """A whole 1 x 3000 would become 256 x 768000: 786 MB in PIL."""
+    largest = []
+    resize = Image.Image.resize
+
+    def record(image, size, *args, **kwargs):
+        largest.append(size[0] * size[1])
+        return resize(image, size, *args, **kwargs)
+
+    monkeypatch.setattr(Image.Image, "resize", record)
+    row = np.random.default_rng(0).integers(0, 256, (1, 3000, 3), np.uint8)
+
+    fitted = fit_to(row, Geometry(256, 224))
+    turned = fit_to(row.swapaxes(0, 1), Geometry(256, 224))
+
+    assert fitted.shape == (224, 224, 3)
+    np.testing.assert_array_equal(turned, fitted.swapaxes(0, 1))
+    assert max(largest) == 256 * 224
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"resize": 0, "crop": 8}, "resize=0"),
+        ({"resize": 8, "crop": -1}, "crop=-1"),
+        ({"resize": 8, "crop": 8, "interpolation": "cubic"}, "interpolation='cubic'"),
+    ],
+)
+def test_geometry_malformed_is_an_error(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Geometry(**arguments)

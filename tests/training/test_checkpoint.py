@@ -1,0 +1,580 @@
+"""Checkpoints: training that was cut off goes on to the same weights, bit by bit.
+
+Run as a script, this file trains in processes of its own and kills them.
+"""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import cross_val_score
+from skorch.callbacks import Callback, EpochScoring, LRScheduler
+from skorch.dataset import ValidSplit
+from torch import nn
+from torchvision.transforms import v2
+
+from sktl import FineTunedCNNClassifier
+from sktl._saving.archive import read_archive
+from sktl._training.checkpoint import FIELDS, KIND
+from sktl._utils import atomic
+from sktl.exceptions import ModelFileError, TrainingDivergedError
+
+N_ROWS, BATCH_SIZE, N_EPOCHS = 48, 16, 6
+N_STEPS = N_ROWS // BATCH_SIZE  # in each epoch
+OPTIM = torch.optim
+
+
+def make_network(seed=0):
+    """Small, with batch norms that have seen data; (n, 3, h, w) -> (n, 3)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        layers = OrderedDict(
+            conv1=nn.Conv2d(3, 4, 3, padding=1, bias=False),
+            bn1=nn.BatchNorm2d(4),
+            relu1=nn.ReLU(),
+            conv2=nn.Conv2d(4, 8, 3, stride=2, padding=1, bias=False),
+            bn2=nn.BatchNorm2d(8),
+            relu2=nn.ReLU(),
+            pool=nn.AdaptiveAvgPool2d(1),
+            flatten=nn.Flatten(),
+            head=nn.Linear(8, 3),
+        )
+        network = nn.Sequential(layers)
+        with torch.no_grad():
+            network.train()(torch.rand(16, 3, 16, 16))
+    return network.eval()
+
+
+def schedule(policy, **parameters):
+    return {"callbacks": [("schedule", LRScheduler(policy, **parameters))]}
+
+
+def make_settings():
+    """New callbacks each time, as in another session."""
+    momentum = {"optimizer": OPTIM.SGD, "optimizer__momentum": 0.9}
+    stop = {"early_stopping": True, "validation_fraction": 0.3}
+    return {
+        "lp_ft": {"strategy": "lp_ft"},
+        "full_dropout_augment": {
+            "strategy": "full",
+            "dropout": 0.3,
+            "augment": ("flip", "crop", "color"),
+        },
+        "gradual_hidden_momentum_schedule": momentum
+        | {"strategy": "gradual", "hidden_units": (8,), "lr": 0.01}
+        | schedule("CosineAnnealingLR", T_max=N_EPOCHS),
+        "early_stopping": stop | {"n_iter_no_change": 4, "lr": 0.03},
+        "early_stopping_refit": stop | {"refit": True, "lr": 0.01},
+        "scratch_class_weight": {"strategy": "scratch", "class_weight": "balanced"},
+        "linear_probe_hidden": {"strategy": "linear_probe", "hidden_units": (8,)},
+        "reinit_layer_decay": {"strategy": "full", "reinit_from": "last"},
+        "augment_function": {"augment": v2.Compose([v2.RandomVerticalFlip()])},
+        "adam_amsgrad": {"optimizer": OPTIM.Adam, "optimizer__amsgrad": True},
+        # A sum of losses is too much for the scale of the first step.
+        "float16": {"precision": "float16", "criterion__reduction": "sum"},
+        "rmsprop": {"optimizer": OPTIM.RMSprop, "optimizer__centered": True},
+        "nadam": {"optimizer": OPTIM.NAdam},
+        "steps": momentum | schedule("MultiStepLR", milestones=[2, 4]),
+        "plateau": schedule("ReduceLROnPlateau", patience=0, threshold=1.0),
+        "cycle_by_batch": schedule(
+            OPTIM.lr_scheduler.OneCycleLR,
+            max_lr=0.01,
+            total_steps=N_EPOCHS * N_STEPS,
+            step_every="batch",
+        ),
+        "inner_split_and_score": {
+            "train_split": ValidSplit(3, stratified=True),
+            "callbacks": [EpochScoring("f1_macro", lower_is_better=False)],
+        },
+    }
+
+
+SETTINGS = list(make_settings())
+
+
+def make_data(seed=0):
+    X, y = load_digits(n_class=3, return_X_y=True)
+    rows = np.random.RandomState(seed).permutation(len(X))[:N_ROWS]
+    return X[rows], y[rows]
+
+
+def make_classifier(setting="lp_ft", network_seed=0, **parameters):
+    parameters = {
+        "image_size": 8,
+        "batch_size": BATCH_SIZE,
+        "max_epochs": N_EPOCHS,
+        "random_state": 3,
+        "device": "cpu",
+        "cache": None,
+        **make_settings()[setting],
+        **parameters,
+    }
+    return FineTunedCNNClassifier(make_network(network_seed), **parameters)
+
+
+def results(clf):
+    """All that training left behind, times aside."""
+    arrays = {n: t.numpy() for n, t in clf.module_.state_dict().items()}
+    for i, values in clf.optimizer_.state_dict()["state"].items():
+        arrays |= {
+            f"{i}.{n}": np.asarray(v) for n, v in values.items() if v is not None
+        }
+    for name in clf.history[-1].keys() - {"dur", "batches"} if clf.history else ():
+        arrays[f"history.{name}"] = np.array(clf.history[:, name])
+    return arrays | {"n_epochs": np.array(clf.n_epochs_)}
+
+
+def assert_same(found, expected):
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        assert found[name].dtype == array.dtype, name
+        assert found[name].tobytes() == array.tobytes(), name
+
+
+# ---- processes that are killed
+
+
+def fit_to_file(setting, path, **parameters):
+    clf = make_classifier(setting, max_epochs=4 * N_EPOCHS, **parameters)
+    np.savez(path, **results(clf.fit(*make_data())))
+
+
+def in_process(task, *args, wait=None, **kwargs):
+    """Run in a process of its own, killed when `wait` returns; whether it ended."""
+    child = os.fork()
+    if child == 0:
+        try:
+            task(*args, **kwargs)
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    if wait is not None:
+        wait()
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    assert status in (0, signal.SIGKILL), status
+    return status == 0
+
+
+def fit_and_kill(setting, folder, n_kills):
+    """Print after how many epochs each of the killed processes had got."""
+    folder, rng = Path(folder), np.random.default_rng(0)
+    checkpoint, end = folder / "checkpoint", folder / "resumed.npz"
+    in_process(fit_to_file, setting, folder / "unbroken.npz")
+    begun = time.perf_counter()
+    in_process(fit_to_file, setting, end, checkpoint=folder / "other")
+    duration = time.perf_counter() - begun
+    unbroken, found = dict(np.load(folder / "unbroken.npz")), []
+    assert_same(dict(np.load(end)), unbroken)
+
+    def wait():
+        while not checkpoint.exists():
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0, duration / 3))
+
+    while True:
+        enough = len(found) >= n_kills
+        args = (fit_to_file, setting, end)
+        if in_process(*args, wait=None if enough else wait, checkpoint=checkpoint):
+            assert_same(dict(np.load(end)), unbroken)
+            checkpoint.unlink()
+            if enough:
+                break
+        else:
+            found.append(len(read_archive(checkpoint, KIND, FIELDS)["history"]))
+    print(json.dumps(found))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+@pytest.mark.parametrize(
+    ("setting", "n_kills"),
+    [("lp_ft", 2)]
+    + [pytest.param(name, 20, marks=pytest.mark.slow) for name in SETTINGS[:6]]
+    + [pytest.param("adam_amsgrad", 20, marks=pytest.mark.slow)]
+    + [pytest.param("rmsprop", 20, marks=pytest.mark.slow)],
+)
+def test_fit_goes_on_after_each_kill(tmp_path, setting, n_kills):
+    """At random moments: in an epoch, while the checkpoint is written, and between."""
+    one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    command = [sys.executable, __file__, setting, str(tmp_path), str(n_kills)]
+    done = subprocess.run(
+        command,
+        env=os.environ | one_thread,
+        capture_output=True,
+        text=True,
+        timeout=1200,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert len(found) == n_kills
+    assert min(found) >= 1
+
+
+# ---- training that fails within one process
+
+
+class Crash(Exception):
+    pass
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """The training steps since it was cleared; `steps.limit` of them succeed."""
+
+    class Steps(list):
+        limit = None
+
+    steps, step = Steps(), FineTunedCNNClassifier.train_step
+
+    def train_step(net, batch, **kwargs):
+        if len(steps) == steps.limit:
+            raise Crash
+        steps.append(len(net.history))
+        return step(net, batch, **kwargs)
+
+    monkeypatch.setattr(FineTunedCNNClassifier, "train_step", train_step)
+    return steps
+
+
+def crash(steps, fit, *data, limit, **kwargs):
+    """Train up to a step at which it fails."""
+    steps.clear()
+    steps.limit = limit
+    with pytest.raises(Crash):
+        fit(*data, **kwargs)
+    steps.clear()
+    steps.limit = None
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_fit_goes_on_to_the_same_weights(tmp_path, steps, setting):
+    path, data = tmp_path / "checkpoint", make_data()
+    unbroken = make_classifier(setting).fit(*data)
+    n_steps, n_in_two_epochs = len(steps), steps.index(3)
+    clf = make_classifier(setting, checkpoint=path)
+    crash(steps, clf.fit, *data, limit=n_in_two_epochs + 1)
+    resumed = make_classifier(setting, checkpoint=path).fit(*data)
+    assert_same(results(resumed), results(unbroken))
+    assert len(steps) == n_steps - n_in_two_epochs
+    X, _ = data
+    assert np.array_equal(resumed.predict_proba(X), unbroken.predict_proba(X))
+
+
+def test_fit_without_a_crash_is_not_changed_by_a_checkpoint(tmp_path):
+    data = make_data()
+    plain = make_classifier("full_dropout_augment").fit(*data)
+    path = tmp_path / "checkpoint"
+    kept = make_classifier("full_dropout_augment", checkpoint=path).fit(*data)
+    assert_same(results(kept), results(plain))
+
+
+def test_fit_that_crashes_in_each_epoch_arrives(tmp_path, steps):
+    path, data = tmp_path / "checkpoint", make_data()
+    unbroken = make_classifier().fit(*data)
+    for _ in range(N_EPOCHS - 1):
+        crash(steps, make_classifier(checkpoint=path).fit, *data, limit=N_STEPS + 1)
+    resumed = make_classifier(checkpoint=path).fit(*data)
+    assert steps == [N_EPOCHS] * N_STEPS
+    assert_same(results(resumed), results(unbroken))
+
+
+def test_global_generators_are_left_alone_when_training_goes_on(tmp_path, steps):
+    path, data = tmp_path / "checkpoint", make_data()
+    crash(steps, make_classifier(checkpoint=path).fit, *data, limit=2 * N_STEPS)
+    before = torch.get_rng_state()
+    make_classifier(checkpoint=path).fit(*data)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_finished_fit_returns_at_once(tmp_path, steps):
+    path, data = tmp_path / "checkpoint", make_data()
+    first = make_classifier(checkpoint=path).fit(*data)
+    steps.clear()
+    again = make_classifier(checkpoint=path).fit(*data)
+    assert steps == []
+    assert_same(results(again), results(first))
+
+
+def test_fit_that_stopped_early_stops_again(tmp_path, steps):
+    """The epoch that ended training is not kept, only those before."""
+    path, data = tmp_path / "checkpoint", make_data()
+    first = make_classifier("early_stopping", max_epochs=40, checkpoint=path).fit(*data)
+    assert len(first.history) < 40
+    steps.clear()
+    again = make_classifier("early_stopping", max_epochs=40, checkpoint=path).fit(*data)
+    assert set(steps) == {len(first.history)}
+    assert_same(results(again), results(first))
+
+
+def test_weighted_rows_go_on(tmp_path, steps):
+    path, data = tmp_path / "checkpoint", make_data()
+    weight = np.linspace(0.5, 2, N_ROWS)
+    unbroken = make_classifier().fit(*data, sample_weight=weight)
+    clf = make_classifier(checkpoint=path)
+    crash(steps, clf.fit, *data, limit=7, sample_weight=weight)
+    resumed = clf.fit(*data, sample_weight=weight)
+    assert len(steps) == (N_EPOCHS - 2) * N_STEPS
+    assert_same(results(resumed), results(unbroken))
+
+
+def test_partial_fit_goes_on(tmp_path, steps):
+    """The first fit is another run: it is done anew, the second goes on."""
+    path, data, more = tmp_path / "checkpoint", make_data(), make_data(seed=1)
+    unbroken = make_classifier().fit(*data).partial_fit(*more)
+    clf = make_classifier(checkpoint=path).fit(*data)
+    crash(steps, clf.partial_fit, *more, limit=7)
+    again = make_classifier().fit(*data).set_params(checkpoint=path)
+    steps.clear()
+    again.partial_fit(*more)
+    assert len(steps) == (N_EPOCHS - 2) * N_STEPS
+    assert_same(results(again), results(unbroken))
+
+
+def test_warm_start_goes_on(tmp_path, steps):
+    path, data = tmp_path / "checkpoint", make_data()
+    unbroken = make_classifier(warm_start=True).fit(*data).fit(*data)
+    first = make_classifier(warm_start=True, checkpoint=path).fit(*data)
+    crash(steps, first.fit, *data, limit=7)
+    again = make_classifier(warm_start=True).fit(*data).set_params(checkpoint=path)
+    steps.clear()
+    again.fit(*data)
+    assert len(steps) == (N_EPOCHS - 2) * N_STEPS
+    assert_same(results(again), results(unbroken))
+
+
+def test_cross_validation_may_use_one_path(tmp_path):
+    """Each fold is another run, and takes the file over."""
+    X, y = make_data()
+    expected = cross_val_score(make_classifier(), X, y, cv=3)
+    kept = make_classifier(checkpoint=tmp_path / "checkpoint")
+    for _ in range(2):
+        assert cross_val_score(kept, X, y, cv=3).tolist() == expected.tolist()
+
+
+# ---- other runs
+
+
+class Named(Callback):
+    def __init__(self, name):
+        self.name = name
+
+
+def darker(image):
+    return image // 2
+
+
+def brighter(image):
+    return 255 - image // 2
+
+
+def jitter(brightness):
+    return v2.Compose([v2.ColorJitter(brightness=brightness)])
+
+
+OTHER = {
+    "lr": ({}, {"lr": 0.002}),
+    "random_state": ({}, {"random_state": 4}),
+    "strategy": ({}, {"strategy": "full"}),
+    "max_epochs": ({}, {"max_epochs": N_EPOCHS + 1}),
+    "batch_size": ({}, {"batch_size": 12}),
+    "dropout": ({"dropout": 0.1}, {"dropout": 0.2}),
+    "network": ({}, {"network_seed": 1}),
+    "image_size": ({}, {"image_size": 12}),
+    "optimizer_setting": ({}, {"optimizer__weight_decay": 0.1}),
+    "callback": ({}, {"callbacks": [Named("a")]}),
+    "callback_setting": (
+        {"callbacks": [Named("a")]},
+        {"callbacks": [Named("b")]},
+    ),
+    "schedule": (
+        schedule("StepLR", step_size=1),
+        schedule("StepLR", step_size=2),
+    ),
+    "function": ({"augment": darker}, {"augment": brighter}),
+    "transform": ({"augment": jitter(0.1)}, {"augment": jitter(0.4)}),
+}
+
+
+@pytest.mark.parametrize(("before", "after"), OTHER.values(), ids=OTHER.keys())
+def test_other_parameters_begin_anew(tmp_path, steps, before, after):
+    path, data = tmp_path / "checkpoint", make_data()
+    fresh = make_classifier(**after).fit(*data)
+    n_steps = len(steps)
+    crash(steps, make_classifier(checkpoint=path, **before).fit, *data, limit=7)
+    other = make_classifier(checkpoint=path, **after).fit(*data)
+    assert len(steps) == n_steps
+    assert_same(results(other), results(fresh))
+
+
+def other_pixel(X, y):
+    X = X.copy()
+    X[0, 20] = 16 - X[0, 20]
+    return X, y
+
+
+def other_label(X, y):
+    y = y.copy()
+    y[0] = (y[0] + 1) % 3
+    return X, y
+
+
+OTHER_DATA = {
+    "pixel": lambda X, y: (other_pixel(X, y), {}),
+    "label": lambda X, y: (other_label(X, y), {}),
+    "order": lambda X, y: ((X[::-1], y[::-1]), {}),
+    "fewer": lambda X, y: ((X[:-1], y[:-1]), {}),
+    "weight": lambda X, y: ((X, y), {"sample_weight": np.arange(1.0, N_ROWS + 1)}),
+}
+
+
+@pytest.mark.parametrize("change", OTHER_DATA.values(), ids=OTHER_DATA.keys())
+def test_other_rows_begin_anew(tmp_path, steps, change):
+    path, data = tmp_path / "checkpoint", make_data()
+    others, kwargs = change(*data)
+    fresh = make_classifier().fit(*others, **kwargs)
+    crash(steps, make_classifier(checkpoint=path).fit, *data, limit=7)
+    other = make_classifier(checkpoint=path).fit(*others, **kwargs)
+    assert len(steps) == N_EPOCHS * N_STEPS
+    assert_same(results(other), results(fresh))
+
+
+@pytest.mark.parametrize(
+    "parameters", [{"verbose": 1}, {"n_jobs": 2}, {"cache": "memory"}], ids=str
+)
+def test_parameters_without_influence_go_on(tmp_path, steps, parameters):
+    path, data = tmp_path / "checkpoint", make_data()
+    unbroken = make_classifier().fit(*data)
+    crash(steps, make_classifier(checkpoint=path).fit, *data, limit=7)
+    resumed = make_classifier(checkpoint=path, **parameters).fit(*data)
+    assert len(steps) == (N_EPOCHS - 2) * N_STEPS
+    assert_same(results(resumed), results(unbroken))
+
+
+def test_checkpoint_that_was_moved_goes_on(tmp_path, steps):
+    path, data = tmp_path / "checkpoint", make_data()
+    crash(steps, make_classifier(checkpoint=path).fit, *data, limit=7)
+    path = path.rename(tmp_path / "elsewhere")
+    make_classifier(checkpoint=str(path)).fit(*data)
+    assert len(steps) == (N_EPOCHS - 2) * N_STEPS
+
+
+# ---- files that are none, and files that cannot be written
+
+
+def flipped(whole):
+    return whole[:-5] + bytes([whole[-5] ^ 1]) + whole[-4:]
+
+
+DAMAGED = {
+    "flipped": flipped,
+    "cut_off": lambda whole: whole[:-1],
+    "empty": lambda whole: b"",
+    "text": lambda whole: b"my thesis",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED.values(), ids=DAMAGED.keys())
+def test_file_that_is_no_checkpoint_is_refused_and_kept(tmp_path, damage):
+    path, data = tmp_path / "checkpoint", make_data()
+    make_classifier(checkpoint=path, max_epochs=1).fit(*data)
+    damaged = damage(path.read_bytes())
+    path.write_bytes(damaged)
+    with pytest.raises(ModelFileError, match="Delete it to begin anew") as caught:
+        make_classifier(checkpoint=path).fit(*data)
+    assert repr(str(path)) in str(caught.value)
+    assert path.read_bytes() == damaged
+
+
+def test_saved_classifier_is_not_overwritten_by_a_checkpoint(tmp_path):
+    path, data = tmp_path / "model", make_data()
+    clf = FineTunedCNNClassifier(strategy="linear_probe", image_size=16)
+    clf.fit(*data).save(path)
+    saved = path.read_bytes()
+    with pytest.raises(ModelFileError, match="'FineTunedCNNClassifier', and 'traini"):
+        make_classifier(checkpoint=path).fit(*data)
+    assert path.read_bytes() == saved
+
+
+def test_missing_folder_is_an_error_that_names_it(tmp_path):
+    path = tmp_path / "missing" / "checkpoint"
+    with pytest.raises(FileNotFoundError, match="folder that exists") as caught:
+        make_classifier(checkpoint=path).fit(*make_data())
+    assert caught.value.filename == str(path)
+
+
+def test_full_disk_ends_training_and_the_epochs_before_are_kept(
+    tmp_path, steps, monkeypatch
+):
+    path, data = tmp_path / "checkpoint", make_data()
+    unbroken = make_classifier().fit(*data)
+    sync, synced = os.fsync, []
+
+    def fsync(descriptor):
+        synced.append(descriptor)
+        if len(synced) > 4:  # two for each checkpoint: the file's, the folder's
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(descriptor)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(atomic.os, "fsync", fsync)
+        with pytest.raises(OSError, match="No space left.*room") as caught:
+            make_classifier(checkpoint=path).fit(*data)
+    assert caught.value.filename == str(path)
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint"]
+    steps.clear()
+    resumed = make_classifier(checkpoint=path).fit(*data)
+    assert len(steps) == (N_EPOCHS - 2) * N_STEPS
+    assert_same(results(resumed), results(unbroken))
+
+
+def test_diverged_training_leaves_the_last_good_epoch(tmp_path, monkeypatch):
+    path, data = tmp_path / "checkpoint", make_data()
+    with pytest.raises(TrainingDivergedError):
+        make_classifier(checkpoint=path, lr=1e30, strategy="full").fit(*data)
+    if path.exists():
+        module = read_archive(path, KIND, FIELDS)["module"]
+        assert all(tensor.isfinite().all() for tensor in module.values())
+
+
+@pytest.mark.parametrize("seed", [None, np.random.RandomState(0)], ids=str)
+def test_checkpoint_without_a_seed_is_refused(tmp_path, seed):
+    clf = make_classifier(checkpoint=tmp_path / "checkpoint", random_state=seed)
+    with pytest.raises(ValueError, match="checkpoint=.* without a fixed seed.*an int"):
+        clf.fit(*make_data())
+    with pytest.raises(NotFittedError):
+        clf.predict(make_data()[0])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_solved_probe_writes_no_checkpoint(tmp_path):
+    """It has no epochs to go on from."""
+    path = tmp_path / "checkpoint"
+    make_classifier(strategy="linear_probe", checkpoint=path).fit(*make_data())
+    assert not path.exists()
+
+
+def test_size_of_a_checkpoint_does_not_grow_with_the_batches(tmp_path):
+    """A header has a bound, which long trainings would meet."""
+    sizes = []
+    for batch_size in (BATCH_SIZE, 1):
+        path = tmp_path / f"{batch_size}"
+        make_classifier(batch_size=batch_size, checkpoint=path).fit(*make_data())
+        sizes.append(path.stat().st_size)
+    assert sizes[1] < sizes[0] + 200
+
+
+if __name__ == "__main__":
+    fit_and_kill(sys.argv[1], sys.argv[2], int(sys.argv[3]))

@@ -1,0 +1,507 @@
+"""`FineTunedCNNClassifier`: a skorch net, a scikit-learn classifier, truly frozen."""
+
+import pickle
+
+import numpy as np
+import pytest
+import skorch
+import torch
+from PIL import Image
+from sklearn.base import clone
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, cross_val_score, cross_validate
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from skorch.callbacks import Callback, EpochScoring
+from skorch.dataset import ValidSplit
+
+from sktl import FineTunedCNNClassifier, PretrainedFeatureExtractor, cache_info
+from sktl._features.cache import clear_cache
+from sktl._networks.backbones import load_backbone
+from sktl.exceptions import TrainingDivergedError, WeightsMismatchError
+
+STRATEGIES = ["linear_probe", "lp_ft", "full", "scratch"]
+
+
+@pytest.fixture(autouse=True)
+def _empty_store():
+    clear_cache()
+
+
+@pytest.fixture(scope="module")
+def digits():
+    X, y = load_digits(return_X_y=True)
+    return X[:60], y[:60], X[60:120], y[60:120]
+
+
+@pytest.fixture(scope="module")
+def three(digits):
+    """Three classes with names, few enough to train on in a second."""
+    X, y, _, _ = digits
+    rows = y < 3
+    return X[rows], np.array(["zero", "one", "two"])[y[rows]]
+
+
+def quick(**params):
+    return FineTunedCNNClassifier(**{"max_epochs": 2, "random_state": 0} | params)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_labels_come_back_as_they_were_given(three, strategy):
+    X, y = three
+    clf = quick(strategy=strategy).fit(X, y)
+    assert clf.classes_.tolist() == ["one", "two", "zero"]
+    assert set(clf.predict(X)) <= set(y)
+    assert clf.predict_proba(X).sum(axis=1) == pytest.approx(1, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    "labels", [[True, False], [5, 3], [2.0, 7.0], ["a", "b"], np.int32([8, 9])]
+)
+def test_labels_of_any_kind(digits, labels):
+    X, y, _, _ = digits
+    rows = y < 2
+    given = np.asarray(labels)[y[rows]]
+    clf = quick(strategy="linear_probe").fit(X[rows], given)
+    assert clf.score(X[rows], given) == 1
+    assert clf.predict(X[rows]).dtype == given.dtype
+
+
+def test_linear_probe_is_logistic_regression_on_the_features(digits):
+    X, y, X_test, _ = digits
+    probe = FineTunedCNNClassifier(strategy="linear_probe").fit(X, y)
+    model = make_pipeline(
+        PretrainedFeatureExtractor(),
+        FunctionTransformer(np.float64),  # in float32, lbfgs ends earlier
+        StandardScaler(),
+        LogisticRegression(max_iter=10_000, tol=1e-8),
+    ).fit(X, y)
+    np.testing.assert_allclose(
+        probe.predict_proba(X_test), model.predict_proba(X_test), atol=1e-4
+    )
+
+
+def test_linear_probe_of_two_classes_is_logistic_regression_too(digits):
+    X, y, X_test, _ = digits
+    X, y = X[y < 2], y[y < 2]
+    probe = FineTunedCNNClassifier(strategy="linear_probe").fit(X, y)
+    model = make_pipeline(
+        PretrainedFeatureExtractor(),
+        FunctionTransformer(np.float64),
+        StandardScaler(),
+        LogisticRegression(tol=1e-9),
+    ).fit(X, y)
+    np.testing.assert_allclose(
+        probe.decision_function(X_test), model.decision_function(X_test), atol=1e-3
+    )
+
+
+def test_training_lowers_the_loss_of_every_epoch_strategy(digits):
+    X, y, _, _ = digits
+    for strategy in STRATEGIES[1:]:
+        clf = quick(strategy=strategy, max_epochs=6).fit(X, y)
+        losses = clf.history[:, "train_loss"]
+        assert losses[-1] < losses[0], strategy
+
+
+# ---- freezing
+
+
+class WatchFrozen(Callback):
+    """Records what the frozen part is like at every training step."""
+
+    def initialize(self):
+        self.seen = []
+        return self
+
+    def on_grad_computed(self, net, **kwargs):
+        prefix = net.module_.prefix
+        optimised = {id(p) for g in net.optimizer_.param_groups for p in g["params"]}
+        self.seen.append(
+            any(module.training for module in prefix.modules())
+            or any(p.grad is not None for p in prefix.parameters())
+            or any(id(p) in optimised for p in prefix.parameters())
+        )
+
+
+@pytest.mark.parametrize("unfreeze_from", ["last", 2, "layer2.1"])
+def test_frozen_part_is_bit_identical_and_untouched(digits, unfreeze_from):
+    """Norm statistics and counters included; in eval mode, ungraded, unoptimised."""
+    X, y, _, _ = digits
+    watch = WatchFrozen()
+    clf = quick(unfreeze_from=unfreeze_from, callbacks=[watch]).fit(X, y)
+    before = load_backbone("sktl_mini").network.module.state_dict()
+    after = clf.module_.prefix.state_dict()
+    assert after.keys() < before.keys()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in after.items())
+    seen = dict(clf.callbacks_)["WatchFrozen"].seen
+    assert len(seen) == 4
+    assert not any(seen)
+
+
+def test_unfrozen_part_does_change(digits):
+    X, y, _, _ = digits
+    clf = quick().fit(X, y)
+    before = load_backbone("sktl_mini").network.module.state_dict()
+    tail = clf.module_.tail.state_dict()
+    changed = {k for k, v in tail.items() if not torch.equal(v, before[k])}
+    assert {name.split(".")[0] for name in changed} == {"layer3"}
+
+
+def test_training_leaves_the_shared_network_alone(digits):
+    """Extractors of this process use the same network."""
+    X, y, _, _ = digits
+    before = load_backbone("sktl_mini").digest
+    quick(strategy="full", max_epochs=1).fit(X, y)
+    assert load_backbone("sktl_mini").digest == before
+
+
+def test_pretrained_layers_learn_at_their_own_rate(digits):
+    X, y, _, _ = digits
+    clf = quick(strategy="full", lr=0.01, backbone_lr_ratio=0.2).fit(X, y)
+    rates = {len(g["params"]): g["lr"] for g in clf.optimizer_.param_groups}
+    head = rates.pop(2)
+    assert head == 0.01
+    assert list(rates.values()) == pytest.approx([0.002])
+
+
+def test_each_image_passes_the_frozen_part_once(digits):
+    X, y, _, _ = digits
+    quick(max_epochs=5).fit(X, y)
+    assert cache_info().computed == len(np.unique(X, axis=0))
+    quick(max_epochs=3).fit(X, y)
+    assert cache_info().computed == len(np.unique(X, axis=0))
+
+
+def test_module_is_the_whole_network(digits):
+    """From preprocessed images to logits, for users of plain torch."""
+    X, y, X_test, _ = digits
+    clf = quick().fit(X, y)
+    pixels = np.round(X_test.reshape(-1, 8, 8) * 255 / 16).astype(np.uint8)
+    resized = [
+        np.asarray(Image.fromarray(p).convert("RGB").resize((64, 64), Image.BILINEAR))
+        for p in pixels
+    ]
+    images = (torch.tensor(np.array(resized)) / 255 - 0.5) / 0.25
+    with torch.no_grad():
+        logits = clf.module_.eval()(images.permute(0, 3, 1, 2))
+    np.testing.assert_allclose(logits, clf.decision_function(X_test), atol=1e-3)
+
+
+# ---- randomness
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_random_state_alone_decides_the_result(three, strategy):
+    X, y = three
+    torch.manual_seed(1)
+    first = quick(strategy=strategy).fit(X, y).predict_proba(X)
+    torch.manual_seed(2)
+    np.random.seed(2)
+    second = quick(strategy=strategy).fit(X, y).predict_proba(X)
+    assert np.array_equal(first, second)
+
+
+def test_another_random_state_gives_another_network(three):
+    X, y = three
+    first = quick(strategy="scratch").fit(X, y)
+    second = quick(strategy="scratch", random_state=1).fit(X, y)
+    assert not np.array_equal(first.predict_proba(X), second.predict_proba(X))
+
+
+def test_global_generators_are_left_alone(three):
+    X, y = three
+    states = torch.get_rng_state(), np.random.get_state()[1].copy()
+    quick(strategy="scratch").fit(X, y).predict(X)
+    assert torch.equal(states[0], torch.get_rng_state())
+    assert np.array_equal(states[1], np.random.get_state()[1])
+
+
+def test_rows_do_not_influence_one_another(digits):
+    X, y, X_test, _ = digits
+    clf = quick().fit(X, y)
+    together = clf.predict_proba(X_test)
+    alone = np.vstack([clf.predict_proba(X_test[i : i + 1]) for i in range(5)])
+    assert np.array_equal(together[:5], alone)
+
+
+# ---- a skorch net
+
+
+def test_is_a_skorch_net_with_history_and_callbacks(three):
+    X, y = three
+    clf = quick(
+        train_split=ValidSplit(3, stratified=True),
+        callbacks=[("f1", EpochScoring("f1_macro", lower_is_better=False))],
+        optimizer=torch.optim.SGD,
+        optimizer__momentum=0.9,
+    ).fit(X, y)
+    assert isinstance(clf, skorch.NeuralNetClassifier)
+    assert {"train_loss", "valid_loss", "valid_acc", "f1_macro"} <= set(clf.history[-1])
+    assert clf.history[-1, "valid_acc"] > 0.5
+    assert clf.optimizer_.param_groups[0]["momentum"] == 0.9
+
+
+def test_partial_fit_goes_on_from_where_it_was(three):
+    X, y = three
+    clf = quick().fit(X, y)
+    clf.partial_fit(X, y)
+    assert len(clf.history) == 4
+    with pytest.raises(ValueError, match=r"labels that were not there.*'three'"):
+        clf.partial_fit(X[:1], ["three"])
+
+
+def test_partial_fit_learns_all_classes_it_is_told_of(three):
+    X, y = three
+    clf = quick(strategy="full")
+    clf.partial_fit(X[y == "one"], y[y == "one"], classes=np.unique(y))
+    clf.partial_fit(X, y)
+    assert clf.predict_proba(X).shape == (len(X), 3)
+
+
+def test_partial_fit_of_a_solved_head_is_refused(three):
+    clf = quick(strategy="linear_probe")
+    with pytest.raises(AttributeError, match="no attribute 'partial_fit'") as raised:
+        clf.partial_fit(*three)
+    assert "cannot go on from where it was" in str(raised.value.__cause__)
+    clf.set_params(hidden_units=[4]).partial_fit(*three).partial_fit(*three)
+    assert len(clf.history) == 4
+
+
+def test_head_is_solved_without_the_validation_rows(digits):
+    """Or the validation score would be that of rows the head has seen."""
+    X, y, _, _ = digits
+    noise = np.random.default_rng(0).permutation(y)
+    split = ValidSplit(0.5, stratified=True)  # another split at every call
+    clf = quick(max_epochs=1, lr=1e-9, train_split=split).fit(X, noise)
+    assert clf.history[-1, "valid_acc"] < 0.5
+
+
+def test_warm_start_keeps_the_classes_it_began_with(three):
+    X, y = three
+    clf = quick(strategy="full", warm_start=True).fit(X, y)
+    clf.fit(X, y)
+    assert len(clf.history) == 4
+    with pytest.raises(ValueError, match="labels that were not there"):
+        clf.fit(X, np.arange(len(X)) % 2)
+
+
+def test_first_batch_of_a_stream_may_lack_classes(three):
+    X, y = three
+    first = y != "two"
+    clf = quick().partial_fit(X[first], y[first], classes=np.unique(y))
+    assert clf.predict_proba(X).shape == (len(X), 3)
+    assert clf.score(X[first], y[first]) == 1
+
+
+def test_classes_of_skorch_are_refused(three):
+    with pytest.raises(ValueError, match="labels are learnt from y"):
+        quick(classes=["zero", "one", "two"]).fit(*three)
+
+
+@pytest.mark.parametrize("unfreeze_from", ["stem", "*", np.int64(4)])
+def test_everything_may_be_unfrozen_after_probing(three, unfreeze_from):
+    clf = quick(max_epochs=1, unfreeze_from=unfreeze_from).fit(*three)
+    assert clf.frozen_up_to_ == ""
+    assert clf.score(*three) == 1
+
+
+def test_numpy_integers_are_integers(three):
+    numbers = {"batch_size": np.int64(8), "image_size": np.int64(32)}
+    plain = quick(batch_size=8, image_size=32).fit(*three)
+    clf = quick(**numbers).fit(*three)
+    assert np.array_equal(clf.predict_proba(three[0]), plain.predict_proba(three[0]))
+
+
+def test_saved_parameters_load_into_another_net(three, tmp_path):
+    X, y = three
+    clf = quick().fit(X, y)
+    clf.save_params(tmp_path / "params.pt")
+    other = quick(random_state=1).fit(X, y)
+    other.load_params(tmp_path / "params.pt")
+    assert np.array_equal(other.predict_proba(X), clf.predict_proba(X))
+
+
+def test_fitted_net_survives_pickle_and_clone(three):
+    X, y = three
+    clf = quick().fit(X, y)
+    again = pickle.loads(pickle.dumps(clf))
+    assert again.get_params()["device"] == "auto"
+    assert np.array_equal(again.predict_proba(X), clf.predict_proba(X))
+    fresh = clone(clf)
+    assert not hasattr(fresh, "value_range_")
+    assert np.array_equal(fresh.fit(X, y).predict_proba(X), clf.predict_proba(X))
+
+
+def test_fit_leaves_parameters_as_they_were(three):
+    X, y = three
+    clf = quick()
+    before = clf.get_params(deep=False)
+    after = clf.fit(X, y).get_params(deep=False)
+    assert {k: after[k] for k in before} == before
+
+
+def test_interruption_raises(three):
+    class Interrupt(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            raise KeyboardInterrupt
+
+    X, y = three
+    with pytest.raises(KeyboardInterrupt):
+        quick(callbacks=[Interrupt()]).fit(X, y)
+
+
+def test_diverging_loss_stops_with_advice(three):
+    X, y = three
+    clf = quick(strategy="full", optimizer=torch.optim.SGD, lr=1e30, max_epochs=5)
+    with pytest.raises(TrainingDivergedError, match="Try a lower lr"):
+        clf.fit(X, y)
+
+
+# ---- scikit-learn's tools
+
+
+def test_grid_search_over_strategy_and_pipeline(digits):
+    X, y, _, _ = digits
+    search = GridSearchCV(
+        make_pipeline(quick(max_epochs=1)),
+        {"finetunedcnnclassifier__strategy": STRATEGIES},
+        cv=2,
+        error_score="raise",
+    )
+    search.fit(X, y)
+    assert len(search.cv_results_["mean_test_score"]) == 4
+    assert search.best_score_ > 0.5
+
+
+def test_grid_search_over_backbone(digits):
+    X, y, _, _ = digits
+    grid = {"backbone": ["sktl_mini", "squeezenet1_1"]}
+    clf = quick(strategy="linear_probe", weights=None, image_size=32)
+    search = GridSearchCV(clf, grid, cv=2, error_score="raise").fit(X, y)
+    scores = search.cv_results_["mean_test_score"]
+    assert scores[0] != scores[1]
+
+
+def test_cross_validate_takes_paths_and_arrays(digits, tmp_path):
+    X, y, _, _ = digits
+    images = np.round(X.reshape(-1, 8, 8) * 255 / 16).astype(np.uint8)
+    paths = [str(tmp_path / f"{i}.png") for i in range(len(images))]
+    for path, image in zip(paths, images, strict=True):
+        Image.fromarray(image).save(path)
+    clf = quick(strategy="linear_probe")
+    of_paths, of_images, of_rows = (
+        cross_validate(clf, data, y, cv=2, error_score="raise")["test_score"]
+        for data in (paths, images, X)
+    )
+    assert np.array_equal(of_paths, of_images)
+    assert np.array_equal(of_images, of_rows)
+
+
+@pytest.mark.slow
+def test_folds_in_other_processes_give_the_same_scores(three):
+    X, y = three
+    alone = cross_val_score(quick(), X, y, cv=2)
+    parallel = cross_val_score(quick(), X, y, cv=2, n_jobs=2)
+    assert np.array_equal(alone, parallel)
+
+
+# ---- one's own source model
+
+
+def test_saved_backbone_is_the_next_backbone(digits, tmp_path):
+    X, y, X_test, _ = digits
+    path = tmp_path / "mine.safetensors"
+    source = quick(strategy="scratch").fit(X, y)
+    source.save_backbone(path)
+    features = PretrainedFeatureExtractor(weights=path).fit_transform(X_test)
+    with torch.no_grad():
+        (pixels,) = source.get_dataset(X_test)[:][:1]
+        expected = source.module_.eval().features(_normal(pixels))
+    np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5)
+    target = quick(weights=path, strategy="linear_probe").fit(X, y)
+    assert target.score(X, y) > 0.5
+
+
+def _normal(pixels):
+    return (torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
+
+
+def test_saved_backbone_in_half_precision_is_half_as_large(three, tmp_path):
+    clf = quick(strategy="linear_probe").fit(*three)
+    sizes = []
+    for precision in ("float32", "float16"):
+        clf.save_backbone(tmp_path / "mine.safetensors", precision)
+        sizes.append((tmp_path / "mine.safetensors").stat().st_size)
+    assert sizes[1] / sizes[0] == pytest.approx(0.5, abs=0.02)
+
+
+def test_saved_backbone_of_another_architecture_is_refused(three, tmp_path):
+    path = tmp_path / "mine.safetensors"
+    quick(strategy="linear_probe").fit(*three).save_backbone(path)
+    with pytest.raises(WeightsMismatchError, match="missing tensors"):
+        quick(backbone="resnet18", weights=path).fit(*three)
+
+
+# ---- what goes wrong
+
+
+def test_single_class_is_refused(digits):
+    X, _, _, _ = digits
+    with pytest.raises(ValueError, match="at least 2 classes"):
+        quick().fit(X, np.zeros(len(X)))
+
+
+def test_missing_labels_are_named_by_row(three):
+    X, y = three
+    labels = y.astype(object)
+    labels[4] = None
+    with pytest.raises(ValueError, match=r"no label .* first in row 4"):
+        quick().fit(X, labels)
+
+
+def test_network_given_as_module_is_trained_in_a_copy(tiny_network, three):
+    X, y = three
+    before = {k: v.clone() for k, v in tiny_network.state_dict().items()}
+    clf = quick(backbone=tiny_network, strategy="full", image_size=16).fit(X, y)
+    assert clone(clf).fit(X, y).predict_proba(X).shape == (len(X), 3)
+    after = tiny_network.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"), [("mine.pth", "float32"), ("mine.safetensors", "int8")]
+)
+def test_saved_backbone_has_to_be_loadable(three, tmp_path, name, precision):
+    clf = quick(strategy="linear_probe").fit(*three)
+    with pytest.raises(ValueError, match=r"must end in '\.safetensors', and precision"):
+        clf.save_backbone(tmp_path / name, precision)
+
+
+def test_continuous_target_is_refused(digits):
+    X, _, _, _ = digits
+    with pytest.raises(ValueError, match="Unknown label type"):
+        quick().fit(X, np.linspace(0, 1, len(X)))
+
+
+def test_rows_and_labels_of_different_number_are_refused(digits):
+    X, y, _, _ = digits
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        quick().fit(X, y[:-1])
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"strategy": "finetune"}, "'strategy' parameter"),
+        ({"max_epochs": 0}, "'max_epochs' parameter"),
+        ({"lr": 0}, "'lr' parameter"),
+        ({"optimizer": "adam"}, "'optimizer' parameter"),
+        ({"unfreeze_from": "layer9"}, "unfreeze_from='layer9'"),
+        ({"iterator_train_shuffle": True}, "did you mean iterator_train__shuffle"),
+    ],
+)
+def test_wrong_parameters_are_named(three, params, message):
+    with pytest.raises(ValueError, match=message):
+        quick(**params).fit(*three)

@@ -1,0 +1,309 @@
+"""Which rows train, how much each counts, and when training ends."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.model_selection import cross_validate
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from skorch.callbacks import Callback
+from skorch.dataset import ValidSplit
+from torch import nn
+
+from sktl import PretrainedFeatureExtractor
+
+STRATEGIES = ["linear_probe", "lp_ft", "full", "gradual", "scratch"]
+BY_EPOCHS = STRATEGIES[1:]
+Y = np.arange(36) % 3
+X = np.random.default_rng(0).integers(0, 200, (36, 8, 8, 3)).astype(np.uint8)
+X[..., 0] += (20 * Y).astype(np.uint8)[:, None, None]  # something to learn
+NAMES = np.array(["a", "b", "c"])
+
+
+def state_of(clf):
+    return {n: t.clone() for n, t in clf.module_.state_dict().items()}
+
+
+def is_same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+# ---- other images in each epoch
+
+
+class Spy:
+    """Records the images it is given; makes them brighter by a random amount."""
+
+    def __init__(self):
+        self.seen, self.made = [], []
+
+    def __deepcopy__(self, memo):
+        return self  # clones record in one place
+
+    def __call__(self, image):
+        self.seen.append(image.numpy().copy())
+        self.made.append(image // 2 + torch.randint(100, (1,), dtype=torch.uint8))
+        return self.made[-1]
+
+
+def shown(images):
+    """Images as a set: of pixels `(3, 8, 8)`."""
+    return {np.ascontiguousarray(image).tobytes() for image in images}
+
+
+def rows_of(X):
+    return shown(X.transpose(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("strategy", BY_EPOCHS)
+def test_augment_changes_training_rows_only_and_anew_in_each_epoch(make, strategy):
+    spy = Spy()
+    split = ValidSplit(3, stratified=True)
+    clf = make(strategy, augment=spy, train_split=split, max_epochs=3).fit(X, Y)
+    train, valid = split(np.arange(36), Y)
+    assert shown(spy.seen) == rows_of(X[train.indices])
+    assert len(spy.seen) == 3 * len(train)
+    assert shown(spy.seen).isdisjoint(rows_of(X[valid.indices]))
+    assert len(shown(p.numpy() for p in spy.made)) == 3 * len(train)
+    clf.predict(X), clf.score(X, Y)
+    assert len(spy.seen) == 3 * len(train)
+
+
+@pytest.mark.parametrize("sample_weight", [None, np.arange(36) % 4 + 1.0])
+def test_probe_is_solved_on_changed_copies_of_each_image(make, sample_weight):
+    spy = Spy()
+    probe = make("linear_probe", augment=spy, max_epochs=3)
+    probe.fit(X, Y, sample_weight=sample_weight)
+    assert len(spy.made) == 3 * 36 > 36 == len(shown(spy.seen)) < len(shown(spy.made))
+    extractor = PretrainedFeatureExtractor(
+        make().backbone, image_size=8, device="cpu", precision="float32"
+    ).fit(X)
+    copies = torch.stack(spy.made).permute(0, 2, 3, 1).numpy()
+    weights = np.tile(np.ones(36) if sample_weight is None else sample_weight, 3) / 3
+    regression = LogisticRegression(tol=1e-10, max_iter=9999)
+    model = make_pipeline(StandardScaler(), regression)
+    model.fit(
+        extractor.transform(copies).astype(float),
+        np.tile(Y, 3),
+        standardscaler__sample_weight=weights,
+        logisticregression__sample_weight=weights,
+    )
+    expected = model.predict_proba(extractor.transform(X))
+    np.testing.assert_allclose(probe.predict_proba(X), expected, atol=1e-5)
+
+
+def test_copies_that_are_not_changed_weigh_as_one(make):
+    copies = make("linear_probe", augment=unchanged, max_epochs=3).fit(X, Y)
+    plain = make("linear_probe").fit(X, Y)
+    np.testing.assert_allclose(copies.predict_proba(X), plain.predict_proba(X), 1e-4)
+
+
+def unchanged(image):
+    return image
+
+
+def test_each_fold_augments_its_own_training_rows(make):
+    for train, test in [(X[:18], X[18:]), (X[18:], X[:18])]:
+        spy, rows = Spy(), np.concatenate([train, test])
+        folds = [(np.arange(18), np.arange(18, 36))]
+        cross_validate(make(augment=spy), rows, Y, cv=folds, error_score="raise")
+        assert shown(spy.seen) == rows_of(train)
+
+
+def test_frozen_part_builds_no_graph_for_changed_images(make):
+    class Graph(Callback):
+        def on_train_begin(self, net, **kwargs):
+            self.seen = []
+            net.module_.prefix.register_forward_hook(self.note)
+
+        def note(self, module, inputs, outputs):
+            self.seen.append(outputs[0].requires_grad)
+
+    clf = make(augment="flip", callbacks=[("graph", Graph())]).fit(X, Y)
+    assert set(dict(clf.callbacks_)["graph"].seen) == {False}
+
+
+# ---- weights of rows
+
+
+def scores(clf):
+    return clf.decision_function(X)
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_weight_of_a_solved_head_is_a_number_of_copies(make, n_classes):
+    rows = np.flatnonzero(n_classes > Y)
+    copies = np.random.default_rng(1).integers(0, 4, len(rows))
+    repeated = np.repeat(rows, copies)
+    weighted = make("linear_probe").fit(X[rows], Y[rows], sample_weight=copies)
+    plain = make("linear_probe").fit(X[repeated], Y[repeated])
+    np.testing.assert_allclose(scores(weighted), scores(plain), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("class_weight", ["balanced", {0: 5.0, 2: 0.5}])
+def test_class_weight_is_that_of_logistic_regression(make, class_weight):
+    rows = np.flatnonzero((Y != 1) | (np.arange(36) > 20))
+    extractor = PretrainedFeatureExtractor(
+        make().backbone, image_size=8, device="cpu", precision="float32"
+    )
+    features = extractor.fit_transform(X).astype(float)
+    clf = make("linear_probe", class_weight=class_weight).fit(X[rows], Y[rows])
+    scaler = StandardScaler().fit(features[rows])
+    model = LogisticRegression(class_weight=class_weight, tol=1e-10, max_iter=9999)
+    model.fit(scaler.transform(features[rows]), Y[rows])
+    expected = model.predict_proba(scaler.transform(features))
+    np.testing.assert_allclose(clf.predict_proba(X), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("strategy", ["lp_ft", "full", "gradual"])
+def test_loss_of_an_epoch_is_the_weighted_one(make, strategy):
+    """Weights of class and row are multiplied, and their mean is made one."""
+    weights = np.linspace(0.5, 3, 36)
+    clf = make(strategy, lr=1e-12, max_epochs=1, class_weight={0: 4.0})
+    clf.fit(X, Y, sample_weight=weights)
+    losses = -clf.predict_log_proba(X)[np.arange(36), Y]
+    expected = np.average(losses, weights=weights * np.array([4.0, 1, 1])[Y])
+    assert clf.history[0, "train_loss"] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_rows_of_weight_zero_are_as_if_left_out(make, strategy):
+    weights = (np.arange(36) < 24).astype(float)
+    weighted = make(strategy).fit(X, Y, sample_weight=weights * 2)
+    plain = make(strategy).fit(X[:24], Y[:24], sample_weight=np.full(24, 2))
+    assert is_same(state_of(weighted), state_of(plain))
+
+
+@pytest.mark.parametrize("strategy", ["full", "scratch"])
+def test_equal_weights_are_no_weights(make, strategy):
+    weighted = make(strategy).fit(X, Y, sample_weight=np.full(36, 7.0))
+    plain = make(strategy).fit(X, Y)
+    np.testing.assert_allclose(scores(weighted), scores(plain), rtol=1e-3, atol=1e-5)
+
+
+def test_labels_that_only_weigh_nothing_are_no_classes(make):
+    clf = make().fit(X, NAMES[Y], sample_weight=Y != 1)
+    assert clf.classes_.tolist() == ["a", "c"]
+    assert clf.predict_proba(X).shape == (36, 2)
+
+
+def test_partial_fit_takes_weights(make):
+    clf = make("full").partial_fit(X, Y, sample_weight=np.ones(36))
+    clf.partial_fit(X, Y, sample_weight=(Y == 0) * 1.0)
+    assert clf.classes_.tolist() == [0, 1, 2]
+    assert len(clf.history) == 4
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (np.ones(35), r"sample_weight.shape == \(35,\), expected \(36,\)"),
+        (np.where(Y == 0, -1.0, 1.0), "Negative values in data passed"),
+        (np.zeros(36), "nothing to fit|at least one non-zero"),
+        (np.where(Y == 0, np.nan, 1.0), "NaN"),
+        (np.ones((36, 2)), "Sample weights must be 1D"),
+    ],
+)
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_impossible_weights_are_refused(make, method, weights, message):
+    with pytest.raises(ValueError, match=message):
+        getattr(make("full"), method)(X, Y, sample_weight=weights)
+
+
+class NoReduction(nn.Module):
+    def forward(self, logits, codes):
+        return nn.functional.cross_entropy(logits, codes)
+
+
+def test_loss_that_cannot_be_weighted_is_refused(make):
+    clf = make("full", criterion=NoReduction).fit(X, Y)
+    with pytest.raises(TypeError, match="NoReduction has no `reduction`"):
+        clf.fit(X, Y, sample_weight=np.ones(36))
+
+
+# ---- early stopping
+
+NOISE = np.random.default_rng(3).permutation(Y)  # labels that cannot be learnt
+
+
+def stopping(make, strategy="full", **params):
+    defaults = {
+        "early_stopping": True,
+        "validation_fraction": 1 / 3,
+        "n_iter_no_change": 3,
+        "max_epochs": 60,
+        "lr": 0.05,
+    }
+    return make(strategy, **defaults | params)
+
+
+class Keep(Callback):
+    """Keeps the rows that were set aside, and the loss on them before training."""
+
+    def on_epoch_begin(self, net, dataset_valid=None, **kwargs):
+        if len(net.history) == 1:
+            self.valid = dataset_valid
+            self.before = self.loss(net) if dataset_valid is not None else None
+
+    def loss(self, net):
+        codes = [int(y) for _, y in self.valid]
+        return log_loss(codes, net.predict_proba(self.valid), labels=[0, 1, 2])
+
+
+@pytest.mark.parametrize("strategy", BY_EPOCHS)
+def test_training_stops_and_the_best_weights_are_kept(make, strategy):
+    clf = stopping(make, strategy, callbacks=[("keep", Keep())]).fit(X, NOISE)
+    keep = dict(clf.callbacks_)["keep"]
+    probed = strategy in ("lp_ft", "gradual")
+    losses = [keep.before if probed else np.inf, *clf.history[:, "valid_loss"]]
+    assert clf.n_epochs_ == np.argmin(losses)
+    assert len(clf.history) == clf.n_epochs_ + 3 < 60
+    assert keep.loss(clf) == pytest.approx(min(losses), rel=1e-5)
+
+
+def test_solved_head_is_kept_if_epochs_only_spoil_it(make):
+    clf = stopping(make, "lp_ft", lr=10.0).fit(X, Y)
+    assert len(clf.history) == 3
+    assert clf.n_epochs_ == 0
+    keep = stopping(make, "lp_ft", lr=1e-12, max_epochs=1).fit(X, Y)
+    assert is_same(state_of(clf), state_of(keep))
+
+
+def test_rows_set_aside_are_a_share_of_each_class(make):
+    labels = np.array([0] * 18 + [1] * 12 + [2] * 6)
+    clf = stopping(make, callbacks=[("keep", Keep())], max_epochs=1).fit(X, labels)
+    valid = dict(clf.callbacks_)["keep"].valid
+    assert np.bincount([int(y) for _, y in valid]).tolist() == [6, 4, 2]
+
+
+def test_refit_trains_on_all_rows_for_the_best_number_of_epochs(make):
+    clf = stopping(make, refit=True, callbacks=[("keep", Keep())]).fit(X, Y)
+    n_epochs = stopping(make).fit(X, Y).n_epochs_
+    assert len(clf.history) == clf.n_epochs_ == n_epochs < 60
+    assert dict(clf.callbacks_)["keep"].valid is None
+    plain = make("full", max_epochs=n_epochs, lr=0.05).fit(X, Y)
+    assert is_same(state_of(clf), state_of(plain))
+
+
+@pytest.mark.parametrize("refit", [False, True])
+def test_solved_head_has_no_use_for_rows_set_aside(make, refit):
+    stopped = stopping(make, "linear_probe", refit=refit).fit(X, Y)
+    plain = make("linear_probe").fit(X, Y)
+    assert is_same(state_of(stopped), state_of(plain))
+    assert stopped.n_epochs_ == 0
+
+
+def test_fraction_that_leaves_a_class_out_is_refused(make):
+    with pytest.raises(ValueError, match=r"validation_fraction=0\.01, and of 36 rows"):
+        stopping(make, validation_fraction=0.01).fit(X, Y)
+
+
+def test_split_of_the_user_is_what_early_stopping_judges_by(make):
+    split = ValidSplit(4, stratified=True)
+    clf = stopping(make, train_split=split, callbacks=[("keep", Keep())])
+    clf.fit(X, NOISE)
+    valid = dict(clf.callbacks_)["keep"].valid
+    assert valid.indices.tolist() == split(np.arange(36), NOISE)[1].indices.tolist()
+    assert len(clf.history) == clf.n_epochs_ + 3

@@ -34,3 +34,9 @@ __all__ = [
     "prune_cache",
     "rank_backbones",
 ]
+
+# Where users find them, and where pickles look for them, whatever file they are in.
+for _name in __all__:
+    if isinstance(globals()[_name], type):
+        globals()[_name].__module__ = __name__
+del _name

@@ -6,11 +6,13 @@ is in `X`.
 """
 
 import re
-import threading
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+
+from sktl._utils.torch_state import exact_float32, plain_torch
 
 _DTYPES = {
     "float32": torch.float32,
@@ -21,11 +23,6 @@ _DTYPES = {
 # Maps of few images stay in a CPU's caches, and in memory that the allocator reuses:
 # eight of 224 pixels at once are 1.4 to 1.7 times as fast as 32 (benchmarks/README.md).
 MAX_PIXELS_ON_CPU = 8 * 224**2
-
-# Tracing patches torch.nn.Module for all threads, and random draws come from one
-# generator per process: of our own threads, one at a time uses torch. It computes with
-# all cores anyway.
-ONE_AT_A_TIME = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ class Engine:
         outputs : list of ndarray of shape (n, ...), dtype float32
             One per output of `module`.
         """
-        with ONE_AT_A_TIME, torch.inference_mode(), self.autocast():
+        with torch.inference_mode(), self.autocast():
             batches = [
                 module(self._batch(rows[start : start + self.batch_size]))
                 for start in range(0, len(rows), self.batch_size)
@@ -86,10 +83,14 @@ class Engine:
         """The engine to go on with when batches of this size do not fit."""
         return replace(self, batch_size=self.batch_size // 2)
 
+    @contextmanager
     def autocast(self):
-        """Context in which torch computes in this engine's precision."""
-        enabled = self.dtype != torch.float32
-        return torch.autocast(self.device.type, self.dtype, enabled=enabled)
+        """Use torch alone, to compute in this engine's precision."""
+        exact = self.dtype == torch.float32
+        # Disabled it says so too: a user may have switched it on.
+        rounded = torch.autocast(self.device.type, self.dtype, enabled=not exact)
+        with plain_torch(), rounded, exact_float32() if exact else nullcontext():
+            yield
 
 
 def is_out_of_memory(error):

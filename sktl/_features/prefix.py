@@ -23,6 +23,7 @@ from sktl._features.run import Run
 from sktl._images.forms import decoding_stack
 from sktl._networks.backbones import Backbone
 from sktl._networks.fusion import fuse_batch_norms
+from sktl._utils.torch_state import building
 from sktl.exceptions import BatchSizeWarning, warn_caller
 
 # Blocks bound the memory that decoded images take, whatever the length of X; two are
@@ -255,6 +256,7 @@ _shapes = weakref.WeakKeyDictionary()  # network -> {cuts, poolings, side: shape
 
 
 @functools.lru_cache(maxsize=4)
+@building()
 def _place(network, cuts, mean, std, poolings, device, dtype):
     """A copy of the prefix on the device, in the layout convolutions run fastest in."""
     module = fuse_batch_norms(network.prefix(*cuts))

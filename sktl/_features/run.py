@@ -8,8 +8,8 @@ import numpy as np
 
 from sktl._features.cache import make_key, open_store
 from sktl._features.claims import Claims
-from sktl._features.engine import ONE_AT_A_TIME
 from sktl._images.forms import fit_to
+from sktl._utils.torch_state import plain_torch
 from sktl.exceptions import ImageReadError, ImageSizeWarning, warn_caller
 
 # Beyond this ratio of an image's short side to the network's, detail is lost.
@@ -158,7 +158,7 @@ class Run:
             and (pixels := block.decoding[row].result()) is not None
         }
         # Of two threads that meet the same image, the second finds it.
-        with ONE_AT_A_TIME:
+        with plain_torch():
             found = self.store.get(list(chain(*decoded)), again=True)
             wanted = [ks for ks in decoded if not all(key in found for key in ks)]
             if not wanted:

@@ -13,7 +13,6 @@ import torch
 import torchvision
 from torchvision.models import get_model_builder, get_model_weights, list_models
 
-from sktl._features.engine import ONE_AT_A_TIME
 from sktl._images.forms import Geometry
 from sktl._networks import mini
 from sktl._networks.stages import StagedNetwork
@@ -25,6 +24,7 @@ from sktl._networks.weight_files import (
     read_state,
     torchvision_file,
 )
+from sktl._utils.torch_state import building, seeded
 from sktl.exceptions import UnknownBackboneError, WeightsMismatchError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -143,7 +143,7 @@ def load_backbone(backbone, weights="DEFAULT", *, image_size=None, seed=0):
         Decides the random weights when `weights` is None: the same as
         `torch.manual_seed(seed)` before the upstream builder.
     """
-    with ONE_AT_A_TIME:
+    with building():
         return _load(backbone, weights, image_size, seed)
 
 
@@ -160,7 +160,7 @@ def rebuild_backbone(name, expected, preprocessing, state):
     state : dict of {str: torch.Tensor}
         Tensors by the network's names; others keep random values.
     """
-    with ONE_AT_A_TIME:
+    with building():
         for published in (False, True):
             architecture = _named_architecture(name, published)
             network = _untrained_network(architecture, 0)
@@ -303,8 +303,7 @@ def _published_name(architecture, digest):
 @functools.lru_cache(maxsize=4)
 def _untrained_network(architecture, seed):
     """Build with random weights; the global generator is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    with seeded(seed):
         return StagedNetwork(architecture.build().requires_grad_(False))
 
 

@@ -19,7 +19,8 @@ from skorch.utils import to_tensor
 from torch.utils.data import DataLoader, Subset, default_convert
 from tqdm import tqdm
 
-from sktl._features.engine import ONE_AT_A_TIME, resolve_device, resolve_precision
+from sktl._features.engine import resolve_device, resolve_precision
+from sktl._utils.torch_state import seeded
 from sktl.exceptions import TrainingDivergedError
 
 # Where a data set with weights keeps its rows, and the weights.
@@ -287,14 +288,7 @@ class CuredNet(NeuralNetClassifier):
             seed = np.random.SeedSequence().entropy % 2**32
         elif not isinstance(seed, Integral):
             seed = seed.randint(2**32 - 1)
-        devices = [self.device] if self.device.type == "cuda" else []
-        with ONE_AT_A_TIME, torch.random.fork_rng(devices=devices):
-            # torch.manual_seed would seed devices too that are not put back.
-            torch.default_generator.manual_seed(int(seed))
-            if devices:
-                torch.cuda.default_generators[self.device.index or 0].manual_seed(
-                    int(seed)
-                )
+        with seeded(int(seed), self.device):
             yield
 
     def __setstate__(self, state):

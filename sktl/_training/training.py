@@ -17,7 +17,7 @@ from skorch.callbacks import EarlyStopping
 from skorch.dataset import ValidSplit, unpack_data
 from skorch.utils import is_dataset, to_tensor
 
-from sktl._features.engine import ONE_AT_A_TIME, make_engine
+from sktl._features.engine import make_engine
 from sktl._features.prefix import normalize
 from sktl._images.forms import Images
 from sktl._training.augmentation import make_augment
@@ -403,7 +403,7 @@ class FrozenPrefixNet(CuredNet):
     def _run(self, part, x, **kwargs):
         """Pass a batch through a part of the module that reads activations."""
         x = to_tensor(x[ROWS] if isinstance(x, dict) else x, device=self.device)
-        with ONE_AT_A_TIME, self._engine().autocast():
+        with self._engine().autocast():
             if x.dtype == torch.uint8:
                 preprocessing = self._backbone.preprocessing
                 x = normalize(x, preprocessing.mean, preprocessing.std)

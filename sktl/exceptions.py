@@ -10,6 +10,7 @@ import warnings
 __all__ = [
     "BatchSizeWarning",
     "CacheWarning",
+    "CheckpointWarning",
     "ImageLayoutError",
     "ImageReadError",
     "ImageSizeWarning",
@@ -101,6 +102,10 @@ class BatchSizeWarning(UserWarning):
 
 class CacheWarning(UserWarning):
     """The feature store could not keep what was computed; the numbers are right."""
+
+
+class CheckpointWarning(UserWarning):
+    """Training cannot go on from a checkpoint: a parameter can't be compared."""
 
 
 def warn_caller(message, category, warned=None):

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import reprlib
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -14,20 +15,16 @@ from skorch.history import History
 
 from sktl._images.decoding import Geometry
 from sktl._networks.backbones import Preprocessing, rebuild_backbone
-from sktl._saving.archive import check_tensors, read_archive, write_archive
+from sktl._saving.archive import read_archive, write_archive
+from sktl._saving.plain_data import decode, decode_array, encode, encode_array
 from sktl._training.labels import list_classes
 from sktl._utils.atomic import replacing
 from sktl.exceptions import ModelFileError
 
 KIND = "FineTunedCNNClassifier"
-FIELDS = {
-    "parameters": dict,
-    "fitted": dict,
-    "backbone": dict,
-    "tensors": dict,
-    "history": list,
-    "versions": dict,
-}
+FIELDS = ("parameters", "fitted", "backbone", "history", "versions")
+# Parameters that say where the writer's machine keeps things; the reader's is another.
+OF_THE_MACHINE = {"cache", "checkpoint"}
 # What `fit` learns besides tensors; of columns only where there are some.
 FITTED = {
     "classes_inferred_": np.ndarray,
@@ -35,8 +32,133 @@ FITTED = {
     "n_epochs_": int,
 }
 OPTIONAL = {"n_features_in_": int, "feature_names_in_": np.ndarray}
-LINEAR_LAYER = r"head\.(\d+\.)?weight"
+LINEAR_LAYER = r"head\.(?:(\d+)\.)?weight"
 PACKAGES = ("sktl", "torch", "torchvision", "skorch", "scikit-learn", "numpy")
+
+
+def save_model(estimator, path):
+    """Write a fitted classifier to a file, whole or not at all.
+
+    Parameters
+    ----------
+    estimator : FineTunedCNNClassifier
+    path : path-like
+
+    Raises
+    ------
+    NotFittedError
+        If there is nothing to save yet, or `fit` came to no end.
+    TypeError
+        If a parameter has no form in such a file.
+    OSError
+        If the file cannot be written.
+    """
+    estimator.check_is_fitted(["module_", *FITTED])
+    defaults = type(estimator)().get_params(deep=False)
+    parameters = {
+        name: encode(value, f"parameters.{name}")
+        for name, value in estimator.get_params(deep=False).items()
+        if name not in OF_THE_MACHINE
+        and not (name in defaults and _is_same(value, defaults[name]))
+    }
+    names = [*FITTED, *(name for name in OPTIONAL if hasattr(estimator, name))]
+    backbone = estimator._backbone
+    manifest = {
+        "parameters": parameters,
+        "fitted": {name: _encode_fitted(getattr(estimator, name)) for name in names},
+        "backbone": {
+            "name": backbone.name,
+            "structure": backbone.network.structure,
+            "preprocessing": asdict(backbone.preprocessing),
+        },
+        "history": [
+            encode(dict(row) | {"batches": []}, "history") for row in estimator.history
+        ],
+        "versions": {name: version(name) for name in PACKAGES},
+    }
+    write_archive(path, KIND, manifest, estimator.module_.state_dict())
+
+
+def load_model(cls, path, **parameters):
+    """Make a classifier of class `cls` from what `save_model` wrote.
+
+    Parameters
+    ----------
+    cls : type
+        `FineTunedCNNClassifier` or a class made from it.
+    path : path-like
+    **parameters : dict
+        Parameters to change.
+
+    Returns
+    -------
+    classifier : cls
+        Predicts what the saved one did.
+
+    Raises
+    ------
+    ModelFileError
+        If the file is not one of `save_model`'s, or was changed since; or if the
+        installed torchvision has another network under this name.
+    ValueError
+        If there is no such parameter, or it cannot have this value.
+    """
+    manifest, tensors = read_archive(path, KIND, FIELDS)
+    with _errors_of(path, manifest):
+        saved, fitted = _decode_parameters(manifest, cls), _decode_fitted(manifest)
+        history = [decode(row) for row in manifest["history"]]
+        _check_fitted(fitted, history, tensors, saved)
+        classifier = cls(**saved)
+        classifier._check_params()
+    classifier.set_params(**parameters)._check_params()
+    with _errors_of(path, manifest):
+        network = manifest["backbone"]
+        if classifier.backbone != network["name"]:
+            raise ValueError(f"its network is {reprlib.repr(network['name'])}")
+        vars(classifier).update(fitted)
+        classifier._restored = rebuild_backbone(
+            network["name"],
+            network["structure"],
+            _preprocessing(network["preprocessing"]),
+            {n.removeprefix("prefix."): t for n, t in tensors.items()},
+        )
+        with classifier._seeded():
+            classifier.initialize()
+        _check_tensors(tensors, classifier.module_.state_dict())
+        classifier.module_.load_state_dict(tensors)
+        classifier.history_ = History(history)
+    return classifier
+
+
+def save_backbone(estimator, path, precision="float32"):
+    """Write the network of a fitted classifier without its head.
+
+    Parameters
+    ----------
+    estimator : FineTunedCNNClassifier
+    path : path-like
+        Ends in `.safetensors`.
+    precision : {"float32", "float16"}, default="float32"
+    """
+    estimator.check_is_fitted()
+    dtypes = {"float32": torch.float32, "float16": torch.float16}
+    if precision not in dtypes or Path(path).suffix != ".safetensors":
+        raise ValueError(
+            f"save_backbone({str(path)!r}, {precision!r}): the path must end in "
+            "'.safetensors', and precision be 'float32' or 'float16'."
+        )
+    dtype = dtypes[precision]
+    state = {
+        name: (t.to(dtype) if t.is_floating_point() else t).cpu().contiguous()
+        for name, t in estimator.module_.backbone_state().items()
+    }
+    metadata = {
+        "backbone": estimator._backbone.name,
+        "sktl": version("sktl"),
+        "classes": json.dumps(estimator.classes_.tolist(), default=str),
+    }
+    with replacing(path) as file:
+        file.write(safetensors.torch.save(state, metadata))
 
 
 class ModelFileMixin:
@@ -47,7 +169,8 @@ class ModelFileMixin:
 
         Unlike a pickle, the file holds numbers and plain settings only: nothing in it
         can run. It is written whole or not at all, and `load` notices any change. The
-        state of the optimiser is not in it; `partial_fit` begins with a new one.
+        state of the optimiser is not in it; `partial_fit` begins with a new one. Nor
+        are `cache` and `checkpoint`, which are places on this machine.
 
         Parameters
         ----------
@@ -64,28 +187,7 @@ class ModelFileMixin:
         OSError
             If the file cannot be written.
         """
-        self.check_is_fitted(["module_", *FITTED])
-        defaults = type(self)().get_params(deep=False)
-        parameters = {
-            name: value
-            for name, value in self.get_params(deep=False).items()
-            if name not in defaults or not _is_same(value, defaults[name])
-        }
-        backbone = self._backbone
-        fitted = [name for name in OPTIONAL if hasattr(self, name)]
-        content = {
-            "parameters": parameters,
-            "fitted": {name: getattr(self, name) for name in [*FITTED, *fitted]},
-            "backbone": {
-                "name": backbone.name,
-                "structure": backbone.network.structure,
-                "preprocessing": asdict(backbone.preprocessing),
-            },
-            "tensors": dict(self.module_.state_dict()),
-            "history": [dict(row) | {"batches": []} for row in self.history],
-            "versions": {name: version(name) for name in PACKAGES},
-        }
-        write_archive(path, KIND, content)
+        save_model(self, path)
 
     @classmethod
     def load(cls, path, **parameters):
@@ -102,7 +204,8 @@ class ModelFileMixin:
         Returns
         -------
         classifier : FineTunedCNNClassifier
-            Predicts what the saved one did.
+            Predicts what the saved one did. Its `cache` is "memory", whatever the
+            saved one's was.
 
         Raises
         ------
@@ -112,35 +215,7 @@ class ModelFileMixin:
         ValueError
             If there is no such parameter, or it cannot have this value.
         """
-        content = read_archive(path, KIND, FIELDS)
-        with _errors_of(path, content):
-            _check_names(content["parameters"], cls().get_params(deep=False))
-            _check_fitted(content)
-            classifier = cls(**content["parameters"])
-            classifier._check_params()
-        classifier.set_params(**parameters)._check_params()
-        with _errors_of(path, content):
-            classifier._restore(content, path)
-        return classifier
-
-    def _restore(self, content, path):
-        """Become the classifier that `content` describes."""
-        saved, tensors = content["backbone"], content["tensors"]
-        if self.backbone != saved["name"]:
-            raise ValueError(f"its network is {saved['name']!r}")
-        for name, value in content["fitted"].items():
-            setattr(self, name, value)
-        self._restored = rebuild_backbone(
-            saved["name"],
-            saved["structure"],
-            _preprocessing(saved["preprocessing"]),
-            {n.removeprefix("prefix."): t for n, t in tensors.items()},
-        )
-        with self._seeded():
-            self.initialize()
-        check_tensors(tensors, self.module_.state_dict(), path)
-        self.module_.load_state_dict(tensors)
-        self.history_ = History(content["history"])
+        return load_model(cls, path, **parameters)
 
     def save_backbone(self, path, precision="float32"):
         """Write the network without its head, to be used as `weights=path`.
@@ -152,25 +227,7 @@ class ModelFileMixin:
         precision : {"float32", "float16"}, default="float32"
             float16 halves the file and changes weights by up to 5e-4 of their size.
         """
-        self.check_is_fitted()
-        dtypes = {"float32": torch.float32, "float16": torch.float16}
-        if precision not in dtypes or Path(path).suffix != ".safetensors":
-            raise ValueError(
-                f"save_backbone({str(path)!r}, {precision!r}): the path must end in "
-                "'.safetensors', and precision be 'float32' or 'float16'."
-            )
-        dtype = dtypes[precision]
-        state = {
-            name: (t.to(dtype) if t.is_floating_point() else t).cpu().contiguous()
-            for name, t in self.module_.backbone_state().items()
-        }
-        metadata = {
-            "backbone": self._backbone.name,
-            "sktl": version("sktl"),
-            "classes": json.dumps(self.classes_.tolist(), default=str),
-        }
-        with replacing(path) as file:
-            file.write(safetensors.torch.save(state, metadata))
+        save_backbone(self, path, precision)
 
 
 def _is_same(value, default):
@@ -182,45 +239,58 @@ def _is_same(value, default):
 
 
 @contextlib.contextmanager
-def _errors_of(path, content):
+def _errors_of(path, manifest):
     """Say of what goes wrong that it lies in the file."""
     try:
         yield
-    except ModelFileError:
-        raise
     except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise ModelFileError(
             f"{str(path)!r} describes no classifier that this version of sktl can "
-            f"build: {error}. It was written with {content['versions']}."
+            f"build: {error}. It was written with "
+            f"{reprlib.repr(manifest['versions'])}."
         ) from error
 
 
-def _check_names(parameters, known):
-    """Raise unless all are parameters: skorch sets others as they come."""
-    for name in parameters:
+def _decode_parameters(manifest, cls):
+    """The parameters; skorch sets others as they come."""
+    known = cls().get_params(deep=False).keys() - OF_THE_MACHINE
+    for name in manifest["parameters"]:
         if name.split("__")[0] not in known or name.endswith("_"):
-            raise ValueError(f"there is no parameter {name!r}")
+            raise ValueError(f"there is no parameter {reprlib.repr(name)}")
+    return {name: decode(plain) for name, plain in manifest["parameters"].items()}
 
 
-def _check_fitted(content):
+def _encode_fitted(value):
+    return encode_array(value) if isinstance(value, np.ndarray) else encode(value)
+
+
+def _decode_fitted(manifest):
+    """What `fit` learns, each of its kind."""
+    fitted, kinds = {}, FITTED | OPTIONAL
+    for name in [*FITTED, *manifest["fitted"]]:
+        kind, plain = kinds.get(name), manifest["fitted"].get(name, "missing")
+        fitted[name] = decode_array(plain) if kind is np.ndarray else decode(plain)
+        if kind is None or not isinstance(fitted[name], kind):
+            raise ValueError(f"its {reprlib.repr(name)} is {reprlib.repr(plain)}")
+    return fitted
+
+
+def _check_fitted(fitted, history, tensors, parameters):
     """Raise unless this is what `fit` learns, and the head's widths go with it."""
-    fitted, kinds = content["fitted"], FITTED | OPTIONAL
-    for name in fitted.keys() | FITTED.keys():
-        if name not in kinds or not isinstance(fitted.get(name, ...), kinds[name]):
-            raise ValueError(f"its {name!r} is {fitted.get(name, 'missing')!r}")
     classes = fitted["classes_inferred_"]
     if not np.array_equal(classes, list_classes(classes)):
         raise ValueError("its classes are not in order, or one is there twice")
     low, high = map(float, fitted["value_range_"] or (0, 1))
     if not low < high:
         raise ValueError(f"its range is {low} to {high}")
-    if not all(isinstance(row, dict) for row in content["history"]):
+    if not all(isinstance(row, dict) for row in history):
         raise ValueError("its history does not consist of rows")
-    if fitted["n_epochs_"] not in range(len(content["history"]) + 1):
+    if fitted["n_epochs_"] not in range(len(history) + 1):
         raise ValueError(f"its n_epochs_ is {fitted['n_epochs_']}")
-    tensors = content["tensors"].items()
-    widths = [len(t) for name, t in tensors if re.fullmatch(LINEAR_LAYER, name)]
-    if widths != [*content["parameters"].get("hidden_units", ()), len(classes)]:
+    layers = [(re.fullmatch(LINEAR_LAYER, name), t) for name, t in tensors.items()]
+    layers = {int(match[1] or 0): len(t) for match, t in layers if match}
+    widths = [layers[i] for i in sorted(layers)]
+    if widths != [*parameters.get("hidden_units", ()), len(classes)]:
         raise ValueError(f"its head has layers of {widths} units")
 
 
@@ -230,4 +300,32 @@ def _preprocessing(saved):
     numbers = np.array([saved["mean"], saved["std"]])
     if not whole or numbers.shape != (2, 3) or not np.isfinite(numbers).all():
         raise ValueError("its images are not prepared by three means and deviations")
-    return Preprocessing(**saved | {"geometry": geometry})
+    mean, std = tuple(saved["mean"]), tuple(saved["std"])
+    return Preprocessing(**saved | {"geometry": geometry, "mean": mean, "std": std})
+
+
+def _check_tensors(tensors, expected):
+    """Raise unless tensors can be put in the place of others, and hold no NaN."""
+    faults = [
+        f"{name!r} {fault}"
+        for name in sorted(tensors.keys() | expected.keys())
+        if (fault := _fault(tensors.get(name), expected.get(name)))
+    ]
+    if faults:
+        raise ValueError(
+            f"its tensors do not fit the model that its parameters describe, in "
+            f"{len(faults)} of them: {'; '.join(faults[:3])}; it was not written by "
+            "save, or torchvision has changed this network since"
+        )
+
+
+def _fault(found, expected):
+    if found is None or expected is None:
+        return "is missing" if found is None else "is not known"
+    if _describe(found) != _describe(expected):
+        return f"is {_describe(found)}, not {_describe(expected)}"
+    return "holds NaN" if found.isnan().any() else None
+
+
+def _describe(tensor):
+    return f"{tensor.dtype} {tuple(tensor.shape)}"

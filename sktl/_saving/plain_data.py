@@ -1,24 +1,21 @@
-"""Python values as plain data and tensors, and back: what a model file can hold.
+"""Parameters as JSON and back: which of Python's values a model file can hold.
 
-Plain data are what JSON has: None, bools, ints, finite floats, strings, lists. Any
-other value is a dict with one entry, from the name of its form to plain data:
-`{"tuple": [3, 4]}`. Names of classes are looked up in a fixed table; nothing is
-imported, called or unpickled because a file says so.
+What JSON has stands for itself. Any other value is a dict with one entry, from the name
+of its form to plain data: `{"tuple": [3, 4]}`. Names of classes are looked up in a
+fixed table: nothing is imported, called or unpickled because a file says so.
 """
 
 import functools
 import json
-import math
 import re
-from collections import Counter, OrderedDict
 from pathlib import Path, PurePath
 
 import numpy as np
 import torch
 from torchvision.models import WeightsEnum, get_weight
 
-# Bytes of all arrays together: "<U1000000000" makes a large array of one short label.
-LARGEST_ARRAYS = 2**26
+# Bytes: "<U1000000000" makes a large array of one short label.
+LARGEST_ARRAY = 2**26
 
 DTYPES = {
     str(value).removeprefix("torch."): value
@@ -38,133 +35,124 @@ CLASSES = {
 CLASS_NAMES = {value: name for name, value in CLASSES.items()}
 
 
-def to_json(plain):
-    """Write plain data in the one way that is accepted back: ASCII, nothing spare."""
-    return json.dumps(plain, allow_nan=False, separators=(",", ":"), sort_keys=True)
-
-
-def encode(content):
-    """Turn a value into plain data and the tensors that are in it.
+def encode(value, where=""):
+    """Turn a value into plain data.
 
     Parameters
     ----------
-    content : object
+    value : object
         None, bool, int, float, str, a path, a dtype or device of torch, a weights
-        entry of torchvision, an optimizer or loss class of torch, a NumPy scalar or
-        1-D array, a Counter of these, a tensor; or a list, tuple or dict of all.
-
-    Returns
-    -------
-    plain : object
-    tensors : dict of str to tensor
-        Named by where they stand in `content`: `"optimizer.state.0.exp_avg"`.
+        entry of torchvision, an optimizer or loss class of torch, a NumPy scalar, a
+        small tensor; or a list, tuple or dict of all.
+    where : str
+        The name of the value, for the message of the error.
 
     Raises
     ------
     TypeError
         If there is something else in it; the message says where.
-    ValueError
-        If the arrays are too large.
     """
-    tensors = {}
-    plain = _encode(content, "", tensors)
-    _check_size(plain)
-    return plain, tensors
+    kind = type(value)
+    if value is None or kind in (bool, int, float, str):
+        return value
+    if kind in (list, tuple):
+        items = [encode(item, f"{where}.{i}") for i, item in enumerate(value)]
+        return items if kind is list else {"tuple": items}
+    if kind is dict:
+        pairs = value.items()
+        return {
+            "dict": [[encode(k, where), encode(v, f"{where}.{k}")] for k, v in pairs]
+        }
+    try:
+        for form, (base, to_plain, _) in FORMS.items():
+            if isinstance(value, base):
+                return {form: to_plain(value)}
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise TypeError(_refusal(value, where)) from error
+    raise TypeError(_refusal(value, where))
 
 
-def decode(plain, tensors):
+def decode(plain):
     """Turn what `encode` gave into the value it was given.
-
-    Dicts keep their order, arrays their dtype, and four-dimensional tensors whether
-    they lie in memory as channels_last.
 
     Raises
     ------
     ValueError
         If this is not what `encode` gives for any value.
     """
+    return _taken_back(plain, _decode, encode)
+
+
+def _taken_back(plain, decode, encode):
     try:
-        _check_size(plain)
-        unused = dict(tensors)
-        content = _decode(plain, unused)
+        value = decode(plain)
         # A value is written in one way only. That settles all other questions: a
-        # string cut off by its dtype, a key there twice, a name of another place.
-        plain_again, _ = encode(content)
-        same = to_json(plain_again) == to_json(plain)
+        # number that was rounded, a key there twice, a class by another name.
+        same = json.dumps(encode(value)) == json.dumps(plain)
     except Exception as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
-    if unused or not same:
+    if not same:
         raise ValueError("its values are not written in the way sktl writes them")
-    return content
+    return value
 
 
-# ---- single values
-
-
-def _encode_single(value):
-    """What is neither a container nor a tensor; this is what keys and items can be."""
-    if value is None or type(value) in (bool, int, str):
-        return value
-    if type(value) is float:
-        return value if math.isfinite(value) else {"float": str(value)}
-    for form, (kind, to_plain, _) in FORMS.items():
-        if isinstance(value, kind):
-            return {form: to_plain(value)}
-    raise TypeError(f"there is no form for a {type(value).__name__}")
-
-
-def _dtype_of(text):
-    # Not longdouble, whose numbers have no form here, and nothing made of fields.
-    if not re.fullmatch(r"[<>|]([bO]|[biu][1248]|f[248]|U\d+|[Mm]8(\[\w+\])?)", text):
-        raise ValueError(f"arrays of dtype {text!r} are not kept")
-    return np.dtype(text)
-
-
-def _check_size(plain):
-    n_bytes = sum(_dtype_of(text).itemsize * len(i) for text, i in _arrays_in(plain))
-    if n_bytes > LARGEST_ARRAYS:
-        raise ValueError(
-            f"The arrays take {n_bytes} bytes; a model file holds {LARGEST_ARRAYS} "
-            "besides its tensors. Pass large ones as tensors: torch.from_numpy(array)."
-        )
-
-
-def _arrays_in(plain):
-    if isinstance(plain, dict):
-        ((form, plain),) = plain.items()
-        if form in ("array", "scalar"):
-            yield plain
+def _decode(plain):
     if isinstance(plain, list):
-        for item in plain:
-            yield from _arrays_in(item)
+        return [_decode(item) for item in plain]
+    if not isinstance(plain, dict):
+        return plain
+    ((form, payload),) = plain.items()
+    if form == "tuple":
+        return tuple(_decode(payload))
+    if form == "dict":
+        return dict(_decode(payload))
+    return FORMS[form][2](payload)
 
 
-def _array_to_plain(array):
-    """The dtype and the items, in Python's own types; times as integers."""
-    if array.ndim != 1 or isinstance(array, np.ma.MaskedArray):
-        raise ValueError(
-            f"its shape is {array.shape}; 1-D arrays without mask are kept"
-        )
-    _dtype_of(array.dtype.str)
-    text = array.dtype.str
-    items = array.view(f"{text[0]}i8") if array.dtype.kind in "Mm" else array
-    return [text, [_encode_single(item) for item in items.tolist()]]
+def encode_array(array):
+    """Turn a 1-D array, of labels for instance, into plain data."""
+    dtype = _dtype_of(array.dtype.str)
+    items = array.view(f"{dtype.str[0]}i8") if dtype.kind in "Mm" else array
+    return [dtype.str, [encode(item) for item in items.tolist()]]
 
 
-def _plain_to_array(plain):
+def decode_array(plain):
+    """Turn what `encode_array` gave into the array it was given; errors as `decode`."""
+    return _taken_back(plain, _decode_array, encode_array)
+
+
+def _decode_array(plain):
     text, items = plain
     dtype = _dtype_of(text)
-    items = [_decode(item, {}) for item in items]
+    if dtype.itemsize * len(items) > LARGEST_ARRAY:
+        raise ValueError(f"an array of {len(items)} items of dtype {text!r}")
+    items = [_decode(item) for item in items]
     if dtype.kind in "Mm":
         return np.fromiter(items, f"{text[0]}i8", len(items)).view(dtype)
     return np.fromiter(items, dtype, len(items))
 
 
+def _dtype_of(text):
+    # Not longdouble, whose numbers JSON lacks, and nothing made of fields.
+    if not re.fullmatch(r"[<>|]([bO]|[biu][1248]|f[248]|U\d+|[Mm]8(\[\w+\])?)", text):
+        raise ValueError(f"arrays of dtype {text!r} are not kept")
+    return np.dtype(text)
+
+
 def _scalar_to_plain(scalar):
-    array = np.array([scalar])
-    if isinstance(scalar, str) and array[0] != scalar:
-        raise ValueError("its last character is NUL, which NumPy's arrays leave out")
-    return _array_to_plain(array)
+    dtype = _dtype_of(scalar.dtype.str)
+    return [dtype.str, (scalar.view("i8") if dtype.kind in "Mm" else scalar).item()]
+
+
+def _plain_to_scalar(plain):
+    dtype, item = _dtype_of(plain[0]), plain[1]
+    return np.int64(item).view(dtype) if dtype.kind in "Mm" else dtype.type(item)
+
+
+def _tensor_to_plain(tensor):
+    if tensor.is_complex() or tensor.layout != torch.strided:
+        raise ValueError("JSON has no such numbers")
+    return [str(tensor.dtype).removeprefix("torch."), tensor.tolist()]
 
 
 @functools.cache
@@ -178,12 +166,6 @@ def _weights_of(name):
 # Name: (type, from the value to plain data, and back).
 FORMS = {
     "path": (PurePath, str, Path),
-    # As torch's MultiStepLR has it: each item as often as it counts.
-    "counter": (
-        Counter,
-        lambda counter: [_encode_single(item) for item in counter.elements()],
-        lambda items: Counter(_decode(item, {}) for item in items),
-    ),
     "dtype": (
         torch.dtype,
         lambda dtype: str(dtype).removeprefix("torch."),
@@ -192,75 +174,22 @@ FORMS = {
     "device": (torch.device, str, torch.device),
     "class": (type, CLASS_NAMES.__getitem__, CLASSES.__getitem__),
     "weights": (WeightsEnum, str, _weights_of),
-    "array": (np.ndarray, _array_to_plain, _plain_to_array),
-    "scalar": (
-        np.generic,
-        _scalar_to_plain,
-        lambda plain: _plain_to_array(plain)[0],
+    "scalar": (np.generic, _scalar_to_plain, _plain_to_scalar),
+    "tensor": (
+        torch.Tensor,
+        _tensor_to_plain,
+        lambda plain: torch.tensor(plain[1], dtype=DTYPES[plain[0]]),
     ),
 }
 
 
-# ---- containers and tensors
-
-
-def _encode(value, where, tensors):
-    kind = type(value)
-    if kind in (list, tuple):
-        items = [_encode(v, f"{where}.{i}", tensors) for i, v in enumerate(value)]
-        return items if kind is list else {"tuple": items}
-    try:
-        if kind in (dict, OrderedDict):
-            keys = [_encode_single(key) for key in value]
-        elif isinstance(value, torch.Tensor):
-            return _set_apart(value, where[1:], tensors)
-        else:
-            return _encode_single(value)
-    except (KeyError, TypeError, ValueError) as error:
-        raise TypeError(_refusal(value, where[1:], error)) from error
-    values = [_encode(v, f"{where}.{key}", tensors) for key, v in value.items()]
-    return {"dict": [list(pair) for pair in zip(keys, values, strict=True)]}
-
-
-def _set_apart(tensor, name, tensors):
-    if name in tensors:
-        raise ValueError(f"another tensor is named {name!r} too")
-    if tensor.layout != torch.strided or tensor.is_meta:
-        raise ValueError(f"{tensor.layout}, on {tensor.device}")
-    tensors[name] = tensor
-    # A fused optimizer step takes for granted that its state lies as its weights do.
-    lies_apart = tensor.ndim == 4 and not tensor.is_contiguous()
-    if lies_apart and tensor.is_contiguous(memory_format=torch.channels_last):
-        return {"channels_last": name}
-    return {"tensor": name}
-
-
-def _decode(plain, tensors):
-    if isinstance(plain, list):
-        return [_decode(item, tensors) for item in plain]
-    if not isinstance(plain, dict):
-        return plain
-    ((form, payload),) = plain.items()
-    if form == "tuple":
-        return tuple(_decode(payload, tensors))
-    if form == "dict":
-        return dict(_decode(payload, tensors))
-    if form == "float":
-        return float(payload)
-    if form == "tensor":
-        return tensors.pop(payload)  # each is used once
-    if form == "channels_last":
-        return tensors.pop(payload).contiguous(memory_format=torch.channels_last)
-    return FORMS[form][2](payload)
-
-
-def _refusal(value, where, reason):
+def _refusal(value, where):
     named = getattr(value, "__name__", f"a {type(value).__name__}")
     return (
-        f"{where or 'This'} is {named}, which a model file cannot hold ({reason}). It "
-        "holds None, bools, numbers, strings, paths, lists, tuples, dicts, tensors, "
-        "1-D arrays, dtypes, devices, torchvision's weights, and torch's optimizer "
-        "and loss classes. Set it to one of these before saving, or keep the whole "
-        "estimator by joblib.dump, to be loaded only where that file is trusted. "
-        "save_backbone writes the weights of any network."
+        f"{where or 'This'} is {named}, which a model file cannot hold. It holds None, "
+        "bools, numbers, strings, paths, lists, tuples, dicts, tensors, dtypes, "
+        "devices, torchvision's weights, and torch's optimizer and loss classes. Set "
+        "it to one of these before saving, or keep the whole estimator by joblib.dump, "
+        "to be loaded only where that file is trusted. save_backbone writes the "
+        "weights of any network."
     )

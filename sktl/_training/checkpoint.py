@@ -1,11 +1,25 @@
-"""The state of training after an epoch, kept in a file to go on from after a crash."""
+"""The state of training after an epoch, kept in a file to go on from after a crash.
 
+The file is what `torch.save` writes, behind three lines: what it is, which run it is
+of, and the SHA-256 of the rest, as torch does not check its own checksums. It is read
+with `weights_only=True`, which runs no code.
+"""
+
+import copyreg
+import functools
 import hashlib
+import io
+import pickle
+import reprlib
+from itertools import chain
 from pathlib import Path
+from types import CodeType, FunctionType, ModuleType
 
 import numpy as np
 import torch
+from sklearn.base import BaseEstimator
 from skorch.callbacks import (
+    Callback,
     EarlyStopping,
     EpochScoring,
     LRScheduler,
@@ -13,20 +27,10 @@ from skorch.callbacks import (
 )
 from skorch.history import History
 
-from sktl._saving.archive import read_archive, write_archive
-from sktl._saving.plain_data import encode, to_json
-from sktl.exceptions import ModelFileError
+from sktl._utils.atomic import replacing
+from sktl.exceptions import CheckpointWarning, ModelFileError, warn_caller
 
-KIND = "training"
-FIELDS = {
-    "run": str,
-    "module": dict,
-    "optimizer": dict,
-    "scaler": dict,
-    "generators": list,
-    "history": list,
-    "callbacks": dict,
-}
+TITLE = b"sktl checkpoint, form 2"
 # What skorch's callbacks remember from epoch to epoch (skorch 1.4).
 REMEMBERED = {
     EarlyStopping: (
@@ -39,25 +43,26 @@ REMEMBERED = {
     LRScheduler: ("lr_scheduler_", "batch_idx_"),
     PassthroughScoring: ("best_score_",),
 }
+# These are told apart by how they are written.
+PLAIN = {type(None), type(...), bool, int, float, complex, str, bytes}
 # What may differ between a run and its continuation.
 IRRELEVANT = ("cache", "checkpoint", "n_jobs", "verbose")
-# How far objects in objects are described; some hold one another.
-MOST_LEVELS = 4
 
 
 class Checkpoint:
     """The file of one run of training; of several runs, the last one's is kept.
 
     A run is told from others by its parameters, rows, labels, device, first weights
-    and the optimizer's first state. Of functions among the parameters, the name counts;
-    of callbacks and other objects, the class and the public attributes.
+    and the optimizer's first state. Where a parameter cannot be compared, there is a
+    warning, training begins anew, and nothing is kept.
 
     Parameters
     ----------
     path : path-like or None
         None keeps nothing.
     net : FrozenPrefixNet
-        As it is before the first epoch of the run.
+        As it is before the first epoch of the run, and before its head is solved: the
+        last bits of a solved head may differ between two fits of one run.
     dataset : skorch.dataset.Dataset
         Of arrays, or of dicts of arrays.
     epochs : int
@@ -65,9 +70,10 @@ class Checkpoint:
     """
 
     def __init__(self, path, net, dataset, epochs):
-        self.path, self.net = path, net
+        self.path, self.net = None, net
         if path is not None:
             self.run = _digest(net, dataset, epochs)
+            self.path = self.run and Path(path).expanduser()
 
     def n_epochs_done(self):
         """Put the net in the state that was kept, and count the epochs up to there.
@@ -77,16 +83,16 @@ class Checkpoint:
         ModelFileError
             If the file is no checkpoint, or was damaged.
         """
-        if self.path is None or not Path(self.path).exists():
+        if self.path is None or not self.path.exists():
             return 0
         try:
-            content = read_archive(self.path, KIND, FIELDS)
-        except ModelFileError as error:
+            content = _read(self.path, self.run)
+        except (OSError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
             raise ModelFileError(
                 f"checkpoint={str(self.path)!r} is there, but no training can go on "
-                f"from it: {error} Delete it to begin anew, or pass another path."
+                f"from it: {error}. Delete it to begin anew, or pass another path."
             ) from error
-        if content["run"] != self.run:  # another run's: it will be replaced
+        if content is None:  # another run's: it will be replaced
             return 0
         net = self.net
         n_before = len(net.history)
@@ -103,13 +109,18 @@ class Checkpoint:
         return len(net.history) - n_before
 
     def write(self):
-        """Keep the state after an epoch; atomic, as `write_archive` is."""
+        """Keep the state after an epoch; whole or not at all.
+
+        Raises
+        ------
+        TypeError
+            If there is something in the state that could not be read back.
+        """
         if self.path is None:
             return
         net = self.net
         content = {
-            "run": self.run,
-            "module": dict(net.module_.state_dict()),
+            "module": net.module_.state_dict(),
             "optimizer": net.optimizer_.state_dict(),
             "scaler": net.scaler_.state_dict(),
             "generators": _generators(net.device),
@@ -117,43 +128,58 @@ class Checkpoint:
             "history": [dict(row) | {"batches": []} for row in net.history],
             "callbacks": {name: _remembered(cb) for name, cb in net.callbacks_},
         }
-        write_archive(self.path, KIND, content)
+        body = _saved(_without_numpy(content))
+        digest = hashlib.sha256(self.run + body).hexdigest().encode()
+        with replacing(self.path) as file:
+            file.write(b"\n".join([TITLE, self.run, digest, body]))
 
 
-def _digest(net, dataset, epochs):
-    """Digest what decides the course of a run."""
-    parameters = net.get_params(deep=False)
-    settings = {
-        name: _plain(value)
-        for name, value in sorted(parameters.items())
-        if name not in IRRELEVANT
-    }
-    state, tensors = encode([net.module_.state_dict(), net.optimizer_.state_dict()])
-    plain = [epochs, len(net.history), net.device.type, settings, state]
-    digest = hashlib.sha256(to_json(plain).encode())
-    X = dataset.X if isinstance(dataset.X, dict) else {"": dataset.X}
-    arrays = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
-    for name, array in [*X.items(), ("y", dataset.y), *arrays.items()]:
-        array = np.ascontiguousarray(array)
-        digest.update(f"{name} {array.dtype} {array.shape}".encode())
-        digest.update(array.data)
-    return digest.hexdigest()
+# ---- the file
 
 
-def _plain(value, depth=0):
-    """Plain data that differ where values do; what has no form is described."""
+def _read(path, run):
+    """The state that was kept; None where it is another run's."""
+    if not path.is_file():
+        raise ValueError("it is a folder or a device")
+    with open(path, "rb") as file:
+        if file.readline(100) != TITLE + b"\n":
+            raise ValueError(
+                "it is something else, or was written by another version of sktl"
+            )
+        found, digest = file.readline(100)[:-1], file.readline(100)[:-1]
+        body = file.read()
+    if hashlib.sha256(found + body).hexdigest().encode() != digest:
+        raise ValueError("its SHA-256 differs from when it was written")
+    if found != run:
+        return None
+    return torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+
+
+def _saved(content):
+    buffer = io.BytesIO()
     try:
-        return encode(value)[0]
-    except TypeError:
-        pass
-    if isinstance(value, list | tuple):
-        return [_plain(item, depth) for item in value]
-    if hasattr(value, "__qualname__"):
-        return f"{value.__module__}.{value.__qualname__}"
-    # Private attributes, and those that training sets, differ from run to run.
-    own = sorted(getattr(value, "__dict__", {}).items()) if depth < MOST_LEVELS else []
-    public = [pair for pair in own if pair[0][0] != "_" and pair[0][-1] != "_"]
-    return [_plain(type(value)), [[name, _plain(v, depth + 1)] for name, v in public]]
+        torch.save(content, buffer)
+        buffer.seek(0)
+        refused = torch.serialization.get_unsafe_globals_in_checkpoint(buffer)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        refused = [error]
+    if refused:
+        raise TypeError(
+            f"checkpoint cannot keep what callbacks or the history hold: {refused[0]}. "
+            "Leave checkpoint out, or have them hold numbers, strings and tensors."
+        )
+    return buffer.getvalue()
+
+
+def _without_numpy(value):
+    """`torch.load(weights_only=True)` reads no NumPy scalars."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, dict):
+        return {name: _without_numpy(item) for name, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(_without_numpy, value))
+    return value
 
 
 def _generators(device):
@@ -181,3 +207,108 @@ def _remember(callback, values):
             own.load_state_dict(value)
         else:
             setattr(callback, name, value)
+
+
+# ---- which run it is of
+
+
+def _digest(net, dataset, epochs):
+    """Digest what decides the course of a run; None if that cannot be told."""
+    described = []
+    for name, value in sorted(net.get_params(deep=False).items()):
+        if name in IRRELEVANT:
+            continue
+        try:
+            described.append((name, _describe(value)))
+        except Exception as error:  # of anyone's __reduce__
+            warn_caller(
+                f"{name}={reprlib.repr(value)} cannot be compared with that of another "
+                f"run ({type(error).__name__}: {error}). So training begins anew, and "
+                f"no checkpoint is kept. Pass {name} as something that can be pickled.",
+                CheckpointWarning,
+            )
+            return None
+    state = [net.module_.state_dict(), net.optimizer_.state_dict()]
+    where = [epochs, len(net.history), net.device.type]
+    described += map(_describe, [where, state, dataset.X, dataset.y])
+    return hashlib.sha256(repr(described).encode()).hexdigest().encode()
+
+
+def _describe(value):
+    """Describe a value, so that descriptions differ where what it does differs.
+
+    Of a function it is the code, the defaults, and what it reads around itself; of
+    other objects what pickle would keep.
+
+    Raises
+    ------
+    Exception
+        Whatever pickle raises of what it cannot keep.
+    """
+    kind = type(value)
+    if kind in PLAIN:
+        return repr(value)
+    if isinstance(value, torch.Tensor):
+        numbers = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        return [str(value.dtype), *value.shape, _describe(numbers.numpy())]
+    if kind is np.ndarray and not value.dtype.hasobject:
+        digest = hashlib.sha256(np.ascontiguousarray(value).reshape(-1).view(np.uint8))
+        return [value.dtype.str, *value.shape, digest.hexdigest()]
+    if isinstance(value, dict):
+        return [_name(kind), *([_describe(k), _describe(v)] for k, v in value.items())]
+    if kind in (list, tuple):
+        return [_name(kind), *map(_describe, value)]
+    if kind in (set, frozenset):
+        return [_name(kind), *sorted(repr(_describe(item)) for item in value)]
+    if kind is FunctionType:
+        around = [cell.cell_contents for cell in value.__closure__ or ()]
+        names = sorted(_names_in(value.__code__) & value.__globals__.keys())
+        around += [_sketch(value.__globals__[name]) for name in names]
+        own = [value.__defaults__, value.__kwdefaults__, *around]
+        return [_sketch(value), *map(_describe, own)]
+    if isinstance(value, Callback | BaseEstimator):  # what ends in _ was learnt
+        own = {n: v for n, v in vars(value).items() if not n.endswith("_")}
+        return [_sketch(kind), _describe(own)]
+    if isinstance(value, type | ModuleType):
+        return _sketch(value)
+    reduce = copyreg.dispatch_table.get(kind)
+    parts = reduce(value) if reduce else value.__reduce_ex__(4)
+    if isinstance(parts, str):
+        return [_name(kind), parts]
+    function, args, state, items, pairs = (*parts, None, None, None)[:5]
+    contents = [args, state, [*(items or ())], [*(pairs or ())]]
+    return [_sketch(function), *map(_describe, contents)]
+
+
+def _sketch(value):
+    """As `_describe`, without what functions read around themselves."""
+    if isinstance(value, FunctionType):
+        return [_name(value), _sketch(value.__code__)]
+    if isinstance(value, CodeType):
+        return [value.co_code, value.co_names, *map(_sketch, value.co_consts)]
+    if isinstance(value, type):
+        return _class(value)
+    if isinstance(value, ModuleType):
+        return value.__name__
+    return _describe(value)
+
+
+@functools.lru_cache
+def _class(kind):
+    """Describe the functions and constants in a class and those it is made from."""
+    members = []
+    for name, value in chain(*(vars(base).items() for base in kind.__mro__[:-1])):
+        value = getattr(value, "__func__", value)
+        constant = type(value) in PLAIN and not name.startswith("__")
+        if constant or isinstance(value, FunctionType):
+            members.append([name, _sketch(value)])
+    return [_name(kind), hashlib.sha256(repr(members).encode()).hexdigest()]
+
+
+def _names_in(code):
+    inner = [_names_in(c) for c in code.co_consts if isinstance(c, CodeType)]
+    return set(code.co_names).union(*inner)
+
+
+def _name(named):
+    return f"{named.__module__}.{named.__qualname__}"

@@ -337,11 +337,14 @@ class FrozenPrefixNet(CuredNet):
             epochs = self.max_epochs
         elif checkpoint is not None:
             checkpoint = f"{os.fspath(checkpoint)}.refit"  # beside that of the search
+        solved = self.strategy == "linear_probe" and linear_layer(self.module_.head)
+        # Before the head is solved: its last bits do not make another run.
+        path = None if solved else checkpoint
+        checkpoint = Checkpoint(path, self, dataset, epochs)
         if self.strategy in PROBE_FIRST and not self.history:
             self._solve_head(train)
-        if self.strategy == "linear_probe" and linear_layer(self.module_.head):
+        if solved:
             return self
-        checkpoint = Checkpoint(checkpoint, self, dataset, epochs)
         task = task or FitTask(self, None)
         for _ in range(checkpoint.n_epochs_done(), epochs):
             epoch = task.subtask("epoch")

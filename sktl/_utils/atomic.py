@@ -25,13 +25,15 @@ def replacing(path):
     Parameters
     ----------
     path : path-like
+        `~` is expanded.
 
     Raises
     ------
     OSError
         If the file cannot be written.
     """
-    path = Path(os.path.realpath(path))  # a link stays one; its target is replaced
+    # A link stays one; its target is replaced.
+    path = Path(os.path.realpath(Path(path).expanduser()))
     if path.exists() and not path.is_file():
         raise FileExistsError(
             f"{str(path)!r} is a folder or a device; pass the path of a file."

@@ -4,6 +4,7 @@ Run as a script, this file trains in processes of its own and kills them.
 """
 
 import errno
+import io
 import json
 import os
 import signal
@@ -26,8 +27,6 @@ from torch import nn
 from torchvision.transforms import v2
 
 from sktl import FineTunedCNNClassifier
-from sktl._saving.archive import read_archive
-from sktl._training.checkpoint import FIELDS, KIND
 from sktl._utils import atomic
 from sktl.exceptions import ModelFileError, TrainingDivergedError
 
@@ -143,6 +142,12 @@ def assert_same(found, expected):
         assert found[name].tobytes() == array.tobytes(), name
 
 
+def state_in(path):
+    """What torch reads behind the first three lines of a checkpoint."""
+    _, _, _, body = path.read_bytes().split(b"\n", 3)
+    return torch.load(io.BytesIO(body), weights_only=True)
+
+
 # ---- processes that are killed
 
 
@@ -194,7 +199,7 @@ def fit_and_kill(setting, folder, n_kills):
             if enough:
                 break
         else:
-            found.append(len(read_archive(checkpoint, KIND, FIELDS)["history"]))
+            found.append(len(state_in(checkpoint)["history"]))
     print(json.dumps(found))
 
 
@@ -503,7 +508,7 @@ def test_saved_classifier_is_not_overwritten_by_a_checkpoint(tmp_path):
     clf = FineTunedCNNClassifier(strategy="linear_probe", image_size=16)
     clf.fit(*data).save(path)
     saved = path.read_bytes()
-    with pytest.raises(ModelFileError, match="'FineTunedCNNClassifier', and 'traini"):
+    with pytest.raises(ModelFileError, match="it is something else"):
         make_classifier(checkpoint=path).fit(*data)
     assert path.read_bytes() == saved
 
@@ -545,7 +550,7 @@ def test_diverged_training_leaves_the_last_good_epoch(tmp_path, monkeypatch):
     with pytest.raises(TrainingDivergedError):
         make_classifier(checkpoint=path, lr=1e30, strategy="full").fit(*data)
     if path.exists():
-        module = read_archive(path, KIND, FIELDS)["module"]
+        module = state_in(path)["module"]
         assert all(tensor.isfinite().all() for tensor in module.values())
 
 

@@ -2,9 +2,10 @@
 
 from sktl._classifier import FineTunedCNNClassifier
 from sktl._comparison.compare import TransferComparison, compare_transfer
-from sktl._display.comparison import TimeToScoreDisplay, TransferComparisonDisplay
+from sktl._display.comparison import TransferComparisonDisplay
 from sktl._display.history import TrainingHistoryDisplay
 from sktl._display.layer_probe import LayerProbeDisplay
+from sktl._display.time_to_score import TimeToScoreDisplay
 from sktl._extractor import PretrainedFeatureExtractor
 from sktl._features.cache import cache_info, clear_cache, prune_cache
 from sktl._images.forms import check_images

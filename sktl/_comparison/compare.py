@@ -13,23 +13,20 @@ from tqdm import tqdm
 
 from sktl._comparison.contenders import check_contenders
 from sktl._comparison.findings import Findings, gain
-from sktl._comparison.trials import (
-    make_splits,
-    run_trials,
-    scoring_name,
-    share_passes,
-    shrink,
-    summarize,
-)
+from sktl._comparison.shared_pass import share_passes
+from sktl._comparison.train_sizes import shrink
+from sktl._comparison.trials import describe, run_trials, summarize
 from sktl._display.comparison import TransferComparisonDisplay
 from sktl._display.html import write_html
+from sktl._display.table import TableMixin, numbers, words
 from sktl._training.labels import check_labels, list_classes
+from sktl._utils.splits import make_splits, scoring_name
 
 # What the numbers may depend on.
 PACKAGES = ("sktl", "scikit-learn", "skorch", "torch", "torchvision", "numpy")
 
 
-class TransferComparison:
+class TransferComparison(TableMixin):
     """Scores of several contenders on the same splits, and what they say of transfer.
 
     Made by `compare_transfer`; `print` shows it as a table with the findings below.
@@ -153,20 +150,6 @@ class TransferComparison:
         self.parameters_ = parameters or {}
         self.versions_ = versions or {}
 
-    def to_frame(self):
-        """Return `results_` as a pandas DataFrame, a row per contender and size.
-
-        Returns
-        -------
-        frame : pandas.DataFrame
-            Indexed by contender, and by training size if there are several. Needs
-            pandas.
-        """
-        import pandas as pd
-
-        index = ["contender", "train_size"] if self._has_sizes() else "contender"
-        return pd.DataFrame(self.results_).set_index(index)
-
     def gain(self, contender, over):
         """Estimate how far a contender is ahead of another on the same splits.
 
@@ -221,41 +204,26 @@ class TransferComparison:
         """
         write_html(self, path)
 
-    def __str__(self):
-        table = self._table()
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        lines = [
-            "  ".join(
-                # Text to the left, numbers to the right.
-                cell.rjust(width) if i else cell.ljust(width)
-                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-            )
-            for row in table
+    def _index(self):
+        return ["contender", "train_size"] if self._has_sizes() else "contender"
+
+    def _columns(self):
+        results = self.results_
+        sizes = [numbers("rows", results["train_size"], ".0f")]
+        return [
+            words("contender", results["contender"]),
+            *(sizes if self._has_sizes() else []),
+            numbers(self.scoring_, results["mean_test_score"], missing="failed"),
+            numbers("se", results["se_test_score"], missing="failed"),
+            numbers("fit seconds", results["mean_fit_time"], ".2f", missing="failed"),
         ]
-        return "\n".join([*lines, *([""] if self.findings_ else []), *self.findings_])
 
-    __repr__ = __str__
-
-    def _table(self):
-        """The table as rows of text, the titles first."""
-        names = ("mean_test_score", "se_test_score", "mean_fit_time")
-        columns = [map(str, self.results_["contender"])]
-        titles = ["contender"]
-        if self._has_sizes():
-            columns.append(map(str, self.results_["train_size"]))
-            titles.append("rows")
-        for name, digits in zip(names, (3, 3, 2), strict=True):
-            columns.append([_number(x, digits) for x in self.results_[name]])
-        titles += [f"{self.scoring_:>8}", "   se", "fit seconds"]
-        return [titles, *zip(*columns, strict=True)]
+    def _remarks(self):
+        return self.findings_
 
     def _has_sizes(self):
         names = self.results_["contender"]
         return len(set(names)) < len(names)
-
-
-def _number(value, digits):
-    return "failed" if np.isnan(value) else f"{value:.{digits}f}"
 
 
 def compare_transfer(
@@ -385,16 +353,10 @@ def compare_transfer(
     if random_state is not None:
         seeds = rng.randint(2**31, size=len(seeds)).tolist()
     splits = shrink(splits, y, train_sizes, rng)
-    # All of them before the first is fitted: what is no estimator is refused here.
+    # Whatever may be wrong with them shows before the first is fitted: what is no
+    # estimator, what cannot say its parameters.
     clones = {name: clone(contender) for name, contender in contenders.items()}
-    seconds = share_passes(contenders, X, splits, n_jobs)
-    trials = {}
-    with tqdm(clones.items(), disable=not verbose, unit="contender") as bar:
-        for name, contender in bar:
-            bar.set_description(name)
-            trials[name] = run_trials(contender, X, y, splits, seeds, scorer, n_jobs)
-    results, curves = summarize(trials, splits)
-    findings = Findings(results, curves, contenders)
+    words_ = {name: repr(contender) for name, contender in contenders.items()}
     parameters = {
         "rows": str(len(y)),
         "classes": str(len(classes)),
@@ -402,18 +364,45 @@ def compare_transfer(
         "scoring": scoring_name(scoring),
         "train_sizes": repr(train_sizes),
         "random_state": repr(random_state),
-        "seconds of the passes": f"{seconds:.2f}",
     }
+    versions = _versions()
+    seconds = share_passes(contenders, X, splits, n_jobs)
+    trials = {}
+    with tqdm(clones.items(), disable=not verbose, unit="contender") as bar:
+        for name, contender in bar:
+            bar.set_description(name)
+            trials[name] = run_trials(contender, X, y, splits, seeds, scorer, n_jobs)
+    results, curves = summarize(trials, splits)
     return TransferComparison(
         results,
         scoring_name(scoring),
-        effects=findings.effects(),
-        indicators=findings.indicators(),
         curves=curves,
-        findings=findings.sentences(),
-        parameters=parameters | {name: repr(c) for name, c in contenders.items()},
-        versions=_versions(),
+        parameters=parameters | {"seconds of the passes": f"{seconds:.2f}"} | words_,
+        versions=versions,
+        **_find(results, curves, contenders),
     )
+
+
+def _find(results, curves, contenders):
+    """What the numbers say; where that fails, the numbers are still there.
+
+    Returns
+    -------
+    found : dict
+        `effects`, `indicators` and `findings` of a `TransferComparison`.
+    """
+    found = {"effects": None, "indicators": None, "findings": []}
+    try:
+        findings = Findings(results, curves, contenders)
+        found["effects"] = findings.effects()
+        found["indicators"] = findings.indicators()
+        found["findings"] = findings.sentences()
+    except Exception as error:
+        found["findings"] = [
+            "The scores are complete, but what they say of the transfer could not be "
+            f"worked out: {describe(error)}"
+        ]
+    return found
 
 
 def _versions():

@@ -6,8 +6,8 @@ size, in increasing order; effects and indicators are about its last one.
 
 import numpy as np
 
-from sktl._comparison.contenders import SCRATCH, feature_contenders, find_pairs
 from sktl._comparison.statistics import LEVEL, estimate_mean
+from sktl._comparison.twins import SCRATCH, feature_contenders, find_pairs
 
 FROZEN = "score of frozen features"
 EPOCHS = "epochs to the score from scratch"

@@ -6,6 +6,8 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from skorch.callbacks import Callback
 
+from sktl._comparison.row_names import rows_named
+
 
 class ScoreCurve(Callback):
     """Note a net's score on other rows as it is trained; training does not change.
@@ -15,6 +17,8 @@ class ScoreCurve(Callback):
     scorer : callable
         As scikit-learn's: of estimator, X and y.
     X, y : rows and labels to score
+    rows : sequence of int
+        Which rows of the user's `X` they are.
 
     Attributes
     ----------
@@ -23,11 +27,13 @@ class ScoreCurve(Callback):
     """
 
     seconds_outside_ = 0.0
+    scores_ = ()
 
-    def __init__(self, scorer, X, y):
+    def __init__(self, scorer, X, y, rows):
         self.scorer = scorer
         self.X = X
         self.y = y
+        self.rows = rows
 
     def initialize(self):
         """Start the clock: a fit begins. A `refit` in it goes on with the same."""
@@ -53,10 +59,12 @@ class ScoreCurve(Callback):
 
         Returns
         -------
-        curve : dict of str to ndarray
+        curve : dict of str to ndarray or None
             `epoch` (0 is before the first), `seconds` (of the fit up to there, without
-            the scoring) and `score`.
+            the scoring) and `score`; None where nothing was trained by epochs.
         """
+        if not self.scores_:
+            return None
         return {
             "epoch": np.arange(len(self.scores_)),
             "seconds": np.array(self.seconds_),
@@ -67,8 +75,9 @@ class ScoreCurve(Callback):
         now = time.perf_counter()
         self.seconds_.append(now - self.start_ - self.seconds_outside_)
         if not self.scores_:
-            self.rows_ = net.get_dataset(self.X)  # passes the frozen part once
-        snapshot = _Snapshot(net, self.X, self.rows_)
+            with rows_named(self.rows):
+                self.data_ = net.get_dataset(self.X)  # passes the frozen part once
+        snapshot = _Snapshot(net, self.X, self.data_)
         self.scores_.append(self.scorer(snapshot, self.X, self.y))
         self.seconds_outside_ += time.perf_counter() - now
 
@@ -76,21 +85,21 @@ class ScoreCurve(Callback):
 class _Snapshot(ClassifierMixin, BaseEstimator):
     """The classifier that a net is so far; rows it has met are not opened again."""
 
-    def __init__(self, net, X, rows):
-        self.net, self.X, self.rows = net, X, rows
+    def __init__(self, net, X, data):
+        self.net, self.X, self.data = net, X, data
         self.classes_ = net.classes_
 
     def predict(self, X):
         return self.classes_[self.predict_proba(X).argmax(axis=1)]
 
     def predict_proba(self, X):
-        return self.net.predict_proba(self._rows(X))
+        return self.net.predict_proba(self._data(X))
 
     def decision_function(self, X):
-        return self.net.decision_function(self._rows(X))
+        return self.net.decision_function(self._data(X))
 
     def __sklearn_is_fitted__(self):
         return True
 
-    def _rows(self, X):
-        return self.rows if X is self.X else X
+    def _data(self, X):
+        return self.data if X is self.X else X

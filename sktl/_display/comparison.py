@@ -1,19 +1,11 @@
-"""Drawing of results, by scikit-learn's convention. Matplotlib only inside `plot`."""
-
-import textwrap
+"""Scores of contenders on the same splits. Matplotlib only inside `plot`."""
 
 import numpy as np
 
-# From Wong's palette for all eyes (Nature Methods 8, 441, 2011), so ordered that
-# neighbours differ in grey too. With 4 styles, 20 curves before a pair comes again.
-COLORS = ("#0072B2", "#E69F00", "#000000", "#CC79A7", "#D55E00")
-STYLES = ("-", "--", "-.", ":")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+from sktl._display.drawing import broken, draw_bands, legend_beside, new_axes
 
-LONGEST_LINE = 40  # characters of a name before it is broken
-LOG_FROM = (
-    8  # largest over smallest training size from which on the axis is logarithmic
-)
+# Largest over smallest training size from which on the axis is logarithmic.
+LOG_FROM = 8
 TICK_DISTANCE = 0.08  # of the axis: four digits and a gap
 
 
@@ -100,10 +92,10 @@ class TransferComparisonDisplay:
         return self
 
     def _draw_bars(self, ax):
-        labels = [_broken(name) for name in self.contenders]
+        labels = [broken(name) for name in self.contenders]
         if ax is None:
             n_lines = 1 + max(label.count("\n") for label in labels)
-            ax = _new_axes(7, 1 + (0.22 + 0.18 * n_lines) * len(labels))
+            ax = new_axes(7, 1 + (0.22 + 0.18 * n_lines) * len(labels))
         rows = np.arange(len(labels))
         ax.barh(rows, self.means, xerr=self.errors, color="0.75", ecolor="black")
         for row, mean, error in zip(rows, self.means, self.errors, strict=True):
@@ -130,206 +122,12 @@ class TransferComparisonDisplay:
             failed = ", ".join(map(str, sizes[np.isnan(means)]))
             label = f"{name} (failed with {failed} rows)" if failed else name
             curves[label] = look, sizes, means, errors
-        ax, lines = _draw_bands(ax, curves)
-        _legend_beside(ax, lines)
+        ax, lines = draw_bands(ax, curves)
+        legend_beside(ax, lines)
         _show_sizes(ax, np.unique(self.train_sizes))
         ax.set_xlabel("training rows")
         ax.set_ylabel(f"{self.scoring} (band: standard error)")
         return ax
-
-
-class TimeToScoreDisplay:
-    """Scores over the epochs or seconds of a training, with standard errors.
-
-    Shows how soon one network reaches the final score of another, which is drawn as a
-    dotted line: one of the classic measures of a transfer (Taylor & Stone, JMLR 2009,
-    "time to threshold"). Use `from_results` to make one.
-
-    Parameters
-    ----------
-    curves : dict of str to tuple of (x, means, errors)
-        Contender to three arrays of shape (n_points,): epochs or seconds, the mean
-        score over splits, and its standard error.
-    contenders : sequence of str
-        All of the comparison, so that each looks the same in all of its images.
-    references : sequence of str
-        Contenders whose final score is drawn as a line.
-    scoring : str
-        What the scores are.
-    over : {"epoch", "seconds"}
-        What `x` is.
-
-    Attributes
-    ----------
-    ax_ : matplotlib.axes.Axes
-    figure_ : matplotlib.figure.Figure
-
-    Examples
-    --------
-    >>> from sktl import TimeToScoreDisplay
-    >>> curves = {"from scratch": ([0, 1, 2], [0.1, 0.6, 0.8], [0.0, 0.05, 0.02])}
-    >>> display = TimeToScoreDisplay(
-    ...     curves, ["pixels", "from scratch"], [], "accuracy", "epoch")
-    >>> display.over
-    'epoch'
-    """
-
-    def __init__(self, curves, contenders, references, scoring, over):
-        self.curves = curves
-        self.contenders = list(contenders)
-        self.references = list(references)
-        self.scoring = scoring
-        self.over = over
-
-    @classmethod
-    def from_results(cls, comparison, over="epoch"):
-        """Take the curves of a comparison, at its largest training size.
-
-        Parameters
-        ----------
-        comparison : TransferComparison
-        over : {"epoch", "seconds"}, default="epoch"
-            What the scores are drawn over. Epochs of one network may take longer than
-            those of another.
-
-        Returns
-        -------
-        display : TimeToScoreDisplay
-
-        Raises
-        ------
-        ValueError
-            If no contender was trained by epochs, or `over` is something else.
-
-        Notes
-        -----
-        Between two epochs of a split the score is interpolated. A split that stopped
-        early keeps its last score. Where a split failed there is no mean to draw.
-        """
-        if over not in ("epoch", "seconds"):
-            raise ValueError(f"over={over!r} must be 'epoch' or 'seconds'.")
-        if not comparison.curves_:
-            raise ValueError(
-                "No contender of this comparison was trained by epochs: there are no "
-                "curves to draw. Add one, such as a FineTunedCNNClassifier."
-            )
-        effects = comparison.effects_
-        pairs = zip(effects.get("twin", ()), effects.get("kind", ()), strict=True)
-        references = {twin for twin, kind in pairs if kind == "from scratch"}
-        curves = {n: _mean_curve(s, over) for n, s in comparison.curves_.items()}
-        return cls(
-            curves,
-            dict.fromkeys(comparison.results_["contender"]),
-            [n for n in curves if n in references and np.isfinite(curves[n][1][-1])],
-            comparison.scoring_,
-            over,
-        )
-
-    def plot(self, ax=None):
-        """Draw a curve per contender.
-
-        Parameters
-        ----------
-        ax : matplotlib.axes.Axes or None, default=None
-            The legend stands to the right of it: a figure with `layout="constrained"`
-            makes room for it. None makes a new figure.
-
-        Returns
-        -------
-        self : TimeToScoreDisplay
-        """
-        curves = {}
-        for name, curve in self.curves.items():
-            label = f"{name} (failed)" if np.isnan(curve[1]).all() else name
-            curves[label] = self.contenders.index(name), *curve
-        ax, lines = _draw_bands(ax, curves)
-        for name in self.references:
-            final = self.curves[name][1][-1]
-            look = {"color": "0.4", "linestyle": ":", "zorder": 0}
-            lines[f"final score of {name}"] = ax.axhline(final, **look)
-        _legend_beside(ax, lines)
-        ax.set_xlabel({"epoch": "epochs", "seconds": "seconds of training"}[self.over])
-        ax.set_ylabel(f"{self.scoring} (band: standard error)")
-        self.ax_ = ax
-        self.figure_ = ax.figure
-        return self
-
-
-def load_pyplot():
-    """Import matplotlib, an extra, where something is drawn."""
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise ImportError(
-            'Drawing needs matplotlib, which is missing: pip install "sktl[plot]".'
-        ) from error
-    return plt
-
-
-def line_look(i):
-    """Colour and dashes of the i-th curve of an image."""
-    return {"color": COLORS[i % len(COLORS)], "linestyle": STYLES[i % len(STYLES)]}
-
-
-def _new_axes(width, height):
-    """Axes of a new figure, in inches."""
-    _, ax = load_pyplot().subplots(figsize=(width, height), layout="constrained")
-    return ax
-
-
-def _broken(name):
-    """A name in lines that leave room for what it names."""
-    return textwrap.fill(str(name), LONGEST_LINE)
-
-
-def _mean_curve(splits, over):
-    """Points, mean scores over splits and their standard errors.
-
-    Of a split that failed there are no scores, and so no mean.
-    """
-    points = max((split[over] for split in splits if split), key=lambda x: x[-1])
-    scores = [
-        np.interp(points, split[over], split["score"]) if split else points * np.nan
-        for split in splits
-    ]
-    error = np.std(scores, axis=0, ddof=1) / np.sqrt(len(splits))
-    return points, np.mean(scores, axis=0), error
-
-
-def _draw_bands(ax, curves):
-    """Draw {name: (look, x, means, errors)}; return the axes and {name: line}."""
-    if ax is None:
-        n_lines = sum(1 + _broken(name).count("\n") for name in curves)
-        ax = _new_axes(9, max(4.5, 0.5 + 0.18 * n_lines))
-    lines = {}
-    for name, (look, x, *curve) in curves.items():
-        means, errors = map(np.asarray, curve)
-        style = line_look(look) | {"marker": MARKERS[look % len(MARKERS)]}
-        (lines[name],) = ax.plot(x, means, markersize=5, **style)
-        below, above = means - errors, means + errors
-        ax.fill_between(x, below, above, color=style["color"], alpha=0.2, linewidth=0)
-    return ax, lines
-
-
-def _legend_beside(ax, lines):
-    """Name the lines to the right of the axes, in the order in which they end there."""
-
-    def end(name):
-        known = [value for value in lines[name].get_ydata() if np.isfinite(value)]
-        return known[-1] if known else -np.inf
-
-    names = sorted(lines, key=end, reverse=True)
-    legend = ax.legend(
-        [lines[name] for name in names],
-        [_broken(name) for name in names],
-        loc="upper left",
-        bbox_to_anchor=(1.01, 1),
-        handlelength=4,  # long enough to tell the dashes apart
-        fontsize="small",
-        frameon=False,
-    )
-    for text in legend.get_texts():
-        text.set_parse_math(False)
 
 
 def _show_sizes(ax, sizes):

@@ -5,7 +5,7 @@ from numbers import Real
 import numpy as np
 from sklearn.exceptions import NotFittedError
 
-from sktl._display.comparison import line_look, load_pyplot
+from sktl._display.drawing import line_look, load_pyplot
 
 LOSSES = ("train_loss", "valid_loss")
 

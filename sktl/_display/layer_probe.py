@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sktl._display.comparison import COLORS, load_pyplot
+from sktl._display.drawing import COLORS, load_pyplot
 
 # Longer names than this would run into each other if they stood side by side.
 LONGEST_LEVEL_NAME = 8

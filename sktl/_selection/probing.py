@@ -13,12 +13,13 @@ from sklearn.model_selection import StratifiedKFold, check_cv
 from sklearn.utils.validation import check_consistent_length
 from tqdm import tqdm
 
-from sktl._comparison.trials import make_splits, scoring_name
 from sktl._display.layer_probe import LayerProbeDisplay
+from sktl._display.table import TableMixin, numbers, words
 from sktl._extractor import as_extractor
 from sktl._networks.backbones import load_backbone
 from sktl._selection.ranking import check_finite, probe_scores
 from sktl._training.labels import check_labels, list_classes
+from sktl._utils.splits import make_splits, scoring_name
 
 # From so many labels a class on, a set counts as large. With 17 to 42, training every
 # layer did better than a linear model on the best one on some sets and as much worse on
@@ -35,7 +36,7 @@ CLEAR_GAIN = 1.0
 LAYER_SLACK = 1.0
 
 
-class LayerProbe:
+class LayerProbe(TableMixin):
     """How well a linear model on each stage of a network tells the classes apart.
 
     Made by `probe_layers`; `print` shows it as a table with the advice below.
@@ -113,18 +114,6 @@ class LayerProbe:
         self.scoring_ = scoring
         self.recommendation_ = advise(stages, layers, scores, scoring, labels_per_class)
 
-    def to_frame(self):
-        """Return `results_` as a pandas DataFrame, one row per stage.
-
-        Returns
-        -------
-        frame : pandas.DataFrame
-            Indexed by layer, from the image to the head. Needs pandas.
-        """
-        import pandas as pd
-
-        return pd.DataFrame(self.results_).set_index("layer")
-
     def plot(self, ax=None):
         """Draw the scores over the layers, with what is advised.
 
@@ -139,29 +128,21 @@ class LayerProbe:
         """
         return LayerProbeDisplay.from_results(self).plot(ax=ax)
 
-    def __str__(self):
-        stages, layers = self.results_["stage"], self.results_["layer"]
-        width = max(map(len, [*stages, "stage"]))
-        wide = max(map(len, [*layers, "layer"]))
-        head = max(len(self.scoring_), 8)
-        title = f"{'stage':{width}}  {'layer':{wide}}  features"
-        lines = [f"{title}  {self.scoring_:>{head}}     se"]
-        rows = zip(
-            stages,
-            layers,
-            self.results_["n_features"],
-            self.results_["mean_test_score"],
-            self.results_["se_test_score"],
-            strict=True,
-        )
-        lines += [
-            f"{stage:{width}}  {layer:{wide}}  {n:8}  {mean:{head}.3f}  {error:5.3f}"
-            for stage, layer, n, mean, error in rows
-        ]
-        advice = textwrap.wrap(self.recommendation_["text"], break_on_hyphens=False)
-        return "\n".join([*lines, "", *advice])
+    def _index(self):
+        return "layer"
 
-    __repr__ = __str__
+    def _columns(self):
+        results = self.results_
+        return [
+            words("stage", results["stage"]),
+            words("layer", results["layer"]),
+            numbers("features", results["n_features"], ".0f"),
+            numbers(self.scoring_, results["mean_test_score"]),
+            numbers("se", results["se_test_score"]),
+        ]
+
+    def _remarks(self):
+        return textwrap.wrap(self.recommendation_["text"], break_on_hyphens=False)
 
 
 def probe_layers(

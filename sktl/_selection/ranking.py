@@ -17,6 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_consistent_length
 from tqdm import tqdm
 
+from sktl._display.table import TableMixin, numbers, words
 from sktl._extractor import PretrainedFeatureExtractor, as_extractor
 from sktl._training.labels import check_labels, list_classes
 
@@ -25,7 +26,7 @@ METHODS = ("logme", "hscore", "probe")
 FEATURE_PRECISION = float(np.finfo(np.float32).eps)
 
 
-class BackboneRanking:
+class BackboneRanking(TableMixin):
     """Networks in the order of how well their features suit the labels.
 
     Made by `rank_backbones`; `print` shows it as a table.
@@ -64,9 +65,9 @@ class BackboneRanking:
     ...      "extraction_time": np.array([1.5, 9.0])},
     ...     method="logme")
     >>> print(ranking)
-    rank  backbone     logme  features  seconds
-       1  vgg16       0.5000      4096     9.00
-       2  resnet18    0.2500       512     1.50
+    rank  backbone   logme  features  seconds
+       1  vgg16     0.5000      4096     9.00
+       2  resnet18  0.2500       512     1.50
     """
 
     def __init__(self, results, method, backbones=None):
@@ -101,39 +102,18 @@ class BackboneRanking:
             )
         return {label: clone(self._backbones[label]) for label in labels[:k]}
 
-    def to_frame(self):
-        """Return `results_` as a pandas DataFrame, one row per network.
+    def _index(self):
+        return "backbone"
 
-        Returns
-        -------
-        frame : pandas.DataFrame
-            Indexed by backbone, the best first. Needs pandas.
-        """
-        import pandas as pd
-
-        return pd.DataFrame(self.results_).set_index("backbone")
-
-    def __str__(self):
-        names = [str(name) for name in self.results_["backbone"]]
-        width = max(map(len, [*names, "backbone"]))
-        head = max(len(self.method_), 8)
-        title = f"{'backbone':{width}}  {self.method_:>{head}}"
-        lines = [f"rank  {title}  features  seconds"]
-        rows = zip(
-            self.results_["rank"],
-            names,
-            self.results_["score"],
-            self.results_["n_features"],
-            self.results_["extraction_time"],
-            strict=True,
-        )
-        lines += [
-            f"{rank:4}  {name:{width}}  {score:{head}.4f}  {n:8}  {seconds:7.2f}"
-            for rank, name, score, n, seconds in rows
+    def _columns(self):
+        results = self.results_
+        return [
+            numbers("rank", results["rank"], ".0f"),
+            words("backbone", results["backbone"]),
+            numbers(self.method_, results["score"], ".4f"),
+            numbers("features", results["n_features"], ".0f"),
+            numbers("seconds", results["extraction_time"], ".2f"),
         ]
-        return "\n".join(lines)
-
-    __repr__ = __str__
 
 
 def rank_backbones(

@@ -1,10 +1,13 @@
 """`compare_transfer`: plain scikit-learn gives the same numbers, one by one."""
 
+import io
+import os
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy import stats
 from sklearn.base import clone
 from sklearn.datasets import load_digits
@@ -33,7 +36,7 @@ from sktl import (
 from sktl._comparison.contenders import default_contenders
 from sktl._comparison.findings import Findings
 from sktl._comparison.score_curve import ScoreCurve
-from sktl._comparison.trials import nested_order
+from sktl._comparison.train_sizes import nested_order
 from sktl._features.prefix import FrozenPrefix
 
 
@@ -448,6 +451,61 @@ def test_contender_without_what_a_score_needs_fails_alone(digits):
     assert "predict_proba" in report.results_["error"][0]
 
 
+def test_findings_that_cannot_be_worked_out_leave_the_results(
+    digits, contenders, monkeypatch
+):
+    """An error after the last fit costs a sentence, not the fits."""
+
+    def broken(*args):
+        raise KeyError("optimizer__weight_decay")
+
+    monkeypatch.setattr("sktl._comparison.compare.Findings", broken)
+    report = compare_transfer(*digits, contenders, cv=2)
+    assert np.isfinite(report.results_["mean_test_score"]).all()
+    (finding,) = report.findings_
+    assert "scores are complete" in finding
+    assert "KeyError: 'optimizer__weight_decay'" in finding
+    assert finding in str(report)
+
+
+@pytest.mark.slow
+def test_process_that_dies_is_the_failure_of_its_contender(digits, contenders):
+    class Dies(DummyClassifier):
+        def fit(self, X, y):
+            os._exit(1)
+
+    both = {"pixels": contenders["pixels"], "dies": Dies()}
+    report = compare_transfer(*digits, both, cv=2, n_jobs=2)
+    assert np.isnan(report.results_["mean_test_score"]).tolist() == [False, True]
+    assert "TerminatedWorkerError" in report.results_["error"][1]
+
+
+@pytest.mark.parametrize("bad", [0, 59, 60, 119])
+def test_unreadable_image_is_named_by_its_row_in_x(digits, make, bad):
+    """In whichever part it is: of what is trained on, or of what is scored."""
+    X, y = digits
+    images = [as_png(x.reshape(8, 8) * 15) for x in X]
+    images[bad] = b"no image"
+    contenders = {
+        "any": DummyClassifier(),
+        "network": make(),
+        "pixels": default_contenders()["raw pixels + logistic regression"],
+    }
+    report = compare_transfer(images, y > 4, contenders, cv=KFold(2))
+    ok, *errors = report.results_["error"]
+    assert ok == ""
+    for error in errors:
+        assert "1 image(s) of X could not be read" in error
+        assert f"\n  row {bad}: " in error
+        assert "failed on 2 of 2 splits" in error
+
+
+def as_png(pixels):
+    file = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
 def test_twin_that_fails_leaves_no_effect(digits):
     X, y = digits
     broken = PretrainedFeatureExtractor(weights=None, pooling="none")
@@ -688,7 +746,7 @@ def test_curve_is_what_shorter_trainings_score(duel, scoring):
 def test_network_that_is_watched_is_trained_as_ever(make, duel, strategy):
     _, X, y = duel
     plain = make(strategy, dropout=0.2).fit(X[:60], y[:60])
-    curve = ScoreCurve(get_scorer("accuracy"), X[60:], y[60:])
+    curve = ScoreCurve(get_scorer("accuracy"), X[60:], y[60:], range(60))
     watched = make(strategy, dropout=0.2, callbacks=[curve]).fit(X[:60], y[:60])
     for name, tensor in plain.module_.state_dict().items():
         assert torch.equal(tensor, watched.module_.state_dict()[name]), name
@@ -719,7 +777,7 @@ def test_seconds_of_a_curve_are_without_the_scoring(make, duel, monkeypatch):
         def on_epoch_begin(self, net, **kwargs):
             clock.now += 3
 
-    curve = ScoreCurve(score, X[60:], y[60:])
+    curve = ScoreCurve(score, X[60:], y[60:], range(60))
     make(callbacks=[curve, Epoch()]).fit(X[:60], y[:60])
     assert curve.points()["seconds"].tolist() == [0, 3, 6]
     assert curve.seconds_outside_ == 300

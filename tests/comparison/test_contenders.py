@@ -11,13 +11,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.svm import SVC
 from torch import nn
 
-from sktl import FineTunedCNNClassifier, PretrainedFeatureExtractor
-from sktl._comparison.contenders import (
-    RawPixels,
-    default_contenders,
-    feature_contenders,
-    find_pairs,
-)
+from sktl import FineTunedCNNClassifier, PretrainedFeatureExtractor, compare_transfer
+from sktl._comparison.contenders import default_contenders
+from sktl._comparison.raw_pixels import RawPixels
+from sktl._comparison.twins import feature_contenders, find_pairs
 
 NAMES = [
     "untrained network + logistic regression",
@@ -150,6 +147,22 @@ def test_of_several_networks_from_scratch_the_likest_is_the_twin():
         ("tuned", "near", "from scratch"),
         ("in a pipeline", "near", "from scratch"),
     ]
+
+
+@pytest.mark.parametrize("who", ["tuned", "scratch"])
+def test_parameter_that_only_one_of_two_networks_was_given_makes_them_no_less_twins(
+    make, who
+):
+    """A skorch net has as many parameters as its user writes."""
+    X, y = load_digits(return_X_y=True)
+    more = {"optimizer__weight_decay": 0.1, "iterator_train__num_workers": 0}
+    contenders = {
+        "tuned": make(**more if who == "tuned" else {}),
+        "scratch": make("scratch", **more if who == "scratch" else {}),
+    }
+    report = compare_transfer(X[:40], y[:40] > 4, contenders, cv=2)
+    assert report.effects_["contender"].tolist() == ["tuned"]
+    assert report.effects_["twin"].tolist() == ["scratch"]
 
 
 def test_first_reader_of_each_network_shows_what_features_are_worth():

@@ -8,7 +8,7 @@ import pytest
 
 import sktl
 from sktl import TimeToScoreDisplay, TransferComparisonDisplay
-from sktl._display.comparison import load_pyplot
+from sktl._display.drawing import load_pyplot
 
 pytestmark = pytest.mark.usefixtures("pyplot")
 

@@ -1,0 +1,76 @@
+"""One pass of the images through each network, for all contenders that read it.
+
+Contenders find in the cache what was computed here, so that none of them pays for the
+pass, and fit times compare.
+"""
+
+import contextlib
+import time
+
+import numpy as np
+from joblib import effective_n_jobs
+from sklearn.pipeline import Pipeline
+from sklearn.utils import _safe_indexing
+from sklearn.utils.validation import _num_samples
+
+from sktl._comparison.contenders import OF_NETWORK
+from sktl._comparison.raw_pixels import OF_IMAGES
+from sktl._comparison.twins import comparable
+from sktl._features.image_input import ImageInputMixin, pass_once
+
+
+def share_passes(contenders, X, splits, n_jobs):
+    """Let the images pass each network once, for all contenders and splits.
+
+    Parameters
+    ----------
+    contenders : dict of str to estimator
+    X : sequence of images
+    splits : list of list of Split
+        By size; the rows of the largest, the last, are those that pass.
+    n_jobs : int or None
+        Processes that fit the contenders later. They find what is in a directory, not
+        what is in the memory of this one.
+
+    Returns
+    -------
+    seconds : float
+    """
+    start = time.perf_counter()
+    rows = np.unique(np.concatenate([part for split in splits[-1] for part in split]))
+    images = X if len(rows) == _num_samples(X) else _safe_indexing(X, rows)
+    in_processes = effective_n_jobs(n_jobs) > 1
+    for readers in readers_by_network(contenders):
+        if in_processes and readers[0].cache == "memory":
+            continue
+        # An image that cannot be read is told by the contenders that read it.
+        with contextlib.suppress(Exception):
+            pass_once(readers, images)
+    return time.perf_counter() - start
+
+
+def readers_by_network(contenders):
+    """Group what reads the images themselves by the network that is read.
+
+    Parameters
+    ----------
+    contenders : dict of str to estimator
+
+    Returns
+    -------
+    groups : list of list of estimator
+        Bare contenders, or first steps of pipelines, that keep what they compute.
+    """
+    networks, groups = [], []
+    for contender in contenders.values():
+        reader = contender.steps[0][1] if isinstance(contender, Pipeline) else contender
+        if not isinstance(reader, ImageInputMixin) or reader.cache is None:
+            continue
+        params = reader.get_params(deep=False)  # `device` as it was set
+        network = [comparable(params[name]) for name in (*OF_IMAGES, *OF_NETWORK)]
+        network.append(reader._images_per_batch())
+        if network not in networks:
+            networks.append(network)
+            groups.append([])
+        groups[networks.index(network)].append(reader)
+    return groups

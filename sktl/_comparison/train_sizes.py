@@ -1,0 +1,108 @@
+"""Learning curves: nested parts of each training part, nearly stratified."""
+
+from numbers import Integral, Real
+
+import numpy as np
+
+from sktl._utils.splits import Split
+
+
+def shrink(splits, y, train_sizes, rng):
+    """Shrink the training parts to some sizes; larger ones contain smaller ones.
+
+    Parameters
+    ----------
+    splits : list of Split
+    y : ndarray of shape (n_samples,)
+    train_sizes : sequence of int or float, or None
+        As in `compare_transfer`; None leaves the splits as they are.
+    rng : numpy.random.RandomState
+        Chooses the rows.
+
+    Returns
+    -------
+    splits : list of list of Split
+        By size, then as before. Rows keep their order.
+    """
+    if train_sizes is None:
+        return [splits]
+    n_rows = min(len(split.train) for split in splits)
+    sizes = check_train_sizes(train_sizes, n_rows, len(np.unique(y)))
+    orders = [nested_order(y[train], rng) for train, _ in splits]
+    return [
+        [
+            Split(train[np.sort(order[:size])], test)
+            for order, (train, test) in zip(orders, splits, strict=True)
+        ]
+        for size in sizes
+    ]
+
+
+def check_train_sizes(train_sizes, n_rows, n_classes):
+    """Return training sizes in rows.
+
+    Parameters
+    ----------
+    train_sizes : sequence of int (rows) or float (shares of `n_rows`)
+    n_rows : int
+        Rows of the smallest training part.
+    n_classes : int
+        The smallest size that there can be.
+    """
+    if isinstance(train_sizes, Real | str) or not len(train_sizes):
+        raise ValueError(
+            f"train_sizes={train_sizes!r} must be a list: whole numbers are rows, and "
+            "floats are shares of the smallest training part, which has "
+            f"{n_rows} rows."
+        )
+    rows = []
+    for i, size in enumerate(train_sizes):
+        n = _in_rows(size, n_rows)
+        if n is None or not n_classes <= n <= n_rows:
+            raise ValueError(
+                f"train_sizes[{i}]={size!r} is {'no size' if n is None else n}. "
+                f"Accepted: {n_classes} (a row of each class) to {n_rows} rows (the "
+                "smallest training part), or a share of the latter as a float."
+            )
+        if rows and n <= rows[-1]:
+            raise ValueError(
+                f"train_sizes[{i}]={size!r} is {n} rows, not more than the {rows[-1]} "
+                "before it. Pass increasing sizes, each once."
+            )
+        rows.append(n)
+    return rows
+
+
+def _in_rows(size, n_rows):
+    """A size as a number of rows; None for what is neither rows nor a share."""
+    if isinstance(size, bool) or not isinstance(size, Real):
+        return None
+    if isinstance(size, Integral):
+        return int(size)
+    return round(size * n_rows) if 0 < size <= 1 else None
+
+
+def nested_order(labels, rng):
+    """Order rows so that the first k of them are nearly stratified, for every k.
+
+    Each class is shuffled, and its rows are laid at equal distances from 0 to 1, with a
+    random start; rows in the order of these places then follow the shares of the
+    classes. One row of each class comes before all others.
+
+    Parameters
+    ----------
+    labels : ndarray of shape (n,)
+    rng : numpy.random.RandomState
+
+    Returns
+    -------
+    order : ndarray of shape (n,)
+        Positions in `labels`.
+    """
+    places = np.empty(len(labels))
+    for label in np.unique(labels):
+        (rows,) = np.nonzero(labels == label)
+        ranks = rng.permutation(len(rows))
+        places[rows] = (ranks + rng.uniform()) / len(rows)
+        places[rows[ranks == 0]] -= 1
+    return np.argsort(places, kind="stable")

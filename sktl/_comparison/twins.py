@@ -1,0 +1,131 @@
+"""Which contenders differ in the transfer alone.
+
+Two contenders are compared by their parameters, those of their parts among them. What
+a parameter was not given (skorch's estimators have as many as the user writes, such as
+`optimizer__weight_decay`) counts as a value of its own.
+"""
+
+from enum import Enum
+from numbers import Number
+from os import PathLike
+from typing import NamedTuple
+
+import numpy as np
+
+from sktl._classifier import FineTunedCNNClassifier
+from sktl._extractor import PretrainedFeatureExtractor
+
+UNTRAINED, SCRATCH = "untrained", "from scratch"
+# Values that are the same where they are equal; all others where they are one object.
+PLAIN = (Number, str, bytes, type(None), PathLike, Enum, type)
+
+
+class Pair(NamedTuple):
+    """Names of a pretrained contender and of its twin, and what kind of twin it is."""
+
+    contender: str
+    twin: str
+    kind: str  # UNTRAINED or SCRATCH
+
+
+def find_pairs(contenders):
+    """Pair pretrained contenders with those that differ in the transfer alone.
+
+    An untrained twin of features has `weights=None` in their extractors and all else
+    equal. A from-scratch twin of a fine-tuned network is a classifier on the same
+    backbone that begins with random weights; of several, the one in which fewest other
+    parameters differ.
+
+    Parameters
+    ----------
+    contenders : dict of str to estimator
+
+    Returns
+    -------
+    pairs : list of Pair
+    """
+    pairs = []
+    for name, contender in contenders.items():
+        for kind, find in ((UNTRAINED, _untrained_twin), (SCRATCH, _scratch_twin)):
+            twin = find(contender, contenders)
+            if twin is not None:
+                pairs.append(Pair(name, twin, kind))
+    return pairs
+
+
+def feature_contenders(contenders):
+    """Names of contenders that read frozen pretrained features, one per network."""
+    names, networks = [], []
+    for name, contender in contenders.items():
+        for extractor in parts_of(contender, PretrainedFeatureExtractor):
+            network = comparable(extractor.backbone), comparable(extractor.weights)
+            if extractor.weights is not None and network not in networks:
+                names.append(name)
+                networks.append(network)
+    return names
+
+
+def parts_of(contender, kind):
+    """The estimators of a kind inside a contender, itself among them."""
+    if isinstance(contender, kind):
+        return [contender]
+    if not hasattr(contender, "get_params"):
+        return []
+    parts = contender.get_params(deep=True).values()
+    return list({id(part): part for part in parts if isinstance(part, kind)}.values())
+
+
+def is_from_scratch(classifier):
+    """Whether a `FineTunedCNNClassifier` begins with random weights."""
+    return classifier.strategy == "scratch" or classifier.weights is None
+
+
+def comparable(value, untrained=False):
+    """What two values have in common when they are the same, parameter by parameter.
+
+    With `untrained`, as if every extractor had `weights=None`.
+    """
+    if hasattr(value, "get_params") and not isinstance(value, type):
+        params = value.get_params(deep=False)
+        if untrained and isinstance(value, PretrainedFeatureExtractor):
+            params["weights"] = None
+        return type(value), {n: comparable(v, untrained) for n, v in params.items()}
+    if isinstance(value, list | tuple):
+        return type(value), [comparable(item, untrained) for item in value]
+    if isinstance(value, dict):
+        return dict, [
+            (comparable(k), comparable(v, untrained)) for k, v in value.items()
+        ]
+    if isinstance(value, np.ndarray) and value.dtype.kind != "O":
+        return value.dtype.str, value.shape, value.tobytes()
+    return value if isinstance(value, PLAIN) or callable(value) else id(value)
+
+
+def _untrained_twin(contender, contenders):
+    extractors = parts_of(contender, PretrainedFeatureExtractor)
+    if all(extractor.weights is None for extractor in extractors):
+        return None
+    wanted = comparable(contender, untrained=True)
+    return next((n for n, c in contenders.items() if comparable(c) == wanted), None)
+
+
+def _scratch_twin(contender, contenders):
+    networks = parts_of(contender, FineTunedCNNClassifier)
+    if len(networks) != 1 or is_from_scratch(networks[0]):
+        return None
+    _, own = comparable(networks[0])
+    n_different = {}
+    for name, other in contenders.items():
+        others = parts_of(other, FineTunedCNNClassifier)
+        if len(others) == 1 and is_from_scratch(others[0]):
+            _, its = comparable(others[0])
+            if own["backbone"] == its["backbone"]:
+                n_different[name] = _count_different(own, its)
+    return min(n_different, key=n_different.get, default=None)
+
+
+def _count_different(own, its):
+    """How many parameters differ; one that only one of two has does."""
+    names = own.keys() | its.keys()
+    absent = object()
+    return sum(own.get(name, absent) != its.get(name, absent) for name in names)

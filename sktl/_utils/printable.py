@@ -1,0 +1,27 @@
+"""Text from elsewhere (names, paths, messages of others) as what can be printed."""
+
+
+def printable(text, keep=""):
+    r"""Write as escapes what no terminal, file or font takes.
+
+    Line ends are among it, and the surrogates (such as `"\udcff"`) by which Python
+    passes on bytes of a file name that are not UTF-8.
+
+    Parameters
+    ----------
+    text : object
+        What `str` is taken of.
+    keep : str
+        Characters to be left as they are.
+
+    Returns
+    -------
+    text : str
+        The same where all of it can be printed.
+    """
+    return "".join(
+        char
+        if char.isprintable() or char in keep
+        else char.encode("unicode_escape").decode()
+        for char in str(text)
+    )

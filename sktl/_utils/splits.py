@@ -1,0 +1,77 @@
+"""Splits of rows into a part to fit on and a part to score on."""
+
+from numbers import Integral
+from typing import NamedTuple
+
+import numpy as np
+from sklearn.model_selection import StratifiedGroupKFold, check_cv
+
+
+class Split(NamedTuple):
+    """Row numbers of the two parts of a split."""
+
+    train: np.ndarray
+    test: np.ndarray
+
+
+def make_splits(X, y, cv, groups):
+    """Split the rows, or say why these labels cannot be split so.
+
+    Parameters
+    ----------
+    X : sequence of images
+    y : ndarray of shape (n_samples,)
+    cv : int, None, splitter or iterable of splits
+    groups : array-like of shape (n_samples,) or None
+        An int as `cv` then keeps the rows of a group together.
+
+    Returns
+    -------
+    splits : list of Split
+    """
+    _check_enough(y, 5 if cv is None else cv)
+    if groups is not None and (cv is None or isinstance(cv, Integral)):
+        cv = StratifiedGroupKFold(5 if cv is None else cv)
+    splitter = check_cv(cv, y, classifier=True)
+    splits = [
+        Split(*map(_row_numbers, split)) for split in splitter.split(X, y, groups)
+    ]
+    if len(splits) < 2:
+        raise ValueError(
+            f"cv={cv!r} gives {len(splits)} split; a standard error needs at least 2."
+        )
+    for i, (train, test) in enumerate(splits):
+        if len(np.unique(y[train])) < 2 or not len(test):
+            raise ValueError(
+                f"Split {i} of cv={cv!r} trains on {len(train)} rows of the classes "
+                f"{np.unique(y[train]).tolist()} and tests on {len(test)} rows; at "
+                "least 2 classes and 1 row are needed. Shuffle the rows, or pass "
+                "another splitter."
+            )
+    return splits
+
+
+def _check_enough(y, n_folds):
+    """Refuse folds for which there are too few rows of every class."""
+    if not isinstance(n_folds, Integral):
+        return
+    labels, counts = np.unique(y, return_counts=True)
+    most = counts.max()
+    if most < n_folds:
+        raise ValueError(
+            f"cv={n_folds} folds need as many rows of a class, and y has at most "
+            f"{most} (of {labels[counts.argmax()]!r}) in {len(y)} rows. Pass a smaller "
+            "cv, a splitter such as StratifiedShuffleSplit, or more rows."
+        )
+
+
+def _row_numbers(rows):
+    rows = np.asarray(rows)
+    return np.flatnonzero(rows) if rows.dtype == bool else rows
+
+
+def scoring_name(scoring):
+    """Say in a word what a `scoring` measures."""
+    if scoring is None:
+        return "accuracy"
+    return getattr(scoring, "__name__", "score") if callable(scoring) else scoring

@@ -11,7 +11,6 @@ os.environ["MPLBACKEND"] = "Agg"
 import random
 import socket
 from collections import OrderedDict
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -152,6 +151,8 @@ def make_comparison():
     `scores` is {contender: scores of shape (n_sizes, n_folds)}, NaN where it failed.
     """
 
+    from sktl import TransferComparison
+
     def make(scores, sizes, *, effects=(), indicators=(), curves=None, **others):
         table = np.concatenate([np.atleast_2d(rows) for rows in scores.values()])
         n_rows, n_folds = table.shape
@@ -165,18 +166,15 @@ def make_comparison():
             "mean_score_time": np.full(n_rows, 0.01),
             "error": np.where(np.isnan(table.mean(1)), "split 0: ValueError", ""),
         }
-        return SimpleNamespace(
-            results_=results,
-            scoring_="accuracy",
-            n_splits_=n_folds,
-            effects_=columns(
-                "contender twin kind difference low high p_value", effects
-            ),
-            indicators_=columns(
+        return TransferComparison(
+            results,
+            "accuracy",
+            effects=columns("contender twin kind difference low high p_value", effects),
+            indicators=columns(
                 "indicator contender reference value low high", indicators
             ),
-            curves_=curves or {},
-            **{"findings_": [], "parameters_": {}, "versions_": {}} | others,
+            curves=curves,
+            **others,
         )
 
     def columns(names, rows):

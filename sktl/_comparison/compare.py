@@ -1,11 +1,13 @@
 """`compare_transfer`: every contender on the same folds, in one table. Numbers only."""
 
 import platform
+import warnings
 from importlib.metadata import version
 from os import PathLike
 
 import numpy as np
 from sklearn.base import clone
+from sklearn.dummy import DummyClassifier
 from sklearn.metrics import get_scorer
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_consistent_length
@@ -15,7 +17,13 @@ from sktl._comparison.contenders import check_contenders
 from sktl._comparison.findings import Findings, gain
 from sktl._comparison.shared_pass import share_passes
 from sktl._comparison.train_sizes import shrink
-from sktl._comparison.trials import describe, run_trials, summarize
+from sktl._comparison.trials import (
+    collect_predictions,
+    describe,
+    run_trials,
+    summarize,
+)
+from sktl._comparison.twins import kind_of
 from sktl._display.comparison import TransferComparisonDisplay
 from sktl._display.html import write_html
 from sktl._display.table import TableMixin, numbers, words
@@ -41,6 +49,12 @@ class TransferComparison(TableMixin):
         As the attributes.
     curves : dict of str to list of dict or None, default=None
         As `curves_`.
+    predictions : dict of str to dict or None, default=None
+        As `predictions_`.
+    classes : array-like of shape (n_classes,) or None, default=None
+        As `classes_`.
+    chance : float, default=nan
+        As `chance_`.
     findings : sequence of str, default=()
         As `findings_`.
     parameters, versions : dict of str to str or None, default=None
@@ -50,12 +64,12 @@ class TransferComparison(TableMixin):
     ----------
     results_ : dict of str to ndarray
         One entry per contender and training size in each array, sizes in increasing
-        order: `contender`, `train_size` and `test_size` (rows; where splits differ, the
-        most),
-        `split<i>_test_score` for each split, `mean_test_score`, `se_test_score`
-        (standard error of the mean as if splits were independent, which is too small:
-        see Notes), `mean_fit_time` and `mean_score_time` (seconds per split), `error`
-        (the first failure, or ""). Where a split failed its score is NaN, and so are
+        order: `contender`, `kind` (what it takes from a network: "classical" is
+        nothing, "frozen features", "fine-tuned", or "random weights"), `train_size`
+        and `test_size` (rows; where splits differ, the most), `split<i>_test_score` for
+        each split, `mean_test_score`, `se_test_score` (standard error of the mean as if
+        splits were independent, which is too small: see Notes), `mean_fit_time` and
+        `mean_score_time` (seconds per split), `error` (the first failure, or ""). Where a split failed its score is NaN, and so are
         mean and standard error: a mean over fewer splits would not compare.
     scoring_ : str
         What the scores are; more is better.
@@ -79,6 +93,18 @@ class TransferComparison(TableMixin):
         For each network that is trained by epochs, at the largest training size, and
         each split: `epoch` (0 is before the first), `seconds` of the fit up to there,
         and the `score` on the test part. Empty where the split failed.
+    predictions_ : dict of str to dict of str to ndarray
+        What each contender predicts of rows it was not fitted on, at the largest
+        training size, ordered by row: `row` (of `X`), `split`, `predict`, and
+        `predict_proba` of shape (n, n_classes) if it has probabilities. A row that is
+        in the test part of several splits is there several times. Splits that failed
+        are left out.
+    classes_ : ndarray of shape (n_classes,) or None
+        The labels, in the order of the columns of `predict_proba`.
+    chance_ : float
+        Mean score, at the largest training size, of what looks at labels only:
+        predicting the most frequent class, with the shares of the classes for
+        probabilities. NaN where that has no score.
     findings_ : list of str
         Short sentences: where transfer hurts, where it helps, from which size on it
         makes no clear difference, who failed.
@@ -136,6 +162,9 @@ class TransferComparison(TableMixin):
         effects=None,
         indicators=None,
         curves=None,
+        predictions=None,
+        classes=None,
+        chance=np.nan,
         findings=(),
         parameters=None,
         versions=None,
@@ -146,6 +175,9 @@ class TransferComparison(TableMixin):
         self.effects_ = effects or {}
         self.indicators_ = indicators or {}
         self.curves_ = curves or {}
+        self.predictions_ = predictions or {}
+        self.classes_ = classes
+        self.chance_ = chance
         self.findings_ = list(findings)
         self.parameters_ = parameters or {}
         self.versions_ = versions or {}
@@ -356,7 +388,7 @@ def compare_transfer(
     # Whatever may be wrong with them shows before the first is fitted: what is no
     # estimator, what cannot say its parameters.
     clones = {name: clone(contender) for name, contender in contenders.items()}
-    words_ = {name: repr(contender) for name, contender in contenders.items()}
+    described = {name: repr(contender) for name, contender in contenders.items()}
     parameters = {
         "rows": str(len(y)),
         "classes": str(len(classes)),
@@ -366,6 +398,8 @@ def compare_transfer(
         "random_state": repr(random_state),
     }
     versions = _versions()
+    chance = _score_of_labels_alone(X, y, splits[-1], scorer)
+    kinds = [kind_of(contender) for contender in contenders.values()]
     seconds = share_passes(contenders, X, splits, n_jobs)
     trials = {}
     with tqdm(clones.items(), disable=not verbose, unit="contender") as bar:
@@ -373,36 +407,54 @@ def compare_transfer(
             bar.set_description(name)
             trials[name] = run_trials(contender, X, y, splits, seeds, scorer, n_jobs)
     results, curves = summarize(trials, splits)
+    results["kind"] = np.repeat(np.array(kinds, dtype=object), len(splits))
+    problems = []
+    said = _attempt(
+        problems, "what they say of the transfer", _find, results, curves, contenders
+    )
+    predictions = _attempt(
+        problems, "the predictions", collect_predictions, trials, splits, classes
+    )
+    effects, indicators, findings = said or (None, None, [])
     return TransferComparison(
         results,
         scoring_name(scoring),
+        effects=effects,
+        indicators=indicators,
         curves=curves,
-        parameters=parameters | {"seconds of the passes": f"{seconds:.2f}"} | words_,
+        predictions=predictions,
+        classes=classes,
+        chance=chance,
+        findings=[*findings, *problems],
+        parameters=parameters | {"seconds of the passes": f"{seconds:.2f}"} | described,
         versions=versions,
-        **_find(results, curves, contenders),
     )
 
 
 def _find(results, curves, contenders):
-    """What the numbers say; where that fails, the numbers are still there.
+    """Effects, indicators and sentences."""
+    findings = Findings(results, curves, contenders)
+    return findings.effects(), findings.indicators(), findings.sentences()
 
-    Returns
-    -------
-    found : dict
-        `effects`, `indicators` and `findings` of a `TransferComparison`.
-    """
-    found = {"effects": None, "indicators": None, "findings": []}
+
+def _attempt(problems, what, work_out, *args):
+    """Work something out after the fits; a failure is a sentence, not their loss."""
     try:
-        findings = Findings(results, curves, contenders)
-        found["effects"] = findings.effects()
-        found["indicators"] = findings.indicators()
-        found["findings"] = findings.sentences()
+        return work_out(*args)
     except Exception as error:
-        found["findings"] = [
-            "The scores are complete, but what they say of the transfer could not be "
-            f"worked out: {describe(error)}"
-        ]
-    return found
+        problems.append(
+            f"The scores are complete, but {what} could not be worked out: "
+            f"{describe(error)}"
+        )
+
+
+def _score_of_labels_alone(X, y, splits, scorer):
+    """Mean score of the most frequent class; NaN where it has none."""
+    seeds = [None] * len(splits)
+    with warnings.catch_warnings():  # such as of a precision of nothing
+        warnings.simplefilter("ignore")
+        (trials,) = run_trials(DummyClassifier(), X, y, [splits], seeds, scorer, 1)
+    return float(np.mean([trial.score for trial in trials]))
 
 
 def _versions():

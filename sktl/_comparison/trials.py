@@ -1,5 +1,6 @@
 """One contender on one split: fitted on one part, scored on the other."""
 
+import contextlib
 import time
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ class Trial(NamedTuple):
     score_time: float = np.nan
     error: Exception | None = None
     curve: dict | None = None
+    predictions: dict | None = None
 
 
 def run_trials(contender, X, y, splits, seeds, scorer, n_jobs):
@@ -33,7 +35,8 @@ def run_trials(contender, X, y, splits, seeds, scorer, n_jobs):
     X : sequence of images
     y : ndarray of shape (n_samples,)
     splits : list of list of Split
-        By size; in the last size, networks are watched as they are trained.
+        By size. In the last, networks are watched as they are trained, and
+        predictions are kept.
     seeds : list of int or None
         By split.
     scorer : callable
@@ -59,14 +62,14 @@ def run_trials(contender, X, y, splits, seeds, scorer, n_jobs):
     return [trials[start : start + n] for start in range(0, len(trials), n)]
 
 
-def run_trial(contender, X, y, split, seed, scorer, watch):
+def run_trial(contender, X, y, split, seed, scorer, is_largest):
     """Fit a contender on one part of a split and score it on the other."""
     X_train, X_test = (_safe_indexing(X, rows) for rows in split)
     y_train, y_test = (y[rows] for rows in split)
     try:
         contender = _seeded(contender, seed)
         curve = ScoreCurve(scorer, X_test, y_test, split.test)
-        if watch:
+        if is_largest:
             _watch(contender, curve)
         start = time.perf_counter()
         with rows_named(split.train):
@@ -75,6 +78,7 @@ def run_trial(contender, X, y, split, seed, scorer, watch):
         with rows_named(split.test):
             score = float(scorer(contender, X_test, y_test))
         scored = time.perf_counter()
+        predictions = _predict(contender, X_test) if is_largest else None
     except Exception as error:  # whatever it is, the others go on
         return Trial(error=error)
     return Trial(
@@ -82,7 +86,17 @@ def run_trial(contender, X, y, split, seed, scorer, watch):
         fitted - start - curve.seconds_outside_,
         scored - fitted,
         curve=curve.points(),
+        predictions=predictions,
     )
+
+
+def _predict(contender, X):
+    """What a contender predicts, and its probabilities where it has any."""
+    predictions = {"classes": getattr(contender, "classes_", None)}
+    for method in ("predict", "predict_proba"):
+        with contextlib.suppress(Exception):  # its score is there without
+            predictions[method] = np.asarray(getattr(contender, method)(X))
+    return predictions
 
 
 def _seeded(contender, seed):
@@ -136,6 +150,50 @@ def summarize(trials, splits):
         if any(trial.curve for trial in of_sizes[-1])
     }
     return _results(trials, splits), curves
+
+
+def collect_predictions(trials, splits, classes):
+    """Join what was predicted on the splits of the largest size.
+
+    Parameters
+    ----------
+    trials, splits
+        As in `summarize`.
+    classes : ndarray of shape (n_classes,)
+        A training part may lack some of them.
+
+    Returns
+    -------
+    predictions : dict of str to dict of str to ndarray
+        As `TransferComparison.predictions_`.
+    """
+    predictions = {}
+    for name, (*_, of_largest) in trials.items():
+        parts = []
+        for i, (trial, split) in enumerate(zip(of_largest, splits[-1], strict=True)):
+            if trial.predictions is not None:
+                part = {"row": split.test, "split": np.full(len(split.test), i)}
+                parts.append(part | _of_all_classes(trial.predictions, classes))
+        if parts:
+            keys = [key for key in parts[0] if all(key in part for part in parts)]
+            joined = {k: np.concatenate([part[k] for part in parts]) for k in keys}
+            order = np.lexsort((joined["split"], joined["row"]))
+            predictions[name] = {key: values[order] for key, values in joined.items()}
+    return predictions
+
+
+def _of_all_classes(predictions, classes):
+    """Give classes that the training part did not hold a probability of zero."""
+    predictions = dict(predictions)
+    known = predictions.pop("classes")
+    if known is None:
+        predictions.pop("predict_proba", None)  # nobody knows of what
+    elif "predict_proba" in predictions:
+        of_known = predictions["predict_proba"]
+        of_all = np.zeros((len(of_known), len(classes)))
+        of_all[:, np.searchsorted(classes, known)] = of_known
+        predictions["predict_proba"] = of_all
+    return predictions
 
 
 def _results(trials, splits):

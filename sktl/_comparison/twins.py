@@ -16,6 +16,12 @@ from sktl._classifier import FineTunedCNNClassifier
 from sktl._extractor import PretrainedFeatureExtractor
 
 UNTRAINED, SCRATCH = "untrained", "from scratch"
+CLASSICAL, FROZEN, TUNED, RANDOM = KINDS = (
+    "classical",
+    "frozen features",
+    "fine-tuned",
+    "random weights",
+)
 # Values that are the same where they are equal; all others where they are one object.
 PLAIN = (Number, str, bytes, type(None), PathLike, Enum, type)
 
@@ -63,6 +69,18 @@ def feature_contenders(contenders):
                 names.append(name)
                 networks.append(network)
     return names
+
+
+def kind_of(contender):
+    """Say what a contender takes from a network: one of `KINDS`."""
+    networks = parts_of(contender, FineTunedCNNClassifier)
+    extractors = parts_of(contender, PretrainedFeatureExtractor)
+    if any(not is_from_scratch(network) for network in networks):
+        solved = all(network.strategy == "linear_probe" for network in networks)
+        return FROZEN if solved else TUNED
+    if any(extractor.weights is not None for extractor in extractors):
+        return FROZEN
+    return RANDOM if networks or extractors else CLASSICAL
 
 
 def parts_of(contender, kind):

@@ -20,10 +20,11 @@ from sklearn.model_selection import (
     KFold,
     StratifiedGroupKFold,
     StratifiedKFold,
+    cross_val_predict,
     cross_val_score,
 )
 from sklearn.pipeline import make_pipeline
-from sklearn.svm import SVC
+from sklearn.svm import SVC, LinearSVC
 from skorch.callbacks import Callback, EpochScoring
 
 import sktl
@@ -82,6 +83,56 @@ def test_scores_are_those_of_cross_val_score(digits, contenders, report):
         assert report.results_["mean_test_score"][i] == pytest.approx(scores.mean())
         error = scores.std(ddof=1) / np.sqrt(3)
         assert report.results_["se_test_score"][i] == pytest.approx(error)
+
+
+@pytest.mark.parametrize("labels", [lambda y: y, lambda y: y.astype(str)])
+def test_predictions_are_those_of_cross_val_predict(digits, contenders, labels):
+    X, y = digits[0], labels(digits[1])
+    contenders = contenders | {"without": LinearSVC()}
+    folds = StratifiedKFold(3, shuffle=True, random_state=0)
+    report = compare_transfer(X, y, contenders, cv=folds)
+    assert report.classes_.tolist() == sorted(set(y))
+    for name, contender in contenders.items():
+        found = report.predictions_[name]
+        assert found["row"].tolist() == list(range(len(y)))
+        expected = cross_val_predict(contender, X, y, cv=folds)
+        assert found["predict"].tolist() == expected.tolist()
+        for split, (_, test) in enumerate(folds.split(X, y)):
+            assert set(found["split"][test]) == {split}
+    assert "predict_proba" not in report.predictions_["without"]
+    expected = cross_val_predict(
+        contenders["pixels"], X, y, cv=folds, method="predict_proba"
+    )
+    found = report.predictions_["pixels"]["predict_proba"]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_predictions_of_splits_that_overlap_lack_and_repeat_rows(digits):
+    """Class 2 is not in the first training part, which has no probability for it."""
+    X, y = digits[0][:60], digits[1][:60] % 3
+    known = np.flatnonzero(y[:40] < 2)
+    splits = [(known, np.arange(40, 50)), (np.arange(40), np.arange(45, 55))]
+    contender = LogisticRegression(max_iter=500)
+    report = compare_transfer(X, y, {"one": contender}, cv=splits)
+    found = report.predictions_["one"]
+    rows = [*range(40, 45), *np.repeat(range(45, 50), 2), *range(50, 55)]
+    assert found["row"].tolist() == rows
+    for i, (train, test) in enumerate(splits):
+        of_split = found["split"] == i
+        model = clone(contender).fit(X[train], y[train])
+        assert found["row"][of_split].tolist() == test.tolist()
+        shown = found["predict_proba"][of_split]
+        assert (shown[:, : 2 + i] == model.predict_proba(X[test])).all()
+    assert (found["predict_proba"][found["split"] == 0, 2] == 0).all()
+
+
+@pytest.mark.parametrize("scoring", [None, "neg_log_loss", "f1_macro"])
+def test_chance_is_the_score_of_what_knows_the_labels_alone(digits, scoring):
+    X, y = digits[0], digits[1] > 7
+    contenders = {"any": LogisticRegression(max_iter=500)}
+    report = compare_transfer(X, y, contenders, cv=3, scoring=scoring)
+    expected = cross_val_score(DummyClassifier(), X, y, cv=3, scoring=scoring)
+    assert report.chance_ == pytest.approx(expected.mean())
 
 
 def test_all_contenders_together_pass_each_image_once(digits):

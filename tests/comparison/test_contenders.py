@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_digits
+from sklearn.dummy import DummyClassifier
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -72,6 +73,25 @@ def test_backbone_of_another_kind_is_named(backbone):
 def test_backbones_without_entry_are_refused():
     with pytest.raises(ValueError, match="backbone={} holds no network"):
         default_contenders({})
+
+
+def test_kind_of_each_default_contender_is_in_the_results(make):
+    """By what it takes from the network, of which only a pretrained one gives any."""
+    pixels = make_pipeline(RawPixels(), LogisticRegression())
+    contenders = {
+        "pixels": (pixels, "classical"),
+        "untrained": (features(DummyClassifier(), weights=None), "random weights"),
+        "frozen": (features(DummyClassifier()), "frozen features"),
+        "probe": (make("linear_probe"), "frozen features"),
+        "tuned": (make(max_epochs=1), "fine-tuned"),
+        "scratch": (make("scratch", max_epochs=1), "random weights"),
+        "no weights": (make("full", weights=None, max_epochs=1), "random weights"),
+    }
+    X, y = load_digits(return_X_y=True)
+    estimators = {name: contender for name, (contender, _) in contenders.items()}
+    report = compare_transfer(X[:40], y[:40] > 4, estimators, cv=2)
+    kinds = [kind for _, kind in contenders.values()]
+    assert report.results_["kind"].tolist() == kinds
 
 
 # --- twins --------------------------------------------------------------------------

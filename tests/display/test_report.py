@@ -54,9 +54,9 @@ def comparison(make_comparison):
             ("seconds to the score from scratch", NASTY, scratch, 1234.5, 20, np.nan),
         ],
         curves={"fine-tuned network": [split] * 3, scratch: [split] * 3},
-        findings_=[f"Negative transfer: {NASTY}.", "Another finding."],
-        parameters_={"cv": "3", NASTY: NASTY + "x" * 500},
-        versions_={"sktl": "0.1.0"},
+        findings=[f"Negative transfer: {NASTY}.", "Another finding."],
+        parameters={"cv": "3", NASTY: NASTY + "x" * 500},
+        versions={"sktl": "0.1.0"},
     )
 
 

@@ -5,14 +5,18 @@ equal results for equal shapes only: the same image gives the same bits whatever
 is in `X`.
 """
 
+import functools
+import multiprocessing
 import re
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import backends
 
 from sktl._utils.torch_state import exact_float32, plain_torch
+from sktl.exceptions import warn_caller
 
 _DTYPES = {
     "float32": torch.float32,
@@ -56,16 +60,19 @@ class Engine:
         outputs : list of ndarray of shape (n, ...), dtype float32
             One per output of `module`.
         """
+        fetched, launched = [], None
         with torch.inference_mode(), self.autocast():
-            batches = [
-                module(self._batch(rows[start : start + self.batch_size]))
-                for start in range(0, len(rows), self.batch_size)
-            ]
-            # Brought back all at once: until here nothing waits for the device.
-            return [
-                torch.cat(parts)[: len(rows)].float().cpu().numpy()
-                for parts in zip(*batches, strict=True)
-            ]
+            for start in range(0, len(rows), self.batch_size):
+                batch = self._batch(rows[start : start + self.batch_size])
+                # A batch is fetched while the device computes the next one: it never
+                # waits, and never holds the outputs of more than two.
+                launched, ready = module(batch), launched
+                if ready is not None:
+                    fetched.append(_fetch(ready))
+            fetched.append(_fetch(launched))
+        return [
+            np.concatenate(parts)[: len(rows)] for parts in zip(*fetched, strict=True)
+        ]
 
     def _batch(self, rows):
         """A batch of the fixed size on the device."""
@@ -87,18 +94,87 @@ class Engine:
     def autocast(self):
         """Use torch alone, to compute in this engine's precision."""
         exact = self.dtype == torch.float32
-        # Disabled it says so too: a user may have switched it on.
+        # Switched off it has to be too: a user may have switched it on.
         rounded = torch.autocast(self.device.type, self.dtype, enabled=not exact)
         with plain_torch(), rounded, exact_float32() if exact else nullcontext():
             yield
 
+    def numerics(self):
+        """Everything about this engine, machine and process that changes numbers.
+
+        Returns
+        -------
+        fields : dict
+            Plain data. The number of threads is left out: it changes the last bits of
+            large sums only, and keys must not differ between workers.
+        """
+        with self.autocast():
+            fields = {
+                "device": self.device.type,
+                "precision": str(self.dtype),
+                "batch_size": self.batch_size,
+                "torch": str(torch.__version__),
+                "deterministic": torch.are_deterministic_algorithms_enabled(),
+            }
+            on = _cuda_numerics if self.device.type == "cuda" else _cpu_numerics
+            return fields | on(self.device)
+
+
+def _cuda_numerics(device):
+    # Read by the API that never raises (torch 2.9 and later): `allow_tf32` does once a
+    # user has set what it stands for by the other one.
+    matmul = backends.cuda.matmul
+    return {
+        "name": torch.cuda.get_device_name(device),
+        "cuda": torch.version.cuda or torch.version.hip,
+        "cudnn": backends.cudnn.version() if backends.cudnn.enabled else None,
+        "cudnn benchmark": backends.cudnn.benchmark,
+        "cudnn deterministic": backends.cudnn.deterministic,
+        "convolution": backends.cudnn.conv.fp32_precision,
+        "matmul": matmul.fp32_precision,
+        "short sums": [
+            str(matmul.allow_fp16_reduced_precision_reduction),
+            str(matmul.allow_bf16_reduced_precision_reduction),
+            str(matmul.allow_fp16_accumulation),
+        ],
+    }
+
+
+def _cpu_numerics(device):
+    return {
+        "name": backends.cpu.get_cpu_capability(),
+        "mkldnn": backends.mkldnn.enabled,
+        "convolution": backends.mkldnn.conv.fp32_precision,
+        "matmul": backends.mkldnn.matmul.fp32_precision,
+    }
+
+
+def _fetch(outputs):
+    return [output.float().cpu().numpy() for output in outputs]
+
 
 def is_out_of_memory(error):
     """Whether torch raised `error` because a device's memory is used up."""
-    # Only CUDA has a class for it; MPS and the CPU's allocator have words.
-    words = ("out of memory", "DefaultCPUAllocator: can't allocate memory")
+    # Only CUDA's allocator has a class for it; MPS, the CPU's, cuBLAS and cuDNN have
+    # words.
+    words = (
+        "out of memory",
+        "not enough memory",
+        "can't allocate memory",
+        "STATUS_ALLOC_FAILED",
+    )
     return isinstance(error, torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and any(w in str(error) for w in words)
+    )
+
+
+def is_of_device(error):
+    """Whether `error` is about the machine or its settings, not about the images."""
+    words = "CUDA|CUBLAS|cuDNN|CUDNN|HIP|MPS|no kernel image|[Dd]eterministic"
+    return (
+        isinstance(error, torch.AcceleratorError)
+        or is_out_of_memory(error)
+        or re.search(words, str(error)) is not None
     )
 
 
@@ -114,29 +190,62 @@ def make_engine(device="auto", precision="auto", batch_size=32, side=0):
 
 
 def resolve_device(device):
-    """Return the torch.device that `device` means on this machine.
+    """Return the torch.device that `device` means on this machine, with its index.
 
     Parameters
     ----------
     device : str or torch.device
-        `"auto"` is the first CUDA device or Apple's MPS where there is one, else the
-        CPU. A device asked for by name is never replaced by another.
+        `"auto"` is a CUDA device or Apple's MPS where there is one that computes, else
+        the CPU. Of several CUDA devices it is torch's current one; in a worker process,
+        which has a number of its own, they are taken in turn. (A worker that was given
+        one, by `CUDA_VISIBLE_DEVICES`, sees only that.) A device asked for by name is
+        never replaced by another.
     """
     if isinstance(device, str) and device == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda", torch.cuda.current_device())
-        has_mps = torch.backends.mps.is_available()
-        return torch.device("mps" if has_mps else "cpu")
+            best = torch.device("cuda", _card_of_this_process())
+        elif backends.mps.is_available():
+            best = torch.device("mps", 0)
+        else:
+            return torch.device("cpu")
+        return best if _computes(best) else torch.device("cpu")
     try:
         resolved = torch.device(device)
-        torch.empty(0, device=resolved).cpu()  # "meta" holds no numbers to bring back
+        probe = torch.empty(0, device=resolved)
+        probe.cpu()  # "meta" holds no numbers to bring back
     except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
-        reason = re.split(r"\.\s|\n", str(error))[0]
         raise ValueError(
-            f"device={device!r} cannot be used on this machine ({reason}). Pass "
-            '"cpu", or "auto" for the best there is.'
+            f"device={device!r} cannot be used on this machine ({_reason(error)}). "
+            'Pass "cpu", or "auto" for the best there is.'
         ) from error
-    return resolved
+    return probe.device
+
+
+def _card_of_this_process():
+    current = torch.cuda.current_device()
+    # Such as "LokyProcess-3", "ForkPoolWorker-3", "SpawnProcess-3".
+    number = re.search(r"-(\d+)$", multiprocessing.current_process().name)
+    if current or not number or multiprocessing.parent_process() is None:
+        return current
+    return (int(number[1]) - 1) % torch.cuda.device_count()
+
+
+@functools.cache
+def _computes(device):
+    """Whether a device computes at all: this torch may have no code for it."""
+    try:
+        return (torch.ones(1, device=device) + 1).item() == 2
+    except (RuntimeError, AssertionError) as error:  # the latter: not compiled for it
+        warn_caller(
+            f'device="auto": {device} is there but does not compute '
+            f'({_reason(error)}); the CPU is used. Pass device="cpu" to say so.',
+            UserWarning,
+        )
+        return False
+
+
+def _reason(error):
+    return re.split(r"\.\s|\n", str(error))[0]
 
 
 def resolve_precision(precision, device):
@@ -144,7 +253,8 @@ def resolve_precision(precision, device):
 
     `"auto"` is bfloat16 where the hardware has matrix units for it (CUDA from compute
     capability 8.0 on, Intel CPUs with AMX), else float32: elsewhere 16-bit numbers are
-    emulated or no faster.
+    emulated or no faster. `"float32"` is that for all products: TF32, which cuDNN uses
+    by default, is off while we compute.
     """
     if precision in _DTYPES:
         return _DTYPES[precision]

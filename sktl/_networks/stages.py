@@ -41,9 +41,6 @@ class StagedNetwork:
     module : torch.nn.Module
         Images `(n, 3, h, w)` to scores. It is put in eval mode; its parameters are
         shared, not copied, by whatever is split from it.
-    headless : bool, default=False
-        Whether the weights of the last layer are meaningless: then `cuts` ends at
-        `penultimate`.
 
     Attributes
     ----------
@@ -59,7 +56,7 @@ class StagedNetwork:
         From the image to `penultimate`.
     """
 
-    def __init__(self, module, headless=False):
+    def __init__(self, module):
         self.module = module.eval()
         tracer = NodePathTracer()
         self._graph = _trace(tracer, module)
@@ -84,9 +81,18 @@ class StagedNetwork:
                 "instead of x.view(n, -1)."
             )
         self.cuts = list(self._cuts)
-        if headless:
-            self.cuts = self.cuts[: self.cuts.index(self.penultimate) + 1]
         self.stages = self._list_stages()
+
+    def load(self, state):
+        """Take over the tensors that fit; without those of its head, it has none."""
+        own = self.module.state_dict()
+        fitting = {
+            k: v for k, v in state.items() if k in own and own[k].shape == v.shape
+        }
+        self.module.load_state_dict(fitting, strict=False)
+        vars(self).pop("digest", None)
+        if f"{self.head}.weight" not in fitting:
+            self.cuts = self.cuts[: self.cuts.index(self.penultimate) + 1]
 
     def check_cut(self, name):
         """Return `name` if it is a cut, or raise with the nearest names."""

@@ -1,18 +1,40 @@
-"""Files of weights: where they lie, whether they are genuine, what is in them.
+"""Weights: where they lie, whether they are genuine, what is in them, what they fit.
 
-Nothing in such a file can run code, and none is used before its digest was compared.
+Nothing in a file of weights can run code, and none is used before its digest was
+compared.
 """
 
 import hashlib
 import io
+import os
 import re
+import reprlib
+import stat
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import safetensors.torch
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
+from tqdm import tqdm
 
+from sktl._utils.atomic import replacing
 from sktl.exceptions import WeightsMismatchError, WeightsNotAvailableError
+
+# Seconds without a byte after which a server is given up, and the bytes a second that
+# it may not fall below in the long run.
+SILENCE = 30
+SLOWEST = 1000
+# A file changed so shortly after it was read may bear the same time.
+CLOCK_TICK = 100_000_000  # nanoseconds
+# Under which names training scripts keep the state dict beside other things, and what
+# they put before its names: torch's DataParallel, Lightning, and the user's own module.
+WRAPPERS = ("state_dict", "model_state_dict", "model")
+PREFIXES = ("module.", "model.", "backbone.")
 
 
 @dataclass(frozen=True)
@@ -22,51 +44,108 @@ class WeightsFile:
     path: Path
     sha256: str
     url: str | None = None
+    max_bytes: float = float("inf")
 
 
 def torchvision_file(weights):
     """torchvision puts the first 8 hex digits of the SHA-256 into its file names."""
     name = weights.url.rsplit("/", 1)[-1]
     sha256 = re.search(r"-([0-9a-f]{8,})\.", name).group(1)
-    return WeightsFile(Path(name), sha256, weights.url)
+    # Its metadata gives the size in megabytes, rounded.
+    max_bytes = weights.meta.get("_file_size", float("inf")) * 1.1 * 2**20
+    return WeightsFile(Path(name), sha256, weights.url, max_bytes)
+
+
+# ---- from the network
 
 
 def local_file(file):
     """Return the file as it lies on this machine; fetch it where it does not."""
     if file.url is None:
         return file
-    path = Path(torch.hub.get_dir()) / "checkpoints" / file.path
-    if not path.exists():
+    path = Path(torch.hub.get_dir()).expanduser() / "checkpoints" / file.path
+    if not os.path.exists(path):
         _download(file, path)
     return WeightsFile(path, file.sha256, file.url)
 
 
 def _download(file, path):
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        # Writes to a temporary name, checks the hash, then renames.
-        torch.hub.download_url_to_file(file.url, str(path), file.sha256)
-    except (OSError, RuntimeError) as error:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        request = Request(file.url, headers={"User-Agent": "sktl"})
+        with urlopen(request, timeout=SILENCE) as answer, replacing(path) as target:
+            _copy(answer, target, file)
+    # Servers that break off, or speak no HTTP, raise HTTPException; odd URLs and
+    # headers ValueError.
+    except (OSError, HTTPException, ValueError) as error:
         raise WeightsNotAvailableError(
-            f"The weights {path.name} could not be fetched from {file.url} ({error}). "
-            f"Without network, put that file into {path.parent}, or pass "
-            "weights=<path of a state dict>, or backbone='sktl_mini', which needs no "
-            "download."
+            f"The weights {path.name} could not be fetched from {file.url} "
+            f"({type(error).__name__}: {error}). Without network, put that file into "
+            f"{path.parent}, or pass weights=<path of a state dict>, or "
+            "backbone='sktl_mini', which needs no download."
         ) from error
 
 
-def check_digest(file):
-    """Return the SHA-256 of a weights file; raise if it is not the one it must have.
+def _copy(answer, target, file):
+    """Write what a server sends, as long as it can be what was asked for."""
+    digest, n_bytes, start = hashlib.sha256(), 0, time.monotonic()
+    name = file.path.name
+    with tqdm(total=answer.length, unit="B", unit_scale=True, desc=name) as bar:
+        # At most what has arrived: a server must not be waited for in silence.
+        while chunk := answer.read1(2**20):
+            target.write(chunk)
+            digest.update(chunk)
+            bar.update(len(chunk))
+            n_bytes += len(chunk)
+            seconds = time.monotonic() - start
+            if n_bytes > file.max_bytes:
+                raise OSError(f"it sends more than {file.max_bytes:.0f} bytes")
+            if seconds > SILENCE and n_bytes < SLOWEST * seconds:
+                raise TimeoutError(f"it sent {n_bytes} bytes in {seconds:.0f} s")
+    if not digest.hexdigest().startswith(file.sha256):
+        raise OSError(
+            f"what it sent, {n_bytes} bytes, has the SHA-256 "
+            f"{digest.hexdigest()[:16]}..., not {file.sha256}..."
+        )
 
-    torchvision compares hashes only after a download; a damaged or planted file in
-    the cache directory would be loaded. Here every load compares.
+
+# ---- from the disk
+
+
+_digests = {}  # path -> (state of the file, digest)
+
+
+def read_file(file):
+    """Return the SHA-256 of a weights file and, if it was read for that, its bytes.
+
+    A file is read once in a process, and again when it changed: torchvision compares
+    hashes only after a download, and a damaged or planted file in the cache directory
+    would be loaded. Here none is used whose digest is not the one it must have.
+
+    Returns
+    -------
+    digest : str
+    content : bytes or None
+        None where the digest was known.
     """
+    content = None
     try:
-        digest = hashlib.sha256(file.path.read_bytes()).hexdigest()
+        state = _file_state(file.path)
+        known, digest = _digests.get(file.path, (None, None))
+        if known != state:
+            content = file.path.read_bytes()
+            digest = hashlib.sha256(content).hexdigest()
+            if _file_state(file.path) == state and _is_settled(state):
+                _digests[file.path] = state, digest
     except OSError as error:
         raise WeightsNotAvailableError(
             f"weights={str(file.path)!r} could not be read ({error}). Pass the path "
             "of a .safetensors or .pth state dict."
+        ) from error
+    except ValueError as error:
+        raise WeightsMismatchError(
+            f"weights={str(file.path)!r} is not the name of a file ({error}). Pass the "
+            "path of a .safetensors or .pth state dict."
         ) from error
     if not digest.startswith(file.sha256):
         raise WeightsNotAvailableError(
@@ -74,21 +153,49 @@ def check_digest(file):
             f"begins with {digest[:16]}, expected {file.sha256[:16]}. The file is "
             "damaged or was replaced; delete it and it is fetched again."
         )
-    return digest
+    return digest, content
 
 
-def read_state(path, digest):
-    """Read tensors; nothing in the file can run code."""
-    buffer = path.read_bytes()
-    if hashlib.sha256(buffer).hexdigest() != digest:
-        raise WeightsMismatchError(
-            f"weights={str(path)!r} changed while they were read. Try again."
-        )
+def _file_state(path):
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError("it is a folder, a pipe or a device, not a file")
+    return (
+        found.st_dev,
+        found.st_ino,
+        found.st_size,
+        found.st_mtime_ns,
+        found.st_ctime_ns,
+    )
+
+
+def _is_settled(state):
+    return abs(time.time_ns() - max(state[-2:])) > CLOCK_TICK
+
+
+def parse(path, digest, content=None):
+    """Read tensors by name from a file; nothing in it can run code.
+
+    Parameters
+    ----------
+    path : Path
+    digest : str
+        The SHA-256 that it was accepted with.
+    content : bytes, default=None
+        What it holds, where that was just read.
+    """
+    if content is None:
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise WeightsMismatchError(
+                f"weights={str(path)!r} changed while they were read. Try again."
+            )
     try:
         if path.suffix == ".safetensors":
-            return safetensors.torch.load(buffer)
-        state = torch.load(io.BytesIO(buffer), map_location="cpu", weights_only=True)
-        return _modern_names(state)
+            state = safetensors.torch.load(content)
+        else:
+            file = io.BytesIO(content)
+            state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         # Not torch's whole message: it advises to let the file run code.
         reason = str(error).partition(". ")[0]
@@ -97,31 +204,104 @@ def read_state(path, digest):
             ".safetensors file, or a .pth file that holds tensors by name and nothing "
             "else: torch.save(network.state_dict(), path)."
         ) from error
+    return plain_state(state, f"weights={str(path)!r}")
 
 
-def _modern_names(state):
+# ---- state dicts
+
+
+def plain_state(state, source):
+    """Return the tensors of a state dict by name, taken out of what is around them.
+
+    Parameters
+    ----------
+    state : object
+        As a file or a user gave it.
+    source : str
+        What to call it in errors.
+
+    Raises
+    ------
+    WeightsMismatchError
+        If it holds anything else than plain tensors of real numbers.
+    """
+    for name in WRAPPERS:
+        if isinstance(state, Mapping) and isinstance(state.get(name), Mapping):
+            state = state[name]
+    faults = [] if isinstance(state, Mapping) and state else [reprlib.repr(state)]
+    for name, tensor in () if faults else state.items():
+        fault = _fault(tensor) if isinstance(name, str) else "a name that is no text"
+        faults += [f"{reprlib.repr(name)} is {fault}"] if fault else []
+    if faults:
+        raise WeightsMismatchError(
+            f"{source} is no state dict: {'; '.join(faults[:3])}. Pass tensors by "
+            "name: network.state_dict(), or the path of a file that holds it."
+        )
+    return {_modern_name(name): tensor.detach().cpu() for name, tensor in state.items()}
+
+
+def _fault(tensor):
+    """What keeps a value from being a plain tensor of real numbers."""
+    if not isinstance(tensor, torch.Tensor):
+        return f"no tensor but {reprlib.repr(tensor)}"
+    if tensor.is_meta:
+        return "a tensor without numbers, on the device 'meta'"
+    if tensor.is_nested or tensor.layout != torch.strided:
+        return f"a tensor in the layout {tensor.layout}; make it dense"
+    if tensor.is_quantized or tensor.is_complex():
+        return f"a tensor of {tensor.dtype}; make it float32"
+    return ""
+
+
+def _modern_name(name):
     """Rename as torchvision does for its DenseNet files, which predate module names.
 
     torchvision/models/densenet.py, `_load_state_dict`.
     """
-    old = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..+)")
-    return {old.sub(r"\1\2", name): tensor for name, tensor in state.items()}
+    old = r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..+)"
+    return re.sub(rf"^{old}$", r"\1\2", name)
 
 
-def check_fits(network, state, path):
-    """Raise unless `state` has what `network` needs, and nothing it does not know.
+def state_digest(state):
+    """SHA-256 of names and numbers."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        array = tensor.contiguous()
+        digest.update(f"{name!r} {array.dtype} {tuple(array.shape)}".encode())
+        # As bytes: NumPy has no bfloat16.
+        digest.update(array.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
-    The head may be missing or have another number of classes. Counters of batches
+
+def load_state(network, state, source):
+    """Give a network the weights of a state dict that has all it needs.
+
+    What a training script put before all names is taken off. The head may be missing
+    or have another number of classes: then the network has none. Counters of batches
     seen by batch norm are not needed: files older than torch 0.4.1 lack them.
+
+    Parameters
+    ----------
+    network : StagedNetwork
+        Nobody else's: its weights are overwritten.
+    state : dict of {str: torch.Tensor}
+    source : str
+        What to call it in errors.
+
+    Raises
+    ------
+    WeightsMismatchError
+        If tensors are missing, unknown or of another shape; or hold what is no number,
+        or a negative variance.
     """
     own = network.module.state_dict()
+    state = _without_prefix(state, own)
     needed = network.prefix(network.penultimate).state_dict()
     missing = [
         name
         for name in needed
         if name in own and name not in state and "num_batches_tracked" not in name
     ]
-    unexpected = [k for k in state if k not in own]
     shapes = [
         f"{k} is {tuple(state[k].shape)} in the file, {tuple(own[k].shape)} here"
         for k in own.keys() & state.keys()
@@ -131,13 +311,47 @@ def check_fits(network, state, path):
         f"{title} ({len(names)}): {'; '.join(sorted(names)[:3])}"
         for title, names in [
             ("missing tensors", missing),
-            ("tensors the network does not have", unexpected),
+            ("tensors the network does not have", state.keys() - own.keys()),
             ("shapes that differ", shapes),
+            ("tensors with numbers that cannot be", impossible(network.module, state)),
         ]
         if names
     ]
     if faults:
         raise WeightsMismatchError(
-            f"weights={str(path)!r} do not fit this backbone. {'. '.join(faults)}. "
+            f"{source} do not fit this backbone. {'. '.join(faults)}. "
             "Pass the backbone these weights were trained with."
         )
+    network.load(state)
+
+
+def _without_prefix(state, own):
+    while state.keys().isdisjoint(own):
+        for prefix in PREFIXES:
+            if any(name.startswith(prefix) for name in state):
+                # What has another name belongs to what the network was a part of.
+                state = {
+                    name.removeprefix(prefix): tensor
+                    for name, tensor in state.items()
+                    if name.startswith(prefix)
+                }
+                break
+        else:
+            break
+    return state
+
+
+def impossible(module, state):
+    """Names of tensors with NaN or infinity, and of variances below zero."""
+    norms = [n for n, layer in module.named_modules() if isinstance(layer, _BatchNorm)]
+    variances = {f"{name}.running_var" for name in norms}
+    return [
+        name
+        for name, tensor in state.items()
+        if tensor.is_floating_point() and not _is_possible(tensor, name in variances)
+    ]
+
+
+def _is_possible(tensor, is_variance):
+    numbers = tensor.float()  # as the network will hold them
+    return bool(numbers.isfinite().all() and not (is_variance and numbers.lt(0).any()))

@@ -1,10 +1,24 @@
 """Device, precision, and batches of one size."""
 
+import json
+import weakref
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from sktl._features.engine import Engine, make_engine, resolve_device, resolve_precision
+from sktl._features import engine
+from sktl._features.engine import (
+    Engine,
+    is_of_device,
+    is_out_of_memory,
+    make_engine,
+    resolve_device,
+    resolve_precision,
+)
 
 CPU = torch.device("cpu")
 
@@ -57,6 +71,7 @@ def test_no_gradients_are_recorded():
 def test_auto_device_is_the_accelerator_where_there_is_one(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(engine, "_computes", lambda device: True)
     assert resolve_device("auto") == torch.device("cuda", 1)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
@@ -102,9 +117,9 @@ def test_position_in_a_batch_changes_no_bit():
     ).to(memory_format=torch.channels_last)
     image = np.random.default_rng(0).random((1, 3, 20, 20)).astype(np.float32)
     others = np.random.default_rng(1).random((7, 3, 20, 20)).astype(np.float32)
-    engine = Engine(CPU, torch.float32, 8)
+    exact = Engine(CPU, torch.float32, 8)
     outputs = [
-        engine.run(lambda x: (network(x),), np.insert(others, place, image, axis=0))
+        exact.run(lambda x: (network(x),), np.insert(others, place, image, axis=0))
         for place in (0, 3, 7)
     ]
     first, middle, last = (
@@ -112,3 +127,181 @@ def test_position_in_a_batch_changes_no_bit():
     )
     assert np.array_equal(first, middle)
     assert np.array_equal(first, last)
+
+
+# ---- cards, on a machine that may have none
+
+
+@pytest.fixture
+def cards(monkeypatch):
+    """Three cards that seem to be there."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(engine, "_computes", lambda device: True)
+
+
+@pytest.mark.parametrize(
+    ("process", "index"),
+    [("LokyProcess-1", 0), ("LokyProcess-2", 1), ("ForkPoolWorker-5", 1), ("job", 0)],
+)
+def test_auto_device_gives_the_workers_of_a_pool_the_cards_in_turn(
+    cards, monkeypatch, process, index
+):
+    monkeypatch.setattr("multiprocessing.parent_process", lambda: "another process")
+    monkeypatch.setattr(
+        "multiprocessing.current_process", lambda: SimpleNamespace(name=process)
+    )
+    assert resolve_device("auto") == torch.device("cuda", index)
+
+
+def test_auto_device_in_the_main_process_is_the_current_card(cards, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 2)
+    assert resolve_device("auto") == torch.device("cuda", 2)
+
+
+def test_auto_device_that_does_not_compute_is_not_chosen_in_silence(monkeypatch):
+    """A card for which this torch has no code is there, and fails at every kernel."""
+
+    def no_kernel(*args, **kwargs):
+        raise torch.AcceleratorError("CUDA error: no kernel image is available")
+
+    engine._computes.cache_clear()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch, "ones", no_kernel)
+    with pytest.warns(UserWarning, match="no kernel image is available.*the CPU is"):
+        assert resolve_device("auto") == CPU
+    engine._computes.cache_clear()
+
+
+def test_a_device_by_name_gets_its_index():
+    """Or generators of card 0 are seeded while those of the current one are saved."""
+    with FakeTensorMode():
+        assert resolve_device("cuda") == torch.device("cuda", 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_memory"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory"), True),
+        (RuntimeError("MPS backend out of memory"), True),
+        (torch.AcceleratorError("CUDA error: no kernel image is available"), False),
+        (RuntimeError("f does not have a deterministic implementation"), False),
+    ],
+)
+def test_errors_of_the_device_are_not_taken_for_errors_of_the_images(error, is_memory):
+    assert is_out_of_memory(error) == is_memory
+    assert is_of_device(error)
+
+
+def test_error_of_a_shape_is_not_taken_for_one_of_the_device():
+    layer = torch.nn.Conv2d(3, 4, 3)
+    with pytest.raises(RuntimeError) as caught:
+        layer(torch.zeros(1, 1, 8, 8))
+    assert not is_of_device(caught.value)
+
+
+def test_outputs_are_fetched_by_batches():
+    """Else a block of maps stays on the device, and smaller batches do not help."""
+    alive = []
+
+    def network(batch):
+        alive.append(weakref.ref(output := batch * 2))
+        n_alive = sum(ref() is not None for ref in alive)
+        assert n_alive <= 2
+        return (output.clone(),)
+
+    rows = np.ones((40, 3), np.float32)
+    assert len(Engine(CPU, torch.float32, 4).run(network, rows)[0]) == 40
+
+
+PRECISIONS = {
+    "cudnn": torch.backends.cudnn,
+    "convolution": torch.backends.cudnn.conv,
+    "product": torch.backends.cuda.matmul,
+    "convolution on a CPU": torch.backends.mkldnn.conv,
+    "product on a CPU": torch.backends.mkldnn.matmul,
+}
+
+
+@pytest.fixture
+def precisions():
+    """Settings of float32's products, put back after the test."""
+    before = {name: part.fp32_precision for name, part in PRECISIONS.items()}
+    yield lambda: {name: part.fp32_precision for name, part in PRECISIONS.items()}
+    torch.set_float32_matmul_precision("highest")
+    for name, precision in before.items():
+        if PRECISIONS[name].fp32_precision != precision:
+            PRECISIONS[name].fp32_precision = precision
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        lambda: None,
+        lambda: torch.set_float32_matmul_precision("medium"),
+        lambda: setattr(torch.backends.cudnn.conv, "fp32_precision", "tf32"),
+        lambda: setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32"),
+    ],
+)
+def test_float32_computes_without_tf32_and_leaves_the_settings(precisions, setting):
+    setting()
+    before, during = precisions(), []
+
+    def network(batch):
+        during.append(precisions())
+        return (batch,)
+
+    Engine(CPU, torch.float32, 2).run(network, np.ones((2, 3), np.float32))
+    assert precisions() == before
+    parts = [v for name, v in during[0].items() if name != "cudnn"]
+    assert set(parts) <= {"ieee", "none"}
+
+
+def test_products_of_a_user_are_exact_where_torch_rounds_them_on_request(precisions):
+    """On CPUs "medium" computes products of float32 in bfloat16."""
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(256, 256).requires_grad_(False)
+    rows = np.random.default_rng(0).random((64, 256)).astype(np.float32)
+    exact = Engine(CPU, torch.float32, 64)
+    expected = exact.run(lambda x: (layer(x),), rows)[0]
+    torch.set_float32_matmul_precision("medium")
+    assert np.array_equal(exact.run(lambda x: (layer(x),), rows)[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("device", "flag"),
+    [
+        ("cpu", lambda: torch.backends.mkldnn.flags(enabled=False)),
+        ("cuda", lambda: torch.backends.cudnn.flags(enabled=False)),
+        ("cuda", lambda: torch.backends.cudnn.flags(enabled=True, benchmark=True)),
+        ("cuda", lambda: torch.backends.cudnn.flags(enabled=True, deterministic=True)),
+    ],
+)
+def test_numerics_differ_under_each_flag(monkeypatch, device, flag):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a card")
+    there = Engine(torch.device(device), torch.float32, 4)
+    before = there.numerics()
+    with flag():
+        assert there.numerics() != before
+    assert there.numerics() == before == json.loads(json.dumps(before))
+
+
+@pytest.mark.filterwarnings("ignore:CUDA is not available")
+def test_numerics_tell_cards_precisions_and_determinism_apart(monkeypatch):
+    there = Engine(torch.device("cuda", 0), torch.bfloat16, 4)
+    seen = []
+    for name in ("an old card", "a new card"):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, n=name: n)
+        seen.append(there.numerics())
+    seen.append(replace(there, dtype=torch.float16).numerics())
+    torch.use_deterministic_algorithms(True)
+    try:
+        seen.append(there.numerics())
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert len({json.dumps(fields) for fields in seen}) == 4

@@ -16,9 +16,10 @@ from torchvision.models import ResNet18_Weights, get_model, get_model_weights
 
 import sktl
 from sktl import PretrainedFeatureExtractor
-from sktl._networks import backbones
-from sktl._networks.backbones import _named_architecture, load_backbone
-from sktl._networks.weight_files import WeightsFile, check_digest, local_file
+from sktl._networks.architectures import named_architecture
+from sktl._networks.backbones import load_backbone
+from sktl._networks.kept import free_networks
+from sktl._networks.weight_files import WeightsFile, local_file, read_file
 from sktl.exceptions import (
     UnknownBackboneError,
     WeightsMismatchError,
@@ -110,7 +111,7 @@ def test_published_googlenet_undoes_its_other_normalisation(
     expected = plain_features(network, "googlenet", images[:1])
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     file = WeightsFile(Path("googlenet.pth"), digest[:8], "http://127.0.0.1/none")
-    files = _named_architecture("googlenet").files
+    files = named_architecture("googlenet").files
     monkeypatch.setitem(files, "IMAGENET1K_V1", file)
     extractor = PretrainedFeatureExtractor(
         "googlenet", weights=path, batch_size=1, precision="float32", cache=None
@@ -299,7 +300,7 @@ def test_given_network_in_half_precision_is_refused():
 def test_threads_get_the_network_of_their_seed():
     """Random weights come from one generator per process."""
     expected = load_backbone("sktl_mini", None, seed=11).digest
-    backbones._untrained_network.cache_clear()
+    free_networks()
     with ThreadPoolExecutor(4) as threads:
         noise = threads.submit(
             lambda: [load_backbone("sktl_mini", None, seed=i) for i in range(12, 18)]
@@ -379,7 +380,7 @@ def test_download_goes_to_the_hub_directory_once(server, hub):
     (server[0] / "net.pth").unlink()
     assert local.path == hub / "net.pth"
     assert local_file(file).path.read_bytes() == content
-    assert check_digest(local).startswith(sha256)
+    assert read_file(local)[0].startswith(sha256)
     assert [p.name for p in hub.iterdir()] == ["net.pth"]
 
 
@@ -424,4 +425,4 @@ def test_stock_file_damaged_after_download_is_refused_at_load(hub):
     hub.mkdir(parents=True)
     (hub / "net.pth").write_bytes(b"damaged")
     with pytest.raises(WeightsNotAvailableError, match="expected 00000000"):
-        check_digest(WeightsFile(hub / "net.pth", "00000000"))
+        read_file(WeightsFile(hub / "net.pth", "00000000"))

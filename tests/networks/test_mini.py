@@ -14,7 +14,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from sktl import PretrainedFeatureExtractor
-from sktl._networks.backbones import MINI_WEIGHTS, load_backbone
+from sktl._networks.architectures import MINI_WEIGHTS
+from sktl._networks.backbones import load_backbone
 from sktl._networks.mini import WEIGHTS_SHA256, SktlMini
 
 REFERENCE = Path(__file__).parents[1] / "data" / "sktl_mini_features.npy"

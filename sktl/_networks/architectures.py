@@ -1,0 +1,174 @@
+"""What is known of a network before it is built: how to build and feed it, weights."""
+
+import functools
+import re
+import reprlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from os import PathLike
+from pathlib import Path
+
+import torch
+import torchvision
+from torchvision.models import get_model_builder, get_model_weights, list_models
+
+from sktl._images.forms import Geometry
+from sktl._networks import mini
+from sktl._networks.given import reset_copy
+from sktl._networks.weight_files import WeightsFile, torchvision_file
+from sktl.exceptions import UnknownBackboneError, WeightsMismatchError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+MINI_WEIGHTS = Path(__file__).parent / "weights" / "sktl_mini.safetensors"
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """From an 8-bit RGB image to the numbers a network was trained on."""
+
+    geometry: Geometry
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def at_size(self, image_size):
+        """The same for squares of `image_size` pixels, of which nothing is cut."""
+        if image_size is None:
+            return self
+        geometry = Geometry(
+            resize=int(image_size),
+            crop=int(image_size),
+            interpolation=self.geometry.interpolation,
+            stretch=self.geometry.stretch,
+        )
+        return Preprocessing(geometry, self.mean, self.std)
+
+
+@dataclass(frozen=True, eq=False)
+class Architecture:
+    """A way to build a network, and where its weights are."""
+
+    name: str
+    build: Callable[[], torch.nn.Module]  # draws random weights from torch's generator
+    preprocessing: Preprocessing
+    files: dict[str, WeightsFile] = field(default_factory=dict)
+    preprocessings: dict[str, Preprocessing] = field(default_factory=dict)
+    is_named: bool = True  # else it is a user's module, which may change
+    enum: str = ""  # the class of which torchvision's weights are members
+
+    def find_weights(self, weights):
+        """The file or state dict that the user's `weights` mean."""
+        if isinstance(weights, Mapping):
+            return weights
+        # torchvision's weights are enum members; a Path has a `name` too.
+        name = weights.name if isinstance(weights, Enum) else weights
+        if isinstance(name, str):
+            name = name.removeprefix(f"{self.enum}.")
+            known = self.files.get(name)
+            if known and getattr(weights, "url", known.url) == known.url:
+                return known
+        is_path = isinstance(weights, str | PathLike) and Path(weights).suffix
+        if not is_path or re.fullmatch(r"\w+_Weights\.[A-Z0-9_]+", str(weights)):
+            accepted = ", ".join(map(repr, self.files)) or "none by name"
+            raise WeightsMismatchError(
+                f"weights={reprlib.repr(weights)} is not known for "
+                f"backbone={self.name!r}. Accepted: {accepted}; None for random "
+                "weights; a state dict; or the path of a .safetensors or .pth file "
+                "that holds one."
+            )
+        return WeightsFile(_expanded(weights), sha256="")
+
+    def published_name(self, digest):
+        """The name of the published weights that have this digest, else None."""
+        for name in self.preprocessings:
+            if digest.startswith(self.files[name].sha256):
+                return name
+        return None
+
+
+def _expanded(path):
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # no such user: then "~" is part of the name
+        return Path(path)
+
+
+def list_backbones():
+    """List the names that `backbone` accepts.
+
+    Returns
+    -------
+    names : list of str
+        `"sktl_mini"` first, then every classification network of the installed
+        torchvision, in alphabetical order.
+
+    Examples
+    --------
+    >>> from sktl import list_backbones
+    >>> names = list_backbones()
+    >>> names[0], "resnet18" in names
+    ('sktl_mini', True)
+    """
+    return ["sktl_mini", *sorted(list_models(module=torchvision.models))]
+
+
+@functools.lru_cache
+def named_architecture(name, published=False):
+    """The architecture of that name, as it is for published weights if they differ."""
+    if name == "sktl_mini":
+        return _mini_architecture()
+    if name not in list_backbones():
+        raise UnknownBackboneError("backbone", name, list_backbones())
+    weights = get_model_weights(name)
+    files = {w.name: torchvision_file(w) for w in weights}
+    preprocessings = {w.name: _from_torchvision(w.transforms()) for w in weights}
+    return Architecture(
+        name,
+        functools.partial(get_model_builder(name), **_settings(name, published)),
+        preprocessings[weights.DEFAULT.name],
+        files | {"DEFAULT": files[weights.DEFAULT.name]},
+        preprocessings,
+        enum=weights.__name__,
+    )
+
+
+def _mini_architecture():
+    geometry = Geometry(resize=mini.SIZE, crop=mini.SIZE, stretch=True)
+    return Architecture(
+        "sktl_mini",
+        mini.SktlMini,
+        Preprocessing(geometry, mini.MEAN, mini.STD),
+        {"DEFAULT": WeightsFile(MINI_WEIGHTS, mini.WEIGHTS_SHA256)},
+    )
+
+
+def module_architecture(module):
+    geometry = Geometry(resize=256, crop=224)
+    return Architecture(
+        type(module).__name__,
+        functools.partial(reset_copy, module),
+        Preprocessing(geometry, IMAGENET_MEAN, IMAGENET_STD),
+        is_named=False,
+    )
+
+
+def _settings(name, published):
+    """Arguments for torchvision's builder.
+
+    The weights of GoogLeNet and Inception were trained with another normalisation,
+    which `transform_input` undoes; torchvision sets it when it loads them
+    (torchvision/models/googlenet.py). Without `init_weights` both warn.
+    """
+    if name not in ("googlenet", "inception_v3"):
+        return {"weights": None}
+    return {"weights": None, "init_weights": True, "transform_input": published}
+
+
+def _from_torchvision(preset):
+    geometry = Geometry(
+        resize=preset.resize_size[0],
+        crop=preset.crop_size[0],
+        interpolation=preset.interpolation.value,
+    )
+    return Preprocessing(geometry, tuple(preset.mean), tuple(preset.std))

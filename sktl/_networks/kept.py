@@ -1,0 +1,41 @@
+"""Networks that a process keeps, because the next call will want them again."""
+
+import itertools
+from collections import OrderedDict
+
+from sktl._networks import given
+from sktl._utils.torch_state import building
+
+# Of all networks together, on whatever device: a VGG takes half of a gibibyte.
+MAX_BYTES = 2 * 2**30
+
+_kept = OrderedDict()  # key -> (network, bytes)
+
+
+def keep(key, make):
+    """Return the network kept under `key`; `make` it where there is none.
+
+    What was used least recently goes first when they are too large together. The last
+    one stays however large it is.
+    """
+    with building():
+        if key not in _kept:
+            network = make()
+            _kept[key] = network, _n_bytes(network)
+        _kept.move_to_end(key)
+        while len(_kept) > 1 and sum(size for _, size in _kept.values()) > MAX_BYTES:
+            _kept.popitem(last=False)
+        return _kept[key][0]
+
+
+def free_networks():
+    """Give up all of them, and the copies of networks that users gave."""
+    with building():
+        _kept.clear()
+        given.forget()
+
+
+def _n_bytes(network):
+    module = getattr(network, "module", network)
+    tensors = itertools.chain(module.parameters(), module.buffers())
+    return sum(tensor.nbytes for tensor in tensors)

@@ -23,11 +23,7 @@ def path(tmp_path):
     return path
 
 
-def write(path, content=NEW):
-    write_all(path, [content])
-
-
-def write_all(path, parts):
+def write(path, parts=(NEW,)):
     with replacing(path) as file:
         for part in parts:
             file.write(part)
@@ -39,8 +35,8 @@ def assert_untouched(path):
 
 
 def test_file_is_written_and_replaced(tmp_path):
-    write(tmp_path / "file", b"1")
-    write(tmp_path / "file", b"2")
+    write(tmp_path / "file", [b"1"])
+    write(tmp_path / "file", [b"2"])
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_bytes() == b"2"
 
@@ -92,17 +88,13 @@ def test_data_are_on_the_disk_before_the_name_and_the_name_before_the_end(
 # ---- failures
 
 
-def fail(number):
-    def failing(*args):
-        raise OSError(number, os.strerror(number))
-
-    return failing
-
-
 @pytest.mark.parametrize("step", ["fsync", "replace"])
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EACCES])
 def test_failing_step_leaves_the_old_file_alone(path, monkeypatch, step, number):
-    monkeypatch.setattr(os, step, fail(number))
+    def fail(*args):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, step, fail)
     with pytest.raises(OSError, match="Nothing was saved.*has room.*file") as caught:
         write(path)
     assert caught.value.errno == number
@@ -117,7 +109,7 @@ def test_full_disk_in_the_middle_leaves_the_old_file_alone(path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
     try:
         with pytest.raises(OSError, match="File too large. Nothing was saved"):
-            write(path, bytes(10**6))
+            write(path, [bytes(10**6)])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert_untouched(path)
@@ -130,16 +122,13 @@ def test_failing_writer_leaves_the_old_file_alone(path, error):
         raise error
 
     with pytest.raises(error):
-        write_all(path, parts())
+        write(path, parts())
     assert_untouched(path)
 
 
-def test_folder_that_does_not_exist_is_named(tmp_path):
+def test_folder_that_cannot_take_a_file_is_named(path):
     with pytest.raises(FileNotFoundError, match="in a folder that exists.*no/file"):
-        write(tmp_path / "no" / "file")
-
-
-def test_file_in_place_of_a_folder_is_named(path):
+        write(path.parent / "no" / "file")
     with pytest.raises(NotADirectoryError, match="in a folder that exists.*below"):
         write(path / "below")
     assert_untouched(path)
@@ -178,18 +167,27 @@ def test_folder_that_cannot_be_synced_is_no_failure(path, monkeypatch):
     assert path.read_bytes() == NEW
 
 
+def test_leavings_of_killed_writers_are_removed_after_an_hour(path):
+    """Those of writers that may be at work now are not, nor is anyone else's file."""
+    folder = path.parent
+    long_ago = time.time() - atomic.STALE_AFTER - 60
+    for name in [".sktl-old.tmp", ".sktl-new.tmp", "old.tmp", ".sktl-old"]:
+        (folder / name).write_bytes(b"half")
+        if "old" in name:
+            os.utime(folder / name, (long_ago, long_ago))
+    write(path)
+    left = {p.name for p in folder.iterdir()} - {"file"}
+    assert left == {".sktl-new.tmp", "old.tmp", ".sktl-old"}
+
+
 # ---- kill -9
 
 # The room alone is loaded, from its file: the package takes seconds.
-IMPORT = """
+WRITER = """
 import importlib.util, os, signal, sys
-spec = importlib.util.spec_from_file_location("_atomic", sys.argv[1])
-_atomic = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(_atomic)
-"""
-WRITER = (
-    IMPORT
-    + """
+spec = importlib.util.spec_from_file_location("atomic", sys.argv[1])
+atomic = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(atomic)
 path, point = sys.argv[2:]
 
 def die(*args):
@@ -201,15 +199,21 @@ def then_die(function):
         die()
     return call
 
-with_die = {
+functions = {
     "before_sync": ("fsync", die),
     "after_sync": ("fsync", then_die(os.fsync)),
     "before_replace": ("replace", die),
     "after_replace": ("replace", then_die(os.replace)),
 }
-if point in with_die:
-    name, function = with_die[point]
-    setattr(os, name, function)
+if point in functions:
+    setattr(os, *functions[point])
+print("ready", flush=True)
+n = 0
+while point == "endless":
+    n += 1
+    with atomic.replacing(path) as file:
+        for _ in range(100):
+            file.write(n.to_bytes(8, "little") * 1000)
 with atomic.replacing(path) as file:
     file.write(b"new" * 500)
     file.flush()
@@ -217,7 +221,11 @@ with atomic.replacing(path) as file:
         die()
     file.write(b"new" * 501)
 """
-)
+
+
+def start_writer(path, point):
+    command = [sys.executable, "-c", WRITER, atomic.__file__, path, point]
+    return subprocess.Popen(command, stdout=subprocess.PIPE)
 
 
 @pytest.mark.parametrize(
@@ -232,46 +240,17 @@ with atomic.replacing(path) as file:
     ],
 )
 def test_killed_writer_leaves_one_whole_file(path, point, content):
-    command = [sys.executable, "-c", WRITER, atomic.__file__, path, point]
-    ended = subprocess.run(command, timeout=60, check=False)
-    assert ended.returncode == (0 if point == "never" else -signal.SIGKILL)
+    with start_writer(path, point) as writer:
+        ended = writer.wait(timeout=60)
+    assert ended == (0 if point == "never" else -signal.SIGKILL)
     assert path.read_bytes() == content
-
-
-def test_leavings_of_killed_writers_are_removed_after_an_hour(path):
-    """Those of writers that may be at work now are not, nor is anyone else's file."""
-    folder = path.parent
-    names = [".sktl-old.tmp", ".sktl-new.tmp", "old.tmp", ".sktl-old"]
-    long_ago = time.time() - atomic.STALE_AFTER - 60
-    for name in names:
-        (folder / name).write_bytes(b"half")
-        if "old" in name:
-            os.utime(folder / name, (long_ago, long_ago))
-    write(path)
-    left = {p.name for p in folder.iterdir()} - {"file"}
-    assert left == {".sktl-new.tmp", "old.tmp", ".sktl-old"}
-
-
-ENDLESS_WRITER = (
-    IMPORT
-    + """
-print("ready", flush=True)
-n = 0
-while True:
-    n += 1
-    with atomic.replacing(sys.argv[2]) as file:
-        for _ in range(100):
-            file.write(n.to_bytes(8, "little") * 1000)
-"""
-)
 
 
 @pytest.mark.parametrize("n_kills", [5, pytest.param(100, marks=pytest.mark.slow)])
 def test_file_is_whole_after_kills_at_any_moment(tmp_path, n_kills):
     path, whole = tmp_path / "file", 0
     for i in range(n_kills):
-        command = [sys.executable, "-c", ENDLESS_WRITER, atomic.__file__, path]
-        with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
+        with start_writer(path, "endless") as writer:
             writer.stdout.readline()
             time.sleep(0.02 + 0.00137 * i)
             writer.kill()

@@ -12,6 +12,8 @@ __all__ = [
     "CacheWarning",
     "CheckpointWarning",
     "ImageLayoutError",
+    "ImageOrientationWarning",
+    "ImageRangeWarning",
     "ImageReadError",
     "ImageSizeWarning",
     "ModelFileError",
@@ -23,6 +25,12 @@ __all__ = [
     "WeightsMismatchError",
     "WeightsNotAvailableError",
 ]
+
+
+def _shown(text):
+    """Give a path or reason as it can be printed, in a line of bearable length."""
+    text = text if text.isprintable() else repr(text)
+    return text if len(text) <= 500 else f"{text[:200]}...{text[-200:]}"
 
 
 class ImageReadError(ValueError):
@@ -55,7 +63,8 @@ class ImageReadError(ValueError):
 
     def _message(self):
         lines = [
-            f"  row {index}: {'' if path is None else f'{path}: '}{reason}"
+            f"  row {index}: {'' if path is None else f'{_shown(path)}: '}"
+            f"{_shown(reason)}"
             for index, path, reason in self.failures[: self.n_shown]
         ]
         hidden = len(self.failures) - len(lines)
@@ -94,6 +103,14 @@ class TrainingDivergedError(RuntimeError):
 
 class ImageSizeWarning(UserWarning):
     """The images are much larger than what the network sees of them."""
+
+
+class ImageRangeWarning(UserWarning):
+    """Numbers are on another scale than the range they are read by."""
+
+
+class ImageOrientationWarning(UserWarning):
+    """PIL images that may be upright already are turned by their EXIF orientation."""
 
 
 class BatchSizeWarning(UserWarning):

@@ -70,7 +70,14 @@ class ImageInputMixin:
         if is_frame:
             # Names come before content: a column that went astray would be "all NaN".
             self._check_columns(X, reset)
-        learnt = {} if reset else {"learnt_range": self.value_range_, "fitted": True}
+        learnt = {}
+        if not reset:
+            learnt = {
+                "fitted": True,
+                "learnt_range": self.value_range_,
+                # Unless it saw rows of numbers.
+                "only_images": getattr(self, "n_features_in_", 1) == 1,
+            }
         images = open_images(
             X,
             image_shape=self.image_shape,

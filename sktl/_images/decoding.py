@@ -1,7 +1,7 @@
-"""One image, decoded and upright, as 8-bit RGB; and cut to what a network sees.
+"""Files and PIL images to upright pixels of 8-bit RGB.
 
-The only user of PIL. Everything here may be called from several threads; PIL's global
-flags and the warnings filters are left alone, and change no pixel.
+Everything here may be called from several threads; PIL's global flags and the warnings
+filters are left alone, and change no pixel.
 
 The rules, for files, `bytes`, PIL images and arrays alike:
 
@@ -10,143 +10,73 @@ The rules, for files, `bytes`, PIL images and arrays alike:
 * Of an animation or a multi-page file the first frame counts; of a PIL image the frame
   it stands at.
 * 8-bit grey is repeated; CMYK, YCbCr, LAB, HSV and palettes are converted by PIL.
-* 16-bit grey maps 0..65535 to 0..255 (by v / 257, rounded). 16-bit colour files keep
-  their high byte, which is all that PIL reads of them.
+* 16-bit grey maps 0..65535 to 0..255 (by v / 257, rounded), grey TIFF files of 12 bits
+  0..4095. 16-bit colour files keep their high byte, which is all that PIL reads of
+  them.
 * 32-bit integer and float images do not say what black and white are: they need an
   explicit range.
 * What is cut off or fails a decoder's checks is refused, also where
   `PIL.ImageFile.LOAD_TRUNCATED_IMAGES` is set. Damage that a format cannot notice
   (most of JPEG, BMP, GIF, TIFF) goes unseen here too.
+
+Memory: a decoded image takes 4 bytes per pixel in PIL, a progressive JPEG up to 6 more
+while it is decoded, and what is made of it 3.
 """
 
 import functools
-import hashlib
 import io
+import os
+import re
 import struct
 import threading
-import types
 import weakref
-from abc import ABC, abstractmethod
-from dataclasses import dataclass
+import zlib
 
 import numpy as np
-from PIL import Image, ImageFile, features
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    DdsImagePlugin,
+    GifImagePlugin,
+    IcoImagePlugin,
+    Image,
+    ImageFile,
+    Jpeg2KImagePlugin,
+    JpegImagePlugin,
+    PcxImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    QoiImagePlugin,
+    SgiImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+    features,
+)
 from PIL import __version__ as pillow_version
 
-from sktl.exceptions import ImageReadError
+from sktl._images.pixels import array_pixels, bands
 
-__all__ = [
-    "EncodedImage",
-    "Geometry",
-    "LazyImage",
-    "PixelImage",
-    "array_pixels",
-    "decoding_stack",
-    "fit_to",
-    "is_pil",
-    "pil_pixels",
-    "unreadable",
-]
+__all__ = ["decode", "decoding_stack", "is_edited", "is_pil", "pil_pixels"]
 
-# Read from the header, before a pixel is decoded. Above the 102 million pixels of the
-# largest common camera sensors; decoded, such an image takes 315 MB.
-MAX_PIXELS = 105_000_000
+# Above the 102 million pixels of the largest common camera sensors.
+DEFAULT_MAX_PIXELS = 105_000_000
 
-# Formats with a signature and a decoder that runs nothing else (EPS would start
-# Ghostscript; TGA, without signature, would read many broken files as noise). HEIF is
-# there once the user has registered a plugin for it.
-FORMATS = (
-    *("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "HEIF"),
-    *("JPEG2000", "PPM", "QOI", "ICO"),
-)
-
-# An image of 1 x 2000 resized to a short side of 256 would be 512000 x 256. Up to this
-# many pixels (67 MB in PIL) the whole is resized, above it only what the crop keeps.
-MAX_RESIZED_PIXELS = 2**24
+# A JPEG's scans are each a pass over the whole image, and take a few bytes. Progressive
+# ones have about 10; an image of the largest size is read with up to 20.
+MAX_SCANS = 20
 
 _ORIENTATION_TAG = 0x0112
-_TURN_UPRIGHT = {
-    2: lambda pixels: pixels[:, ::-1],
-    3: lambda pixels: pixels[::-1, ::-1],
-    4: lambda pixels: pixels[::-1],
-    5: lambda pixels: pixels.swapaxes(0, 1),
-    6: lambda pixels: np.rot90(pixels, -1),
-    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
-    8: lambda pixels: np.rot90(pixels),
+_BITS_PER_SAMPLE_TAG = 258
+# Of an upright image, the view in which its rows lie as in a file of this orientation.
+_AS_STORED = {
+    2: lambda upright: upright[:, ::-1],
+    3: lambda upright: upright[::-1, ::-1],
+    4: lambda upright: upright[::-1],
+    5: lambda upright: upright.swapaxes(0, 1),
+    6: lambda upright: np.rot90(upright),
+    7: lambda upright: upright[::-1, ::-1].swapaxes(0, 1),
+    8: lambda upright: np.rot90(upright, -1),
 }
-
-
-class LazyImage(ABC):
-    """One image of `X`, not necessarily decoded yet.
-
-    Attributes
-    ----------
-    path : str or None
-        Where it was read from.
-    """
-
-    path = None
-
-    @abstractmethod
-    def digest(self):
-        """Give the SHA-256 of the content: equal digests, equal pixels."""
-
-    @abstractmethod
-    def pixels(self):
-        """Give the upright image, uint8 (h, w, 3), C-contiguous."""
-
-
-class EncodedImage(LazyImage):
-    """A file's bytes: what is hashed is what is decoded."""
-
-    def __init__(self, index, path, data, value_range):
-        self.path = path
-        self._index, self._data, self._value_range = index, data, value_range
-
-    def digest(self):
-        digest = hashlib.sha256(b"sktl encoded image\0")
-        if self._value_range is not None:
-            digest = hashlib.sha256(b"sktl encoded image in range\0")
-            digest.update(struct.pack("<2d", *self._value_range))
-        digest.update(self._data)
-        return digest.digest()
-
-    def pixels(self):
-        try:
-            return _decode(self._data, self._value_range)
-        except Exception as error:  # decoders raise nearly anything on damaged files
-            raise unreadable(self._index, self.path, error) from error
-
-
-class PixelImage(LazyImage):
-    """Pixels already at hand; the same for an array, a tensor and a PIL image."""
-
-    def __init__(self, pixels):
-        self._pixels = pixels
-
-    def digest(self):
-        digest = hashlib.sha256(b"sktl pixels\0")
-        digest.update(struct.pack("<2q", *self._pixels.shape[:2]))
-        digest.update(self._pixels)
-        return digest.digest()
-
-    def pixels(self):
-        return self._pixels
-
-
-def unreadable(index, path, error):
-    """Name the row that an error belongs to."""
-    return ImageReadError([(index, path, _reason_of(error))])
-
-
-def _reason_of(error):
-    """Say in one line why reading failed."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    text = " ".join(str(error).split())
-    if isinstance(error, (OSError, ValueError)) and text:
-        return text
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 @functools.cache
@@ -154,58 +84,244 @@ def decoding_stack():
     """Versions that decide how a file's bytes become pixels, for cache keys."""
     libraries = ("libjpeg_turbo", "jpg", "zlib", "libtiff", "webp", "avif", "jpg_2000")
     versions = [f"{name} {features.version(name)}" for name in libraries]
-    return ", ".join([f"sktl images 1, pillow {pillow_version}", *versions])
+    return ", ".join([f"sktl images 2, pillow {pillow_version}", *versions])
 
 
-# Numbers to pixels
+def decode(data, value_range=None):
+    """Decode an encoded image; `value_range` is for what is deeper than 8 bits."""
+    if not data:
+        raise ValueError("is empty (0 bytes)")
+    with _open(data) as image:
+        _check_size(*image.size)
+        if image.format == "JPEG":
+            _check_scans(data, image)
+        _load_strictly(image)
+        return _upright_pixels(image, value_range)
 
 
-def array_pixels(values, value_range):
-    """Make uint8 (h, w, 3) of numbers (h, w) or (h, w, c), c in 1, 2, 3, 4.
+# What is refused from the header
 
-    `value_range` None: the dtype decides (uint8, uint16, bool). Always a fresh,
-    C-contiguous array, so that nobody else can change it.
+
+def _check_size(width, height):
+    limit = _max_pixels()
+    if width * height > limit:
+        raise ValueError(
+            f"declares {width} x {height} pixels, more than the {limit} that sktl "
+            "decodes; scale it down, or raise the environment variable "
+            "SKTL_MAX_IMAGE_PIXELS (about 7 bytes of memory for each)"
+        )
+
+
+def _max_pixels():
+    text = os.environ.get("SKTL_MAX_IMAGE_PIXELS", str(DEFAULT_MAX_PIXELS))
+    if not (text.isascii() and text.isdecimal()):
+        raise ValueError(
+            f"The environment variable SKTL_MAX_IMAGE_PIXELS={text!r} is not a number "
+            "of pixels. Set it to a whole number such as 105000000, or unset it."
+        )
+    return int(text)
+
+
+def _check_scans(data, image):
+    # PIL has read up to the first scan. From there on these two bytes stand for nothing
+    # else: within the scans, 255 is followed by 0 or a marker (ITU-T T.81, B.1.1.5).
+    start = image.fp.tell()
+    n_scans = 1 + data.count(b"\xff\xda", start, data.find(b"\xff\xd9", start))
+    if n_scans * image.width * image.height > MAX_SCANS * _max_pixels():
+        raise ValueError(
+            f"has {n_scans} scans of {image.width} x {image.height} pixels, which "
+            "would take very long to decode; save it anew"
+        )
+
+
+# Strictness
+
+
+def _load_strictly(image):
+    """Load an image, refusing a truncated one whatever PIL's global flag says.
+
+    Under `LOAD_TRUNCATED_IMAGES`, `ImageFile.load` overlooks the end of the data and
+    the errors of decoders that are fed (Pillow 13.0, ImageFile.py). `Image.frombytes`
+    asks the same decoders and overlooks neither, so it is asked first.
     """
-    levels = _to_bytes(values, value_range)
-    if levels.ndim == 2:
-        levels = levels[..., None]
-    if levels.shape[-1] in (2, 4):
-        levels = _over_white(levels[..., :-1], levels[..., -1:])
-    if levels.shape[-1] == 1:
-        levels = np.broadcast_to(levels, (*levels.shape[:2], 3))
-    return np.array(levels, order="C")
+    if image.format in ("AVIF", "HEIF") and not isinstance(image, _WholeAvif):
+        _refuse_lenience(image.format)
+    elif image.format != "AVIF":
+        _require_whole(image)
+    image.load()
 
 
-def _to_bytes(values, value_range):
-    if value_range is not None:
-        return _scale(values, *value_range)
-    if values.dtype.kind == "b":
-        return values.astype(np.uint8) * np.uint8(255)
-    if values.dtype.itemsize == 2:
-        return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    return values
+class _WholeAvif(AvifImagePlugin.AvifImageFile):
+    """An AVIF, which is decoded by `load` and only then says what there is to read."""
+
+    def load_prepare(self):
+        _require_whole(self)
+        super().load_prepare()
 
 
-def _scale(values, lo, hi):
-    # In float64, so that float32 and float64 forms of an image give the same bytes.
-    levels = values.astype(np.float64)
-    np.clip(levels, lo, hi, out=levels)
-    levels -= lo
-    levels /= (hi - lo) or 1.0
-    levels *= 255
-    return np.rint(levels, out=levels).astype(np.uint8)
+# Decoders that are fed, and can be asked through `Image.frombytes`. Of the others,
+# libtiff and those of `Image.DECODERS`, written in Python, raise by themselves.
+_FED_DECODERS = {"bcn", "gif", "jpeg", "packbits", "pcx", "raw", "zip"}
+_PNG_ENDS = {b"IEND", b"fcTL"}  # of the file, of its first frame
 
 
-def _over_white(colour, alpha):
-    # Exact, rounded; the largest intermediate is 255 * 255 + 127, within uint16.
-    shown = colour.astype(np.uint16)
-    shown *= alpha
-    shown += (255 - alpha).astype(np.uint16) * 255 + 127
-    shown //= 255
-    return shown.astype(np.uint8)
+def _read_all(file):
+    position = file.tell()
+    file.seek(0)
+    data = file.read()
+    file.seek(position)
+    return data
 
 
-# Files and PIL images to pixels
+def _require_whole(image):
+    if not ImageFile.LOAD_TRUNCATED_IMAGES or not getattr(image, "tile", None):
+        return
+    data = _read_all(image.fp)
+    for tile in image.tile:
+        _require_whole_tile(image, data, *tile)
+
+
+def _require_whole_tile(image, data, decoder, extents, offset, args):
+    if decoder == "libtiff" or decoder in Image.DECODERS:
+        return
+    if decoder not in _FED_DECODERS:
+        _refuse_lenience(image.format)
+    args = args if isinstance(args, tuple) else (args,)
+    encoded = memoryview(data)[offset:]
+    if decoder == "zip":
+        encoded = _png_pixel_data(image, data)
+        args += (1,) if image.info.get("interlace") else ()
+    left, upper, right, lower = extents or (0, 0, *image.size)
+    mode = "P" if decoder == "gif" else image.mode
+    Image.frombytes(mode, (right - left, lower - upper), encoded, decoder, *args)
+
+
+def _png_pixel_data(image, data):
+    """Join the pixel data of a PNG, as strict about what is around it as PIL is."""
+    if image.tell():
+        _refuse_lenience("a later frame of a PNG")
+    position, parts, is_over = 8, [], False
+    while position + 8 <= len(data):
+        length, name = struct.unpack_from(">I4s", data, position)
+        content = data[position + 8 : position + 8 + length]
+        position += 12 + length
+        is_pixels = name == b"IDAT" and not is_over
+        is_over = bool(parts) and not is_pixels
+        if is_pixels:
+            parts.append(content)
+        elif not parts:
+            checksum = data[position - 4 : position]
+            if zlib.crc32(name + content).to_bytes(4, "big") != checksum:
+                raise OSError(f"broken PNG file (bad checksum in {name!r})")
+        if not re.fullmatch(rb"\w{4}", name) or (is_over and name in _PNG_ENDS):
+            break
+        if len(content) < length and not (is_pixels and content):
+            raise OSError("Truncated File Read")
+    return b"".join(parts)
+
+
+def _refuse_lenience(what):
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        raise ValueError(
+            f"is {what}, which PIL reads without telling damage while "
+            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set; set it to False"
+        )
+
+
+# Which file is opened by which reader of PIL
+
+
+def _open_icon(stream):
+    """Open an icon's largest image; PIL's own reader would decode it at once."""
+    largest = IcoImagePlugin.IcoFile(stream).entry[0]
+    stream.seek(largest.offset)
+    content = io.BytesIO(stream.read())
+    if content.getvalue().startswith(b"\x89PNG"):
+        return PngImagePlugin.PngImageFile(content)
+    width, height = BmpImagePlugin.DibImageFile(content).size
+    _check_size(width, height // 2)  # the lower half is its mask
+    _refuse_lenience("a bitmap in an icon")
+    stream.seek(0)
+    return IcoImagePlugin.IcoImageFile(stream)
+
+
+def _open_heif(stream):
+    try:
+        from pillow_heif import HeifImageFile
+    except ImportError as error:
+        raise ValueError(
+            "is a HEIC or HEIF image; install pillow-heif (pip install pillow-heif), "
+            "and sktl reads it"
+        ) from error
+    return HeifImageFile(stream)
+
+
+# Formats with a signature and a decoder that runs nothing else. The readers are named
+# here because `Image.open` asks a global limit on pixels, by which it warns or refuses.
+_READERS = {
+    rb"\x89PNG\r\n\x1a\n": ("PNG", PngImagePlugin.PngImageFile),
+    rb"\xff\xd8\xff": ("JPEG", JpegImagePlugin.JpegImageFile),
+    rb"GIF8[79]a": ("GIF", GifImagePlugin.GifImageFile),
+    rb"BM": ("BMP", BmpImagePlugin.BmpImageFile),
+    rb"MM\0[*+]|II[*+]\0|MM\*\0|II\0\*": ("TIFF", TiffImagePlugin.TiffImageFile),
+    rb"RIFF....WEBP": ("WEBP", WebPImagePlugin.WebPImageFile),
+    rb"....ftyp(avif|avis)": ("AVIF", _WholeAvif),
+    rb"....ftyp(mif1|msf1).{4,60}avi[fs]": ("AVIF", _WholeAvif),
+    rb"....ftyp(hei[cxms]|hev[cxms]|mif1|msf1)": ("HEIF", _open_heif),
+    rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  \r\n\x87\n": (
+        "JPEG 2000",
+        Jpeg2KImagePlugin.Jpeg2KImageFile,
+    ),
+    rb"P([1-6f]|0CMYK)\s": ("PPM", PpmImagePlugin.PpmImageFile),
+    rb"qoif": ("QOI", QoiImagePlugin.QoiImageFile),
+    rb"\0\0\x01\0": ("ICO", _open_icon),
+    rb"\n[\0\2\3\5]\x01": ("PCX", PcxImagePlugin.PcxImageFile),
+    rb"\x01\xda[\0\x01][\x01\x02]": ("SGI", SgiImagePlugin.SgiImageFile),
+    rb"DDS ": ("DDS", DdsImagePlugin.DdsImageFile),
+}
+
+# What comes instead of images most often, and what to do about it.
+_NO_IMAGES = {
+    rb"\xff\x0a|\0\0\0\x0cJXL ": "is a JPEG XL image, which PIL cannot read",
+    rb"%PDF|%!PS": "is a PDF or PostScript file; make images of its pages",
+    rb"8BPS": "is a Photoshop file; save the image as PNG",
+    rb".{128}DICM": "is a DICOM file; give its pixel array, or save it as PNG",
+    rb"\s*<(\?xml|svg)": "is an SVG or XML file; draw it as PNG",
+    rb"\s*<(!doctype )?html(?i:)": "is a web page, not the image it may have stood for",
+    rb"version https://git-lfs": "is a pointer of Git LFS; fetch it by 'git lfs pull'",
+    rb".*TRUEVISION-XFILE\.\0$": (
+        "is a TGA image. Most of these have no signature, and an alpha channel that "
+        "means nothing, so that sktl cannot tell what they show; save it as PNG"
+    ),
+}
+
+
+def _open(data):
+    name, reader = _reader_of(data)
+    try:
+        return reader(io.BytesIO(data))
+    except (SyntaxError, IndexError, TypeError, struct.error) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"has a broken {name} header ({reason})") from error
+
+
+def _reader_of(data):
+    start = bytes(data[:512])
+    for signature, reader in _READERS.items():
+        if re.match(signature, start, re.DOTALL):
+            return reader
+    raise ValueError(_what_else(data))
+
+
+def _what_else(data):
+    ends = bytes(data[:512]), bytes(data[-18:])
+    for signature, meaning in _NO_IMAGES.items():
+        if any(re.match(signature, end, re.DOTALL) for end in ends):
+            return meaning
+    return f"is no image in a format sktl reads; it begins with {ends[0][:16]!r}"
+
+
+# PIL images
 
 
 def is_pil(item):
@@ -213,42 +329,13 @@ def is_pil(item):
     return isinstance(item, Image.Image)
 
 
-def _decode(data, value_range=None):
-    """Decode an encoded image; `value_range` is for what is deeper than 8 bits."""
-    if not data:
-        raise ValueError("is empty (0 bytes)")
-    with _open(data) as image:
-        width, height = image.size
-        if width * height > MAX_PIXELS:
-            raise ValueError(
-                f"declares {width} x {height} pixels, more than the {MAX_PIXELS} that "
-                "sktl decodes; scale it down first"
-            )
-        _load_strictly(image)
-        return _upright_pixels(image, value_range)
+def is_edited(image):
+    """Whether a PIL image has a turn in its EXIF, but is not what PIL read of a file.
 
-
-def _open(data):
-    """Open as `Image.open` does, but without its global limit on pixels.
-
-    That limit warns where this module's own decides, and filters cannot be changed for
-    one thread.
+    If it was turned upright by hand, the turn is still there: PIL's operations keep it.
     """
-    Image.init()
-    stream = io.BytesIO(data)
-    flaw = "is no image in a format sktl reads"
-    for name in FORMATS:
-        factory, accept = Image.OPEN.get(name, (None, None))
-        accepted = factory and (accept is None or accept(data[:16]))
-        if isinstance(accepted, str):
-            raise ValueError(accepted)
-        if accepted:
-            stream.seek(0)
-            try:
-                return factory(stream, "")
-            except (SyntaxError, IndexError, TypeError, struct.error) as error:
-                flaw = f"has a broken {name} header ({_reason_of(error)})"
-    raise ValueError(f"{flaw}; it begins with {bytes(data[:16])!r}")
+    read = isinstance(image, ImageFile.ImageFile)
+    return not read and "exif" in image.info and _orientation(image) in _AS_STORED
 
 
 def pil_pixels(image, value_range=None):
@@ -271,35 +358,36 @@ def _load_once(image):
     if _broken.get(id(image)) is image:
         raise OSError("could not be loaded earlier, and PIL cannot load it again")
     try:
+        if getattr(image, "tile", None):
+            _check_size(*image.size)
         _load_strictly(image)
     except Exception:
         _broken[id(image)] = image
         raise
 
 
-def _load_strictly(image):
-    """Load an image, refusing a truncated one whatever PIL's global flag says."""
-    lenient = ImageFile.LOAD_TRUNCATED_IMAGES and getattr(image, "tile", None)
-    if not lenient or _has_strict_loader(image):
-        image.load()
-        return
-    # PIL's own loader, which reads the flag from its globals, with globals of its own:
-    # changing the flag itself would change it for other threads.
-    strict = dict(vars(ImageFile), LOAD_TRUNCATED_IMAGES=False)
-    types.FunctionType(ImageFile.ImageFile.load.__code__, strict)(image)
-    if hasattr(image, "_ended"):  # JPEG's reader, then, feeds an end that was not there
-        raise OSError("image file is truncated")
-
-
-def _has_strict_loader(image):
-    own = ("WEBP", "AVIF", "HEIF", "ICO")
-    return image.format in own or getattr(image, "use_load_libtiff", False)
-
-
 def _upright_pixels(image, value_range):
-    pixels = _rgb_pixels(image, value_range)
-    turn = _TURN_UPRIGHT.get(_orientation(image))
-    return pixels if turn is None else np.ascontiguousarray(turn(pixels))
+    orientation = _orientation(image)
+    lies = orientation in (5, 6, 7, 8)
+    upright = np.empty((*image.size[:: 1 if lies else -1], 3), np.uint8)
+    stored = _AS_STORED.get(orientation, np.asarray)(upright)
+    if image.mode == "F" or image.mode.startswith("I"):
+        stored[:] = _deep_pixels(image, value_range)
+        return upright
+    mode = "RGBA" if image.has_transparency_data else "RGB"
+    shown = image if image.mode == mode else image.convert(mode)
+    for rows in bands(stored.shape):
+        stored[rows] = array_pixels(_numbers(shown, rows), None)
+    return upright
+
+
+def _numbers(image, rows):
+    if rows == slice(0, image.height):
+        return np.asarray(image)
+    # `Image.crop` would ask PIL's global limit on pixels.
+    part = Image.new(image.mode, (image.width, rows.stop - rows.start))
+    part.paste(image, (0, -rows.start))
+    return np.asarray(part)
 
 
 def _orientation(image):
@@ -310,128 +398,33 @@ def _orientation(image):
         return 1
 
 
-def _rgb_pixels(image, value_range):
-    if image.mode == "F" or image.mode.startswith("I"):
-        return _deep_pixels(image, value_range)
-    mode = "RGBA" if image.has_transparency_data else "RGB"
-    shown = image if image.mode == mode else image.convert(mode)
-    return array_pixels(np.asarray(shown), None)
-
-
 def _deep_pixels(image, value_range):
     values = np.asarray(image)
-    key = image.info.get("transparency")
     if value_range is None:
-        # PPM is the one format whose 16 bits PIL keeps in its 32-bit mode.
-        if not (image.mode.startswith("I;16") or image.format == "PPM"):
-            raise ValueError(
-                f"holds {'float' if image.mode == 'F' else '32-bit integer'} numbers "
-                f"(PIL mode {image.mode!r}) from {values.min()} to {values.max()}, "
-                "which do not say what black and white are; pass value_range=(lo, hi)"
-            )
-        levels = values.astype(np.uint16)
+        value_range = _declared_range(image)
     elif not np.isfinite(values).all():
         raise ValueError("contains NaN or infinity")
-    else:
-        levels = _scale(values, *value_range)
-    if not isinstance(key, int):
-        return array_pixels(levels, None)
-    shown = array_pixels(levels, None)
-    shown[values == key] = 255  # the transparent grey of a PNG, over white
+    if value_range is None:  # all 16 bits
+        values = values.astype(np.uint16)
+    shown = array_pixels(values, value_range)
+    key = image.info.get("transparency")
+    if isinstance(key, int):
+        shown[np.asarray(image) == key] = 255  # the transparent grey of a PNG
     return shown
 
 
-# Pixels to a network's square
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """How an image becomes the square that a network sees.
-
-    Parameters
-    ----------
-    resize : int
-        Length that the short side gets, in pixels.
-    crop : int
-        Side of the square cut from the centre, in pixels. What is smaller than that is
-        padded with black.
-    interpolation : str
-        "nearest", "box", "bilinear", "hamming", "bicubic" or "lanczos".
-    stretch : bool
-        True squashes the whole image to `crop` x `crop`; `resize` is not used then.
-    """
-
-    resize: int
-    crop: int
-    interpolation: str = "bilinear"
-    stretch: bool = False
-
-    def __post_init__(self):
-        for name in ("resize", "crop"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)!r} must be 1 or more")
-        known = [member.name.lower() for member in Image.Resampling]
-        if self.interpolation not in known:
-            raise ValueError(
-                f"interpolation={self.interpolation!r} must be one of {known}"
-            )
-
-
-def fit_to(pixels, geometry):
-    """Resize and crop uint8 (h, w, 3) to uint8 (crop, crop, 3).
-
-    Bit for bit what torchvision's `resize` and `center_crop` make of a PIL image.
-    Pixels that already fit come back as they are.
-    """
-    if geometry.stretch:
-        return _resize(pixels, (geometry.crop, geometry.crop), geometry)
-    size = _short_side_to(geometry.resize, pixels.shape)
-    if size[0] * size[1] > max(MAX_RESIZED_PIXELS, pixels.shape[0] * pixels.shape[1]):
-        return _centre_crop(_resize_kept_part(pixels, size, geometry), geometry.crop)
-    return _centre_crop(_resize(pixels, size, geometry), geometry.crop)
-
-
-def _short_side_to(length, shape):
-    height, width = shape[:2]
-    if width <= height:
-        return int(length * height / width), length
-    return length, int(length * width / height)
-
-
-def _resize(pixels, size, geometry, box=None):
-    if box is None and pixels.shape[:2] == size:
-        return pixels
-    method = Image.Resampling[geometry.interpolation.upper()]
-    resized = Image.fromarray(pixels).resize((size[1], size[0]), method, box=box)
-    return np.array(resized)
-
-
-def _resize_kept_part(pixels, size, geometry):
-    """Resize only the part along the long side that the centre crop will keep."""
-    axis = int(size[1] > size[0])
-    kept = list(size)
-    kept[axis] = min(geometry.crop, size[axis])
-    start = round((size[axis] - kept[axis]) / 2)
-    scale = pixels.shape[axis] / size[axis]
-    box = [0, 0, pixels.shape[1], pixels.shape[0]]  # left, upper, right, lower
-    box[1 - axis] = start * scale
-    box[3 - axis] = (start + kept[axis]) * scale
-    return _resize(pixels, tuple(kept), geometry, box)
-
-
-def _centre_crop(pixels, crop):
-    height, width = pixels.shape[:2]
-    if (height, width) == (crop, crop):
-        return pixels
-    if min(height, width) < crop:
-        pixels = _pad(pixels, crop)
-        height, width = pixels.shape[:2]
-    # Python's rounding to even, as in torchvision.
-    top, left = round((height - crop) / 2), round((width - crop) / 2)
-    return np.ascontiguousarray(pixels[top : top + crop, left : left + crop])
-
-
-def _pad(pixels, crop):
-    lacking = [max(0, crop - length) for length in pixels.shape[:2]]
-    widths = [(lack // 2, (lack + 1) // 2) for lack in lacking]
-    return np.pad(pixels, [*widths, (0, 0)])
+def _declared_range(image):
+    """Range that a file of deep numbers declares; None where it is 0..65535."""
+    if image.mode.startswith("I;16"):
+        tags = getattr(image, "tag_v2", {})  # of a TIFF file
+        bits = tags.get(_BITS_PER_SAMPLE_TAG, (16,))[0]
+        return None if bits == 16 else (0, 2**bits - 1)
+    # PPM is the one format whose 16 bits PIL keeps in its 32-bit mode.
+    if image.mode == "I" and image.format == "PPM":
+        return None
+    low, high = image.getextrema()
+    raise ValueError(
+        f"holds {'float' if image.mode == 'F' else '32-bit integer'} numbers "
+        f"(PIL mode {image.mode!r}) from {low} to {high}, "
+        "which do not say what black and white are; pass value_range=(lo, hi)"
+    )

@@ -1,35 +1,46 @@
 """Every accepted form of `X` as one sequence of images: uint8 (h, w, 3) each.
 
-Decides what `X` is (one block of numbers, or a sequence of images), how its numbers
-form images, and which numbers are black and white. What one image's pixels are is
-decided in `sktl._images.decoding`; nothing is decoded before it is asked for.
+What one image may be is an object each, a path, bytes, an open file, a PIL image, an
+array; and so is what an `X` may be, numbers or a sequence of such items. All of them
+are recognised here and nowhere else: another form is one more object. Nothing is
+decoded before it is asked for.
 """
 
+import hashlib
+import io
 import math
+import numbers
 import operator
 import os
+import re
 import reprlib
 import stat
+import struct
+import threading
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from joblib import Parallel, delayed
 
-from sktl._images.decoding import (
-    EncodedImage,
-    Geometry,
-    LazyImage,
-    PixelImage,
-    array_pixels,
-    decoding_stack,
-    fit_to,
-    is_pil,
-    pil_pixels,
-    unreadable,
-)
+from sktl._images.decoding import decode, decoding_stack, is_edited, is_pil, pil_pixels
+from sktl._images.geometry import Geometry, fit_to
 from sktl._images.layout import Layout, check_numbers
-from sktl.exceptions import ImageLayoutError, ImageReadError
+from sktl._images.pixels import array_pixels
+from sktl._images.value_range import (
+    ValueRange,
+    check_value_range,
+    extent,
+    joint_extent,
+    learn_range,
+    require_no_range,
+)
+from sktl.exceptions import (
+    ImageLayoutError,
+    ImageOrientationWarning,
+    ImageReadError,
+    warn_caller,
+)
 
 __all__ = [
     "Geometry",
@@ -41,7 +52,8 @@ __all__ = [
     "open_images",
 ]
 
-COMMON_RANGES = ((0.0, 1.0), (0.0, 16.0), (0.0, 255.0), (0.0, 65535.0))
+# Of the systems in use, none takes a longer one.
+LONGEST_PATH = 4096
 
 
 def open_images(
@@ -52,6 +64,7 @@ def open_images(
     value_range="auto",
     fitted=False,
     learnt_range=None,
+    only_images=False,
 ):
     """Validate `X` and open it as a sequence of images.
 
@@ -59,8 +72,8 @@ def open_images(
     ----------
     X : array-like or sequence of images
         Numbers of shape (n, h, w), (n, h, w, c), (n, c, h, w) or, flattened, (n, p); or
-        a list, array, Series or one-column frame of paths, `bytes`, PIL images or
-        arrays.
+        a sequence, array, Series or one-column frame of paths, `bytes`, open files, PIL
+        images or arrays.
     image_shape : tuple of (h, w) or (h, w, c), or None
         How a row of a two-dimensional `X` becomes an image; one of them may be -1.
         None: a square grey image, else a square RGB one. Images that bring a shape
@@ -76,10 +89,14 @@ def open_images(
     fitted : bool
         False, as in `fit`: that range is learnt from this `X`, as the smallest of
         (0, 1), (0, 16), (0, 255), (0, 65535) that holds all its values, else (min,
-        max). True, as in `transform` and `predict`: it is `learnt_range`, so that no
-        batch decides for itself.
+        max). Values may lie outside by a hundredth of its width; they are clipped.
+        True, as in `transform` and `predict`: it is `learnt_range`, so that no batch
+        decides for itself. Then `X` may be empty.
     learnt_range : (lo, hi) or None
         `value_range` of the `Images` seen in `fit`.
+    only_images : bool
+        Whether a one-dimensional or one-column `X` holds images whatever is in it, as
+        where `fit` saw images; what is none is an unreadable row then.
 
     Returns
     -------
@@ -94,14 +111,21 @@ def open_images(
         `fit` learnt none.
     TypeError
         `X` is a single image, or sparse.
+
+    Warns
+    -----
+    ImageRangeWarning
+        The numbers of `X` are on another scale than the range they are read by.
     """
     layout = Layout(image_shape, channels)
-    source = _open_source(X, layout)
-    ranges = _Ranges(_check_value_range(value_range), learnt_range)
-    if ranges.given is None and not fitted:
-        ranges = _Ranges(None, _learn_range(source.extent()))
-    elif ranges.given is None and learnt_range is None:
-        _require_no_range(source.extent())
+    given = check_value_range(value_range)
+    source = _open_source(X, layout, only_images, may_be_empty=fitted or only_images)
+    if given is None and not fitted:
+        learnt_range = learn_range(source.extent())
+    elif given is None and learnt_range is None:
+        require_no_range(source.extent())
+    ranges = ValueRange(given, learnt_range)
+    ranges.warn_of_scale(len(source), source.numbers)
     return Images(source, ranges)
 
 
@@ -132,7 +156,11 @@ def check_images(
         read, in the order of `X`. Empty when all is well.
     """
     images = open_images(
-        X, image_shape=image_shape, channels=channels, value_range=value_range
+        X,
+        image_shape=image_shape,
+        channels=channels,
+        value_range=value_range,
+        only_images=True,
     )
     found = Parallel(n_jobs=n_jobs, require="sharedmem")(
         delayed(_failures)(images, index) for index in range(len(images))
@@ -178,44 +206,326 @@ class Images(Sequence):
         return Images(self._source, self._ranges, [self._rows[row] for row in rows])
 
 
+# One image of X, opened
+
+
+class LazyImage(ABC):
+    """One image of `X`, not necessarily decoded yet.
+
+    Attributes
+    ----------
+    path : str or None
+        Where it was read from.
+    """
+
+    path = None
+
+    @abstractmethod
+    def digest(self):
+        """Give the SHA-256 of the content: equal digests, equal pixels."""
+
+    @abstractmethod
+    def pixels(self):
+        """Give the upright image, uint8 (h, w, 3), C-contiguous."""
+
+
+class EncodedImage(LazyImage):
+    """A file's bytes: what is hashed is what is decoded."""
+
+    def __init__(self, row, path, data, value_range):
+        self.path = path
+        self._row, self._data, self._value_range = row, data, value_range
+
+    def digest(self):
+        digest = hashlib.sha256(b"sktl encoded image\0")
+        if self._value_range is not None:
+            digest = hashlib.sha256(b"sktl encoded image in range\0")
+            digest.update(struct.pack("<2d", *self._value_range))
+        digest.update(self._data)
+        return digest.digest()
+
+    def pixels(self):
+        try:
+            return decode(self._data, self._value_range)
+        except Exception as error:  # decoders raise nearly anything on damaged files
+            raise _unreadable(self._row, self.path, error) from error
+
+
+class PixelImage(LazyImage):
+    """Pixels already at hand; the same for an array, a tensor and a PIL image."""
+
+    def __init__(self, pixels):
+        self._pixels = pixels
+
+    def digest(self):
+        digest = hashlib.sha256(b"sktl pixels\0")
+        digest.update(struct.pack("<2q", *self._pixels.shape[:2]))
+        digest.update(self._pixels)
+        return digest.digest()
+
+    def pixels(self):
+        return self._pixels
+
+
+def _unreadable(row, path, error):
+    """Name the row that an error belongs to."""
+    return ImageReadError([(row, path, _reason_of(error))])
+
+
+def _reason_of(error):
+    """Say in one line why reading failed."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = " ".join(str(error).split())
+    if isinstance(error, (OSError, ValueError)) and text:
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+# What one image is read from
+
+
+class Form(ABC):
+    """One kind of thing that an image is read from.
+
+    Attributes
+    ----------
+    path : str or None
+        Where it lies, if it says so.
+    """
+
+    path = None
+
+    def __init__(self, item):
+        self.item = item
+
+    @staticmethod
+    @abstractmethod
+    def recognises(item):
+        """Whether `item` is of this kind."""
+
+    @abstractmethod
+    def open(self, row, ranges, layout):
+        """Make a LazyImage of it; may raise anything, of which the row is told."""
+
+    def numbers(self):
+        """Give the array that it is, or None."""
+        return None
+
+
+class PathForm(Form):
+    """A str or path-like; a leading ~ is the home directory."""
+
+    def __init__(self, item):
+        self.item = os.fsdecode(item)
+        self.path = self.item if len(self.item) <= LONGEST_PATH else None
+
+    @staticmethod
+    def recognises(item):
+        return isinstance(item, (str, os.PathLike))
+
+    def open(self, row, ranges, layout):
+        return EncodedImage(row, self.path, _read_file(self.item), ranges.given)
+
+
+class BytesForm(Form):
+    """An encoded image."""
+
+    @staticmethod
+    def recognises(item):
+        if isinstance(item, memoryview):
+            return item.ndim == 1
+        return isinstance(item, (bytes, bytearray))
+
+    def open(self, row, ranges, layout):
+        return EncodedImage(row, None, bytes(self.item), ranges.given)
+
+
+class FileForm(Form):
+    """An open binary file, or what reads like one; its position is left alone."""
+
+    _one_at_a_time = threading.Lock()
+
+    @staticmethod
+    def recognises(item):
+        return hasattr(item, "read") and hasattr(item, "seek")
+
+    def open(self, row, ranges, layout):
+        return EncodedImage(row, None, self._read(), ranges.given)
+
+    def _read(self):
+        if isinstance(self.item, io.BytesIO):
+            return self.item.getvalue()
+        with self._one_at_a_time:
+            position = self.item.tell()
+            self.item.seek(0)
+            data = self.item.read()
+            self.item.seek(position)
+        if isinstance(data, str):
+            raise ValueError("is a file opened as text; open it in mode 'rb'")
+        return data
+
+
+class PilForm(Form):
+    """A PIL image; it stays as it is."""
+
+    @staticmethod
+    def recognises(item):
+        return is_pil(item)
+
+    def open(self, row, ranges, layout):
+        return PixelImage(pil_pixels(self.item, ranges.given))
+
+
+class ArrayForm(Form):
+    """An array or tensor of two axes, or of three."""
+
+    @staticmethod
+    def recognises(item):
+        return getattr(item, "ndim", 0) >= 2
+
+    def open(self, row, ranges, layout):
+        if self.item.ndim > 3:
+            raise ValueError(_no_image(self.item))
+        array = check_numbers(_tensors_to_numpy(self.item), single=True)
+        name = f"an array has shape {array.shape}"
+        image = layout.arrange(array[None], name)[0]
+        return PixelImage(array_pixels(image, ranges.of(array.dtype)))
+
+    def numbers(self):
+        return np.asarray(_tensors_to_numpy(self.item))
+
+
+class NoForm(Form):
+    """What is no image, a missing value above all."""
+
+    @staticmethod
+    def recognises(item):
+        return True
+
+    def open(self, row, ranges, layout):
+        raise ValueError(_no_image(self.item))
+
+
+FORMS = (PathForm, BytesForm, PilForm, ArrayForm, FileForm, NoForm)
+
+
+def _form_of(item):
+    return next(form for form in FORMS if form.recognises(item))(item)
+
+
+def _is_image(item):
+    """Whether an item is an image by itself, not a row of numbers or a cell."""
+    return any(form.recognises(item) for form in FORMS[:-1])
+
+
+def _no_image(item):
+    kind = type(item).__name__
+    missing = isinstance(item, float) and math.isnan(item)
+    if missing or kind in ("NoneType", "NAType", "NaTType"):
+        kind = "missing value"
+    shape = getattr(item, "shape", None)
+    seen = reprlib.repr(item) if shape is None else f"shape {tuple(shape)}"
+    return (
+        f"{kind} ({seen}) where a path, bytes, a PIL image or an array "
+        "of shape (h, w) or (h, w, c) is needed"
+    )
+
+
+def _read_file(path):
+    if not path:
+        raise ValueError("the path is an empty string")
+    file = os.path.expanduser(path)
+    try:
+        mode = os.stat(file).st_mode
+    except (OSError, ValueError) as error:
+        raise OSError(_why_not_found(path, error)) from error
+    if stat.S_ISDIR(mode):
+        raise ValueError("is a directory, not a file; list the files in it")
+    if not stat.S_ISREG(mode):
+        raise ValueError("is a device, pipe or socket, not a file")
+    with open(file, "rb", buffering=0) as opened:  # half the time of Path.read_bytes
+        return opened.read()
+
+
+# What PNG, JPEG, GIF, WebP, TIFF and BMP files begin with.
+_BASE64 = r"data:image/|(iVBORw0KGgo|/9j/|R0lGOD|UklGR|SUkq|TU0A|Qk0)[\w+/=\s-]{100}"
+
+
+def _why_not_found(path, error):
+    if re.match(_BASE64, path):
+        return (
+            f"{reprlib.repr(path)} of {len(path)} characters looks like base64, not "
+            "like a path; pass the bytes, base64.b64decode(text)"
+        )
+    if len(path) > LONGEST_PATH:
+        return f"{reprlib.repr(path)} of {len(path)} characters is no path"
+    if not isinstance(error, FileNotFoundError):
+        return _reason_of(error)
+    if path != path.strip():
+        return "no such file; the path has white space at its ends, strip() it"
+    return "no such file" + (
+        "" if os.path.isabs(path) else f" (seen from {os.getcwd()})"
+    )
+
+
 # What X is
 
 
-def _open_source(X, layout):
-    if _is_path(X) or isinstance(X, (bytes, bytearray)) or is_pil(X):
-        raise TypeError(
-            f"X is one image ({reprlib.repr(X)}); pass a list of images, [X]"
-        )
+def _open_source(X, layout, only_images, may_be_empty):
+    if _is_image(X) and not ArrayForm.recognises(X):
+        raise TypeError(_one_image(X))
     X = _tensors_to_numpy(X)
-    items, n_columns = _items_of(X)
+    items, n_columns = _items_of(X, only_images)
     if items is None:
         _refuse_table(X)
-        return _Block(X, layout)
-    if not items:
+        return Numbers(X, layout, may_be_empty)
+    if not items and not may_be_empty:
         raise ValueError(
             "Found array with 0 sample(s) (shape=(0,)) while a minimum of 1 is "
             "required."
         )
-    return _Items(items, layout, n_columns)
+    return Items(items, layout, n_columns)
 
 
-def _items_of(X):
+def _one_image(X):
+    if PathForm.recognises(X) and os.path.isdir(os.path.expanduser(X)):
+        return (
+            f"X is the path of a folder ({reprlib.repr(X)}); pass a list of the images "
+            "in it, such as sorted(pathlib.Path(X).glob('**/*.jpg'))"
+        )
+    return f"X is one image ({reprlib.repr(X)}); pass a list of images, [X]"
+
+
+def _items_of(X, only_images):
     """List the images of X with its number of columns; (None, None) for numbers."""
-    shape = getattr(X, "shape", None)
-    if isinstance(X, (list, tuple)):
-        items, n_columns = list(X), None
-    elif shape is None or _is_numeric(X):
+    shape, n_columns = getattr(X, "shape", None), None
+    if shape is None and not isinstance(X, Sequence):
         return None, None
-    elif len(shape) == 1:
-        items, n_columns = list(X), None
-    elif len(shape) == 2 and shape[1] == 1:
-        column = X.iloc[:, 0] if hasattr(X, "iloc") else X[:, 0]
-        items, n_columns = _items_of(column)[0], 1
-    else:
+    if shape is not None and _is_numeric(X) and not only_images:
         return None, None
-    if items is None or (items and not any(map(_is_image, items))):
+    if shape is not None and len(shape) == 2 and shape[1] == 1:
+        X, n_columns = X.iloc[:, 0] if hasattr(X, "iloc") else X[:, 0], 1
+    elif shape is not None and len(shape) != 1:
+        return None, None
+    items = list(X)
+    if any(map(_is_image, items)):
+        return items, n_columns
+    if any(_is_row(x) or (_is_number(x) and not only_images) for x in items):
         return None, None
     return items, n_columns
+
+
+def _is_row(item):
+    return isinstance(item, Sequence) or getattr(item, "ndim", 0) == 1
+
+
+def _is_number(item):
+    return isinstance(item, numbers.Number) and item == item  # NaN is a missing value
+
+
+def _is_numeric(X):
+    return getattr(getattr(X, "dtype", None), "kind", "O") in "biufc"
 
 
 def _refuse_table(X):
@@ -241,25 +551,6 @@ def _refuse_table(X):
             )
 
 
-def _is_numeric(X):
-    return getattr(getattr(X, "dtype", None), "kind", "O") in "biufc"
-
-
-def _is_path(item):
-    return isinstance(item, (str, os.PathLike))
-
-
-def _is_image(item):
-    """Whether an item is an image by itself, not a row of numbers or a cell."""
-    if _is_path(item) or isinstance(item, (bytes, bytearray)) or is_pil(item):
-        return True
-    return _is_array(item)
-
-
-def _is_array(item):
-    return getattr(item, "ndim", 0) >= 2
-
-
 def _tensors_to_numpy(X):
     """Bring torch tensors, also those in a list, to NumPy; torch is not imported."""
     if isinstance(X, (list, tuple)):
@@ -277,11 +568,11 @@ def _is_tensor(X):
     return hasattr(X, "detach") and hasattr(X, "cpu")
 
 
-class _Block:
+class Numbers:
     """All images in one array, whose memory is shared and converted by image."""
 
-    def __init__(self, X, layout):
-        array = check_numbers(X)
+    def __init__(self, X, layout, may_be_empty):
+        array = check_numbers(X, may_be_empty=may_be_empty)
         self.n_columns = array.shape[1] if array.ndim == 2 else None
         self._images = layout.arrange(array)
 
@@ -289,19 +580,23 @@ class _Block:
         return len(self._images)
 
     def extent(self):
-        return _extent(self._images)
+        return extent(self._images)
 
-    def image(self, index, ranges):
-        array = self._images[index]
+    def numbers(self, row):
+        return self._images[row]
+
+    def image(self, row, ranges):
+        array = self._images[row]
         return PixelImage(array_pixels(array, ranges.of(array.dtype)))
 
 
-class _Items:
-    """One object per image: paths, encoded bytes, PIL images, arrays."""
+class Items:
+    """One object per image, of any form."""
 
     def __init__(self, items, layout, n_columns):
         self.n_columns = n_columns
         self._items, self._layout = items, layout
+        self._warn_of_turns()
 
     def __len__(self):
         return len(self._items)
@@ -311,136 +606,32 @@ class _Items:
 
         What is not finite is left out here; reading it names the row.
         """
-        arrays = (_tensors_to_numpy(x) for x in self._items if _is_array(x))
-        extents = [_extent(np.asarray(array)) for array in arrays]
-        finite = [e for e in extents if e is not None and math.isfinite(sum(e))]
-        if not finite:
-            return None
-        return min(lo for lo, _ in finite), max(hi for _, hi in finite)
+        arrays = map(self.numbers, range(len(self)))
+        return joint_extent(extent(array) for array in arrays if array is not None)
 
-    def image(self, index, ranges):
-        item = self._items[index]
-        path = os.fsdecode(item) if _is_path(item) else None
+    def numbers(self, row):
+        return _form_of(self._items[row]).numbers()
+
+    def image(self, row, ranges):
+        form = _form_of(self._items[row])
         try:
-            image = self._open(index, path, item, ranges)
+            image = form.open(row, ranges, self._layout)
             if self._layout.image_shape is not None:
                 self._layout.check_size(image.pixels())
         except ImageReadError:
             raise
         except Exception as error:  # whatever it is, it is this row's
-            raise unreadable(index, path, error) from error
+            raise _unreadable(row, form.path, error) from error
         return image
 
-    def _open(self, index, path, item, ranges):
-        if path is not None:
-            return EncodedImage(index, path, _read_file(path), ranges.given)
-        if isinstance(item, (bytes, bytearray)):
-            return EncodedImage(index, None, bytes(item), ranges.given)
-        if is_pil(item):
-            return PixelImage(pil_pixels(item, ranges.given))
-        if not _is_array(item) or item.ndim > 3:
-            raise ValueError(_no_image(item))
-        array = check_numbers(_tensors_to_numpy(item), single=True)
-        name = f"an array has shape {array.shape}"
-        image = self._layout.arrange(array[None], name)[0]
-        return PixelImage(array_pixels(image, ranges.of(array.dtype)))
-
-
-def _no_image(item):
-    kind = type(item).__name__
-    missing = isinstance(item, float) and math.isnan(item)
-    if missing or kind in ("NoneType", "NAType", "NaTType"):
-        kind = "missing value"
-    shape = getattr(item, "shape", None)
-    seen = reprlib.repr(item) if shape is None else f"shape {tuple(shape)}"
-    return (
-        f"{kind} ({seen}) where a path, bytes, a PIL image or an array "
-        "of shape (h, w) or (h, w, c) is needed"
-    )
-
-
-def _read_file(path):
-    if not path:
-        raise ValueError("the path is an empty string")
-    try:
-        mode = os.stat(path).st_mode
-    except FileNotFoundError as error:
-        start = "" if os.path.isabs(path) else f" (seen from {os.getcwd()})"
-        raise FileNotFoundError(f"no such file{start}") from error
-    if not stat.S_ISREG(mode):
-        kind = "a directory" if stat.S_ISDIR(mode) else "a device, pipe or socket"
-        raise ValueError(f"is {kind}, not a file")
-    with open(path, "rb", buffering=0) as file:  # half the time of Path.read_bytes
-        return file.read()
-
-
-# Which numbers are black and white
-
-
-@dataclass(frozen=True)
-class _Ranges:
-    """The range the user gave, and the one learnt for numbers that do not say."""
-
-    given: tuple | None
-    learnt: tuple | None
-
-    def of(self, dtype):
-        """Range for an array's dtype; None where the dtype decides."""
-        if dtype.kind == "b":
-            return None
-        if self.given is not None:
-            return self.given
-        return None if _says_its_range(dtype) else self.learnt
-
-
-def _says_its_range(dtype):
-    return dtype.kind == "b" or (dtype.kind == "u" and dtype.itemsize <= 2)
-
-
-def _extent(array):
-    """Smallest and largest value; None where no range has to be learnt from it."""
-    unclear = array.dtype.kind in "iuf" and not _says_its_range(array.dtype)
-    if not unclear or array.size == 0:
-        return None
-    return float(array.min()), float(array.max())
-
-
-def _learn_range(extent):
-    if extent is None:
-        return None
-    smallest, largest = extent
-    for lo, hi in COMMON_RANGES:
-        if lo <= smallest and largest <= hi:
-            return lo, hi
-    if not math.isfinite(largest - smallest):
-        raise ValueError(
-            f"X holds numbers from {smallest} to {largest}, too far apart for a range; "
-            "pass value_range=(lo, hi)"
-        )
-    return extent
-
-
-def _require_no_range(extent):
-    if extent is not None:
-        raise ValueError(
-            f"X holds numbers from {extent[0]} to {extent[1]} whose dtype does not say "
-            "what black and white are, and fit saw none such to learn it from. Pass "
-            "value_range=(lo, hi) to the estimator, for instance (0, 1) or (0, 255), "
-            "or give X as uint8."
-        )
-
-
-def _check_value_range(value_range):
-    """Give (lo, hi) as floats, or None for "auto"."""
-    if isinstance(value_range, str) and value_range == "auto":
-        return None
-    try:
-        lo, hi = map(float, value_range)
-    except (TypeError, ValueError):
-        lo = hi = math.nan
-    if isinstance(value_range, str) or not (lo < hi and math.isfinite(hi - lo)):
-        raise ValueError(
-            f"value_range={value_range!r} must be 'auto' or two finite numbers "
-            "(lo, hi) with lo < hi, which become black and white"
-        )
-    return lo, hi
+    def _warn_of_turns(self):
+        edited = [n for n, x in enumerate(self._items) if is_pil(x) and is_edited(x)]
+        if edited:
+            warn_caller(
+                f"{len(edited)} PIL images, first that of row {edited[0]}, are turned "
+                "by the EXIF orientation they carry, though they are not as PIL read "
+                "them from a file. If they were turned upright before, they are now "
+                "turned once too often: use PIL.ImageOps.exif_transpose(image), which "
+                "takes the orientation away.",
+                ImageOrientationWarning,
+            )

@@ -19,18 +19,25 @@ TELLING_CHANNELS = (1, 3, 4)
 POSSIBLE_CHANNELS = (1, 2, 3, 4)
 
 
-def check_numbers(X, single=False):
+def check_numbers(X, single=False, may_be_empty=False):
     """Let scikit-learn refuse what is empty, sparse, complex, NaN or no numbers.
 
     `single`: X is one image; else an error says which of its rows are at fault.
     """
+    _refuse_ragged(X)
     if not hasattr(X, "shape") and np.asarray(X).ndim == 0:
         raise TypeError(
             f"X is a {type(X).__name__} ({reprlib.repr(X)}). Pass an array of images, "
             "or a list, Series or one-column frame of paths, PIL images, bytes or "
             "arrays."
         )
-    array = np.asarray(check_array(X, allow_nd=True, ensure_all_finite=False))
+    array = check_array(
+        X,
+        allow_nd=True,
+        ensure_all_finite=False,
+        ensure_min_samples=0 if may_be_empty else 1,
+    )
+    array = np.asarray(array)
     if array.dtype.kind not in "biuf":
         raise ValueError(f"X has dtype {array.dtype}; it must hold real numbers")
     try:
@@ -44,6 +51,23 @@ def check_numbers(X, single=False):
             f"row {bad[0]}. Leave these rows out or fill them in."
         ) from error
     return array
+
+
+def _refuse_ragged(X):
+    """Refuse a list of rows of different lengths, in other words than NumPy's."""
+    if not isinstance(X, (list, tuple)):
+        return
+    try:
+        np.asarray(X)
+    except ValueError as error:
+        lengths = [len(row) if hasattr(row, "__len__") else 0 for row in X]
+        other = next((n for n, m in enumerate(lengths) if m != lengths[0]), 0)
+        raise ImageLayoutError(
+            f"X is a list of {len(X)} rows of different lengths or shapes (row 0: "
+            f"{lengths[0]}, row {other}: {lengths[other]}). Rows of numbers are of one "
+            "length; images of different sizes are each passed as an array, "
+            "[numpy.asarray(image) for image in X]."
+        ) from error
 
 
 class Layout:
@@ -65,7 +89,7 @@ class Layout:
         if name is None:
             name = f"X has shape {array.shape}"
             self._refuse_single(array.shape, name)
-        if array.ndim not in (3, 4) or 0 in array.shape:
+        if array.ndim not in (3, 4) or 0 in array.shape[1:]:
             raise ImageLayoutError(
                 f"{name}; accepted are (n, h, w), (n, h, w, c), (n, c, h, w) and "
                 "flattened rows (n, n_pixels), none of them empty"

@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from skorch.history import History
 
-from sktl._images.decoding import Geometry
+from sktl._images.geometry import Geometry
 from sktl._networks.backbones import Preprocessing, rebuild_backbone
 from sktl._saving.archive import read_archive, write_archive
 from sktl._saving.plain_data import decode, decode_array, encode, encode_array

@@ -8,8 +8,8 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
-from sktl._images import decoding
-from sktl._images.forms import Geometry, fit_to
+from sktl._images import geometry as module
+from sktl._images.geometry import Geometry, fit_to
 
 
 def by_torchvision(pixels, geometry):
@@ -78,7 +78,7 @@ def test_fit_to_of_extreme_shapes_equals_torchvision_closely(
     waves = [np.sin(width / 5), np.cos(height / 5), np.sin((width + height) / 9)]
     pixels = (127 + 120 * np.stack(waves, axis=-1)).astype(np.uint8)
     geometry = Geometry(32, crop, interpolation)
-    monkeypatch.setattr(decoding, "MAX_RESIZED_PIXELS", 64)
+    monkeypatch.setattr(module, "MAX_RESIZED_PIXELS", 64)
 
     difference = fit_to(pixels, geometry).astype(int) - by_torchvision(pixels, geometry)
 

@@ -20,37 +20,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sktl._images.forms import check_images, open_images
 from sktl.exceptions import ImageLayoutError, ImageReadError
-
-N, SIDE = 5, 9
-
-
-def make_rgb():
-    rng = np.random.default_rng(0)
-    rgb = rng.integers(0, 256, (N, SIDE, SIDE, 3), np.uint8)
-    rgb[0, 0, 0] = 0, 128, 255
-    return rgb
-
-
-RGB = make_rgb()
-
-
-def encode(array, kind="PNG", **options):
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def write(folder, arrays, suffix="png", **options):
-    """Save images and give their paths."""
-    paths = [folder / f"{i}.{suffix}" for i in range(len(arrays))]
-    for path, array in zip(paths, arrays, strict=True):
-        Image.fromarray(array).save(path, **options)
-    return paths
-
-
-def all_pixels(X, **options):
-    return [image.pixels() for image in open_images(X, **options)]
-
+from tests.images.samples import RGB, all_pixels, encode, write
 
 # What scikit-learn refuses, in its words
 

@@ -1,6 +1,5 @@
 """Every accepted form of X gives the same images."""
 
-import io
 import warnings
 
 import numpy as np
@@ -11,34 +10,7 @@ import torch
 from PIL import Image
 
 from sktl._images.forms import open_images
-
-N, SIDE = 5, 9
-
-
-def make_rgb():
-    rng = np.random.default_rng(0)
-    rgb = rng.integers(0, 256, (N, SIDE, SIDE, 3), np.uint8)
-    rgb[0, 0, 0] = 0, 128, 255
-    return rgb
-
-
-RGB = make_rgb()
-GREY = RGB[..., 0]
-NCHW = RGB.transpose(0, 3, 1, 2)
-
-
-def encode(array, kind="PNG", **options):
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def write(folder, arrays, suffix="png", **options):
-    """Save images and give their paths."""
-    paths = [folder / f"{i}.{suffix}" for i in range(len(arrays))]
-    for path, array in zip(paths, arrays, strict=True):
-        Image.fromarray(array).save(path, **options)
-    return paths
+from tests.images.samples import GREY, NCHW, RGB, SIDE, N, all_pixels, encode, write
 
 
 def in_object_array(items):
@@ -56,10 +28,6 @@ def read_only(array):
     array = array.copy()
     array.flags.writeable = False
     return array
-
-
-def all_pixels(X, **options):
-    return [image.pixels() for image in open_images(X, **options)]
 
 
 class NotAnArray:

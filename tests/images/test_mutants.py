@@ -1,0 +1,114 @@
+"""Damaged files: the pixels of strict PIL, or an error, soon and in little memory."""
+
+import io
+import sys
+import time
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFile
+
+from sktl.exceptions import ImageReadError
+from tests.images.samples import NOISE, encode, read
+
+SMOOTH = np.indices((60, 40)).sum(0).astype(np.uint8)
+PHOTO = np.stack([SMOOTH, SMOOTH[::-1], NOISE[..., 0] // 8], axis=-1)
+ICON = PHOTO[:32, :32]
+KINDS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "ICO")
+# By PIL's own means these cannot be read strictly while it is told to be lenient.
+NOT_STRICT = ("JPEG2000", "ICO")
+WHOLE = {
+    kind: [encode(PHOTO, kind)] for kind in KINDS if kind not in ("JPEG", "TIFF", "ICO")
+} | {
+    "JPEG": [encode(PHOTO, "JPEG"), encode(PHOTO, "JPEG", progressive=True)],
+    "TIFF": [encode(PHOTO, "TIFF"), encode(PHOTO, "TIFF", compression="tiff_lzw")],
+    "ICO": [encode(ICON, "ICO"), encode(ICON, "ICO", bitmap_format="bmp")],
+}
+
+
+def make_mutants(n):
+    """Files with up to five changed bytes, every third cut off as well."""
+    rng = np.random.default_rng(0)
+    for number in range(n):
+        kind = KINDS[number % len(KINDS)]
+        forms = WHOLE[kind]
+        data = bytearray(forms[number // len(KINDS) % len(forms)])
+        for place in rng.integers(0, len(data), rng.integers(0, 6)):
+            data[place] = rng.integers(0, 256)
+        end = rng.integers(1, len(data) + 1) if number % 3 == 0 else len(data)
+        yield kind, bytes(data[:end])
+
+
+def by_strict_pil(data):
+    """What PIL gives with its flags as they come, or None."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+            return read(image.copy() if image.format == "ICO" else image)
+    except Exception:
+        return None
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("lenient", [False, True])
+@pytest.mark.parametrize("n", [1000, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_mutants_give_the_pixels_of_strict_pil_or_an_error(n, lenient, monkeypatch):
+    n_read = n_refused = 0
+    memory = peak_memory()
+    for kind, data in make_mutants(n):
+        expected = by_strict_pil(data)
+        started = time.perf_counter()
+        with monkeypatch.context() as patch:
+            patch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", lenient)
+            try:
+                pixels = read(data)
+            except ImageReadError:
+                pixels = None
+        assert time.perf_counter() - started < 5
+        if pixels is not None:
+            np.testing.assert_array_equal(pixels, expected)
+            n_read += 1
+        elif not (lenient and kind in NOT_STRICT):
+            assert expected is None, kind
+            n_refused += 1
+
+    assert min(n_read, n_refused) > n / 10
+    assert peak_memory() - memory < 1e9
+
+
+def peak_memory():
+    """Bytes this process has taken at most; 0 on Windows, which does not tell."""
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in NOT_STRICT])
+def test_whole_files_are_read_whatever_pil_is_told(kind, monkeypatch):
+    expected = [read(data) for data in WHOLE[kind]]
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+
+    for data, pixels in zip(WHOLE[kind], expected, strict=True):
+        np.testing.assert_array_equal(read(data), pixels)
+        np.testing.assert_array_equal(read(Image.open(io.BytesIO(data))), pixels)
+
+
+@pytest.mark.parametrize("kind", NOT_STRICT)
+def test_files_that_cannot_be_read_strictly_name_pils_flag(kind, monkeypatch):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+
+    with pytest.raises(ImageReadError, match=r"LOAD_TRUNCATED_IMAGES.*to False"):
+        read(WHOLE[kind][-1])
+
+
+def test_flag_of_pil_is_never_touched(monkeypatch):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read(WHOLE["PNG"][0])
+
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is True

@@ -7,23 +7,33 @@ import numpy as np
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
+from skorch import NeuralNetClassifier
 from skorch.utils import is_dataset
 
-from sktl._features.image_input import IMAGE_CONSTRAINTS, ImageInputMixin
-from sktl._saving.model_file import ModelFileMixin
+from sktl._features.image_input import IMAGE_CONSTRAINTS
+from sktl._saving import model_file
 from sktl._training.augmentation import make_augment
-from sktl._training.labels import check_labels, list_classes
+from sktl._training.fine_tuning import FineTunedNet
 from sktl._training.network import FineTunedNetwork
-from sktl._training.training import PREFIX_BATCH_SIZE, FrozenPrefixNet, has_epochs
-from sktl._utils.fit_tasks import CallbackSupportMixin, start_fit, with_callbacks
+from sktl._training.rows import make_rows
+from sktl._training.targets import Labels
+from sktl._utils.fit_tasks import start_fit, with_callbacks
 
 COUNT = Interval(Integral, 1, None, closed="left")
 RATE = Interval(Real, 0, None, closed="neither")
 
 
-class FineTunedCNNClassifier(
-    ModelFileMixin, ImageInputMixin, CallbackSupportMixin, FrozenPrefixNet
-):
+def _has_epochs(classifier):
+    """Whether training is by epochs, to which others can be added."""
+    if classifier.strategy == "linear_probe" and not classifier.hidden_units:
+        raise AttributeError(
+            "strategy='linear_probe' is solved on all rows at once and cannot go "
+            "on from where it was. Use fit, or strategy='lp_ft'."
+        )
+    return True
+
+
+class FineTunedCNNClassifier(FineTunedNet, NeuralNetClassifier):
     """Classify images by a pretrained network whose later part is trained on them.
 
     The network's classifier is replaced by a new linear head. Which of the other
@@ -177,7 +187,7 @@ class FineTunedCNNClassifier(
     """
 
     _parameter_constraints = {
-        **FrozenPrefixNet._parameter_constraints,
+        **FineTunedNet._parameter_constraints,
         **IMAGE_CONSTRAINTS,
         "strategy": [
             StrOptions({"linear_probe", "lp_ft", "full", "gradual", "scratch"})
@@ -191,6 +201,7 @@ class FineTunedCNNClassifier(
         "layer_decay": [RATE],
         "max_epochs": [COUNT],
         "augment": "no_validation",
+        "classes": "no_validation",  # refused in words of its own
         "class_weight": [dict, StrOptions({"balanced"}), None],
         "early_stopping": ["boolean"],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
@@ -241,20 +252,6 @@ class FineTunedCNNClassifier(
         iterator_train__shuffle=True,
         **kwargs,
     ):
-        super().__init__(
-            FineTunedNetwork,
-            lr=lr,
-            max_epochs=max_epochs,
-            batch_size=batch_size,
-            device=device,
-            verbose=verbose,
-            optimizer=optimizer,
-            criterion=criterion,
-            train_split=train_split,
-            callbacks=callbacks,
-            iterator_train__shuffle=iterator_train__shuffle,
-            **kwargs,
-        )
         self.backbone = backbone
         self.weights = weights
         self.strategy = strategy
@@ -279,6 +276,25 @@ class FineTunedCNNClassifier(
         self.precision = precision
         self.cache = cache
         self.n_jobs = n_jobs
+        super().__init__(
+            FineTunedNetwork,
+            lr=lr,
+            max_epochs=max_epochs,
+            batch_size=batch_size,
+            device=device,
+            verbose=verbose,
+            optimizer=optimizer,
+            criterion=criterion,
+            train_split=train_split,
+            callbacks=callbacks,
+            iterator_train__shuffle=iterator_train__shuffle,
+            **kwargs,
+        )
+
+    @property
+    def target(self):
+        """What is predicted, as `fit` learnt it."""
+        return Labels(self.classes_)
 
     @with_callbacks
     def fit(self, X, y, sample_weight=None, **fit_params):
@@ -309,17 +325,20 @@ class FineTunedCNNClassifier(
             If images cannot be read; it lists all of them.
         """
         self._check_params()
-        task = start_fit(self, X, y, sample_weight, self._n_epochs_planned())
-        images = self._open_images(X, reset=True)
+        n_epochs = self.plan.n_epochs
+        task = start_fit(
+            self, X, y, sample_weight, None if n_epochs and self.refit else n_epochs
+        )
         goes_on = self.warm_start and self.initialized_
-        rows = self._label(images, y, sample_weight, reset=not goes_on)
-        self._fit(*rows, goes_on, task, fit_params)
+        images = self._open_images(X, reset=True)
+        rows = self._label(images, y, sample_weight, self.target if goes_on else Labels)
+        self._train(rows, goes_on=goes_on, task=task, split_params=fit_params)
         if self.early_stopping and self.refit and self.train_split is None:
-            self._fit(*rows, goes_on, task, fit_params, epochs=self.n_epochs_)
+            self._train(rows, goes_on=False, task=task, epochs=self.n_epochs_)
         task.end()
         return self
 
-    @available_if(has_epochs)
+    @available_if(_has_epochs)
     def partial_fit(self, X, y, classes=None, sample_weight=None, **fit_params):
         """Go on training from the present weights, for `max_epochs` more epochs.
 
@@ -350,12 +369,18 @@ class FineTunedCNNClassifier(
         if first:
             self._check_params()
         images = self._open_images(X, reset=first)
+        target = Labels if first else self.target
         if first and classes is not None:
-            self.classes_inferred_ = list_classes(check_labels(classes))
-        learns = first and classes is None
-        rows = self._label(images, y, sample_weight, reset=learns)
-        self._fit(*rows, not first, None, fit_params)
+            target = Labels.learn(Labels.check(classes))
+        rows = self._label(images, y, sample_weight, target)
+        self._train(rows, goes_on=not first, split_params=fit_params)
         return self
+
+    def _label(self, images, y, sample_weight, target):
+        """Put class numbers and weights to images, and learn what the classes are."""
+        rows = make_rows(images, y, target, sample_weight, self.class_weight)
+        self.classes_inferred_ = rows.target.classes
+        return rows
 
     def predict(self, X):
         """Predict the label of each image.
@@ -371,7 +396,7 @@ class FineTunedCNNClassifier(
             numbers, class numbers.
         """
         codes = self.predict_proba(X).argmax(axis=1)
-        return codes if is_dataset(X) else self.classes_[codes]
+        return codes if is_dataset(X) else self.target.decode(codes)
 
     def predict_proba(self, X):
         """Estimate the probability of each class.
@@ -422,12 +447,79 @@ class FineTunedCNNClassifier(
         logits = self.forward(X).numpy()
         return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
 
-    def _images_per_batch(self):
-        return PREFIX_BATCH_SIZE
+    def save(self, path):
+        """Write the fitted classifier to one file, from which `load` makes it again.
+
+        Unlike a pickle, the file holds numbers and plain settings only: nothing in it
+        can run. It is written whole or not at all, and `load` notices any change. The
+        state of the optimiser is not in it; `partial_fit` begins with a new one. Nor
+        are `cache` and `checkpoint`, which are places on this machine.
+
+        Parameters
+        ----------
+        path : path-like
+            A file that is there is replaced.
+
+        Raises
+        ------
+        NotFittedError
+            If there is nothing to save yet, or `fit` came to no end.
+        TypeError
+            If a parameter has no form in such a file: a callback, a network or a
+            function. With these, use pickle or joblib, for readers who trust you.
+        OSError
+            If the file cannot be written.
+        """
+        model_file.save_model(self, path)
+
+    @classmethod
+    def load(cls, path, **parameters):
+        """Make a classifier from what `save` wrote; nothing in the file can run.
+
+        Needs no other file and no network: all weights are in it.
+
+        Parameters
+        ----------
+        path : path-like
+        **parameters : dict
+            Parameters to change, such as `device="cpu"` or `cache=None`.
+
+        Returns
+        -------
+        classifier : FineTunedCNNClassifier
+            Predicts what the saved one did. Its `cache` is "memory", whatever the
+            saved one's was.
+
+        Raises
+        ------
+        ModelFileError
+            If the file is not one of `save`'s, or was changed since; or if the
+            installed torchvision has another network under this name.
+        ValueError
+            If there is no such parameter, or it cannot have this value.
+        """
+        return model_file.load_model(cls, path, **parameters)
+
+    def save_backbone(self, path, precision="float32"):
+        """Write the network without its head, to be used as `weights=path`.
+
+        Parameters
+        ----------
+        path : path-like
+            Ends in `.safetensors`.
+        precision : {"float32", "float16"}, default="float32"
+            float16 halves the file and changes weights by up to 5e-4 of their size.
+        """
+        model_file.save_backbone(self, path, precision)
 
     def _check_params(self):
         super()._check_params()
         make_augment(self.augment)
+        if self.classes is not None:
+            raise ValueError(
+                f"classes={self.classes!r} is skorch's parameter and has no use here: "
+                "the labels are learnt from y. Leave it out; partial_fit takes classes."
+            )
         if self.warm_start and self.refit:
             raise ValueError(
                 "warm_start=True goes on from the weights of the last fit, and "

@@ -62,7 +62,7 @@ def save_model(estimator, path):
         and not (name in defaults and _is_same(value, defaults[name]))
     }
     names = [*FITTED, *(name for name in OPTIONAL if hasattr(estimator, name))]
-    backbone = estimator._backbone
+    backbone = estimator.backbone_
     manifest = {
         "parameters": parameters,
         "fitted": {name: _encode_fitted(getattr(estimator, name)) for name in names},
@@ -116,14 +116,14 @@ def load_model(cls, path, **parameters):
         if classifier.backbone != network["name"]:
             raise ValueError(f"its network is {reprlib.repr(network['name'])}")
         vars(classifier).update(fitted)
-        classifier._restored = rebuild_backbone(
+        backbone = rebuild_backbone(
             network["name"],
             network["structure"],
             _preprocessing(network["preprocessing"]),
             {n.removeprefix("prefix."): t for n, t in tensors.items()},
         )
         with classifier._seeded():
-            classifier.initialize()
+            classifier.initialize(backbone)
         _check_tensors(tensors, classifier.module_.state_dict())
         classifier.module_.load_state_dict(tensors)
         classifier.history_ = History(history)
@@ -153,81 +153,12 @@ def save_backbone(estimator, path, precision="float32"):
         for name, t in estimator.module_.backbone_state().items()
     }
     metadata = {
-        "backbone": estimator._backbone.name,
+        "backbone": estimator.backbone_.name,
         "sktl": version("sktl"),
         "classes": json.dumps(estimator.classes_.tolist(), default=str),
     }
     with replacing(path) as file:
         file.write(safetensors.torch.save(state, metadata))
-
-
-class ModelFileMixin:
-    """`save`, `load` and `save_backbone`."""
-
-    def save(self, path):
-        """Write the fitted classifier to one file, from which `load` makes it again.
-
-        Unlike a pickle, the file holds numbers and plain settings only: nothing in it
-        can run. It is written whole or not at all, and `load` notices any change. The
-        state of the optimiser is not in it; `partial_fit` begins with a new one. Nor
-        are `cache` and `checkpoint`, which are places on this machine.
-
-        Parameters
-        ----------
-        path : path-like
-            A file that is there is replaced.
-
-        Raises
-        ------
-        NotFittedError
-            If there is nothing to save yet, or `fit` came to no end.
-        TypeError
-            If a parameter has no form in such a file: a callback, a network or a
-            function. With these, use pickle or joblib, for readers who trust you.
-        OSError
-            If the file cannot be written.
-        """
-        save_model(self, path)
-
-    @classmethod
-    def load(cls, path, **parameters):
-        """Make a classifier from what `save` wrote; nothing in the file can run.
-
-        Needs no other file and no network: all weights are in it.
-
-        Parameters
-        ----------
-        path : path-like
-        **parameters : dict
-            Parameters to change, such as `device="cpu"` or `cache=None`.
-
-        Returns
-        -------
-        classifier : FineTunedCNNClassifier
-            Predicts what the saved one did. Its `cache` is "memory", whatever the
-            saved one's was.
-
-        Raises
-        ------
-        ModelFileError
-            If the file is not one of `save`'s, or was changed since; or if the
-            installed torchvision has another network under this name.
-        ValueError
-            If there is no such parameter, or it cannot have this value.
-        """
-        return load_model(cls, path, **parameters)
-
-    def save_backbone(self, path, precision="float32"):
-        """Write the network without its head, to be used as `weights=path`.
-
-        Parameters
-        ----------
-        path : path-like
-            Ends in `.safetensors`.
-        precision : {"float32", "float16"}, default="float32"
-            float16 halves the file and changes weights by up to 5e-4 of their size.
-        """
-        save_backbone(self, path, precision)
 
 
 def _is_same(value, default):

@@ -60,7 +60,7 @@ class Checkpoint:
     ----------
     path : path-like or None
         None keeps nothing.
-    net : FrozenPrefixNet
+    net : FineTunedNet
         As it is before the first epoch of the run, and before its head is solved: the
         last bits of a solved head may differ between two fits of one run.
     dataset : skorch.dataset.Dataset

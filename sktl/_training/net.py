@@ -1,27 +1,23 @@
-"""A skorch net that is a scikit-learn citizen; it knows nothing of freezing.
+"""A skorch net that is a scikit-learn estimator; it knows nothing of images.
 
-What skorch leaves to be cured is cured here: rows that influence one another, seeds,
-Ctrl-C, sample weights, a loss that is no number, float16, `device="auto"`, progress.
+What skorch leaves to be cured is cured here: parameters that come back as they were
+set, rows that influence one another, sample weights, Ctrl-C, `device="auto"`, progress.
 """
 
 import contextlib
 import copy
-from numbers import Integral
-from types import MappingProxyType
 
 import numpy as np
 import torch
 from sklearn.utils._param_validation import StrOptions
-from skorch import NeuralNetClassifier
+from skorch import NeuralNet
 from skorch.callbacks import Callback, EarlyStopping
 from skorch.dataset import Dataset, unpack_data
 from skorch.utils import to_tensor
 from torch.utils.data import DataLoader, Subset, default_convert
 from tqdm import tqdm
 
-from sktl._features.engine import resolve_device, resolve_precision
-from sktl._utils.torch_state import seeded
-from sktl.exceptions import TrainingDivergedError
+from sktl._features.engine import resolve_device
 
 # Where a data set with weights keeps its rows, and the weights.
 ROWS, WEIGHT = "rows", "sample_weight"
@@ -75,12 +71,15 @@ class Batches(torch.utils.data.Dataset):
     __getitems__ = __getitem__
 
 
-class CuredNet(NeuralNetClassifier):
-    """A `skorch.NeuralNetClassifier` without what scikit-learn's users trip over."""
+class EstimatorNet(NeuralNet):
+    """A `skorch.NeuralNet` without what scikit-learn's users trip over.
+
+    A subclass sets its own parameters before it calls this constructor: what is set
+    later, skorch takes for parts of the net where it is a `torch.nn.Module`.
+    """
 
     _parameter_constraints = {
         "callbacks": [list, StrOptions({"disable"}), None],
-        "classes": "no_validation",  # refused in words of its own
         "compile": ["boolean"],
         "dataset": "no_validation",  # a class or an object
         "iterator_train": [callable],
@@ -92,15 +91,13 @@ class CuredNet(NeuralNetClassifier):
         "use_caching": ["boolean", StrOptions({"auto"})],
         "warm_start": ["boolean"],
     }
-    # What `fit` learns, and skorch would set before that.
-    history_ = None
-    initialized_ = False
-    virtual_params_ = MappingProxyType({})
 
-    def __init__(self, *args, **kwargs):
+    # skorch sets these at once, and has such arguments (skorch/net.py, 1.4); named
+    # here, scikit-learn does not take them for something learnt without data.
+    def __init__(
+        self, *args, history_=None, initialized_=False, virtual_params_=None, **kwargs
+    ):
         super().__init__(*args, **kwargs)
-        for name in ("history_", "initialized_", "virtual_params_"):
-            del vars(self)[name]
 
     @property
     def _default_callbacks(self):
@@ -115,14 +112,6 @@ class CuredNet(NeuralNetClassifier):
     @device.setter
     def device(self, device):
         vars(self)["device"] = device
-
-    def __setattr__(self, name, value):
-        # skorch takes any torch.nn.Module that is set for a part of the net, but a
-        # parameter may be one.
-        if self.init_context_ is None and not name.endswith("_"):
-            object.__setattr__(self, name, value)
-        else:
-            super().__setattr__(name, value)
 
     def get_params(self, deep=True, **kwargs):
         """Get the parameters as they were set.
@@ -150,10 +139,14 @@ class CuredNet(NeuralNetClassifier):
 
         Returns
         -------
-        self : CuredNet
+        self : EstimatorNet
         """
-        if "callbacks" in params:  # skorch would initialise those there were
-            self.callbacks = params.pop("callbacks")
+        # skorch would refuse networks, and initialise the callbacks there were.
+        for name in self._get_param_names():
+            if name in params and "__" not in name and name != "lr":
+                vars(self)[name] = params.pop(name)
+        if "device" in params:
+            self.device = params.pop("device")
         return super().set_params(**params)
 
     def _get_param_names(self):
@@ -201,7 +194,7 @@ class CuredNet(NeuralNetClassifier):
         )
 
     def check_data(self, X, y=None):
-        """Nothing left to check: `fit` encoded the labels."""
+        """Nothing left to check: `fit` encoded the target."""
 
     def get_loss(self, y_pred, y_true, X=None, training=False):
         """As skorch's; rows that come with a weight count by it."""
@@ -219,77 +212,28 @@ class CuredNet(NeuralNetClassifier):
         weight = X[WEIGHT].to(losses.dtype)  # not every device has float64
         return (losses * to_tensor(weight, device=self.device)).mean()
 
-    def initialize_optimizer(self, *args, **kwargs):
-        """As skorch's, with the scaler of the loss, which is at work in float16."""
-        super().initialize_optimizer(*args, **kwargs)
-        dtype = resolve_precision(self.precision, self.device)
-        enabled = dtype == torch.float16
-        self.scaler_ = torch.amp.GradScaler(self.device.type, enabled=enabled)
-        return self
-
-    def train_step_single(self, batch, **fit_params):
-        """As skorch's, with a loss that is scaled up on its way back.
-
-        Most gradients would be zero in float16; in other precisions it is not scaled.
-        Micikevicius et al., ICLR 2018; `torch.amp`.
-        """
-        self._set_training(True)
-        X, y = unpack_data(batch)
-        y_pred = self.infer(X, **fit_params)
-        loss = self.get_loss(y_pred, y, X=X, training=True)
-        self.scaler_.scale(loss).backward()
-        if self.scaler_.is_enabled():  # callbacks see gradients in their own size
-            self.scaler_.unscale_(self.optimizer_)
-        return {"loss": loss, "y_pred": y_pred}
-
-    def _step_optimizer(self, step_fn):
-        """As skorch's; with a scaled loss, no step is made by infinite gradients."""
-        if not self.scaler_.is_enabled():
-            super()._step_optimizer(step_fn)
-            return
-        step_fn()
-        self.scaler_.step(self.optimizer_)
-        self.scaler_.update()
-
     def evaluation_step(self, batch, training=False):
-        """Compute logits in batches of one size: rows do not influence one another."""
+        """Compute outputs in batches of one size: rows do not influence one another."""
         x, y = unpack_data(batch)
         x = x[ROWS] if isinstance(x, dict) else x
         n_missing = max(0, self.batch_size - len(x))
         padded = torch.cat([x, x.new_zeros(n_missing, *x.shape[1:])])
         return super().evaluation_step((padded, y), training)[: len(x)].double()
 
-    def on_batch_end(self, net, batch=None, training=False, **kwargs):
-        """Stop at the first loss that is no number."""
-        loss = kwargs["loss"].item()
-        if not np.isfinite(loss):
-            raise TrainingDivergedError(
-                f"The loss is {loss} in epoch {len(self.history)}. Try a lower lr "
-                f"(now {self.lr}), a lower backbone_lr_ratio (now "
-                f"{self.backbone_lr_ratio}), or precision='float32'."
-            )
-
-    def _train(self, X, codes, **fit_params):
-        """As skorch's `partial_fit`, which swallows Ctrl-C and scores what is left."""
-        self.notify("on_train_begin", X=X, y=codes)
-        try:
-            self.fit_loop(X, codes, **fit_params)
-        except KeyboardInterrupt as error:
-            if not _is_early_stop(error):
-                self.notify("on_train_end", X=X, y=codes)  # closes the bar, and thaws
-                raise
-        self.notify("on_train_end", X=X, y=codes)
-
     @contextlib.contextmanager
-    def _seeded(self):
-        """Draw from a generator of our own; the global ones stay as they were."""
-        seed = self.random_state
-        if seed is None:
-            seed = np.random.SeedSequence().entropy % 2**32
-        elif not isinstance(seed, Integral):
-            seed = seed.randint(2**32 - 1)
-        with seeded(int(seed), self.device):
+    def _training(self, X, y):
+        """Tell callbacks of training; an early stop ends it, and Ctrl-C raises.
+
+        skorch takes both for the same (`partial_fit` of skorch/net.py, 1.4).
+        """
+        self.notify("on_train_begin", X=X, y=y)
+        try:
             yield
+        except KeyboardInterrupt:
+            if not any(_stops(callback) for _, callback in self.callbacks_):
+                self.notify("on_train_end", X=X, y=y)  # closes the bar, and thaws
+                raise
+        self.notify("on_train_end", X=X, y=y)
 
     def __setstate__(self, state):
         # skorch maps tensors to the device named here, and "auto" names none.
@@ -298,9 +242,6 @@ class CuredNet(NeuralNetClassifier):
         vars(self)["device"] = state["device"]
 
 
-def _is_early_stop(error):
-    """Whether skorch's EarlyStopping raised this, which is its way to end training."""
-    trace = error.__traceback__
-    while trace.tb_next:
-        trace = trace.tb_next
-    return isinstance(trace.tb_frame.f_locals.get("self"), EarlyStopping)
+def _stops(callback):
+    """Whether this is an `EarlyStopping` that has lost its patience."""
+    return isinstance(callback, EarlyStopping) and callback.misses_ == callback.patience

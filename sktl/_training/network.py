@@ -1,28 +1,21 @@
 """The network that is trained: a frozen prefix, a trainable tail, a new head."""
 
 import copy
-import itertools
 
-import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 
 from sktl._features.prefix import pool
-
-# Largest slope at which the head counts as solved; scikit-learn's 1e-4 is seen in the
-# third digit of logits.
-SLOPE = 1e-8
-# How far below the others the logit of a class without examples is put.
-ABSENT = 5.0
+from sktl._training.head import make_head
 
 
 class FineTunedNetwork(torch.nn.Module):
     """A backbone split at a cut, with a new head behind its penultimate layer.
 
-    Frozen means: always in eval mode, without gradients, and not among the trainable
-    parameters. A training loop that calls `train()` before each step, as skorch does,
-    does not thaw it.
+    What a strategy never trains is frozen here, once and for all, by being the prefix:
+    its parameters ask for no gradient, so that no optimiser is given them, and `train`
+    leaves it in eval mode, whoever calls that. What a strategy trains later than other
+    parts lies in the tail, and waits by means of `sktl.callbacks.GradualUnfreeze`, as
+    in any skorch net.
 
     Parameters
     ----------
@@ -30,7 +23,7 @@ class FineTunedNetwork(torch.nn.Module):
         Its tensors are copied.
     cut : str
         Everything up to this cut is frozen; `""` freezes nothing.
-    n_classes : int
+    n_outputs : int
     hidden_units : sequence of int
         Widths of ReLU layers between features and logits.
     dropout : float
@@ -50,7 +43,7 @@ class FineTunedNetwork(torch.nn.Module):
         self,
         network,
         cut,
-        n_classes,
+        n_outputs,
         *,
         hidden_units=(),
         dropout=0.0,
@@ -59,7 +52,7 @@ class FineTunedNetwork(torch.nn.Module):
         super().__init__()
         self.prefix = copy.deepcopy(network.prefix(cut)).requires_grad_(False)
         self.tail = copy.deepcopy(network.tail(cut)).requires_grad_(True)
-        self.head = make_head([network.n_features, *hidden_units, n_classes], dropout)
+        self.head = make_head([network.n_features, *hidden_units, n_outputs], dropout)
         shared = self.prefix.state_dict().keys() & self.tail.state_dict().keys()
         if shared:
             raise ValueError(
@@ -74,11 +67,11 @@ class FineTunedNetwork(torch.nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images):
-        """Map normalised images `(n, 3, h, w)` to logits `(n, n_classes)`."""
+        """Map normalised images `(n, 3, h, w)` to logits `(n, n_outputs)`."""
         return self.classify(*self.prefix(images))
 
     def classify(self, activations):
-        """Map what `prefix` gives to logits `(n, n_classes)`."""
+        """Map what `prefix` gives to logits `(n, n_outputs)`."""
         return self.head(self.features(activations))
 
     def features(self, activations):
@@ -105,64 +98,3 @@ class FineTunedNetwork(torch.nn.Module):
         """Tensors of everything but the head, by the names the backbone gives them."""
         state = self.prefix.state_dict() | self.tail.state_dict()
         return {name: state[name] for name in state if name in self.saved_names}
-
-
-def make_head(widths, dropout):
-    """Build linear layers of these widths, with ReLU between and dropout before each.
-
-    One layer without dropout is a plain `torch.nn.Linear`.
-    """
-    layers = []
-    for n_in, n_out in itertools.pairwise(widths):
-        layers += [torch.nn.Dropout(dropout)] if dropout else []
-        layers += [torch.nn.Linear(n_in, n_out), torch.nn.ReLU()]
-    layers = layers[:-1]  # logits are not bent
-    return layers[0] if len(layers) == 1 else torch.nn.Sequential(*layers)
-
-
-def linear_layer(head):
-    """The only linear layer of a head, which can be solved; None if there are more."""
-    layers = [m for m in head.modules() if isinstance(m, torch.nn.Linear)]
-    return layers[0] if len(layers) == 1 else None
-
-
-def solve_head(head, features, codes, weights=None, class_weights=None):
-    """Set `head` to the logistic regression of `codes` on `features`.
-
-    The problem is convex, so this is where training a linear head ends, reached at
-    once. Features are standardised first, and the scaling folded into the weights.
-
-    Parameters
-    ----------
-    head : torch.nn.Linear
-    features : ndarray of shape (n, head.in_features)
-    codes : ndarray of shape (n,)
-        Class numbers.
-    weights : ndarray of shape (n,) or None
-        A weight of k is the same as k equal rows.
-    class_weights : ndarray of shape (n,) or None
-        What of these is the class's weight: it has no part in the scaling, which would
-        follow the heaviest class.
-    """
-    if len(np.unique(codes)) < 2:
-        return  # nothing to tell apart yet: the first batch of a stream
-    features = features.astype(np.float64)
-    rows = weights
-    if class_weights is not None:
-        rows = np.divide(
-            weights, class_weights, out=np.zeros(len(codes)), where=class_weights > 0
-        )
-    scaler = StandardScaler().fit(features, sample_weight=rows)
-    model = LogisticRegression(tol=SLOPE, max_iter=10_000)
-    model.fit(scaler.transform(features), codes, weights)
-    coef, intercept = model.coef_, model.intercept_
-    if len(coef) == 1:  # two classes: one logit, shared out
-        coef, intercept = coef / 2 * [[-1], [1]], intercept / 2 * [-1, 1]
-    coef = coef / scaler.scale_
-    intercept = intercept - coef @ scaler.mean_
-    with torch.no_grad():
-        # Classes that are not there get no weight and an unlikely logit.
-        head.weight.zero_()
-        head.bias.fill_(intercept.min() - ABSENT)
-        head.weight[model.classes_] = torch.tensor(coef).to(head.weight)
-        head.bias[model.classes_] = torch.tensor(intercept).to(head.bias)

@@ -259,12 +259,12 @@ def test_what_is_frozen_stays_in_networks_of_torchvision(backbone):
     }
     for strategy in ("lp_ft", "gradual"):
         clf = make(strategy, **params).fit(X[:6], Y[:6])
-        before = dict(clf._backbone.network.module.state_dict())
-        tensors = clf._backbone.network.stage_tensors()
+        before = dict(clf.backbone_.network.module.state_dict())
+        tensors = clf.backbone_.network.stage_tensors()
         last = {n for n in list(tensors.values())[-1] if n in before}
         after = clf.module_.backbone_state()
         moved = {n for n in after if not torch.equal(before[n], after[n])}
-        weights = dict(clf._backbone.network.module.named_parameters())
+        weights = dict(clf.backbone_.network.module.named_parameters())
         assert moved, strategy
         assert moved <= last & weights.keys(), strategy
 

@@ -1,0 +1,369 @@
+"""A skorch net that fine-tunes a pretrained network: what all its faces share.
+
+The network is split at a cut, what is frozen is computed once, and the rest is trained
+on that. What is trained, when and at which rates, the strategy says.
+"""
+
+import contextlib
+import os
+from itertools import chain
+from numbers import Integral
+
+import numpy as np
+import torch
+from sklearn.utils.metadata_routing import _routing_enabled, process_routing
+from skorch.dataset import ValidSplit, unpack_data
+from skorch.utils import is_dataset, to_tensor
+
+from sktl._features.engine import make_engine, resolve_precision
+from sktl._features.image_input import ImageInputMixin
+from sktl._features.prefix import normalize
+from sktl._images.forms import Images
+from sktl._training.augmentation import make_augment
+from sktl._training.checkpoint import Checkpoint
+from sktl._training.early_stopping import KeepBest
+from sktl._training.head import linear_layer
+from sktl._training.net import ROWS, WEIGHT, EstimatorNet
+from sktl._training.network import FineTunedNetwork
+from sktl._training.strategy import Strategy
+from sktl._utils.fit_tasks import CallbackSupportMixin, FitTask
+from sktl._utils.torch_state import seeded
+from sktl.callbacks import GradualUnfreeze
+from sktl.exceptions import TrainingDivergedError
+
+# Whatever training's is, so that activations are those of the extractor's default.
+PREFIX_BATCH_SIZE = 32
+NOT_FUSED = {"differentiable", "foreach"}  # choices of the user that exclude `fused`
+
+
+class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
+    """A skorch net whose module is a `FineTunedNetwork`.
+
+    Its data sets hold what the frozen prefix gives for each image; or 8-bit images,
+    where nothing is frozen or each epoch sees other images (`augment`). A face has the
+    parameters, and says by `target` what is predicted.
+    """
+
+    @property
+    def plan(self):
+        """The strategy that the parameters name."""
+        return Strategy.of(self)
+
+    @property
+    def _default_callbacks(self):
+        callbacks = super()._default_callbacks
+        # Parameters may be anything until `fit` has checked them, arrays for instance.
+        if str(self.strategy) in ("lp_ft", "gradual"):
+            # Which stages there are is known when there is a network.
+            callbacks += [("unfreeze", GradualUnfreeze(stages={}))]
+        if str(self.early_stopping) == "True":
+            stop = KeepBest(patience=self.n_iter_no_change, load_best=True)
+            callbacks += [("early_stopping", stop)]
+        return callbacks
+
+    # ---- the network and its optimiser
+
+    def initialize(self, backbone=None):
+        """As skorch's, with a backbone that is known already, or is loaded."""
+        self.backbone_ = backbone
+        return super().initialize()
+
+    def initialize_module(self):
+        """Build the network from the parameters, with a new head."""
+        plan = self.plan
+        seed = torch.randint(2**31, ()).item()
+        if self.backbone_ is None:
+            random = {"weights": None, "seed": seed} if plan.from_scratch else {}
+            self.backbone_ = self._load_backbone(**random)
+        network = self.backbone_.network
+        self.frozen_up_to_ = plan.cut(network)
+        self.module_ = FineTunedNetwork(
+            network,
+            self.frozen_up_to_,
+            self.target.n_outputs,
+            hidden_units=self.hidden_units,
+            dropout=self.dropout,
+            keep_statistics=not plan.from_scratch,
+        )
+        names = plan.reinitialized(network)
+        if names:
+            random = self._load_backbone(weights=None, seed=seed).network.tensors()
+            state = {name: random[name] for name in names}
+            self.module_.tail.load_state_dict(state, strict=False)
+        return self
+
+    def get_params_for_optimizer(self, prefix, named_parameters):
+        """Leave frozen tensors out, and give pretrained ones their lower rates."""
+        trained = [(n, p) for n, p in named_parameters if p.requires_grad]
+        (groups,), kwargs = super().get_params_for_optimizer(prefix, trained)
+        if self.optimizer is torch.optim.AdamW and NOT_FUSED.isdisjoint(kwargs):
+            # One kernel for all tensors, not ten each: small steps take half as long.
+            kwargs.setdefault("fused", True)
+        if "optimizer__param_groups" not in vars(self):
+            groups = self.plan.groups(self.backbone_.network, trained, kwargs["lr"])
+        return (groups,), kwargs
+
+    def initialize_optimizer(self, *args, **kwargs):
+        """As skorch's, with the scaler of the loss, which is at work in float16."""
+        super().initialize_optimizer(*args, **kwargs)
+        dtype = resolve_precision(self.precision, self.device)
+        enabled = dtype == torch.float16
+        self.scaler_ = torch.amp.GradScaler(self.device.type, enabled=enabled)
+        return self
+
+    # ---- images to what the trained part reads
+
+    def _images_per_batch(self):
+        return PREFIX_BATCH_SIZE
+
+    def _frozen_outputs(self, network):
+        """The pair of cut and pooling; none where nothing is computed once."""
+        cut = self.plan.cut(network) if self.augment is None else ""
+        return [(cut, _pooling(network, cut))] if cut else []
+
+    def _activations(self, images, cut):
+        backbone = self.backbone_
+        outputs = [(cut, _pooling(backbone.network, cut))]
+        (activations,) = self._make_prefix(backbone, outputs)(images)
+        return activations
+
+    def get_dataset(self, X, y=None):
+        """Turn images into a data set of what the network reads for them.
+
+        Parameters
+        ----------
+        X : Images, data set, or anything that becomes images
+        y : ndarray of shape (n,) or None
+            What the loss reads.
+        """
+        if is_dataset(X):
+            return X
+        images = X if isinstance(X, Images) else self._open_images(X)
+        rows = self._activations(images, self.frozen_up_to_)
+        return super().get_dataset(rows, y)
+
+    def _training_set(self, rows):
+        """The data set that training reads; the mean of its weights is one."""
+        # Images that differ from epoch to epoch pass the frozen part each time.
+        cut = self.frozen_up_to_ if self.augment is None else ""
+        read = self._activations(rows.images, cut)
+        if rows.weights is not None:
+            # With a mean of one they leave the learning rate its meaning.
+            read = {ROWS: read, WEIGHT: rows.weights / rows.mean_weight}
+        return super().get_dataset(read, rows.codes)
+
+    def get_split_datasets(self, X, y=None, **fit_params):
+        """As skorch's; `early_stopping` sets a share of each class aside."""
+        stops = self.early_stopping and self.plan.n_epochs
+        if self.train_split is not None or not stops:
+            return super().get_split_datasets(X, y, **fit_params)
+        split = ValidSplit(
+            self.validation_fraction,
+            stratified=self.target.stratified,
+            random_state=torch.randint(2**31, ()).item(),
+        )
+        try:
+            return split(X, y)
+        except ValueError as error:
+            raise ValueError(
+                "early_stopping sets rows aside by "
+                f"validation_fraction={self.validation_fraction!r}, and of {len(y)} "
+                f"rows that cannot be: {error} Pass another fraction, or more rows."
+            ) from error
+
+    # ---- training
+
+    def _train(self, rows, *, goes_on, task=None, epochs=None, split_params=None):
+        """Solve the head where the strategy begins with that, and run the epochs.
+
+        Parameters
+        ----------
+        rows : TrainingRows
+        goes_on : bool
+            Whether from the present weights.
+        task : FitTask or None
+            Is told of each epoch.
+        epochs : int or None
+            How many on all rows; with None `max_epochs`, unless held-out rows say to
+            stop earlier.
+        split_params : dict or None
+            What `train_split` gets besides.
+        """
+        with self._seeded():
+            if not goes_on:
+                self.initialize()
+            dataset = self._training_set(rows)
+            with self._training(dataset, rows.codes):
+                self._run_epochs(dataset, rows, task, epochs, split_params or {})
+        stop = dict(self.callbacks_).get("early_stopping")
+        self.n_epochs_ = stop.n_epochs_kept(self.history) if stop else len(self.history)
+
+    def on_train_begin(self, net, X=None, y=None, **kwargs):
+        """Tell the callback that unfreezes of the stages there are.
+
+        Not earlier, as skorch makes new callbacks whenever one of their parameters is
+        set; and what the user sets stays.
+        """
+        super().on_train_begin(net, X, y, **kwargs)
+        unfreeze = dict(self.callbacks_).get("unfreeze")
+        if unfreeze is None or unfreeze.stages:
+            return
+        module = self.module_
+        known = {*dict(module.named_parameters()), *dict(module.named_modules())}
+        stages = self.plan.stages(self.backbone_.network, known)
+        epochs = max(1, self.max_epochs // len(stages))
+        asked = self.get_params_for("callbacks__unfreeze")
+        unfreeze.set_params(**{"stages": stages, "epochs_per_stage": epochs} | asked)
+
+    def _run_epochs(self, dataset, rows, task, epochs, split_params):
+        self.check_training_readiness()
+        train, valid, checkpoint = dataset, None, self.checkpoint
+        if epochs is None:
+            asked = self._split_params(split_params)
+            train, valid = self.get_split_datasets(dataset, rows.codes, **asked)
+            epochs = self.plan.n_epochs
+        elif checkpoint is not None:
+            checkpoint = f"{os.fspath(checkpoint)}.refit"  # beside that of the search
+        # Before the head is solved: its last bits do not make another run.
+        checkpoint = Checkpoint(checkpoint if epochs else None, self, dataset, epochs)
+        if self.plan.solves_head and not self.history:
+            self._solve_head(train, rows)
+        task = task or FitTask(self, None)
+        for _ in range(checkpoint.n_epochs_done(), epochs):
+            epoch = task.subtask("epoch")
+            self._run_epoch(train, valid)
+            checkpoint.write()
+            if epoch.end():
+                break
+
+    def _split_params(self, fit_params):
+        """What `train_split` gets: nothing else reads what `fit` has no name for."""
+        if fit_params and self.train_split is None:
+            raise TypeError(
+                f"fit() got an unexpected keyword argument {next(iter(fit_params))!r}. "
+                "It would go to train_split, and there is none."
+            )
+        if not fit_params or not _routing_enabled():
+            return fit_params
+        # Requests for `fit` and `partial_fit` are the same (skorch/net.py, 1.4).
+        return process_routing(self, "fit", **fit_params)["splitter"]["split"]
+
+    def _run_epoch(self, train, valid):
+        """As skorch's `fit_loop` does (skorch/net.py, 1.4)."""
+        sets = {"dataset_train": train, "dataset_valid": valid}
+        batches = self.get_iterator(train, training=True)
+        held_out = None if valid is None else self.get_iterator(valid)
+        self.notify("on_epoch_begin", **sets)
+        self.run_single_epoch(batches, True, "train", self.train_step)
+        self.run_single_epoch(held_out, False, "valid", self.validation_step)
+        self.notify("on_epoch_end", **sets)
+
+    def train_step(self, batch, **fit_params):
+        """As skorch's, on augmented images."""
+        return super().train_step(self._augmented(batch), **fit_params)
+
+    def _augmented(self, batch):
+        x, y = unpack_data(batch)
+        augment = make_augment(self.augment)
+        return (x | {ROWS: augment(x[ROWS])} if isinstance(x, dict) else augment(x)), y
+
+    def train_step_single(self, batch, **fit_params):
+        """As skorch's, with a loss that is scaled up on its way back.
+
+        Most gradients would be zero in float16; in other precisions it is not scaled.
+        Micikevicius et al., ICLR 2018; `torch.amp`.
+        """
+        self._set_training(True)
+        X, y = unpack_data(batch)
+        y_pred = self.infer(X, **fit_params)
+        loss = self.get_loss(y_pred, y, X=X, training=True)
+        self.scaler_.scale(loss).backward()
+        if self.scaler_.is_enabled():  # callbacks see gradients in their own size
+            self.scaler_.unscale_(self.optimizer_)
+        return {"loss": loss, "y_pred": y_pred}
+
+    def _step_optimizer(self, step_fn):
+        """As skorch's; with a scaled loss, no step is made by infinite gradients."""
+        if not self.scaler_.is_enabled():
+            super()._step_optimizer(step_fn)
+            return
+        step_fn()
+        self.scaler_.step(self.optimizer_)
+        self.scaler_.update()
+
+    def on_batch_end(self, net, batch=None, training=False, **kwargs):
+        """Stop at the first loss that is no number."""
+        loss = kwargs["loss"].item()
+        if not np.isfinite(loss):
+            raise TrainingDivergedError(
+                f"The loss is {loss} in epoch {len(self.history)}. Try a lower lr "
+                f"(now {self.lr}), a lower backbone_lr_ratio (now "
+                f"{self.backbone_lr_ratio}), or precision='float32'."
+            )
+
+    def infer(self, x, **fit_params):
+        """Map what a data set holds to logits."""
+        return self._pass_through(self.module_.classify, x, **fit_params)
+
+    def _pass_through(self, part, x, **kwargs):
+        """Pass a batch through a part of the module that reads activations."""
+        x = to_tensor(x[ROWS] if isinstance(x, dict) else x, device=self.device)
+        engine = make_engine(self.device, self.precision, self.batch_size)
+        with engine.autocast():
+            if x.dtype == torch.uint8:
+                preprocessing = self.backbone_.preprocessing
+                x = normalize(x, preprocessing.mean, preprocessing.std)
+                (x,) = self.module_.prefix(_channels_last(x))
+            return part(_channels_last(x), **kwargs).float()
+
+    def _solve_head(self, dataset, rows):
+        """Set a head of one layer to where training ends."""
+        # Epochs that follow would augment; without any, each row is seen as often.
+        probe = not self.plan.n_epochs and self.augment is not None
+        n_views = self.max_epochs if probe else 1
+        features, codes, weights = [], [], []
+        self._set_training(False)
+        for batch in chain(*(self.get_iterator(dataset) for _ in range(n_views))):
+            x, y = self._augmented(batch) if probe else batch
+            with torch.inference_mode():
+                read = self._pass_through(self.module_.features, x)
+            features.append(read.cpu().numpy())
+            codes.append(y.numpy())
+            ones = np.ones(len(y))
+            weights.append(x[WEIGHT].numpy() if isinstance(x, dict) else ones)
+        # As they were given: the penalty on the weights of the head does not scale.
+        weights = np.concatenate(weights) * rows.mean_weight / n_views
+        rows.target.solve(
+            linear_layer(self.module_.head),
+            np.concatenate(features),
+            np.concatenate(codes),
+            weights,
+            rows.class_weights,
+        )
+
+    def mean_loss(self, dataset):
+        """Mean loss over a data set, without training on it."""
+        total = 0.0
+        for batch in self.get_iterator(dataset):
+            total += self.validation_step(batch)["loss"].item() * len(batch[1])
+        return total / len(dataset)
+
+    @contextlib.contextmanager
+    def _seeded(self):
+        """Draw from a generator of our own; the global ones stay as they were."""
+        seed = self.random_state
+        if seed is None:
+            seed = np.random.SeedSequence().entropy % 2**32
+        elif not isinstance(seed, Integral):
+            seed = seed.randint(2**32 - 1)
+        with seeded(int(seed), self.device):
+            yield
+
+
+def _pooling(network, cut):
+    """Of the features that the head reads, the mean is enough."""
+    return "avg" if cut == network.penultimate else None
+
+
+def _channels_last(x):
+    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x

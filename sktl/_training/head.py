@@ -1,0 +1,75 @@
+"""The new head of a network: built, and solved where it is one linear layer."""
+
+import itertools
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+# Largest slope at which the head counts as solved; scikit-learn's 1e-4 is seen in the
+# third digit of logits.
+SLOPE = 1e-8
+# How far below the others the logit of a class without examples is put.
+ABSENT = 5.0
+
+
+def make_head(widths, dropout):
+    """Build linear layers of these widths, with ReLU between and dropout before each.
+
+    One layer without dropout is a plain `torch.nn.Linear`.
+    """
+    layers = []
+    for n_in, n_out in itertools.pairwise(widths):
+        layers += [torch.nn.Dropout(dropout)] if dropout else []
+        layers += [torch.nn.Linear(n_in, n_out), torch.nn.ReLU()]
+    layers = layers[:-1]  # logits are not bent
+    return layers[0] if len(layers) == 1 else torch.nn.Sequential(*layers)
+
+
+def linear_layer(head):
+    """The only linear layer of a head without hidden units."""
+    (layer,) = (m for m in head.modules() if isinstance(m, torch.nn.Linear))
+    return layer
+
+
+def solve_by_logistic_regression(layer, features, codes, weights, class_weights):
+    """Set `layer` to the logistic regression of `codes` on `features`.
+
+    The problem is convex, so this is where training a linear head ends, reached at
+    once. Features are standardised first, and the scaling folded into the weights.
+
+    Parameters
+    ----------
+    layer : torch.nn.Linear
+    features : ndarray of shape (n, layer.in_features)
+    codes : ndarray of shape (n,)
+        Class numbers.
+    weights : ndarray of shape (n,)
+        A weight of k is the same as k equal rows.
+    class_weights : ndarray of shape (n,) or None
+        What of these is the class's weight: it has no part in the scaling, which would
+        follow the heaviest class.
+    """
+    if len(np.unique(codes)) < 2:
+        return  # nothing to tell apart yet: the first batch of a stream
+    features = features.astype(np.float64)
+    rows = weights
+    if class_weights is not None:
+        rows = np.divide(
+            weights, class_weights, out=np.zeros(len(codes)), where=class_weights > 0
+        )
+    scaler = StandardScaler().fit(features, sample_weight=rows)
+    model = LogisticRegression(tol=SLOPE, max_iter=10_000)
+    model.fit(scaler.transform(features), codes, weights)
+    coef, intercept = model.coef_, model.intercept_
+    if len(coef) == 1:  # two classes: one logit, shared out
+        coef, intercept = coef / 2 * [[-1], [1]], intercept / 2 * [-1, 1]
+    coef = coef / scaler.scale_
+    intercept = intercept - coef @ scaler.mean_
+    with torch.no_grad():
+        # Classes that are not there get no weight and an unlikely logit.
+        layer.weight.zero_()
+        layer.bias.fill_(intercept.min() - ABSENT)
+        layer.weight[model.classes_] = torch.tensor(coef).to(layer.weight)
+        layer.bias[model.classes_] = torch.tensor(intercept).to(layer.bias)

@@ -1,0 +1,73 @@
+"""The rows that a fit trains on."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.utils.validation import _check_sample_weight, check_consistent_length
+
+from sktl._images.forms import Images
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingRows:
+    """Images, what is to be predicted for them, and how much each counts.
+
+    Parameters
+    ----------
+    images : Images
+        Without those of weight zero.
+    codes : ndarray of shape (n,)
+        What the loss reads; of labels the class numbers.
+    target : Labels
+        What the codes mean.
+    weights : ndarray of shape (n,) or None
+        What `class_weight` and `sample_weight` make together.
+    class_weights : ndarray of shape (n_classes,) or None
+        What of these is the class's.
+    """
+
+    images: Images
+    codes: np.ndarray
+    target: object
+    weights: np.ndarray | None = None
+    class_weights: np.ndarray | None = None
+
+    @property
+    def mean_weight(self):
+        """What weights are divided by in training, so that `lr` keeps its meaning."""
+        return 1.0 if self.weights is None else self.weights.mean()
+
+
+def make_rows(images, y, target, sample_weight=None, class_weight=None):
+    """Put codes and weights to images.
+
+    Parameters
+    ----------
+    images : Images
+    y : array-like of shape (n,)
+    target : Labels, or the class, which learns the classes from `y`
+    sample_weight : array-like of shape (n,) or None
+    class_weight : dict, "balanced" or None
+
+    Returns
+    -------
+    rows : TrainingRows
+    """
+    y = target.check(y)
+    check_consistent_length(images, y)
+    weights = None
+    if sample_weight is not None:
+        weights = _check_sample_weight(
+            sample_weight, y, dtype=np.float64, ensure_non_negative=True
+        )
+        kept = np.flatnonzero(weights)
+        if not len(kept):
+            raise ValueError("sample_weight is zero in every row: nothing to fit.")
+        images, y, weights = images.take(kept), y[kept], weights[kept]
+    if isinstance(target, type):
+        target = target.learn(y)
+    codes = target.encode(y)
+    class_weights = target.weigh(y, class_weight, weights)
+    if class_weights is not None:
+        weights = class_weights[codes] * (1 if weights is None else weights)
+    return TrainingRows(images, codes, target, weights, class_weights)

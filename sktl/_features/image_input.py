@@ -135,7 +135,7 @@ class ImageInputMixin:
 def pass_once(readers, X):
     """Pass images through a network once for all estimators that read it.
 
-    What each of them will ask for is in the store then.
+    What each of them will ask for is in the cache then.
 
     Parameters
     ----------

@@ -3,98 +3,109 @@
 The prefix is a pure function of one image, so what it gives is looked up by the
 image's content first and computed only when nobody has asked before. Both estimators
 get their activations here.
+
+From `X` to a row, an image takes six steps. It is *read*: a file's bytes or an array's
+pixels, and their digest. Its digest, with that of all else that decides the numbers,
+makes keys, one per cut, which are *looked up* in the cache. What is missing goes on in
+batches: images are *decoded* to the size of the network (one batch ahead, by threads);
+the batch is *computed*; what comes out is *kept* in the cache; and *written* to the
+rows of the result that show this image.
+
+Processes that share a cache directory share the work. An image's digest names one of a
+few file locks, and a process computes an image only while it has that lock, after it
+has looked the image up once more. It waits for a lock at most as long as another one
+computes a batch, and while it has one it waits for nothing: the lock of the process's
+own threads comes first.
 """
 
 import functools
+import secrets
 import weakref
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
+from collections import defaultdict, deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
 
 import joblib
 import numpy as np
-import torch
-from torch.nn.functional import adaptive_avg_pool2d, adaptive_max_pool2d
 from tqdm import tqdm
 
-from sktl._features.cache import fingerprint
-from sktl._features.engine import Engine, is_out_of_memory
-from sktl._features.run import Run
-from sktl._images.forms import decoding_stack
+from sktl._features.cache import N_LOCKS, fingerprint, make_key, open_cache
+from sktl._features.engine import Engine, is_of_device, is_out_of_memory
+from sktl._features.pixel_network import place
+from sktl._images.forms import decoding_stack, fit_to
 from sktl._networks.backbones import Backbone
-from sktl._networks.fusion import fuse_batch_norms
-from sktl._utils.torch_state import building
-from sktl.exceptions import BatchSizeWarning, warn_caller
+from sktl._utils.torch_state import plain_torch
+from sktl.exceptions import (
+    BatchSizeWarning,
+    ImageReadError,
+    ImageSizeWarning,
+    warn_caller,
+)
 
-# Blocks bound the memory that decoded images take, whatever the length of X; two are
-# in memory at a time.
-IMAGES_PER_BLOCK = 256
-# As installed: a local build's is in it.
-TORCH_VERSION = version("torch")
+# Whatever the length of X, at most so much of it is in memory: what was read (a file's
+# bytes, or pixels) and, of two blocks at a time, what was decoded.
+MAX_BYTES_READ = 2**28
+MAX_BYTES_DECODED = 2**25
+MAX_IMAGES = 1024
+# So that several processes find work in what each has read.
+BLOCKS_PER_READING = 16
+# No block should take longer; a process that hangs must not keep the others for ever.
+LOCK_SECONDS = 600
+# Beyond this ratio of an image's short side to the network's, detail is lost.
+MUCH_LARGER = 4
+# What most networks see; for those that do, there is hardly a better one to name.
+IMAGENET_SIZE = 224
 
-
-class PixelNetwork(torch.nn.Module):
-    """A network that takes 8-bit images: normalise, run, pool.
-
-    Parameters
-    ----------
-    network : torch.nn.Module
-        Normalised images `(n, 3, h, w)` to a tuple of activations.
-    mean, std : sequence of 3 floats
-    poolings : sequence of str or None
-        Per activation, how a spatial map becomes a row; None leaves it as it is.
-    channels_last : sequence of bool
-        Per activation, whether its channels are on the last axis.
-    """
-
-    def __init__(self, network, mean, std, poolings, channels_last):
-        super().__init__()
-        self.network = network
-        self.mean = mean
-        self.std = std
-        self.poolings = poolings
-        self.channels_last = channels_last
-
-    def forward(self, pixels):
-        """Map uint8 `(n, h, w, 3)` to one activation per output of the network."""
-        activations = self.network(normalize(pixels, self.mean, self.std))
-        outputs = zip(activations, self.poolings, self.channels_last, strict=True)
-        return tuple(
-            x if pooling is None else pool(x, pooling, last)
-            for x, pooling, last in outputs
-        )
+_shapes = weakref.WeakKeyDictionary()  # network -> {cuts, poolings, side: shapes}
 
 
-def normalize(pixels, mean, std):
-    """Map 8-bit images `(n, h, w, 3)` to the floats `(n, 3, h, w)` networks read."""
-    images = pixels.permute(0, 3, 1, 2).float()
-    mean, std = (images.new_tensor(value).view(3, 1, 1) for value in (mean, std))
-    return images.div_(255).sub_(mean).div_(std)
+@dataclass(eq=False)
+class _Content:
+    """What one image shows, on its way to the rows of `X` that show it."""
+
+    digest: bytes
+    keys: tuple[bytes, ...]  # one per cut
+    images: list = field(default_factory=list)  # (row, Image), of equal content
+    known: dict = field(default_factory=dict)  # key -> activation
+    decoding: Future | None = None
+
+    def missing(self):
+        return [key for key in self.keys if key not in self.known]
+
+    def learn(self, found):
+        self.known |= {key: found[key] for key in self.keys if key in found}
 
 
-def pool(activation, pooling, channels_last=False):
-    """Make one row per image of what a cut gives.
+class _Result:
+    """The rows of all cuts, as far as they are known, and why others are not."""
 
-    Parameters
-    ----------
-    activation : torch.Tensor of shape (n, channels, h, w), (n, width, tokens) or (n, d)
-    pooling : {"avg", "max", "avgmax", "flatten"}
-    channels_last : bool
-        Whether channels or width are on the last axis instead.
-    """
-    if activation.ndim == 2 or pooling == "flatten":
-        return activation.flatten(1)
-    if channels_last:
-        activation = activation.movedim(-1, 1)
-    if activation.ndim == 3:  # tokens of a transformer: (n, width, tokens, 1)
-        activation = activation.unsqueeze(-1)
-    pools = {
-        "avg": [adaptive_avg_pool2d],
-        "max": [adaptive_max_pool2d],
-        "avgmax": [adaptive_avg_pool2d, adaptive_max_pool2d],
-    }
-    parts = [reduce(activation, 1).flatten(1) for reduce in pools[pooling]]
-    return torch.cat(parts, dim=1)
+    def __init__(self, n_rows, bar):
+        self.n_rows = n_rows
+        self.outputs = None  # made once it is known what an activation is
+        self.failures = {}  # row -> ImageReadError
+        self.n_large = 0
+        self.n_hits = 0
+        self.bar = bar
+
+    def allocate(self, examples):
+        self.outputs = [np.empty((self.n_rows, *e.shape), e.dtype) for e in examples]
+
+    def write(self, content):
+        activations = [content.known[key] for key in content.keys]
+        if self.outputs is None:
+            self.allocate(activations)
+        for row, _ in content.images:
+            for output, activation in zip(self.outputs, activations, strict=True):
+                output[row] = activation
+        self.show(len(content.images))
+
+    def fail(self, row, error):
+        self.failures[row] = error
+        self.show(1)
+
+    def show(self, n_rows):
+        self.bar.set_postfix(hits=self.n_hits, refresh=False)
+        self.bar.update(n_rows)
 
 
 @dataclass(frozen=True)
@@ -157,38 +168,212 @@ class FrozenPrefix:
         return outputs
 
     def _try(self, images, on_error):
-        """Run over all images; None if a batch does not fit, whichever it is.
+        """Pass all images; None if a batch does not fit, whichever it is.
 
         With a part of the images in larger batches, the bits of a row would depend on
         where in X it stands.
         """
         try:
-            return self._run(images, on_error)
+            return self._pass(images, on_error)
         except RuntimeError as error:
             if not is_out_of_memory(error) or self.engine.batch_size == 1:
                 raise
         return None
 
-    def _run(self, images, on_error):
-        batch_size = self.engine.batch_size
-        n_block = -(-IMAGES_PER_BLOCK // batch_size) * batch_size  # in whole batches
+    def _pass(self, images, on_error):
+        # The cut "" freezes nothing: there is nothing worth keeping.
+        cache = open_cache(None if self.cuts == ("",) else self.cache)
         n_threads = joblib.effective_n_jobs(self.n_jobs)
         threads = ThreadPoolExecutor(n_threads)
+        # Handing a file's reading to a single thread takes longer than reading it.
+        apply = threads.map if n_threads > 1 else map
         bar = tqdm(total=len(images), unit=" images", disable=not self.verbose)
-        run, current = Run(self, images, threads, n_threads, bar), None
+        result = _Result(len(images), bar)
+        readings = self._read(images, apply, 8 * n_threads, cache.is_shared, result)
+        blocks = deque()  # of images that are missing, with seconds to wait for a lock
+
+        def begin_next():
+            while not blocks and (contents := next(readings, None)) is not None:
+                missing = self._look_up(contents, cache, result)
+                blocks.extend((b, 0) for b in self._divide(missing, cache.is_shared))
+            if not blocks:
+                return None
+            block, patience = blocks.popleft()
+            self._decode(block, cache, threads)
+            return block, patience
+
         try:
-            with bar, run.claims:
-                for start in range(0, len(images), n_block):
-                    rows = range(start, min(start + n_block, len(images)))
+            with bar:
+                current = begin_next()
+                while current:
                     # One block is decoded while the network is busy with another.
-                    current, previous = run.begin(rows), current
-                    run.complete(previous)
-                run.complete(current)
-                while run.left:
-                    run.complete(run.begin_left(n_block))
+                    following = begin_next()
+                    if not self._compute(*current, cache, result):
+                        # Another process is here: go on somewhere else, come back.
+                        blocks.rotate(secrets.randbelow(len(blocks) + 1))
+                        blocks.append((current[0], LOCK_SECONDS))
+                    current = following or begin_next()
         finally:
             threads.shutdown(cancel_futures=True)
-        return run.finish(on_error)
+        return self._finish(result, on_error)
+
+    def _read(self, images, apply, n_at_once, is_shared, result):
+        """Read as many images at a time as memory should hold, and their digests.
+
+        Yields
+        ------
+        contents : list of _Content
+            Equal images are one.
+        """
+        fingerprints = self.fingerprints()
+        n_rows = self._block_size() * (BLOCKS_PER_READING if is_shared else 1)
+        contents, n_read, n_bytes = {}, 0, 0
+        for start in range(0, len(images), n_at_once):
+            rows = range(start, min(start + n_at_once, len(images)))
+            opened = apply(functools.partial(_open, images), rows)
+            for row, (image, digest, error) in zip(rows, opened, strict=True):
+                if error:
+                    result.fail(row, error)
+                    continue
+                if digest not in contents:
+                    keys = tuple(make_key(digest, print_) for print_ in fingerprints)
+                    contents[digest] = _Content(digest, keys)
+                contents[digest].images.append((row, image))
+                n_bytes += image.n_bytes
+            n_read += len(rows)
+            if n_read >= n_rows or n_bytes >= MAX_BYTES_READ:
+                yield list(contents.values())
+                contents, n_read, n_bytes = {}, 0, 0
+        yield list(contents.values())
+
+    def _look_up(self, contents, cache, result):
+        """Write what is known already, and return the rest."""
+        # A key is asked for once for each row.
+        asked = [key for c in contents for _ in c.images for key in c.keys]
+        found, missing = cache.get(asked), []
+        for content in contents:
+            content.learn(found)
+            if content.missing():
+                missing.append(content)
+            else:
+                result.n_hits += len(content.images)
+                result.write(content)
+        return missing
+
+    def _divide(self, contents, is_shared):
+        """Put images in blocks, for other processes' sake those of a lock in one."""
+        size = self._block_size()
+        if not is_shared:
+            return [contents[i : i + size] for i in range(0, len(contents), size)]
+        # A few for each process, if they are not for a batch or two.
+        batch_size = self.engine.batch_size
+        n_batches = -(-len(contents) // (4 * batch_size))
+        size = min(size, max(n_batches, 4) * batch_size)
+        by_lock, blocks = defaultdict(list), [[]]
+        for content in contents:
+            by_lock[_lock_of(content)].append(content)
+        for group in by_lock.values():
+            if len(blocks[-1]) + len(group) > size:
+                blocks.append([])
+            blocks[-1].extend(group)
+        return [block for block in blocks if block]
+
+    def _block_size(self):
+        """Images between two writes to the cache, in whole batches."""
+        side = self.backbone.preprocessing.geometry.crop
+        size = min(MAX_IMAGES, MAX_BYTES_DECODED // (3 * side**2))
+        batch_size = self.engine.batch_size
+        return max(1, size // batch_size) * batch_size
+
+    def _decode(self, block, cache, threads):
+        """Start to decode what nobody has computed meanwhile."""
+        if cache.is_shared:
+            self._look_up_again(block, cache)
+        for content in block:
+            if content.missing():
+                (_, image), *_ = content.images
+                content.decoding = threads.submit(self._decode_one, image)
+
+    def _decode_one(self, image):
+        """Give the pixels that the network sees, and whether that leaves detail out."""
+        geometry = self.backbone.preprocessing.geometry
+        pixels = image.pixels()
+        is_large = min(pixels.shape[:2]) > MUCH_LARGER * geometry.crop
+        return fit_to(pixels, geometry), is_large
+
+    def _look_up_again(self, contents, cache):
+        """Look up what was missing; it is not counted twice."""
+        found = cache.get([key for c in contents for key in c.missing()], again=True)
+        for content in contents:
+            content.learn(found)
+
+    def _compute(self, block, patience, cache, result):
+        """Compute, keep and write a block; False if another process is computing it."""
+        decoded = {}
+        for content in list(block):
+            if content.missing():
+                try:
+                    decoded[content] = content.decoding.result()
+                except ImageReadError as error:
+                    block.remove(content)
+                    self._fail(content, error, result)
+        locks = {_lock_of(content) for content in decoded}
+        with plain_torch(), cache.locked(locks, patience) as is_ours:
+            if not is_ours and not patience:
+                return False
+            self._look_up_again(decoded, cache)
+            wanted = [content for content in decoded if content.missing()]
+            if wanted:
+                outputs = self.compute(np.stack([decoded[c][0] for c in wanted]))
+                computed = {}
+                for content, *activations in zip(wanted, *outputs, strict=True):
+                    values = dict(zip(content.keys, activations, strict=True))
+                    computed |= {key: values[key] for key in content.missing()}
+                    content.learn(computed)
+                cache.put(computed)
+        for content in block:
+            result.write(content)
+        result.n_large += sum(is_large for _, is_large in decoded.values())
+        return True
+
+    def _fail(self, content, error, result):
+        """Every row that shows an unreadable image needs its own verdict."""
+        (row, _), *others = content.images
+        result.fail(row, error)
+        for row, image in others:
+            try:
+                self._decode_one(image)
+            except ImageReadError as same_error:
+                result.fail(row, same_error)
+
+    def _finish(self, result, on_error):
+        """Report what could not be read, and return the outputs."""
+        failed = sorted(result.failures)
+        failures = [f for row in failed for f in result.failures[row].failures]
+        if failures and on_error == "raise":
+            raise ImageReadError(failures)
+        sees_little = self.backbone.preprocessing.geometry.crop < IMAGENET_SIZE
+        if sees_little and result.n_large > result.n_rows / 2:
+            self._warn_large(result)
+        if result.outputs is None:  # not one image could be read
+            shapes = self.output_shapes()
+            result.allocate([np.empty(shape, np.float32) for shape in shapes])
+        if failures:
+            warn_caller(f"{ImageReadError(failures)}", UserWarning)
+            for output in result.outputs:
+                output[failed] = np.nan
+        return result.outputs
+
+    def _warn_large(self, result):
+        side = self.backbone.preprocessing.geometry.crop
+        warn_caller(
+            f"{result.n_large} of {result.n_rows} images are more than "
+            f"{MUCH_LARGER} times as large as the {side} pixels that "
+            f"backbone={self.backbone.name!r} sees: their detail is lost. Networks "
+            "such as 'mobilenet_v3_small', 'resnet18' or 'efficientnet_b0' see 224 "
+            "pixels; or pass a larger image_size.",
+            ImageSizeWarning,
+        )
 
     def output_shapes(self):
         """Shape of one image's activation, per cut; at first a pass of one image."""
@@ -205,7 +390,7 @@ class FrozenPrefix:
         try:
             outputs = single.run(self._module(), blank)
         except (RuntimeError, AssertionError) as error:
-            if is_out_of_memory(error):
+            if is_of_device(error):
                 raise
             raise ValueError(
                 f"backbone={self.backbone.name!r} cannot take images of {side} x "
@@ -235,10 +420,7 @@ class FrozenPrefix:
                     "unfolded": unfolded,
                     "pooling": pooling,
                     "preprocessing": preprocessing,
-                    "device": self.engine.device.type,
-                    "precision": str(self.engine.dtype),
-                    "batch_size": self.engine.batch_size,
-                    "torch": TORCH_VERSION,
+                    "numerics": self.engine.numerics(),
                     "decoding": decoding_stack(),
                 }
             )
@@ -247,24 +429,19 @@ class FrozenPrefix:
 
     def _module(self):
         mean, std = self.backbone.preprocessing.mean, self.backbone.preprocessing.std
-        network = self.backbone.network
-        place = self.engine.device, self.engine.dtype
-        return _place(network, self.cuts, mean, std, self.poolings, *place)
+        network, engine = self.backbone.network, self.engine
+        where = engine.device, engine.dtype
+        return place(network, self.cuts, mean, std, self.poolings, *where)
 
 
-_shapes = weakref.WeakKeyDictionary()  # network -> {cuts, poolings, side: shapes}
+def _open(images, row):
+    """Read one image; give it, its digest, and what went wrong."""
+    try:
+        image = images[row]
+        return image, image.digest(), None
+    except ImageReadError as error:
+        return None, None, error
 
 
-@functools.lru_cache(maxsize=4)
-@building()
-def _place(network, cuts, mean, std, poolings, device, dtype):
-    """A copy of the prefix on the device, in the layout convolutions run fastest in."""
-    module = fuse_batch_norms(network.prefix(*cuts))
-    for layer in module.modules():
-        if type(layer) in (torch.nn.Conv2d, torch.nn.Linear):
-            # Autocast would convert the weights again for every batch.
-            layer.to(dtype)
-    channels_last = [network.is_channels_last(cut) for cut in cuts]
-    module = PixelNetwork(module, mean, std, poolings, channels_last)
-    module = module.eval().requires_grad_(False)
-    return module.to(device=device, memory_format=torch.channels_last)
+def _lock_of(content):
+    return content.digest[0] % N_LOCKS

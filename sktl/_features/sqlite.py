@@ -1,8 +1,8 @@
 """Arrays in a directory: one SQLite file, shared by the processes of a machine.
 
-The only user of SQLite, and the half of the feature store that can meet trouble.
-Correctness rests on the checksum of each row alone, not on SQLite, its locks or the
-file system: any file may be damaged, cut or deleted at any time.
+The only user of SQLite, and the half of the cache that can meet trouble. Correctness
+rests on the checksum of each row alone, not on SQLite, its locks or the file system:
+any file may be damaged, cut or deleted at any time.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ import math
 import os
 import re
 import sqlite3
+import stat
 import time
 from pathlib import Path
 
@@ -19,40 +20,44 @@ import numpy as np
 
 from sktl.exceptions import CacheWarning, warn_caller
 
+# The first name that is free, or holds a file of ours, is the one in use.
+FILE_NAMES = ("sktl-features.sqlite", *(f"sktl-features-{n}.sqlite" for n in range(9)))
+DAMAGED = "sktl-features-damaged.sqlite"
+# At bytes 68 and 60 of a SQLite file (sqlite.org/fileformat2.html, 1.3): what made it,
+# and in which form.
+APPLICATION_ID = b"sktl"
+VERSION = 1
+
 # SQLite before 3.32 takes 999 variables in a statement.
 _KEYS_PER_STATEMENT = 500
 # Bounds how long a writer keeps the others waiting, and what a kill can lose.
 _ROWS_PER_TRANSACTION = 5000
+# SQLite takes 10**9 bytes for a row; a larger value is not kept.
+_MAX_ROW_BYTES = 999_000_000
 _BUSY_SECONDS = 30
-# What failed is left alone this long: a lock that somebody holds for ever must not
-# cost `_BUSY_SECONDS` with every batch.
+# A lock that somebody holds for ever must not cost `_BUSY_SECONDS` with every batch.
 _REST_SECONDS = 60
-_FILE_NAME = re.compile(r"features(?:\.(\d{1,9}))?\.sqlite(?:-wal|-shm|-journal)?")
 _DTYPE = re.compile(rb"[<>|][biufc]\d{1,2}")
 
-# 16 kB pages: rows of 2 kB take 1.16 times their bytes on disk, 2.0 with 4 kB pages.
 # synchronous=OFF halves the time of a write. A killed process cannot break the file
 # then, only a power cut can, and the checksums find that.
-# Two tables: looking up, counting and marking as used must not touch the numbers.
-# The first 8 bytes of a key find its row, the checksum proves all 32: an index of
-# whole keys is twice as large, and small transactions rewrite most of it.
-_SETUP = (
-    "PRAGMA synchronous = OFF",  # first: the others already write
-    "PRAGMA page_size = 16384",
-    "PRAGMA auto_vacuum = INCREMENTAL",
-    "PRAGMA journal_mode = WAL",
+_SETTINGS = (
+    "PRAGMA synchronous = OFF",
     "PRAGMA cache_size = -16384",
     "PRAGMA secure_delete = OFF",
     "PRAGMA trusted_schema = OFF",
     "PRAGMA cell_size_check = ON",
-    "CREATE TABLE IF NOT EXISTS entries "
-    "(prefix INTEGER PRIMARY KEY, id INTEGER, last_day INTEGER, size INTEGER)",
-    "CREATE TABLE IF NOT EXISTS numbers "
-    "(id INTEGER PRIMARY KEY, dtype BLOB, shape BLOB, payload BLOB, checksum BLOB)",
-    "CREATE TABLE IF NOT EXISTS claims "
-    "(prefix INTEGER PRIMARY KEY, owner BLOB, beat INTEGER)",
 )
-_TROUBLE = (sqlite3.Error, OSError, OverflowError)
+# 16 kB pages: rows of 2 kB take 1.16 times their bytes on disk, 2.0 with 4 kB pages.
+_NEW_FILE = ("PRAGMA page_size = 16384", "PRAGMA auto_vacuum = INCREMENTAL")
+_NEW_TABLE = (
+    f"PRAGMA application_id = {int.from_bytes(APPLICATION_ID, 'big')}",
+    f"PRAGMA user_version = {VERSION}",
+    "CREATE TABLE features (key BLOB PRIMARY KEY, last_day INTEGER, size INTEGER, "
+    "dtype BLOB, shape BLOB, payload BLOB, checksum BLOB)",
+)
+# Of damaged text in a file, Python cannot even make the message of an error.
+_TROUBLE = (sqlite3.Error, OSError, OverflowError, UnicodeDecodeError)
 # Result codes that accuse the place; all others accuse the file.
 _PLACE_CODES = {
     getattr(sqlite3, f"SQLITE_{name}")
@@ -60,27 +65,24 @@ _PLACE_CODES = {
     "PROTOCOL NOLFS AUTH".split()
 }
 
-# Connections of a parent process: never used, and never closed, which would touch
-# files that the parent is using.
+# Connections of a parent process: never used, and never closed, which would give up
+# the locks that the parent has on its file.
 _inherited = []
 
 
 class Database:
-    """Shelf in a directory. Not for two threads at once.
+    """Arrays under keys in a directory. Not for two threads at once.
 
-    Its file is `features.sqlite`; after that was cleared, or found damaged and set
-    aside, `features.1.sqlite` and so on: the highest number counts. No name is used
-    twice, because SQLite deletes the write-ahead log by its name on closing, and
-    another process may still have the old file open.
+    Files are stamped when they are made. What bears no stamp, and what is a link, is
+    somebody else's: it is neither written to nor deleted, and another name is taken.
     """
 
     max_bytes = None
 
     def __init__(self, directory):
-        self._directory = directory
-        self._generation = 0
-        self._connection = self._opened_as = None
-        self._failed = {}  # what failed -> (time to try again, why)
+        self.directory = Path(directory)
+        self._connection = self._path = self._opened_as = None
+        self._rests_until = {}
         self._warned_at = set()
 
     def read(self, keys):
@@ -94,50 +96,31 @@ class Database:
             self._attempt(_write_rows, items)
         except OSError as error:
             self._warn(
-                f"cache={self._directory!r}: features could not be stored ({error}). "
-                "The results are right; what is not stored is computed again next "
+                f"cache={str(self.directory)!r}: features could not be kept ({error})."
+                " The results are right; what is not kept is computed again next "
                 "time. Make room, or pass a directory that can be written."
             )
 
-    def claim(self, keys, owner, void):
-        return self._try_on_claims(_claim_rows, keys, owner, void) or {}
-
-    def refresh(self, owner):
-        self._try_on_claims(_refresh_rows, owner)
-
-    def disclaim(self, keys, owner):
-        self._try_on_claims(_disclaim_rows, keys, owner)
-
-    def _try_on_claims(self, work, *args):
-        # Where nothing can be written, one wait for a lock is enough.
-        with contextlib.suppress(OSError):
-            return self._attempt(work, *args, fails_with=_write_rows)
-
     def size(self):
-        if not self._files():
-            return 0, 0
-        n_entries, n_bytes = self._attempt(_count_rows), 0
-        for file in self._files():
-            with contextlib.suppress(FileNotFoundError):
-                n_bytes += os.path.getsize(file)
-        return n_entries, n_bytes
-
-    def prune(self, max_bytes, older_than):
         files = self._files()
         if not files:
+            return 0, 0
+        n_entries = self._attempt(_count_rows)
+        return n_entries, sum(file.stat().st_size for file in self._files())
+
+    def prune(self, max_bytes, older_than):
+        if not self._files():
             return 0
-        _unlink(files, below=max(files.values()))
-        return self._attempt(_prune_rows, max_bytes, older_than)
+        n_removed = self._attempt(_prune_rows, max_bytes, older_than)
+        self._remove_damaged()
+        return n_removed
 
     def clear(self):
-        self._failed.clear()
+        self._rests_until.clear()
         self._warned_at.clear()
-        files = self._files()
-        if files:
-            self.close()
-            self._generation = max(files.values()) + 1
-            self._path().touch()
-            _unlink(files, below=self._generation)
+        if self._files():
+            self._attempt(_remove_rows)
+            self._remove_damaged()
 
     def close(self):
         connection, self._connection = self._connection, None
@@ -147,105 +130,134 @@ class Database:
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
 
-    def _attempt(self, work, *args, fails_with=None):
-        """Do `work` on a live connection, setting a damaged file aside if need be."""
-        name = fails_with or work
-        until, reason = self._failed.get(name, (0, ""))
-        if time.monotonic() < until:
-            raise OSError(reason)
-        for is_retry in (False, True):
+    def _attempt(self, work, *args):
+        """Do `work` on a connection: if need be on a new one, then on a new file."""
+        if time.monotonic() < self._rests_until.get(work, 0):
+            raise OSError("database is locked")
+        for n_failed in range(3):
             try:
                 return work(self._connected(), *args)
             except _TROUBLE as error:
-                if is_retry or not _accuses_file(error):
-                    self._failed[name] = time.monotonic() + _REST_SECONDS, str(error)
+                self.close()  # the file may not be the one that was opened
+                if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
+                    self._rests_until[work] = time.monotonic() + _REST_SECONDS
                     raise OSError(str(error)) from error
-                self._set_aside(error)
-
-    def _set_aside(self, error):
-        damaged = self._path()
-        self.close()
-        self._generation += 1
-        self._warn(
-            f"cache={self._directory!r}: {damaged.name} is damaged ({error}). The "
-            "results are right, and a new file takes its place. sktl.prune_cache and "
-            "sktl.clear_cache remove the damaged one."
-        )
+                if n_failed == 1 and _accuses_file(error):
+                    self._set_aside(error)
+                elif n_failed > 0:
+                    raise OSError(str(error)) from error
 
     def _connected(self):
         if self._connection is not None and self._opened_as != self._identity():
             self.close()
         if self._connection is None:
-            os.makedirs(self._directory, mode=0o700, exist_ok=True)
-            self._generation = max(self._generation, *self._files().values(), 0)
-            self._connection = _connect(self._path())
+            os.makedirs(self.directory, mode=0o700, exist_ok=True)
+            self._path = self._choose_file()
+            self._connection = _connect(self._path)
             self._opened_as = self._identity()
         return self._connection
 
     def _identity(self):
         """Tell this process and this file: neither may change under a connection."""
         try:
-            status = os.stat(self._path())
+            status = os.stat(self._path)
         except OSError:
             return os.getpid(), None
         return os.getpid(), (status.st_dev, status.st_ino)
 
-    def _path(self):
-        number = f".{self._generation}" if self._generation else ""
-        return Path(self._directory, f"features{number}.sqlite")
+    def _choose_file(self):
+        taken = []
+        for name in FILE_NAMES:
+            path = self.directory / name
+            # Of a process that was killed; SQLite undoes what that had begun.
+            journal = Path(f"{path}-journal")
+            if (is_free(path) or _is_stamped(path)) and not journal.is_symlink():
+                break
+            taken.append(name)
+        else:
+            raise OSError(f"sktl made none of the files {', '.join(taken)}")
+        if taken:
+            self._warn(
+                f"cache={str(self.directory)!r}: {', '.join(taken)} is damaged or no "
+                f"file of sktl and is left alone; {path.name} takes its place. The "
+                "results are right. Remove the file if it is not yours."
+            )
+        return path
+
+    def _set_aside(self, error):
+        self._warn(
+            f"cache={str(self.directory)!r}: {self._path.name} is damaged ({error}). "
+            f"It is {DAMAGED} now, and a new file takes its place. The results are "
+            "right. sktl.prune_cache and sktl.clear_cache remove the damaged one."
+        )
+        target = self.directory / DAMAGED
+        if is_free(target) or _is_stamped(target):
+            with contextlib.suppress(OSError):
+                os.replace(self._path, target)
+
+    def _remove_damaged(self):
+        if _is_stamped(self.directory / DAMAGED):
+            (self.directory / DAMAGED).unlink(missing_ok=True)
 
     def _files(self):
-        """Map the files that are there to their generations."""
-        try:
-            names = os.listdir(self._directory)
-        except FileNotFoundError:
-            return {}
-        matches = filter(None, map(_FILE_NAME.fullmatch, names))
-        return {Path(self._directory, m[0]): int(m[1] or 0) for m in matches}
+        """List the files that are ours."""
+        with contextlib.suppress(FileNotFoundError):
+            os.listdir(self.directory)  # an error says what is in the way
+        files = (self.directory / name for name in (*FILE_NAMES, DAMAGED))
+        return [file for file in files if _is_stamped(file)]
 
     def _warn(self, message):
         """Warn, once for each place outside this package that it comes from."""
         warn_caller(message, CacheWarning, self._warned_at)
 
 
-def _unlink(files, below):
-    for file, generation in files.items():
-        if generation < below:
-            file.unlink(missing_ok=True)
+def is_free(path):
+    """Whether nothing is lost where a file is begun: it is not there, or empty."""
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return True
+    return stat.S_ISREG(status.st_mode) and status.st_size == 0
+
+
+def _is_stamped(path):
+    """Whether sktl made this file, and it is no link."""
+    try:
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            return False
+        with open(path, "rb") as file:
+            header = file.read(72)
+    except OSError:
+        return False
+    return header.startswith(b"SQLite format 3\0") and header[68:] == APPLICATION_ID
 
 
 def _connect(path):
-    deadline = time.monotonic() + _BUSY_SECONDS
-    while True:
-        try:
-            return _set_up(path)
-        except sqlite3.OperationalError as error:
-            # The switch to WAL does not wait for others that do the same.
-            is_busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
-            if not is_busy or time.monotonic() > deadline:
-                raise
-        time.sleep(0.02)
-
-
-def _set_up(path):
-    # Where this process cannot write, the file is taken as it is: with that promise
-    # SQLite needs no files beside it. If another process breaks it, checksums tell.
-    can_write = os.access(path.parent, os.W_OK)
     connection = sqlite3.connect(
-        path if can_write else f"{path.as_uri()}?mode=ro&immutable=1",
-        uri=not can_write,
-        timeout=_BUSY_SECONDS,
-        isolation_level=None,
-        check_same_thread=False,
+        path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
     )
     try:
         connection.text_factory = bytes  # damaged text must not fail to decode
-        for statement in _SETUP if can_write else ():
+        is_new = os.path.getsize(path) == 0
+        for statement in (*_SETTINGS, *(_NEW_FILE if is_new else ())):
             connection.execute(statement)
+        if is_new:
+            # The stamp and the table come into the file together.
+            with _transaction(connection, "IMMEDIATE"):
+                if not _pragma(connection, "user_version"):
+                    for statement in _NEW_TABLE:
+                        connection.execute(statement)
+        version = _pragma(connection, "user_version")
+        if version != VERSION:
+            raise sqlite3.DatabaseError(f"its form {version} is not known here")
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _pragma(connection, name):
+    return connection.execute(f"PRAGMA {name}").fetchone()[0]
 
 
 def _accuses_file(error):
@@ -267,39 +279,37 @@ def _transaction(connection, kind="DEFERRED"):
 
 
 def _read_rows(connection, keys):
-    asked = {_prefix(key): key for key in keys}
-    found, ids, idle, today = {}, {}, [], _today()
-    # Both look-ups in the order of their table, or large tables are read many times.
+    found, wrong, idle, today = {}, [], [], _today()
+    query = (
+        "SELECT key, last_day, dtype, shape, payload, checksum FROM features "
+        "WHERE key IN"
+    )
+    asked = sorted(set(keys))  # in the order of the index
     with _transaction(connection):
-        entries = "SELECT prefix, id, last_day FROM entries WHERE prefix IN"
-        for prefix, id_, last_day in _select(connection, entries, sorted(asked)):
-            ids[prefix] = id_
-            if last_day != today:
-                idle.append((today, prefix))
-        keys_of = {i: asked[prefix] for prefix, i in ids.items() if type(i) is int}
-        numbers = "SELECT id, dtype, shape, payload, checksum FROM numbers WHERE id IN"
-        for id_, *row in _select(connection, numbers, sorted(keys_of)):
-            value = _decode(keys_of[id_], *row)
-            if value is not None:
-                found[keys_of[id_]] = value
-    if idle or len(found) < len(ids):
-        wrong = [pair for pair in ids.items() if asked[pair[0]] not in found]
+        for chunk in _chunks(asked, _KEYS_PER_STATEMENT):
+            marks = ",".join("?" * len(chunk))
+            for key, day, *row in connection.execute(f"{query} ({marks})", chunk):
+                value = _decode(key, *row)
+                if value is None:
+                    wrong.append((key,))
+                    continue
+                found[key] = value
+                if day != today:
+                    idle.append((today, key))
+    if wrong or idle:
         _mend(connection, wrong, idle)
     return found
 
 
 def _mend(connection, wrong, idle):
     """Delete rows that failed their check; mark the others as used today."""
-    # Damage may have made a text of an id, which was read as bytes.
-    same_id = "CAST(id AS BLOB) IS CAST(? AS BLOB)"
     try:
         with _transaction(connection, "IMMEDIATE"):
-            mark = "UPDATE entries SET last_day = ? WHERE prefix = ?"
+            mark = "UPDATE features SET last_day = ? WHERE key = ?"
             connection.executemany(mark, idle)
-            drop = f"DELETE FROM entries WHERE prefix = ? AND {same_id}"
-            connection.executemany(drop, wrong)
-            drop = "DELETE FROM numbers WHERE id IS ?"
-            connection.executemany(drop, [(id_,) for _, id_ in wrong])
+            connection.executemany("DELETE FROM features WHERE key = ?", wrong)
+            if wrong:  # it may be the index that is wrong
+                connection.execute("REINDEX features")
     except _TROUBLE as error:
         if _accuses_file(error):
             raise
@@ -307,104 +317,60 @@ def _mend(connection, wrong, idle):
 
 def _write_rows(connection, items):
     today = _today()
-    # What SQLite takes for one row, 10**9 bytes; a larger value is not kept.
-    limit = connection.getlimit(sqlite3.SQLITE_LIMIT_LENGTH) - 1000
-    pairs = [pair for pair in items.items() if pair[1].nbytes <= limit]
+    pairs = [pair for pair in items.items() if pair[1].nbytes <= _MAX_ROW_BYTES]
     for chunk in _chunks(pairs, _ROWS_PER_TRANSACTION):
         with _transaction(connection, "IMMEDIATE"):
-            last = connection.execute("SELECT coalesce(max(id), 0) FROM numbers")
-            numbered = list(enumerate(chunk, last.fetchone()[0] + 1))
-            connection.executemany(
-                "INSERT OR IGNORE INTO entries VALUES (?, ?, ?, ?)",
-                sorted((_prefix(k), id_, today, v.nbytes) for id_, (k, v) in numbered),
+            connection.executemany(  # the first value of a key wins
+                "INSERT OR IGNORE INTO features VALUES (?, ?, ?, ?, ?, ?, ?)",
+                ((key, today, v.nbytes, *_encode(key, v)) for key, v in chunk),
             )
-            # Only where the entry is the one just made: the first value wins.
-            connection.executemany(
-                "INSERT INTO numbers SELECT ?1, ?2, ?3, ?4, ?5 WHERE EXISTS "
-                "(SELECT 1 FROM entries WHERE prefix = ?6 AND id = ?1)",
-                ((id_, *_encode(k, v), _prefix(k)) for id_, (k, v) in numbered),
-            )
-
-
-def _claim_rows(connection, keys, owner, void):
-    asked = {_prefix(key): key for key in keys}
-    with _transaction(connection, "IMMEDIATE"):
-        drop = "DELETE FROM claims WHERE owner IS ?"
-        connection.executemany(drop, [(other,) for other in void])
-        add = "INSERT OR IGNORE INTO claims VALUES (?, ?, 0)"
-        pairs = [(prefix, owner) for prefix in sorted(asked)]
-        if connection.executemany(add, pairs).rowcount == len(asked):
-            return {}
-        held = "SELECT prefix, owner, beat FROM claims WHERE prefix IN"
-        rows = list(_select(connection, held, sorted(asked)))
-    return {asked[prefix]: (who, beat) for prefix, who, beat in rows if who != owner}
-
-
-def _refresh_rows(connection, owner):
-    connection.execute("UPDATE claims SET beat = beat + 1 WHERE owner = ?", (owner,))
-
-
-def _disclaim_rows(connection, keys, owner):
-    drop = "DELETE FROM claims WHERE prefix = ? AND owner = ?"
-    with _transaction(connection, "IMMEDIATE"):
-        connection.executemany(drop, [(_prefix(key), owner) for key in keys])
 
 
 def _count_rows(connection):
-    return connection.execute("SELECT count(*) FROM entries").fetchone()[0]
+    return connection.execute("SELECT count(*) FROM features").fetchone()[0]
+
+
+def _remove_rows(connection):
+    with _transaction(connection, "IMMEDIATE"):
+        connection.execute("DELETE FROM features")
+    connection.executescript("PRAGMA incremental_vacuum")
 
 
 def _prune_rows(connection, max_bytes, older_than):
     n_before = _count_rows(connection)
     with _transaction(connection, "IMMEDIATE"):
         if older_than is not None:
-            _drop(connection, "last_day < ?", (_today() - older_than,))
+            oldest = _today() - older_than
+            connection.execute("DELETE FROM features WHERE last_day < ?", (oldest,))
         while max_bytes is not None and (last := _last_to_drop(connection, max_bytes)):
-            _drop(connection, "(last_day, id) <= (?, ?)", last)
+            drop = "DELETE FROM features WHERE (last_day, rowid) <= (?, ?)"
+            connection.execute(drop, last)
         n_removed = n_before - _count_rows(connection)
     # As a script: `execute` takes one step of the vacuum, which frees one page.
-    connection.executescript(
-        "PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE)"
-    )
+    connection.executescript("PRAGMA incremental_vacuum")
     return n_removed
-
-
-def _drop(connection, condition, values):
-    ids = f"SELECT id FROM entries WHERE {condition}"
-    connection.execute(f"DELETE FROM numbers WHERE id IN ({ids})", values)
-    connection.execute(f"DELETE FROM entries WHERE {condition}", values)
 
 
 def _last_to_drop(connection, max_bytes):
     """Find the last entry, in order of use, to delete so that the rest may fit."""
-    pages, free, page_size = (
-        connection.execute(f"PRAGMA {name}").fetchone()[0]
-        for name in ("page_count", "freelist_count", "page_size")
-    )
+    names = ("page_count", "freelist_count", "page_size")
+    pages, free, page_size = (_pragma(connection, name) for name in names)
     n_bytes = (pages - free) * page_size
     if n_bytes <= max_bytes:
         return None
     # Deleting this share of the numbers should free this share of the pages: the
     # first entry at which their running sum comes to it, or the last of all.
     query = (
-        "SELECT last_day, id FROM (SELECT last_day, id, sum(size) OVER () AS total, "
-        "sum(size) OVER (ORDER BY last_day, id) AS upto FROM entries) "
-        "ORDER BY upto < ?1 * total, abs(upto - ?1 * total), id DESC LIMIT 1"
+        "SELECT last_day, rowid FROM (SELECT last_day, rowid, "
+        "sum(size) OVER () AS total, "
+        "sum(size) OVER (ORDER BY last_day, rowid) AS upto FROM features) "
+        "ORDER BY upto < ?1 * total, abs(upto - ?1 * total), rowid DESC LIMIT 1"
     )
     return connection.execute(query, (1 - max_bytes / n_bytes,)).fetchone()
 
 
-def _select(connection, query, values):
-    for chunk in _chunks(values, _KEYS_PER_STATEMENT):
-        yield from connection.execute(f"{query} ({','.join('?' * len(chunk))})", chunk)
-
-
 def _chunks(values, size):
     return (values[i : i + size] for i in range(0, len(values), size))
-
-
-def _prefix(key):
-    return int.from_bytes(key[:8], "big", signed=True)
 
 
 def _today():

@@ -216,9 +216,12 @@ class LazyImage(ABC):
     ----------
     path : str or None
         Where it was read from.
+    n_bytes : int
+        What it holds in memory.
     """
 
     path = None
+    n_bytes: int
 
     @abstractmethod
     def digest(self):
@@ -235,6 +238,7 @@ class EncodedImage(LazyImage):
     def __init__(self, row, path, data, value_range):
         self.path = path
         self._row, self._data, self._value_range = row, data, value_range
+        self.n_bytes = len(data)
 
     def digest(self):
         digest = hashlib.sha256(b"sktl encoded image\0")
@@ -256,6 +260,7 @@ class PixelImage(LazyImage):
 
     def __init__(self, pixels):
         self._pixels = pixels
+        self.n_bytes = pixels.nbytes
 
     def digest(self):
         digest = hashlib.sha256(b"sktl pixels\0")

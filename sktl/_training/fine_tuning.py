@@ -17,7 +17,7 @@ from skorch.utils import is_dataset, to_tensor
 
 from sktl._features.engine import make_engine, resolve_precision
 from sktl._features.image_input import ImageInputMixin
-from sktl._features.prefix import normalize
+from sktl._features.pixel_network import normalize
 from sktl._images.forms import Images
 from sktl._training.augmentation import make_augment
 from sktl._training.checkpoint import Checkpoint

@@ -4,7 +4,7 @@ import copy
 
 import torch
 
-from sktl._features.prefix import pool
+from sktl._features.pixel_network import pool
 from sktl._training.head import make_head
 
 

@@ -13,7 +13,7 @@ from sktl import FineTunedCNNClassifier, PretrainedFeatureExtractor, clear_cache
 from sktl._features.engine import Engine
 from sktl.exceptions import BatchSizeWarning
 
-N_BLOCK = 256
+N_BLOCK = 1024
 
 
 def images(n, seed=0, size=8):
@@ -28,7 +28,7 @@ def png(pixels):
 
 
 @pytest.fixture(autouse=True)
-def _empty_store():
+def _empty_cache():
     clear_cache()
 
 
@@ -108,17 +108,17 @@ def test_numbers_are_those_of_the_smaller_batch_wherever_memory_runs_out(
 def test_rows_kept_before_memory_ran_out_do_not_mix_with_later_ones(
     extractor, monkeypatch
 ):
-    """What is stored carries the batch size that it was computed in."""
-    X = images(600)
+    """What is kept carries the batch size that it was computed in."""
+    X = images(2 * N_BLOCK + 88)
     extractor.set_params(cache="memory").fit(X)
     with monkeypatch.context() as patch:
-        Full(patch, 16, OUT_OF_MEMORY["cuda"], begin=17)  # in the third block
+        Full(patch, 16, OUT_OF_MEMORY["cuda"], begin=65)  # in the third block
         with pytest.warns(BatchSizeWarning):
             extractor.transform(X)
     memory = Full(monkeypatch, 32, OUT_OF_MEMORY["cuda"])
     extractor.transform(X)
     assert set(memory.sizes) == {32}
-    assert len(memory.sizes) == 3  # two blocks of 256 rows had been kept
+    assert len(memory.sizes) == 3  # two blocks had been kept
 
 
 def test_a_batch_of_one_that_does_not_fit_is_an_error(extractor, monkeypatch):

@@ -1,4 +1,4 @@
-"""The feature store when disks fill, files break and processes die.
+"""The cache when disks fill, files break and processes die.
 
 The rule in all of it: never a wrong number, never an exception, a warning at most.
 Right numbers follow from a key alone (`row`), so any reader can tell them.
@@ -11,7 +11,6 @@ import random
 import shutil
 import signal
 import sqlite3
-import struct
 import subprocess
 import sys
 import time
@@ -23,7 +22,7 @@ import pytest
 
 import sktl._features.cache
 import sktl._features.sqlite
-from sktl._features.cache import cache_info, clear_cache, open_store, prune_cache
+from sktl._features.cache import cache_info, clear_cache, open_cache, prune_cache
 from sktl.exceptions import CacheWarning
 
 N_WIDE = 300
@@ -37,7 +36,7 @@ sktl = types.ModuleType("sktl")
 sktl.__path__ = [{os.path.dirname(sktl.__file__)!r}]
 sys.modules["sktl"] = sktl
 import sktl._features.sqlite
-from sktl._features.cache import cache_info, clear_cache, open_store
+from sktl._features.cache import cache_info, clear_cache, open_cache
 warnings.simplefilter("error")
 
 def key(number):
@@ -117,7 +116,7 @@ def files(directory):
 # --- processes that die, meet or fork -------------------------------------------------
 
 WRITER = """
-store = open_store(sys.argv[1])
+store = open_cache(sys.argv[1])
 print("ready", flush=True)
 number = int(sys.argv[2])
 while True:
@@ -141,19 +140,20 @@ def test_kill_while_writing_loses_nothing_that_was_written(tmp_path, n_rounds):
         process.send_signal(signal.SIGKILL)
         reported = process.communicate()[0].split("\n")[:-1]
         at_least = int(reported[-1]) if reported else written
-        store = open_store(tmp_path)
+        store = open_cache(tmp_path)
         found = right(store, range(at_least + 40))
         assert found >= set(range(at_least))
         written = len(found)
+        store.put(rows([-1]))  # SQLite removes a journal with the next write
         store.release()
-        assert files(tmp_path) == ["features.sqlite"]
-    assert cache_info(tmp_path).entries == written > 0
+        assert files(tmp_path) == ["sktl-features.sqlite"]
+    assert cache_info(tmp_path).entries == written + 1 > 1
 
 
 RACER = """
 me, n_keys = int(sys.argv[2]), int(sys.argv[3])
 sys.stdin.readline()
-store = open_store(sys.argv[1])
+store = open_cache(sys.argv[1])
 order = np.random.default_rng(me).permutation(n_keys)
 names = [key(number) for number in order]
 seen = {}
@@ -183,13 +183,13 @@ def test_eight_writers_of_the_same_keys_agree_on_the_first(tmp_path, n_keys):
         racer.stdin.write("go\n")
         racer.stdin.flush()
     seen = {finish(racer) for racer in racers}
-    found = open_store(tmp_path / "new").get([key(n) for n in range(n_keys)])
+    found = open_cache(tmp_path / "new").get([key(n) for n in range(n_keys)])
     assert seen == {
         hashlib.sha256(bytes(found[key(n)][0] for n in range(n_keys))).hexdigest()
         + "\n"
     }
-    open_store(tmp_path / "new").release()
-    assert files(tmp_path / "new") == ["features.sqlite"]
+    open_cache(tmp_path / "new").release()
+    assert files(tmp_path / "new") == ["sktl-features.sqlite"]
 
 
 FORKER = """
@@ -209,15 +209,15 @@ def in_child(work):
 def test_forked_child_reads_and_writes(tmp_path):
     """It opens the file for itself, counts from zero, and the parent goes on."""
     script = """
-store, memory = open_store(sys.argv[1]), open_store("memory")
+store, memory = open_cache(sys.argv[1]), open_cache("memory")
 store.put(rows(range(50)))
 memory.put(rows(range(50)))
-parents = store._shelf._connection
+parents = store._rows._connection
 
 def work():
     assert cache_info(sys.argv[1])[:3] == cache_info()[:3] == (0, 0, 0)
     assert n_right(store, range(100)) == n_right(memory, range(100)) == 50
-    assert store._shelf._connection is not parents
+    assert store._rows._connection is not parents
     assert parents.total_changes > 0  # which a closed one does not tell
     store.put(rows(range(50, 70)))
     memory.put(rows(range(50, 70)))
@@ -225,7 +225,7 @@ def work():
     clear_cache()
 
 in_child(work)
-assert store._shelf._connection is parents
+assert store._rows._connection is parents
 assert n_right(store, range(100)) == 70
 assert n_right(memory, range(100)) == 50
 store.put(rows(range(70, 100)))
@@ -239,13 +239,13 @@ store.put(rows([100]))
 assert n_right(store, range(101)) == 101
 """
     finish(start(FORKER + script, tmp_path))
-    assert right(open_store(tmp_path), range(100)) == set(range(100))
+    assert right(open_cache(tmp_path), range(100)) == set(range(100))
 
 
 def test_fork_while_another_thread_writes_does_not_hang(tmp_path):
     """That thread may hold the lock of a store; in the child nobody would free it."""
     script = """
-stores = open_store(sys.argv[1]), open_store("memory")
+stores = open_cache(sys.argv[1]), open_cache("memory")
 stop = threading.Event()
 
 def write():
@@ -291,7 +291,7 @@ warnings.simplefilter("always")
 place = pathlib.Path(sys.argv[1])
 before = 200
 with warnings.catch_warnings(record=True) as caught:
-    store = open_store(place / "cache")
+    store = open_cache(place / "cache")
     store.put(rows(range(before)))
     for number in range(before, 20_000, 100):
         store.put(rows(range(number, number + 100)))
@@ -301,7 +301,7 @@ with warnings.catch_warnings(record=True) as caught:
 store.release()
 assert n_right(store, range(20_000)) >= before
 assert len(caught) == 1, [str(warning.message) for warning in caught]
-assert "features could not be stored" in str(caught[0].message)
+assert "features could not be kept" in str(caught[0].message)
 assert caught[0].filename == "<string>"
 print(n_kept)
 """
@@ -310,8 +310,6 @@ print(n_kept)
 def test_full_disk_keeps_what_it_has_and_warns_once(tmp_path):
     script = FILLER + (
         "(place / 'filler').unlink()\n"
-        "sktl._features.sqlite._REST_SECONDS = 0\n"
-        "store._shelf._failed.clear()\n"
         "store.put(rows([-1]))\n"
         "assert n_right(store, [-1]) == 1\n"
     )
@@ -333,16 +331,16 @@ def test_file_size_limit_keeps_what_it_has_and_warns_once(tmp_path):
 
 def test_read_only_place_is_read_and_warns_once(tmp_path):
     script = """
-store = open_store(pathlib.Path(sys.argv[1]) / "cache")
+store = open_cache(pathlib.Path(sys.argv[1]) / "cache")
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     for _ in range(3):
         assert n_right(store, range(100)) == 50
         store.put(rows(range(50, 100)))
 assert len(caught) == 1, caught
-assert "features could not be stored" in str(caught[0].message)
+assert "features could not be kept" in str(caught[0].message)
 assert cache_info(pathlib.Path(sys.argv[1]) / "cache").entries == 50
-absent = open_store(pathlib.Path(sys.argv[1]) / "absent")
+absent = open_cache(pathlib.Path(sys.argv[1]) / "absent")
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     assert n_right(absent, range(5)) == 0
@@ -350,7 +348,7 @@ with warnings.catch_warnings(record=True) as caught:
 assert len(caught) == 1, caught
 """
     place = tmp_path / "place"
-    store = open_store(place / "cache")
+    store = open_cache(place / "cache")
     store.put(rows(range(50)))
     store.release()
     setting = (
@@ -358,7 +356,7 @@ assert len(caught) == 1, caught
         f"mount -o remount,bind,ro '{place}' && exec \"$@\""
     )
     finish(start(script, place, through=[*namespace(), setting, "sh"]))
-    assert files(place / "cache") == ["features.sqlite"]
+    assert files(place / "cache") == ["sktl-features.sqlite"]
 
 
 def a_file(path):
@@ -371,16 +369,9 @@ def below_a_file(path):
     return path / "cache"
 
 
-def with_a_directory_in_place_of_the_file(path):
-    (path / "features.sqlite").mkdir(parents=True)
-    return path
-
-
-@pytest.mark.parametrize(
-    "make", [a_file, below_a_file, with_a_directory_in_place_of_the_file]
-)
+@pytest.mark.parametrize("make", [a_file, below_a_file])
 def test_place_that_can_hold_no_file_warns_once(tmp_path, make):
-    store = open_store(make(tmp_path / "place"))
+    store = open_cache(make(tmp_path / "place"))
     with at_most_warnings() as caught:
         for _ in range(3):
             assert right(store, range(5)) == set()
@@ -391,7 +382,7 @@ def test_place_that_can_hold_no_file_warns_once(tmp_path, make):
 
 def test_warning_comes_once_from_each_call_site(tmp_path):
     """And points at it."""
-    store = open_store(a_file(tmp_path / "file"))
+    store = open_cache(a_file(tmp_path / "file"))
     with at_most_warnings() as caught:
         for _ in range(3):
             store.put(rows([0]))
@@ -399,7 +390,7 @@ def test_warning_comes_once_from_each_call_site(tmp_path):
     assert [warning.filename for warning in caught] == [__file__] * 2
     assert caught[1].lineno == caught[0].lineno + 1
     for warning in caught:
-        assert f"cache={str(tmp_path / 'file')!r}: features could not be stored (" in (
+        assert f"cache={str(tmp_path / 'file')!r}: features could not be kept (" in (
             str(warning.message)
         )
         assert "The results are right" in str(warning.message)
@@ -407,9 +398,9 @@ def test_warning_comes_once_from_each_call_site(tmp_path):
 
 def test_lock_that_is_never_freed_costs_one_wait(tmp_path, monkeypatch):
     monkeypatch.setattr(sktl._features.sqlite, "_BUSY_SECONDS", 0.3)
-    store = open_store(tmp_path)
+    store = open_cache(tmp_path)
     store.put(rows(range(5)))
-    other = sqlite3.connect(tmp_path / "features.sqlite", isolation_level=None)
+    other = sqlite3.connect(tmp_path / "sktl-features.sqlite", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     started = time.monotonic()
     with at_most_warnings() as caught:
@@ -422,28 +413,6 @@ def test_lock_that_is_never_freed_costs_one_wait(tmp_path, monkeypatch):
     store.clear()
     store.put(rows(range(10)))
     assert right(store, range(10)) == set(range(10))
-
-
-def test_opening_at_the_same_time_as_others_waits_for_them(tmp_path, monkeypatch):
-    """SQLite answers "locked" at once to some who switch a new file to WAL together."""
-    other = sqlite3.connect(tmp_path / "other", timeout=0, isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    late = sqlite3.connect(tmp_path / "other", timeout=0, isolation_level=None)
-    set_up, n_calls = sktl._features.sqlite._set_up, []
-
-    def set_up_third_time(path):
-        n_calls.append(1)
-        if len(n_calls) < 3:
-            late.execute("BEGIN IMMEDIATE")
-        return set_up(path)
-
-    monkeypatch.setattr(sktl._features.sqlite, "_set_up", set_up_third_time)
-    store = open_store(tmp_path / "cache")
-    store.put(rows(range(5)))
-    assert len(n_calls) == 3
-    assert right(store, range(5)) == set(range(5))
-    other.close()
-    late.close()
 
 
 def test_managing_says_when_it_could_not(tmp_path):
@@ -460,26 +429,26 @@ def test_managing_says_when_it_could_not(tmp_path):
 
 
 def test_directory_deleted_meanwhile_is_made_again(tmp_path):
-    store = open_store(tmp_path / "cache")
-    for _ in range(3):
-        store.put(rows(range(50)))
-        assert right(store, range(50)) == set(range(50))
+    store = open_cache(tmp_path / "cache")
+    for n_rows in (50, 60, 70):
+        store.put(rows(range(n_rows)))
+        assert right(store, range(n_rows)) == set(range(n_rows))
         shutil.rmtree(tmp_path / "cache")
-        assert right(store, range(50)) == set()
-    shutil.rmtree(tmp_path / "cache")
-    store.put(rows(range(50)))
-    assert right(store, range(50)) == set(range(50))
+        right(store, range(n_rows))
+        store.put(rows(range(100, 110)))
+        store.release()
+        assert right(store, range(110)) == set(range(100, 110))
 
 
-@pytest.mark.parametrize("suffix", ["", "-wal", "-shm"])
+@pytest.mark.parametrize("suffix", ["", "-journal"])
 @pytest.mark.parametrize("is_open", [True, False])
 def test_file_deleted_meanwhile_is_a_miss_at_most(tmp_path, suffix, is_open):
-    store = open_store(tmp_path)
+    store = open_cache(tmp_path)
     store.put(rows(range(50)))
     if not is_open:
         copy_files(tmp_path, tmp_path / "copy")
-        store = open_store(tmp_path / "copy")
-    (Path(store._cache) / f"features.sqlite{suffix}").unlink()
+        store = open_cache(tmp_path / "copy")
+    (store._rows.directory / f"sktl-features.sqlite{suffix}").unlink(missing_ok=True)
     with at_most_warnings():
         right(store, range(50))
         store.put(rows(range(100)))
@@ -491,39 +460,45 @@ def test_file_deleted_meanwhile_is_a_miss_at_most(tmp_path, suffix, is_open):
 
 
 def test_cleared_by_another_process_while_open(tmp_path):
-    store = open_store(tmp_path)
+    store = open_cache(tmp_path)
     store.put(rows(range(50)))
-    script = "clear_cache(sys.argv[1])\nopen_store(sys.argv[1]).put(rows(range(5)))"
+    script = "clear_cache(sys.argv[1])\nopen_cache(sys.argv[1]).put(rows(range(5)))"
     finish(start(script, tmp_path))
     assert right(store, range(50)) == set(range(5))
     store.put(rows(range(50)))
-    finish(start("assert n_right(open_store(sys.argv[1]), range(50)) == 50", tmp_path))
-    assert {name.partition("-")[0] for name in files(tmp_path)} == {"features.1.sqlite"}
+    finish(start("assert n_right(open_cache(sys.argv[1]), range(50)) == 50", tmp_path))
+    assert files(tmp_path) == ["sktl-features.sqlite"]
 
 
 def copy_files(source, target):
-    """Copy the files of a store that is open, as a killed process leaves them."""
+    """Copy the files of a cache that is open, as a killed process leaves them."""
     target.mkdir()
-    for file in source.glob("features*"):
+    for file in source.glob("sktl-features*"):
         shutil.copy(file, target)
 
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory):
-    """60 rows: all in the database file, or half of them in the write-ahead log."""
+    """60 rows; and 30 as a process leaves them that was killed adding thousands."""
     root = tmp_path_factory.mktemp("sound")
-    store = open_store(root / "whole")
+    store = open_cache(root / "whole")
     store.put(rows(range(30)))
     store.release()
-    store.put(rows(range(30, 60)))
+    name = root / "whole" / "sktl-features.sqlite"
+    writer = sqlite3.connect(name, isolation_level=None)
+    writer.execute("PRAGMA cache_size = 2")  # pages go to the file before the commit
+    writer.execute("BEGIN IMMEDIATE")
+    writer.execute("UPDATE features SET last_day = 1")
+    add = "INSERT INTO features SELECT randomblob(32), 1, 1200, dtype, shape, payload, "
+    for _ in range(4):
+        writer.execute(add + "checksum FROM features")
     copy_files(root / "whole", root / "killed")
+    writer.execute("ROLLBACK")
+    writer.close()
+    store.put(rows(range(30, 60)))
     store.release()
-    assert files(root / "whole") == ["features.sqlite"]
-    assert files(root / "killed") == [
-        "features.sqlite",
-        "features.sqlite-shm",
-        "features.sqlite-wal",
-    ]
+    assert files(root / "whole") == ["sktl-features.sqlite"]
+    assert files(root / "killed") == [name.name, f"{name.name}-journal"]
     return root
 
 
@@ -560,7 +535,7 @@ def check_survives(store):
             assert right(store, range(60)) == set(range(60))
             store.release()
         assert right(store, range(60)) == set(range(60))
-        assert cache_info(store._cache).entries >= 60
+        assert cache_info(store._rows.directory).entries >= 60
     assert len(caught) <= 2
     return found
 
@@ -576,8 +551,8 @@ def test_damaged_file_never_gives_a_wrong_number(tmp_path, sound, damage, n_roun
     for number in range(n_rounds):
         directory = tmp_path / str(number)
         shutil.copytree(sound / "whole", directory)
-        damage(directory / "features.sqlite", rng)
-        store = open_store(directory)
+        damage(directory / "sktl-features.sqlite", rng)
+        store = open_cache(directory)
         n_found += len(check_survives(store))
         store.release()
         shutil.rmtree(directory)
@@ -586,16 +561,22 @@ def test_damaged_file_never_gives_a_wrong_number(tmp_path, sound, damage, n_roun
     assert n_found > 60 * n_rounds * (0.8 if damage is flip else 0)
 
 
+def test_sound_journal_undoes_what_a_killed_process_had_begun(tmp_path, sound):
+    shutil.copytree(sound / "killed", tmp_path / "cache")
+    store = open_cache(tmp_path / "cache")
+    assert right(store, range(60)) == set(range(30))
+    assert cache_info(tmp_path / "cache").entries == 30
+
+
 @pytest.mark.parametrize("damage", [flip, cut, smear])
-def test_damaged_write_ahead_log_never_gives_a_wrong_number(tmp_path, sound, damage):
+def test_damaged_journal_never_gives_a_wrong_number(tmp_path, sound, damage):
     rng = random.Random(damage.__name__)
     for number in range(25):
         directory = tmp_path / str(number)
         shutil.copytree(sound / "killed", directory)
-        (directory / "features.sqlite-shm").unlink()
-        damage(directory / "features.sqlite-wal", rng)
-        store = open_store(directory)
-        assert check_survives(store) >= set(range(30))
+        damage(directory / "sktl-features.sqlite-journal", rng)
+        store = open_cache(directory)
+        check_survives(store)
         store.release()
 
 
@@ -605,30 +586,9 @@ def test_file_damaged_while_open_never_gives_a_wrong_number(tmp_path, sound, dam
     for number in range(25):
         directory = tmp_path / str(number)
         shutil.copytree(sound / "whole", directory)
-        store = open_store(directory)
+        store = open_cache(directory)
         assert right(store, range(0, 60, 7)) == set(range(0, 60, 7))
-        damage(directory / "features.sqlite", rng)
-        check_survives(store)
-        store.release()
-
-
-def test_damage_that_forbids_repair_sets_the_file_aside(tmp_path, sound):
-    """Where a wrong row cannot be deleted either, it would miss for ever."""
-    page_size = 16_384
-    with sqlite3.connect(sound / "whole" / "features.sqlite") as connection:
-        (page,) = connection.execute(
-            "SELECT rootpage FROM sqlite_master WHERE name = 'entries'"
-        ).fetchone()
-    connection.close()
-    for offset in range(page * page_size - 250, page * page_size - 130):
-        directory = tmp_path / str(offset)
-        shutil.copytree(sound / "whole", directory)
-        with open(directory / "features.sqlite", "r+b") as file:
-            file.seek(offset)
-            byte = file.read(1)[0]
-            file.seek(offset)
-            file.write(bytes([byte ^ 16]))
-        store = open_store(directory)
+        damage(directory / "sktl-features.sqlite", rng)
         check_survives(store)
         store.release()
 
@@ -640,39 +600,79 @@ FOREIGN = {
 }
 
 
+FOREIGN |= {"SQLite of others": "CREATE TABLE features (name TEXT)"}
+
+
+def put_foreign(path, content):
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+        return
+    with sqlite3.connect(path) as connection:
+        connection.execute(content)
+    connection.close()
+
+
 @pytest.mark.parametrize("content", FOREIGN.values(), ids=FOREIGN)
-def test_file_that_is_no_database_is_set_aside_untouched(tmp_path, content):
-    (tmp_path / "features.sqlite").write_bytes(content)
-    store = open_store(tmp_path)
-    with pytest.warns(CacheWarning, match="features.sqlite is damaged .* a new file"):
-        assert right(store, range(5)) == set()
-    store.put(rows(range(5)))
-    store.release()
-    assert right(store, range(5)) == set(range(5))
-    assert (tmp_path / "features.sqlite").read_bytes() == content
-    assert prune_cache(tmp_path, older_than=1) == 0
-    store.release()
-    assert files(tmp_path) == ["features.1.sqlite"]
+def test_file_that_sktl_did_not_make_is_left_alone(tmp_path, content):
+    """Under our name, too; another name is taken."""
+    foreign = tmp_path / "sktl-features.sqlite"
+    put_foreign(foreign, content)
+    content = foreign.read_bytes()
+    store = open_cache(tmp_path)
+    with pytest.warns(CacheWarning, match="sktl-features.sqlite .* is left alone"):
+        store.put(rows(range(5)))
+    with at_most_warnings():
+        assert right(store, range(5)) == set(range(5))
+        store.release()
+        assert right(store, range(5)) == set(range(5))
+        assert cache_info(tmp_path).entries == 5
+        prune_cache(tmp_path, older_than=1)
+        clear_cache(tmp_path)
+    assert foreign.read_bytes() == content
+    assert cache_info(tmp_path).entries == 0
 
 
-def test_database_of_somebody_else_is_set_aside(tmp_path):
-    with sqlite3.connect(tmp_path / "features.sqlite") as connection:
-        connection.execute("CREATE TABLE entries (name TEXT)")
-        connection.execute("INSERT INTO entries VALUES ('mine')")
-    connection.close()
-    store = open_store(tmp_path)
-    with pytest.warns(CacheWarning, match="features.sqlite is damaged"):
-        assert right(store, range(5)) == set()
-    store.put(rows(range(5)))
-    assert right(store, range(5)) == set(range(5))
-    with sqlite3.connect(tmp_path / "features.sqlite") as connection:
-        assert connection.execute("SELECT * FROM entries").fetchall() == [("mine",)]
-    connection.close()
+def test_folder_under_our_name_is_left_alone(tmp_path):
+    (tmp_path / "sktl-features.sqlite").mkdir()
+    with pytest.warns(CacheWarning, match="sktl-features.sqlite .* is left alone"):
+        open_cache(tmp_path).put(rows(range(5)))
+    assert right(open_cache(tmp_path), range(5)) == set(range(5))
 
 
-def test_empty_file_is_an_empty_store(tmp_path):
-    (tmp_path / "features.sqlite").touch()
-    store = open_store(tmp_path)
+@pytest.mark.parametrize("name", ["", "-journal"])
+def test_link_is_not_followed(tmp_path, name):
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"")
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    (cache / f"sktl-features.sqlite{name}").symlink_to(victim)
+    store = open_cache(cache)
+    with at_most_warnings() as caught:
+        store.put(rows(range(5)))
+        assert right(store, range(5)) == set(range(5))
+        clear_cache(cache)
+    assert len(caught) >= 1
+    assert victim.read_bytes() == b""
+    assert (cache / f"sktl-features.sqlite{name}").is_symlink()
+
+
+def test_damaged_file_is_set_aside_and_removed_by_name_only(tmp_path):
+    open_cache(tmp_path).put(rows(range(60)))
+    open_cache(tmp_path).release()
+    file = tmp_path / "sktl-features.sqlite"
+    content = file.read_bytes()
+    file.write_bytes(content[:100] + bytes(len(content) - 100))
+    with pytest.warns(CacheWarning, match="is damaged .* a new file takes its place"):
+        open_cache(tmp_path).put(rows(range(5)))
+    assert files(tmp_path) == ["sktl-features-damaged.sqlite", "sktl-features.sqlite"]
+    assert right(open_cache(tmp_path), range(60)) == set(range(5))
+    prune_cache(tmp_path, older_than=1)
+    assert files(tmp_path) == ["sktl-features.sqlite"]
+
+
+def test_empty_file_is_an_empty_cache(tmp_path):
+    (tmp_path / "sktl-features.sqlite").touch()
+    store = open_cache(tmp_path)
     assert right(store, range(5)) == set()
     store.put(rows(range(5)))
     assert right(store, range(5)) == set(range(5))
@@ -688,24 +688,19 @@ def plant(directory, number, dtype, shape, payload):
         checksum = hashlib.sha256(b"\0".join(parts)).digest()[:16]
     except TypeError:
         checksum = bytes(16)
-    (prefix,) = struct.unpack(">q", key(number)[:8])
-    with sqlite3.connect(directory / "features.sqlite") as connection:
-        new_id = 1000 + number
+    with sqlite3.connect(directory / "sktl-features.sqlite") as connection:
         connection.execute(
-            "INSERT INTO entries VALUES (?, ?, 20000, 1)", (prefix, new_id)
-        )
-        connection.execute(
-            "INSERT INTO numbers VALUES (?, ?, ?, ?, ?)",
-            (new_id, dtype, shape, payload, checksum),
+            "INSERT INTO features VALUES (?, 20000, 1, ?, ?, ?, ?)",
+            (key(number), dtype, shape, payload, checksum),
         )
     connection.close()
 
 
 def test_planted_row_that_is_well_formed_is_read(tmp_path):
     """The control of the tests below: their rows fail for what they say alone."""
-    open_store(tmp_path).put(rows([0]))
+    open_cache(tmp_path).put(rows([0]))
     plant(tmp_path, 7, b"<f4", str(N_WIDE).encode(), row(7).tobytes())
-    assert right(open_store(tmp_path), range(10)) == {0, 7}
+    assert right(open_cache(tmp_path), range(10)) == {0, 7}
 
 
 class Bomb:
@@ -726,7 +721,7 @@ def bomb(marker):
 def test_planted_pickle_never_runs(tmp_path, dtype):
     marker = tmp_path / "it ran"
     payload = bomb(marker)
-    store = open_store(tmp_path / "cache")
+    store = open_cache(tmp_path / "cache")
     store.put(rows([0]))
     for number, shape in enumerate([b"", b"1", str(len(payload)).encode()], 1):
         plant(tmp_path / "cache", number, dtype, shape, payload)
@@ -761,34 +756,9 @@ def test_planted_pickle_never_runs(tmp_path, dtype):
     ids=str,
 )
 def test_planted_row_that_makes_no_sense_is_a_miss(tmp_path, dtype, shape, payload):
-    store = open_store(tmp_path)
+    store = open_cache(tmp_path)
     store.put(rows([0]))
     plant(tmp_path, 1, dtype, shape, payload)
     assert right(store, range(2)) == {0}
     store.put(rows([1]))
     assert right(store, range(2)) == {0, 1}
-
-
-@pytest.mark.parametrize("id_", [None, "text", b"blob", 1.5, 2**63 - 1, -5])
-def test_entry_that_points_nowhere_is_a_miss_and_heals(tmp_path, id_):
-    store = open_store(tmp_path)
-    store.put(rows([0, 1]))
-    with sqlite3.connect(tmp_path / "features.sqlite") as connection:
-        (prefix,) = struct.unpack(">q", key(1)[:8])
-        connection.execute("UPDATE entries SET id = ? WHERE prefix = ?", (id_, prefix))
-    connection.close()
-    assert right(store, range(2)) == {0}
-    store.put(rows([1]))
-    assert right(store, range(2)) == {0, 1}
-
-
-def test_numbers_used_up_are_survived(tmp_path):
-    """The next row would need a number larger than SQLite has."""
-    store = open_store(tmp_path)
-    store.put(rows([0]))
-    with sqlite3.connect(tmp_path / "features.sqlite") as connection:
-        connection.execute("UPDATE numbers SET id = 9223372036854775807")
-    connection.close()
-    with pytest.warns(CacheWarning, match="is damaged"):
-        store.put(rows([1]))
-    assert right(store, range(2)) == {1}

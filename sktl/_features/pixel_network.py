@@ -1,0 +1,88 @@
+"""The network as it runs: on its device, from 8-bit images to pooled activations."""
+
+import functools
+
+import torch
+from torch.nn.functional import adaptive_avg_pool2d, adaptive_max_pool2d
+
+from sktl._networks.fusion import fuse_batch_norms
+from sktl._utils.torch_state import building
+
+
+@functools.lru_cache(maxsize=4)
+@building()
+def place(network, cuts, mean, std, poolings, device, dtype):
+    """A copy of the prefix on the device, in the layout convolutions run fastest in."""
+    module = fuse_batch_norms(network.prefix(*cuts))
+    for layer in module.modules():
+        if type(layer) in (torch.nn.Conv2d, torch.nn.Linear):
+            # Autocast would convert the weights again for every batch.
+            layer.to(dtype)
+    channels_last = [network.is_channels_last(cut) for cut in cuts]
+    module = PixelNetwork(module, mean, std, poolings, channels_last)
+    module = module.eval().requires_grad_(False)
+    return module.to(device=device, memory_format=torch.channels_last)
+
+
+class PixelNetwork(torch.nn.Module):
+    """A network that takes 8-bit images: normalise, run, pool.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        Normalised images `(n, 3, h, w)` to a tuple of activations.
+    mean, std : sequence of 3 floats
+    poolings : sequence of str or None
+        Per activation, how a spatial map becomes a row; None leaves it as it is.
+    channels_last : sequence of bool
+        Per activation, whether its channels are on the last axis.
+    """
+
+    def __init__(self, network, mean, std, poolings, channels_last):
+        super().__init__()
+        self.network = network
+        self.mean = mean
+        self.std = std
+        self.poolings = poolings
+        self.channels_last = channels_last
+
+    def forward(self, pixels):
+        """Map uint8 `(n, h, w, 3)` to one activation per output of the network."""
+        activations = self.network(normalize(pixels, self.mean, self.std))
+        outputs = zip(activations, self.poolings, self.channels_last, strict=True)
+        return tuple(
+            x if pooling is None else pool(x, pooling, last)
+            for x, pooling, last in outputs
+        )
+
+
+def normalize(pixels, mean, std):
+    """Map 8-bit images `(n, h, w, 3)` to the floats `(n, 3, h, w)` networks read."""
+    images = pixels.permute(0, 3, 1, 2).float()
+    mean, std = (images.new_tensor(value).view(3, 1, 1) for value in (mean, std))
+    return images.div_(255).sub_(mean).div_(std)
+
+
+def pool(activation, pooling, channels_last=False):
+    """Make one row per image of what a cut gives.
+
+    Parameters
+    ----------
+    activation : torch.Tensor of shape (n, channels, h, w), (n, width, tokens) or (n, d)
+    pooling : {"avg", "max", "avgmax", "flatten"}
+    channels_last : bool
+        Whether channels or width are on the last axis instead.
+    """
+    if activation.ndim == 2 or pooling == "flatten":
+        return activation.flatten(1)
+    if channels_last:
+        activation = activation.movedim(-1, 1)
+    if activation.ndim == 3:  # tokens of a transformer: (n, width, tokens, 1)
+        activation = activation.unsqueeze(-1)
+    pools = {
+        "avg": [adaptive_avg_pool2d],
+        "max": [adaptive_max_pool2d],
+        "avgmax": [adaptive_avg_pool2d, adaptive_max_pool2d],
+    }
+    parts = [reduce(activation, 1).flatten(1) for reduce in pools[pooling]]
+    return torch.cat(parts, dim=1)

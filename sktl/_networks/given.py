@@ -15,6 +15,8 @@ from collections.abc import Mapping
 import torch
 
 from sktl._networks.stages import StagedNetwork
+from sktl._networks.weight_files import impossible
+from sktl.exceptions import WeightsMismatchError
 
 _known = weakref.WeakKeyDictionary()  # module -> (its blueprint, StagedNetwork)
 
@@ -26,6 +28,7 @@ def given_network(module):
     known, network = _known.get(module, (None, None))
     if known is None or known != blueprint or not _same_tensors(network.module, module):
         network = StagedNetwork(copy.deepcopy(module).requires_grad_(False))
+        _check_numbers(network.module, type(module).__name__)
         _known[module] = blueprint, network
     return network
 
@@ -42,6 +45,16 @@ def _check_float32(module):
             f"backbone={type(module).__name__} has weights in {', '.join(wrong)}; pass "
             "it in float32 (network.float()), and choose what it computes in by "
             "precision."
+        )
+
+
+def _check_numbers(module, name):
+    faults = impossible(module, module.state_dict())
+    if faults:
+        raise WeightsMismatchError(
+            f"backbone={name} has NaN, infinity or a negative variance in "
+            f"{', '.join(faults[:3])}, so its features would be no numbers. Pass a "
+            "network whose training did not diverge."
         )
 
 

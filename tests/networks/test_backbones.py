@@ -240,63 +240,6 @@ def test_layer_names_of_a_given_network(tiny_network):
     assert names == [name for name, _ in tiny_network.named_children()]
 
 
-# ---- networks given as modules
-
-
-def test_given_network_is_left_as_it_was(tiny_network):
-    tiny_network.train()
-    state = {k: v.clone() for k, v in tiny_network.state_dict().items()}
-    images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
-    PretrainedFeatureExtractor(tiny_network, image_size=16).fit_transform(images)
-    assert tiny_network.training
-    assert all(p.requires_grad for p in tiny_network.parameters())
-    assert all(torch.equal(v, state[k]) for k, v in tiny_network.state_dict().items())
-
-
-def test_given_network_changed_in_place_is_a_new_network(tiny_network):
-    before = load_backbone(tiny_network).digest
-    with torch.no_grad():
-        tiny_network.conv1.weight.data.mul_(2)
-    assert load_backbone(tiny_network).digest != before
-
-
-class Shifted(torch.nn.Module):
-    """A tensor that no state dict shows decides the output."""
-
-    def __init__(self, shift, activation=None):
-        super().__init__()
-        torch.manual_seed(0)
-        self.conv = torch.nn.Conv2d(3, 4, 1)
-        self.register_buffer("shift", torch.tensor(shift), persistent=False)
-        self.activation = activation or torch.nn.ReLU()
-        self.fc = torch.nn.Linear(4, 2)
-
-    def forward(self, x):
-        return self.fc(self.activation(self.conv(x) + self.shift).mean((2, 3)))
-
-
-def test_networks_that_differ_outside_their_state_dict_are_told_apart():
-    digests = {load_backbone(Shifted(shift)).digest for shift in (1.0, 2.0)}
-    assert len(digests) == 2
-
-
-def test_given_network_with_another_layer_is_a_new_network():
-    network = Shifted(0.0)
-    before = load_backbone(network).digest
-    network.activation = torch.nn.Tanh()
-    assert load_backbone(network).digest != before
-
-
-def test_given_network_unchanged_is_traced_once():
-    network = Shifted(0.0)
-    assert load_backbone(network).network is load_backbone(network).network
-
-
-def test_given_network_in_half_precision_is_refused():
-    with pytest.raises(ValueError, match=r"weights in torch\.float16.*network\.float"):
-        load_backbone(Shifted(0.0).half())
-
-
 def test_threads_get_the_network_of_their_seed():
     """Random weights come from one generator per process."""
     expected = load_backbone("sktl_mini", None, seed=11).digest
@@ -312,27 +255,6 @@ def test_threads_get_the_network_of_their_seed():
         )
         noise.result()
     assert set(found) == {expected}
-
-
-def test_given_network_with_random_weights_is_redrawn_not_renamed(tiny_network):
-    first = load_backbone(tiny_network, None, seed=1).digest
-    assert first == load_backbone(tiny_network, None, seed=1).digest
-    assert first != load_backbone(tiny_network, None, seed=2).digest
-    assert first != load_backbone(tiny_network).digest
-
-
-def test_given_network_that_cannot_be_redrawn_is_refused():
-    class Bare(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.scale = torch.nn.Parameter(torch.ones(1))
-            self.fc = torch.nn.Linear(3, 2)
-
-        def forward(self, x):
-            return self.fc(x.mean((2, 3)) * self.scale)
-
-    with pytest.raises(ValueError, match="has no reset_parameters"):
-        load_backbone(Bare(), None)
 
 
 # ---- downloads, from a server on this machine

@@ -1,0 +1,302 @@
+"""Networks given as modules: left alone, and traced again when they changed."""
+
+import functools
+import gc
+import weakref
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+
+from sktl import PretrainedFeatureExtractor
+from sktl._networks import given, kept
+from sktl._networks.backbones import load_backbone
+from sktl._networks.kept import free_networks
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """The modules that were traced, in turn."""
+    modules, trace = [], given.StagedNetwork
+
+    def counting(module):
+        modules.append(module)
+        return trace(module)
+
+    monkeypatch.setattr(given, "StagedNetwork", counting)
+    return modules
+
+
+def test_given_network_is_left_as_it_was(tiny_network):
+    tiny_network.train()
+    state = {k: v.clone() for k, v in tiny_network.state_dict().items()}
+    images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
+    PretrainedFeatureExtractor(tiny_network, image_size=16).fit_transform(images)
+    assert tiny_network.training
+    assert all(p.requires_grad for p in tiny_network.parameters())
+    assert all(torch.equal(v, state[k]) for k, v in tiny_network.state_dict().items())
+
+
+def test_given_network_changed_in_place_is_a_new_network(tiny_network):
+    before = load_backbone(tiny_network).digest
+    with torch.no_grad():
+        tiny_network.conv1.weight.data.mul_(2)
+    assert load_backbone(tiny_network).digest != before
+
+
+class Shifted(torch.nn.Module):
+    """A tensor that no state dict shows decides the output."""
+
+    def __init__(self, shift, activation=None):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = torch.nn.Conv2d(3, 4, 1)
+        self.register_buffer("shift", torch.tensor(shift), persistent=False)
+        self.activation = activation or torch.nn.ReLU()
+        self.fc = torch.nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.fc(self.activation(self.conv(x) + self.shift).mean((2, 3)))
+
+
+def test_networks_that_differ_outside_their_state_dict_are_told_apart():
+    digests = {load_backbone(Shifted(shift)).digest for shift in (1.0, 2.0)}
+    assert len(digests) == 2
+
+
+def test_given_network_with_another_layer_is_a_new_network():
+    network = Shifted(0.0)
+    before = load_backbone(network).digest
+    network.activation = torch.nn.Tanh()
+    assert load_backbone(network).digest != before
+
+
+def test_given_network_unchanged_is_traced_once():
+    network = Shifted(0.0)
+    assert load_backbone(network).network is load_backbone(network).network
+
+
+def test_given_network_in_half_precision_is_refused():
+    with pytest.raises(ValueError, match=r"weights in torch\.float16.*network\.float"):
+        load_backbone(Shifted(0.0).half())
+
+
+def test_given_network_with_random_weights_is_redrawn_not_renamed(tiny_network):
+    first = load_backbone(tiny_network, None, seed=1).digest
+    assert first == load_backbone(tiny_network, None, seed=1).digest
+    assert first != load_backbone(tiny_network, None, seed=2).digest
+    assert first != load_backbone(tiny_network).digest
+
+
+def test_given_network_that_cannot_be_redrawn_is_refused():
+    class Bare(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.ones(1))
+            self.fc = torch.nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.fc(x.mean((2, 3)) * self.scale)
+
+    with pytest.raises(ValueError, match="has no reset_parameters"):
+        load_backbone(Bare(), None)
+
+
+# ---- changed or not
+
+
+def features(network):
+    """What plain torch gives for one image, and what sktl gives."""
+    image = np.random.default_rng(0).integers(0, 256, (1, 16, 16, 3), dtype=np.uint8)
+    extractor = PretrainedFeatureExtractor(
+        network, image_size=16, precision="float32", batch_size=1, cache=None
+    )
+    found = extractor.fit_transform(image)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    x = ((torch.from_numpy(image) / 255 - mean) / std).permute(0, 3, 1, 2)
+    caught = []
+    *_, (_, head) = network.named_children()
+    hook = head.register_forward_pre_hook(lambda layer, inputs: caught.append(inputs))
+    was_training = network.training
+    with torch.no_grad():
+        network.eval()(x)
+    network.train(was_training)
+    hook.remove()
+    return caught[0][0].numpy(), found
+
+
+FACTOR = 1.0
+
+
+def scaled(x, factor=1.0):
+    return x * factor
+
+
+class Plain(torch.nn.Module):
+    """Everything in it that decides its output can be changed by one line."""
+
+    scale = 1.0
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = torch.nn.Conv2d(3, 4, 3, padding=1)
+        self.norm = torch.nn.BatchNorm2d(4)
+        self.norm.running_var.fill_(4.0)
+        self.register_buffer("shift", torch.zeros(1), persistent=False)
+        self.constant = 1.0
+        self.options = {"factors": [1.0, 2.0]}
+        self.activation = torch.relu
+        self.partial = functools.partial(scaled, factor=1.0)
+        self.fc = torch.nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = self.activation(self.norm(self.conv(x)) + self.shift)
+        x = x * self.constant * self.options["factors"][0] * self.scale * FACTOR
+        return self.fc(self.partial(self.inner(x)).mean((2, 3)))
+
+    def inner(self, x):
+        return x * 1.0
+
+
+def _global(network, monkeypatch):
+    monkeypatch.setitem(globals(), "FACTOR", 2.0)
+
+
+def _class_attribute(network, monkeypatch):
+    monkeypatch.setattr(Plain, "scale", 2.0)
+
+
+def _method(network, monkeypatch):
+    monkeypatch.setattr(Plain, "inner", lambda self, x: x * 2.0)
+
+
+def _method_of_one(network, monkeypatch):
+    network.inner = lambda x: x * 2.0
+
+
+def _hook(network, monkeypatch):
+    network.norm.register_forward_hook(lambda layer, inputs, output: output * 2)
+
+
+def _layer(network, monkeypatch):
+    network.norm = torch.nn.Identity()
+
+
+def _setting(network, monkeypatch):
+    network.conv.stride = (2, 2)
+    network.conv.padding = (0, 0)
+
+
+def _run(line):
+    def change(network, monkeypatch):
+        with torch.no_grad():
+            exec(
+                line,
+                {
+                    "network": network,
+                    "torch": torch,
+                    "scaled": scaled,
+                    "functools": functools,
+                },
+            )
+
+    return change
+
+
+CHANGES = {
+    "a weight": _run("network.conv.weight.mul_(2)"),
+    "a weight behind autograd": _run("network.conv.weight.data.mul_(2)"),
+    "a weight through NumPy": _run("network.conv.weight.numpy()[:] *= 2"),
+    "another parameter": _run("network.conv.bias = torch.nn.Parameter(torch.ones(4))"),
+    "no parameter": _run("network.conv.bias = None"),
+    "statistics": _run("network.norm.running_mean.add_(1)"),
+    "a buffer that is not saved": _run("network.shift.fill_(1)"),
+    "a number": _run("network.constant = 2.0"),
+    "a number in a list": _run("network.options['factors'][0] = 2.0"),
+    "a function": _run("network.activation = torch.tanh"),
+    "a partial function": _run(
+        "network.partial = functools.partial(scaled, factor=2.0)"
+    ),
+    "a number in a partial function": _run("network.partial.keywords['factor'] = 2.0"),
+    "a setting of a layer": _setting,
+    "a layer": _layer,
+    "a hook": _hook,
+    "a global": _global,
+    "a class attribute": _class_attribute,
+    "a method": _method,
+    "a method of this network": _method_of_one,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_given_network_is_traced_again_when_it_changed(change, monkeypatch, traced):
+    network = Plain().requires_grad_(False)
+    before = features(network)[1]
+    change(network, monkeypatch)
+    expected, found = features(network)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    assert not np.allclose(found, before, rtol=1e-3)
+    assert len(traced) == 2
+
+
+def test_given_network_that_did_not_change_is_traced_once(traced):
+    network = Plain().train()
+    first = features(network)[1]
+    network.eval().requires_grad_(False)  # neither decides what it computes here
+    assert np.array_equal(features(network)[1], first)
+    assert len(traced) == 1
+
+
+def test_given_network_of_torchvision_is_traced_once(traced):
+    network = torchvision.models.resnet18(weights=None)
+    first = load_backbone(network).network
+    assert load_backbone(network).network is first
+    assert len(traced) == 1
+
+
+def test_given_network_with_what_cannot_be_compared_is_traced_each_time(traced):
+    network = Plain()
+    network.options["unknown"] = object()
+    for _ in range(2):
+        features(network)
+    assert len(traced) == 2
+
+
+def test_copies_of_given_networks_go_with_them():
+    network = Plain()
+    copied = weakref.ref(load_backbone(network).network.module)
+    del network
+    gc.collect()
+    assert copied() is None
+
+
+def test_kept_networks_are_freed():
+    network = Plain()
+    copies = [
+        weakref.ref(load_backbone(*args).network.module)
+        for args in [(network,), ("sktl_mini",), ("sktl_mini", None)]
+    ]
+    free_networks()
+    gc.collect()
+    assert [copied() for copied in copies] == [None] * 3
+
+
+def test_kept_networks_are_bounded_in_bytes(monkeypatch):
+    """Six VGGs without weights are 3 GB."""
+    free_networks()
+    first = load_backbone("sktl_mini", None, seed=0).network
+    n_bytes = sum(t.nbytes for t in first.tensors().values())
+    monkeypatch.setattr(kept, "MAX_BYTES", int(2.5 * n_bytes))
+    networks = [load_backbone("sktl_mini", None, seed=n).network for n in range(5)]
+    again = [load_backbone("sktl_mini", None, seed=n).network for n in (4, 3, 0)]
+    assert again[0] is networks[4]
+    assert again[1] is networks[3]
+    assert again[2] is not first
+
+
+def test_a_network_larger_than_the_bound_is_kept_until_the_next(monkeypatch):
+    monkeypatch.setattr(kept, "MAX_BYTES", 1)
+    first = load_backbone("sktl_mini", None, seed=1).network
+    assert load_backbone("sktl_mini", None, seed=1).network is first

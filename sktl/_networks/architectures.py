@@ -13,7 +13,7 @@ import torch
 import torchvision
 from torchvision.models import get_model_builder, get_model_weights, list_models
 
-from sktl._images.forms import Geometry
+from sktl._images.geometry import Geometry
 from sktl._networks import mini
 from sktl._networks.given import reset_copy
 from sktl._networks.weight_files import WeightsFile, torchvision_file

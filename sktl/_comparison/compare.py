@@ -69,8 +69,9 @@ class TransferComparison(TableMixin):
         and `test_size` (rows; where splits differ, the most), `split<i>_test_score` for
         each split, `mean_test_score`, `se_test_score` (standard error of the mean as if
         splits were independent, which is too small: see Notes), `mean_fit_time` and
-        `mean_score_time` (seconds per split), `error` (the first failure, or ""). Where a split failed its score is NaN, and so are
-        mean and standard error: a mean over fewer splits would not compare.
+        `mean_score_time` (seconds per split), `error` (the first failure, or ""). Where
+        a split failed its score is NaN, and so are mean and standard error: a mean over
+        fewer splits would not compare.
     scoring_ : str
         What the scores are; more is better.
     n_splits_ : int
@@ -227,12 +228,13 @@ class TransferComparison(TableMixin):
     def save_html(self, path):
         """Save one self-contained page: findings, tables, plots, and what was compared.
 
-        It opens from disk, without a network. Needs matplotlib.
+        It opens from disk, without a network. Where matplotlib is missing, or a plot
+        fails, a sentence stands in its place.
 
         Parameters
         ----------
         path : path-like
-            A file that is there is replaced.
+            A file that is there is replaced; `~` is expanded.
         """
         write_html(self, path)
 

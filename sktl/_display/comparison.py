@@ -2,29 +2,51 @@
 
 import numpy as np
 
-from sktl._display.drawing import broken, draw_bands, legend_beside, new_axes
+from sktl._display.drawing import (
+    KIND_LOOKS,
+    LINE_HEIGHT,
+    PLAIN,
+    Curve,
+    broken,
+    draw_curves,
+    legend_above,
+    n_lines,
+    new_axes,
+)
 
 # Largest over smallest training size from which on the axis is logarithmic.
 LOG_FROM = 8
 TICK_DISTANCE = 0.08  # of the axis: four digits and a gap
+# The score of the most frequent class is drawn unless it would take more than this part
+# of the axis for itself.
+LARGEST_GAP = 0.4
 
 
 class TransferComparisonDisplay:
-    """Mean scores of contenders with their standard errors.
+    """Mean scores of contenders with their intervals.
 
-    With one training size, a bar per contender; with several, a learning curve each.
-    Use `from_results` or `TransferComparison.plot` to make one.
+    With one training size, a point per contender, the best on top; with several, a
+    learning curve each. Use `from_results` or `TransferComparison.plot` to make one.
 
     Parameters
     ----------
     contenders : sequence of str
         One entry per contender and training size, as in the arrays below.
-    means, errors : array-like of shape (n_entries,)
-        Mean score and its standard error. NaN where a contender failed.
+    means : array-like of shape (n_entries,)
+        Mean score. NaN where a contender failed.
+    errors : array-like of shape (n_entries,) or (2, n_entries)
+        How far the 95 % interval reaches below and above the mean.
     scoring : str
         What the scores are.
     train_sizes : array-like of shape (n_entries,) or None, default=None
         Rows that the contender was trained on. None means the same for all.
+    kinds : sequence of str or None, default=None
+        What each entry takes from a network, as in `TransferComparison.results_`; it
+        gives the colour.
+    chance : float, default=nan
+        Score of the most frequent class.
+    n_splits : int or None, default=None
+        Splits that the means are over.
 
     Attributes
     ----------
@@ -44,12 +66,26 @@ class TransferComparisonDisplay:
     array([0.8, 0.9])
     """
 
-    def __init__(self, contenders, means, errors, scoring, train_sizes=None):
+    def __init__(
+        self,
+        contenders,
+        means,
+        errors,
+        scoring,
+        train_sizes=None,
+        *,
+        kinds=None,
+        chance=np.nan,
+        n_splits=None,
+    ):
         self.contenders = list(contenders)
         self.means = np.asarray(means)
-        self.errors = np.asarray(errors)
+        self.errors = np.broadcast_to(errors, (2, len(self.means)))
         self.scoring = scoring
         self.train_sizes = train_sizes if train_sizes is None else np.array(train_sizes)
+        self.kinds = [None] * len(self.contenders) if kinds is None else list(kinds)
+        self.chance = chance
+        self.n_splits = n_splits
 
     @classmethod
     def from_results(cls, comparison):
@@ -64,70 +100,140 @@ class TransferComparisonDisplay:
         display : TransferComparisonDisplay
         """
         results = comparison.results_
+        means, error = results["mean_test_score"], results["se_test_score"]
+        low = results.get("low_test_score", means - error)
+        high = results.get("high_test_score", means + error)
         return cls(
             results["contender"],
-            results["mean_test_score"],
-            results["se_test_score"],
+            means,
+            [means - low, high - means],
             comparison.scoring_,
             results["train_size"],
+            kinds=results.get("kind"),
+            chance=comparison.chance_,
+            n_splits=comparison.n_splits_,
         )
 
     def plot(self, ax=None):
-        """Draw a bar per contender, the first on top, or a curve per contender.
+        """Draw a point per contender, the best on top, or a curve per contender.
 
         Parameters
         ----------
         ax : matplotlib.axes.Axes or None, default=None
-            The legend of curves stands to the right of it: a figure with
-            `layout="constrained"` makes room for it. None makes a new figure.
+            The names of curves stand to the right of it, and what colours mean above
+            it: a figure with `layout="constrained"` makes room for them. None makes a
+            new figure.
 
         Returns
         -------
         self : TransferComparisonDisplay
         """
         several = self.train_sizes is not None and len(np.unique(self.train_sizes)) > 1
-        ax = self._draw_curves(ax) if several else self._draw_bars(ax)
-        self.ax_ = ax
-        self.figure_ = ax.figure
+        self.ax_ = self._draw_curves(ax) if several else self._draw_points(ax)
+        self.figure_ = self.ax_.figure
         return self
 
-    def _draw_bars(self, ax):
-        labels = [broken(name) for name in self.contenders]
+    def _draw_points(self, ax):
+        # What failed has no score, and stands at the bottom.
+        order = np.argsort(-self.means, kind="stable")
+        labels = [broken(self.contenders[i]) for i in order]
         if ax is None:
-            n_lines = 1 + max(label.count("\n") for label in labels)
-            ax = new_axes(7, 1 + (0.22 + 0.18 * n_lines) * len(labels))
-        rows = np.arange(len(labels))
-        ax.barh(rows, self.means, xerr=self.errors, color="0.75", ecolor="black")
-        for row, mean, error in zip(rows, self.means, self.errors, strict=True):
-            side = "right" if mean < 0 else "left"
-            if np.isnan(mean):
-                end, text = 0, " failed"
+            height = 1.3 + 0.16 * len(labels) + LINE_HEIGHT * n_lines(labels)
+            ax = new_axes(7, height)
+        far_off = self._far_below()
+        for row, i in enumerate(order):
+            mean = self.means[i]
+            if np.isnan(mean) or far_off[i]:
+                text = "failed" if np.isnan(mean) else f"\N{LEFTWARDS ARROW} {mean:.3f}"
+                place = {"x": 0.01, "y": row, "transform": ax.get_yaxis_transform()}
+                ax.text(s=text, va="center", fontsize="small", **place, **PLAIN)
             else:
-                end = mean + np.copysign(np.nan_to_num(error), mean)
-                text = f" {mean:.3f} "
-            ax.text(end, row, text, va="center", ha=side, fontsize="small")
-        ax.set_yticks(rows, labels, parse_math=False)
+                self._draw_point(ax, row, i)
+        ax.set_yticks(range(len(labels)), labels, **PLAIN)
         # Not invert_yaxis, which on shared axes would turn every second panel back.
-        ax.set_ylim(len(rows) - 0.5, -0.5)
-        ax.set_xlabel(f"{self.scoring} (bar: standard error)")
-        ax.margins(x=0.2)
+        ax.set_ylim(len(labels) - 0.5, -0.5)
+        ax.margins(x=0.15)
+        ax.grid(axis="x", color="0.9", linewidth=0.8)
+        ax.set_axisbelow(True)
+        lines, notes = self._draw_chance(ax.axvline, ax.get_xlim())
+        legend_above(ax, self.kinds, *lines, side="right", linestyle="")
+        if self.train_sizes is not None:
+            notes.insert(0, f"{self.train_sizes[0]} training rows")
+        ax.set_xlabel(f"{self._axis_label()}\n{', '.join(notes)}".strip(), **PLAIN)
         return ax
 
+    def _far_below(self):
+        """Whether entries are no better than chance, and the others far above it."""
+        beaten = self.means <= self.chance
+        low, high = (ends[~beaten & np.isfinite(self.means)] for ends in self._ends())
+        if not len(low):
+            return np.zeros_like(beaten)
+        return beaten & self._is_chance_far_off(low.min(), high.max())
+
+    def _draw_point(self, ax, row, i):
+        mean, high = self.means[i], self._ends()[1][i]
+        look = KIND_LOOKS.get(self.kinds[i], {"color": "#000000", "marker": "o"})
+        ax.errorbar(
+            mean, row, xerr=self.errors[:, [i]], markersize=6, capsize=3, **look
+        )
+        ax.annotate(
+            f"{mean:.3f}",
+            (np.nanmax([mean, high]), row),
+            xytext=(5, 0),
+            textcoords="offset points",
+            verticalalignment="center",
+            fontsize="small",
+            **PLAIN,
+        )
+
     def _draw_curves(self, ax):
+        low, high = self._ends()
         curves = {}
         for look, name in enumerate(dict.fromkeys(self.contenders)):
             rows = np.array([other == name for other in self.contenders])
-            columns = self.train_sizes, self.means, self.errors
-            sizes, means, errors = (column[rows] for column in columns)
+            sizes, means = self.train_sizes[rows], self.means[rows]
             failed = ", ".join(map(str, sizes[np.isnan(means)]))
             label = f"{name} (failed with {failed} rows)" if failed else name
-            curves[label] = look, sizes, means, errors
-        ax, lines = draw_bands(ax, curves)
-        legend_beside(ax, lines)
+            kind = self.kinds[np.argmax(rows)]
+            curves[label] = Curve(sizes, means, low[rows], high[rows], look, kind)
+        ax = draw_curves(ax, curves)
+        lines, notes = self._draw_chance(ax.axhline, ax.get_ylim())
+        legend_above(ax, self.kinds, *lines, marker="")
         _show_sizes(ax, np.unique(self.train_sizes))
-        ax.set_xlabel("training rows")
-        ax.set_ylabel(f"{self.scoring} (band: standard error)")
+        ax.set_xlabel(f"training rows\n{', '.join(notes)}".strip(), **PLAIN)
+        ax.set_ylabel(self._axis_label(), **PLAIN)
         return ax
+
+    def _draw_chance(self, draw_line, limits):
+        """Draw the score of the most frequent class, if the axis would not suffer.
+
+        Returns
+        -------
+        lines : list of matplotlib.lines.Line2D
+            None or one.
+        notes : list of str
+            What to write below the axis: the splits, and the score if it is not drawn.
+        """
+        notes = [] if self.n_splits is None else [f"{self.n_splits} splits"]
+        if not self._is_chance_far_off(*limits):
+            look = {"color": "0.4", "linestyle": ":", "zorder": 0}
+            return [draw_line(self.chance, label="most frequent class", **look)], notes
+        if np.isfinite(self.chance):
+            notes.append(f"most frequent class: {self.chance:.3f}")
+        return [], notes
+
+    def _is_chance_far_off(self, low, high):
+        """Whether its line would take too much of an axis; also where there is none."""
+        gap = max(low - self.chance, self.chance - high, 0)
+        return not gap <= LARGEST_GAP * (high - low)
+
+    def _ends(self):
+        """Lower and upper ends of the intervals."""
+        below, above = self.errors
+        return self.means - below, self.means + above
+
+    def _axis_label(self):
+        return f"{self.scoring}, mean and 95 % interval"
 
 
 def _show_sizes(ax, sizes):

@@ -1,11 +1,13 @@
 """Drawing of a training, epoch by epoch. Matplotlib only inside `plot`."""
 
+from itertools import pairwise
 from numbers import Real
 
 import numpy as np
 from sklearn.exceptions import NotFittedError
 
-from sktl._display.drawing import line_look, load_pyplot
+from sktl._display.drawing import PLAIN, line_look, new_axes, plain_legend
+from sktl._utils.printable import printable
 
 LOSSES = ("train_loss", "valid_loss")
 
@@ -23,6 +25,9 @@ class TrainingHistoryDisplay:
         Drawn on axes of their own; may be empty.
     phases : sequence of str or None, of shape (n_epochs,)
         What was trained in each epoch; None where it went on as before.
+    kept : int or None, default=None
+        Epochs that led to the weights kept; 0 are those that the training began with.
+        None where that is not known.
 
     Attributes
     ----------
@@ -44,10 +49,11 @@ class TrainingHistoryDisplay:
     array([0.8, 0.7])
     """
 
-    def __init__(self, losses, scores, phases):
+    def __init__(self, losses, scores, phases, kept=None):
         self.losses = losses
         self.scores = scores
         self.phases = list(phases)
+        self.kept = kept
 
     @classmethod
     def from_estimator(cls, estimator, *, scores=None, ax=None):
@@ -85,10 +91,11 @@ class TrainingHistoryDisplay:
                 f"This {name} instance is not fitted yet. Call 'fit' with appropriate "
                 "arguments before drawing its history."
             )
-        return cls.from_history(estimator.history, scores=scores, ax=ax)
+        kept = getattr(estimator, "n_epochs_", None)
+        return cls.from_history(estimator.history, scores=scores, kept=kept, ax=ax)
 
     @classmethod
-    def from_history(cls, history, *, scores=None, ax=None):
+    def from_history(cls, history, *, scores=None, kept=None, ax=None):
         """Draw the history of a net.
 
         Parameters
@@ -100,6 +107,8 @@ class TrainingHistoryDisplay:
             Columns of numbers to draw besides the losses. None takes those beside
             which there is a column with `_best` at the end of its name, as skorch's
             scoring callbacks write it.
+        kept : int or None, default=None
+            Epochs that led to the weights kept, if that is known.
         ax : matplotlib.axes.Axes or None, default=None
             As in `plot`.
 
@@ -135,11 +144,12 @@ class TrainingHistoryDisplay:
             {name: columns[name] for name in losses},
             {name: columns[name] for name in scores},
             [row.get("phase") for row in rows],
+            kept,
         )
         return display.plot(ax=ax)
 
     def plot(self, ax=None):
-        """Draw the losses, below them the scores, and lines where a phase begins.
+        """Draw the losses and, below, the scores, with a band for each phase.
 
         Parameters
         ----------
@@ -155,7 +165,7 @@ class TrainingHistoryDisplay:
         starts = self._phase_starts()
         if ax is None:
             height = (5 if self.scores else 3) + 0.15 * len(starts)
-            _, ax = load_pyplot().subplots(figsize=(7, height), layout="constrained")
+            ax = new_axes(7, height)
         self.ax_ = ax
         self.score_ax_ = _axes_below(ax) if self.scores else None
         self.figure_ = ax.figure
@@ -165,10 +175,12 @@ class TrainingHistoryDisplay:
             label = next(iter(self.scores)) if len(self.scores) == 1 else "score"
             _draw_curves(self.score_ax_, self.scores, label, len(self.losses))
         lowest = self.score_ax_ or ax
-        lowest.set_xlabel("epoch")
+        lowest.set_xlabel("epoch", **PLAIN)
         lowest.locator_params(axis="x", integer=True, min_n_ticks=1)
-        lowest.set_xlim(0.5, len(self.phases) + 0.5)
+        first = 0 if self.kept == 0 else 1
+        lowest.set_xlim(first - 0.5, len(self.phases) + 0.5)
         self._mark_phases(starts)
+        self._mark_kept()
         return self
 
     def _phase_starts(self):
@@ -179,28 +191,39 @@ class TrainingHistoryDisplay:
         return starts
 
     def _mark_phases(self, starts):
-        """Draw a line where a phase starts, with its name on top like a flag.
+        """Draw a band for each phase, every second one grey, with its name like a flag.
 
-        Each flag flies lower than the one before, so that neither names nor lines meet,
+        Each flag flies lower than the one before, so that neither names nor poles meet,
         whatever the width of the figure and the length of the phases.
         """
-        grey = {"color": "0.6", "linewidth": 0.8}
-        # From the top of the axes to the top of the name, not only to its corner.
-        pole = grey | {"arrowstyle": "-", "relpos": (0, 1), "patchA": None}
-        pole |= {"shrinkA": 0, "shrinkB": 0}
-        for row, (epoch, phase) in enumerate(reversed(starts)):
-            x = epoch - 0.5
+        bands = pairwise([*starts, (len(self.phases) + 1, None)])
+        for i, ((start, _), (end, _)) in enumerate(bands):
             for ax in filter(None, (self.ax_, self.score_ax_)):
-                ax.axvline(x, zorder=0, **grey)
+                color = ("0.93", "1")[i % 2]
+                ax.axvspan(start - 0.5, end - 0.5, color=color, zorder=-1, linewidth=0)
+        # From the top of the axes to the top of the name, not only to its corner.
+        pole = {"arrowstyle": "-", "relpos": (0, 1), "color": "0.6", "linewidth": 0.8}
+        pole |= {"patchA": None, "shrinkA": 0, "shrinkB": 0}
+        for row, (epoch, phase) in enumerate(reversed(starts)):
             self.ax_.annotate(
-                f" {phase}",
-                (x, 1),
+                f" {printable(phase)}",
+                (epoch - 0.5, 1),
                 xycoords=self.ax_.get_xaxis_transform(),
                 xytext=(0, 3 + 11 * row),
                 textcoords="offset points",
                 fontsize=8,  # points; a row has 11
                 arrowprops=pole,
+                **PLAIN,
             )
+
+    def _mark_kept(self):
+        """Draw a line at the epoch whose weights were kept, if later ones were not."""
+        if self.kept is None or self.kept == len(self.phases):
+            return
+        for ax in filter(None, (self.ax_, self.score_ax_)):
+            label = f"weights kept: epoch {self.kept}"
+            ax.axvline(self.kept, color="0.3", linestyle=":", label=label)
+            plain_legend(ax)
 
 
 def _number_columns(rows):
@@ -240,5 +263,5 @@ def _draw_curves(ax, curves, label, first_style):
             label=name,
             **line_look(i),
         )
-    ax.set_ylabel(label)
-    ax.legend()
+    ax.set_ylabel(label, **PLAIN)
+    plain_legend(ax)

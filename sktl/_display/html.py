@@ -2,7 +2,6 @@
 
 import base64
 import io
-from os.path import expanduser
 from typing import NamedTuple
 
 import numpy as np
@@ -40,7 +39,7 @@ def write_html(comparison, path):
         If the file cannot be written, such as in a folder that does not exist.
     """
     page = templates().get_template("report.html.jinja").render(_contents(comparison))
-    with replacing(expanduser(path)) as file:
+    with replacing(path) as file:
         file.write(page.encode())
 
 
@@ -152,6 +151,7 @@ def _draw(make_display, caption):
         plt = load_pyplot()
         # Glyphs as paths: the page needs no fonts. The salt makes the same ids always.
         settings = {"svg.fonttype": "path", "svg.hashsalt": "sktl"}
+        settings["text.usetex"] = False
         svg = io.BytesIO()
         with plt.ioff(), plt.rc_context(settings):
             figure = make_display().plot().figure_

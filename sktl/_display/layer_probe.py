@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from sktl._display.drawing import COLORS, load_pyplot
+from sktl._display.drawing import COLORS, PLAIN, new_axes, plain_legend
+from sktl._utils.printable import printable
 
 # Longer names than this would run into each other if they stood side by side.
 LONGEST_LEVEL_NAME = 8
@@ -73,7 +74,7 @@ class LayerProbeDisplay:
         )
 
     def plot(self, ax=None):
-        """Draw the curve, a ring around the best layer, and grey behind what to train.
+        """Draw the curve, a ring around the layer to take, grey behind what to train.
 
         Parameters
         ----------
@@ -87,8 +88,7 @@ class LayerProbeDisplay:
         n_layers, longest = len(self.layers), max(map(len, self.layers))
         if ax is None:
             # A slanted letter of the names takes 0.06 inches of the height.
-            size = max(6, 1.5 + 0.4 * n_layers), 3.5 + 0.06 * longest
-            _, ax = load_pyplot().subplots(figsize=size, layout="constrained")
+            ax = new_axes(max(6, 1.5 + 0.4 * n_layers), 3.7 + 0.06 * longest)
         x = np.arange(n_layers)
         ax.errorbar(
             x,
@@ -99,37 +99,48 @@ class LayerProbeDisplay:
             capsize=3,
             label="mean over folds, bar: standard error",
         )
-        self._mark_advice(ax)
+        self._mark_layers(ax)
+        self._mark_training(ax)
+        # Above the axes, where no curve can be.
+        plain_legend(ax, loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
         slant = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
-        ax.set_xticks(x, self.layers, **(slant if longest > LONGEST_LEVEL_NAME else {}))
+        look = slant if longest > LONGEST_LEVEL_NAME else {}
+        ax.set_xticks(x, list(map(printable, self.layers)), **look, **PLAIN)
         ax.set_xlim(-0.5, n_layers - 0.25)  # the rest is the head
-        ax.set_xlabel("linear probe on the output of")
-        ax.set_ylabel(self.scoring)
+        ax.set_xlabel("linear probe on the output of", **PLAIN)
+        ax.set_ylabel(self.scoring, **PLAIN)
         self.ax_ = ax
         self.figure_ = ax.figure
         return self
 
-    def _mark_advice(self, ax):
-        advice = self.recommendation
-        best = self.layers.index(advice["layers"])
-        ax.plot(
-            best,
-            self.means[best],
-            linestyle="none",
-            marker="o",
-            markersize=14,
-            markerfacecolor="none",
-            markeredgecolor="black",
-            label=f"best layer: {self.layers[best]}",
-        )
+    def _mark_layers(self, ax):
+        """A ring around the layer to take, and one of dots around a better mean."""
+        chosen, best = self.layers.index(self.recommendation["layers"]), self._best()
+        ring = {"linestyle": "none", "marker": "o", "markerfacecolor": "none"}
+        ring |= {"markersize": 14, "markeredgecolor": "black"}
+        why = "the best mean"
+        if chosen != best:
+            why = "the last that is not clearly worse than the best"
+            label = f"best mean: {printable(self.layers[best])}"
+            dots = {"marker": "s", "markersize": 13, "markeredgecolor": COLORS[4]}
+            ax.plot(best, self.means[best], label=label, **ring | dots)
+        label = f"take: {printable(self.layers[chosen])}, {why}"
+        ax.plot(chosen, self.means[chosen], label=label, **ring)
+
+    def _best(self):
+        """The layer with the best mean; of equal ones the one to take."""
+        chosen = self.layers.index(self.recommendation["layers"])
+        best = int(np.argmax(self.means))
+        return chosen if self.means[chosen] == self.means[best] else best
+
+    def _mark_training(self, ax):
         first = self._first_trained()
         what = "nothing but a linear model"
         if first < len(self.stages):
-            what = f"{advice['strategy']}, from {self.stages[first]}"
+            stage = printable(self.stages[first])
+            what = f"{self.recommendation['strategy']}, from {stage}"
         ax.axvspan(first - 0.5, len(self.stages), color="0.88", zorder=0)
-        ax.axvline(first - 0.5, color="0.3", linestyle="--", label=f"trained: {what}")
-        # Above the axes, where no curve can be.
-        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
+        ax.axvline(first - 0.5, color="0.3", linestyle="--", label=f"train: {what}")
 
     def _first_trained(self):
         if self.recommendation["strategy"] == "linear_probe":

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sktl._display.drawing import draw_bands, legend_beside
+from sktl._display.drawing import PLAIN, Curve, draw_curves, legend_above
 
 
 class TimeToScoreDisplay:
@@ -25,6 +25,9 @@ class TimeToScoreDisplay:
         What the scores are.
     over : {"epoch", "seconds"}
         What `x` is.
+    kinds : dict of str to str or None, default=None
+        What each contender takes from a network, as in `TransferComparison.results_`;
+        it gives the colour.
 
     Attributes
     ----------
@@ -41,12 +44,13 @@ class TimeToScoreDisplay:
     'epoch'
     """
 
-    def __init__(self, curves, contenders, references, scoring, over):
+    def __init__(self, curves, contenders, references, scoring, over, *, kinds=None):
         self.curves = curves
         self.contenders = list(contenders)
         self.references = list(references)
         self.scoring = scoring
         self.over = over
+        self.kinds = kinds or {}
 
     @classmethod
     def from_results(cls, comparison, over="epoch"):
@@ -80,16 +84,18 @@ class TimeToScoreDisplay:
                 "No contender of this comparison was trained by epochs: there are no "
                 "curves to draw. Add one, such as a FineTunedCNNClassifier."
             )
-        effects = comparison.effects_
+        results, effects = comparison.results_, comparison.effects_
         pairs = zip(effects.get("twin", ()), effects.get("kind", ()), strict=True)
         references = {twin for twin, kind in pairs if kind == "from scratch"}
         curves = {n: _mean_curve(s, over) for n, s in comparison.curves_.items()}
+        kinds = zip(results["contender"], results.get("kind", ()), strict=False)
         return cls(
             curves,
-            dict.fromkeys(comparison.results_["contender"]),
+            dict.fromkeys(results["contender"]),
             [n for n in curves if n in references and np.isfinite(curves[n][1][-1])],
             comparison.scoring_,
             over,
+            kinds=dict(kinds),
         )
 
     def plot(self, ax=None):
@@ -98,25 +104,30 @@ class TimeToScoreDisplay:
         Parameters
         ----------
         ax : matplotlib.axes.Axes or None, default=None
-            The legend stands to the right of it: a figure with `layout="constrained"`
-            makes room for it. None makes a new figure.
+            The names of curves stand to the right of it, and what colours mean above
+            it: a figure with `layout="constrained"` makes room for them. None makes a
+            new figure.
 
         Returns
         -------
         self : TimeToScoreDisplay
         """
         curves = {}
-        for name, curve in self.curves.items():
-            label = f"{name} (failed)" if np.isnan(curve[1]).all() else name
-            curves[label] = self.contenders.index(name), *curve
-        ax, lines = draw_bands(ax, curves)
-        for name in self.references:
-            final = self.curves[name][1][-1]
-            look = {"color": "0.4", "linestyle": ":", "zorder": 0}
-            lines[f"final score of {name}"] = ax.axhline(final, **look)
-        legend_beside(ax, lines)
-        ax.set_xlabel({"epoch": "epochs", "seconds": "seconds of training"}[self.over])
-        ax.set_ylabel(f"{self.scoring} (band: standard error)")
+        for name, (x, means, errors) in self.curves.items():
+            x, means, errors = map(np.asarray, (x, means, errors))
+            label = f"{name} (failed)" if np.isnan(means).all() else name
+            look, kind = self.contenders.index(name), self.kinds.get(name)
+            curves[label] = Curve(x, means, means - errors, means + errors, look, kind)
+        ax = draw_curves(ax, curves)
+        look = {"color": "0.4", "linestyle": ":", "zorder": 0}
+        look["label"] = "final score from scratch"
+        ends = [self.curves[name][1][-1] for name in self.references]
+        finals = [ax.axhline(end, **look) for end in ends]
+        legend_above(ax, map(self.kinds.get, self.curves), *finals[:1], marker="")
+        ax.set_xlabel(
+            {"epoch": "epochs", "seconds": "seconds of training"}[self.over], **PLAIN
+        )
+        ax.set_ylabel(f"{self.scoring}, mean and standard error", **PLAIN)
         self.ax_ = ax
         self.figure_ = ax.figure
         return self

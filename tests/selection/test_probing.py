@@ -427,20 +427,33 @@ class TestDisplay:
         [(RISING, MANY, 2.5), (HILL, MANY, -0.5), (RISING, FEW, 3.5)],
     )
     def test_what_is_to_be_trained_is_marked(self, means, labels, edge):
-        """A line where it begins, and grey from there on; a ring at the best layer."""
+        """A line where it begins, and grey from there on; a ring at the layer."""
         probe = made_up(means, labels)
         display = probe.plot()
         by_label = dict(
             zip(*reversed(display.ax_.get_legend_handles_labels()), strict=True)
         )
         layer = probe.recommendation_["layers"]
-        ring = by_label.pop(f"best layer: {layer}")
+        ring = by_label.pop(f"take: {layer}, the best mean")
         assert ring.get_xdata().tolist() == [LAYERS.index(layer)]
-        (line,) = [h for label, h in by_label.items() if label.startswith("trained")]
+        (line,) = [h for label, h in by_label.items() if label.startswith("train: ")]
         assert line.get_xdata() == [edge, edge]
         (grey,) = display.ax_.patches
         assert grey.get_x() == edge
         assert grey.get_x() + grey.get_width() >= display.ax_.get_xlim()[1] > 3.5
+
+    def test_better_mean_is_marked_beside_the_layer_to_take(self):
+        """The reason stands with it: the last that is not clearly worse."""
+        scores = np.repeat([[0.61], [0.88], [0.987], [0.98]], 3, axis=1)
+        scores[2] += [-0.02, 0, 0.02]
+        scores[3] += [0.02, 0, -0.02]
+        probe = LayerProbe(STAGES, LAYERS, [8] * 4, scores, "accuracy", MANY)
+        assert probe.recommendation_["layers"] == "flatten"
+        handles, labels = probe.plot().ax_.get_legend_handles_labels()
+        marks = dict(zip(labels, handles, strict=True))
+        take = marks["take: flatten, the last that is not clearly worse than the best"]
+        assert take.get_xdata().tolist() == [3]
+        assert marks[f"best mean: {LAYERS[2]}"].get_xdata().tolist() == [2]
 
     @pytest.mark.parametrize("name", ["sktl_mini", "mobilenet_v2", "vit_b_16"])
     def test_names_of_layers_are_whole_and_apart(self, name):

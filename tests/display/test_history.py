@@ -61,14 +61,14 @@ def make_history(phases, **columns):
 def curves(ax):
     """{label: (epochs, values)} of the lines that the legend names."""
     return {
-        line.get_label(): (line.get_xdata().tolist(), line.get_ydata().tolist())
+        line.get_label(): (list(line.get_xdata()), list(line.get_ydata()))
         for line in ax.get_legend_handles_labels()[0]
     }
 
 
-def phase_lines(ax):
-    named = ax.get_legend_handles_labels()[0]
-    return sorted(line.get_xdata()[0] for line in ax.lines if line not in named)
+def phase_bands(ax):
+    """Where each band begins and ends."""
+    return [(band.get_x(), band.get_x() + band.get_width()) for band in ax.patches]
 
 
 # --- what is drawn --------------------------------------------------------------------
@@ -87,7 +87,7 @@ def test_losses_and_scores_of_a_net_are_those_of_its_history(net):
     assert display.score_ax_.get_ylabel() == "score"
     assert display.score_ax_.get_xlabel() == "epoch"
     assert display.ax_.get_legend() is not None
-    assert phase_lines(display.ax_) == phase_lines(display.score_ax_) == []
+    assert phase_bands(display.ax_) == phase_bands(display.score_ax_) == []
     assert len(display.ax_.texts) == 0
 
 
@@ -184,12 +184,14 @@ def lightness(color):
 # --- phases ---------------------------------------------------------------------------
 
 
-def test_phases_begin_at_lines_with_their_names():
+def test_phases_are_bands_with_their_names():
     phases = ["probe", "probe", "unfreeze layer4", "all", "all"]
     scores = {"valid_acc": [0.5] * 5, "valid_acc_best": [True] * 5}
     display = TrainingHistoryDisplay.from_history(make_history(phases, **scores))
-    assert phase_lines(display.ax_) == [0.5, 2.5, 3.5]
-    assert phase_lines(display.score_ax_) == [0.5, 2.5, 3.5]
+    bands = [(0.5, 2.5), (2.5, 3.5), (3.5, 5.5)]
+    assert phase_bands(display.ax_) == phase_bands(display.score_ax_) == bands
+    colors = [band.get_facecolor() for band in display.ax_.patches]
+    assert colors[0] == colors[2] != colors[1]
     names = {text.xy[0]: text.get_text().strip() for text in display.ax_.texts}
     assert names == {0.5: "probe", 2.5: "unfreeze layer4", 3.5: "all"}
     assert len(display.score_ax_.texts) == 0
@@ -204,7 +206,34 @@ def test_phase_that_comes_back_is_named_again():
 def test_epochs_without_a_phase_go_on_as_before():
     phases = [None, "probe", None, "probe", "all", None]
     display = TrainingHistoryDisplay.from_history(make_history(phases))
-    assert phase_lines(display.ax_) == [1.5, 4.5]
+    assert phase_bands(display.ax_) == [(1.5, 4.5), (4.5, 6.5)]
+
+
+# --- the epoch whose weights were kept ------------------------------------------------
+
+
+@pytest.mark.parametrize("kept", [0, 2])
+def test_epoch_that_was_kept_is_marked_if_others_came_after_it(kept):
+    scores = {"valid_acc": [0.5] * 4, "valid_acc_best": [True] * 4}
+    history = make_history([None] * 4, **scores)
+    display = TrainingHistoryDisplay.from_history(history, kept=kept)
+    for ax in (display.ax_, display.score_ax_):
+        at, _ = curves(ax)[f"weights kept: epoch {kept}"]
+        assert at == [kept, kept]
+        assert ax.get_xlim()[0] < kept
+    for nothing in (None, 4):
+        display = TrainingHistoryDisplay.from_history(history, kept=nothing)
+        assert list(curves(display.ax_)) == ["train_loss"]
+
+
+def test_epoch_kept_is_that_of_the_net(make):
+    """Steps this large make the loss worse: early stopping goes back."""
+    X, y = load_digits(return_X_y=True)
+    clf = make(max_epochs=3, lr=0.5, early_stopping=True, validation_fraction=0.3)
+    clf.fit(X[:60], y[:60] > 4)
+    assert clf.n_epochs_ < len(clf.history)
+    display = TrainingHistoryDisplay.from_estimator(clf)
+    assert f"weights kept: epoch {clf.n_epochs_}" in curves(display.ax_)
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from sktl._display.comparison import TransferComparisonDisplay
 from sktl._display.html import write_html
 from sktl._display.table import TableMixin, numbers, words
 from sktl._training.labels import check_labels, list_classes
+from sktl._utils.printable import shown
 from sktl._utils.splits import make_splits, scoring_name
 
 # What the numbers may depend on.
@@ -374,7 +375,9 @@ def compare_transfer(
     array([ True])
     """
     if isinstance(X, str | bytes | PathLike):
-        raise TypeError(f"X={X!r} is one name; pass a list of images, one per label.")
+        raise TypeError(
+            f"X={shown(X)} is one name; pass a list of images, one per label."
+        )
     check_consistent_length(X, y)
     y = check_labels(y)
     classes = list_classes(y)
@@ -394,9 +397,9 @@ def compare_transfer(
     parameters = {
         "rows": str(len(y)),
         "classes": str(len(classes)),
-        "cv": repr(cv),
+        "cv": shown(cv),
         "scoring": scoring_name(scoring),
-        "train_sizes": repr(train_sizes),
+        "train_sizes": shown(train_sizes),
         "random_state": repr(random_state),
     }
     versions = _versions()

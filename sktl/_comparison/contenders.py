@@ -13,6 +13,7 @@ from sktl._comparison.raw_pixels import OF_IMAGES, RawPixels
 from sktl._comparison.twins import feature_contenders
 from sktl._extractor import as_extractor
 from sktl._networks.backbones import load_backbone
+from sktl._utils.printable import shown
 
 # What an extractor says of the network, besides what it says of the images.
 OF_NETWORK = ("backbone", "weights", "image_size", "device", "precision", "cache")
@@ -30,7 +31,7 @@ def check_contenders(contenders, backbone):
         return contenders
     if not isinstance(contenders, dict) or not contenders:
         raise ValueError(
-            f"contenders={contenders!r} must be 'default' or a dict of name to "
+            f"contenders={shown(contenders)} must be 'default' or a dict of name to "
             "scikit-learn estimator with at least one entry."
         )
     for name, contender in contenders.items():
@@ -38,8 +39,8 @@ def check_contenders(contenders, backbone):
             raise ValueError(f"contenders has the name {name!r}; names must be text.")
         if isinstance(contender, type) or not hasattr(contender, "fit"):
             raise ValueError(
-                f"contenders[{name!r}]={contender!r} must be a scikit-learn estimator, "
-                "an instance with a fit method."
+                f"contenders[{name!r}]={shown(contender)} must be a scikit-learn "
+                "estimator, an instance with a fit method."
             )
     return contenders
 

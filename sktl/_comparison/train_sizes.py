@@ -4,6 +4,7 @@ from numbers import Integral, Real
 
 import numpy as np
 
+from sktl._utils.printable import shown
 from sktl._utils.splits import Split
 
 
@@ -51,8 +52,8 @@ def check_train_sizes(train_sizes, n_rows, n_classes):
     """
     if isinstance(train_sizes, Real | str) or not len(train_sizes):
         raise ValueError(
-            f"train_sizes={train_sizes!r} must be a list: whole numbers are rows, and "
-            "floats are shares of the smallest training part, which has "
+            f"train_sizes={shown(train_sizes)} must be a list: whole numbers are rows, "
+            "and floats are shares of the smallest training part, which has "
             f"{n_rows} rows."
         )
     rows = []
@@ -60,14 +61,14 @@ def check_train_sizes(train_sizes, n_rows, n_classes):
         n = _in_rows(size, n_rows)
         if n is None or not n_classes <= n <= n_rows:
             raise ValueError(
-                f"train_sizes[{i}]={size!r} is {'no size' if n is None else n}. "
+                f"train_sizes[{i}]={shown(size)} is {'no size' if n is None else n}. "
                 f"Accepted: {n_classes} (a row of each class) to {n_rows} rows (the "
                 "smallest training part), or a share of the latter as a float."
             )
         if rows and n <= rows[-1]:
             raise ValueError(
-                f"train_sizes[{i}]={size!r} is {n} rows, not more than the {rows[-1]} "
-                "before it. Pass increasing sizes, each once."
+                f"train_sizes[{i}]={shown(size)} is {n} rows, not more than the "
+                f"{rows[-1]} before it. Pass increasing sizes, each once."
             )
         rows.append(n)
     return rows

@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.exceptions import NotFittedError
 
 from sktl._display.drawing import PLAIN, line_look, new_axes, plain_legend
-from sktl._utils.printable import printable
+from sktl._utils.printable import printable, shown
 
 LOSSES = ("train_loss", "valid_loss")
 
@@ -137,7 +137,7 @@ class TrainingHistoryDisplay:
         for name in scores:
             if name not in columns:
                 raise ValueError(
-                    f"scores={scores!r}: {name!r} is no column of numbers in this "
+                    f"scores={shown(scores)}: {name!r} is no column of numbers in this "
                     f"history. These are: {', '.join(map(repr, columns))}."
                 )
         display = cls(

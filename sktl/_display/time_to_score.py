@@ -3,6 +3,7 @@
 import numpy as np
 
 from sktl._display.drawing import PLAIN, Curve, draw_curves, legend_above
+from sktl._utils.printable import shown
 
 
 class TimeToScoreDisplay:
@@ -78,7 +79,7 @@ class TimeToScoreDisplay:
         early keeps its last score. Where a split failed there is no mean to draw.
         """
         if over not in ("epoch", "seconds"):
-            raise ValueError(f"over={over!r} must be 'epoch' or 'seconds'.")
+            raise ValueError(f"over={shown(over)} must be 'epoch' or 'seconds'.")
         if not comparison.curves_:
             raise ValueError(
                 "No contender of this comparison was trained by epochs: there are no "

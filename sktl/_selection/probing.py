@@ -19,6 +19,7 @@ from sktl._extractor import as_extractor
 from sktl._networks.backbones import load_backbone
 from sktl._selection.ranking import check_finite, probe_scores
 from sktl._training.labels import check_labels, list_classes
+from sktl._utils.printable import shown
 from sktl._utils.splits import make_splits, scoring_name
 
 # From so many labels a class on, a set counts as large. With 17 to 42, training every
@@ -288,7 +289,7 @@ def _check_folds(cv, y):
         if counts.min() < n_folds:
             rare = classes.tolist()[counts.argmin()]
             raise ValueError(
-                f"cv={cv!r} asks for {n_folds} folds, but class {rare!r} has "
+                f"cv={shown(cv)} asks for {n_folds} folds, but class {rare!r} has "
                 f"{counts.min()} row(s) only. Pass a smaller cv (at least 2), label "
                 "more images of that class, or leave it out of X and y."
             )
@@ -298,8 +299,8 @@ def _check_folds(cv, y):
 def _check_scoring(scoring):
     if not (scoring is None or isinstance(scoring, str) or callable(scoring)):
         raise ValueError(
-            f"scoring={scoring!r} must be one score: a name, a callable or None, which "
-            "is accuracy."
+            f"scoring={shown(scoring)} must be one score: a name, a callable or None, "
+            "which is accuracy."
         )
     check_scoring(LogisticRegression(), scoring)
 

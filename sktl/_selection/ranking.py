@@ -20,6 +20,7 @@ from tqdm import tqdm
 from sktl._display.table import TableMixin, numbers, words
 from sktl._extractor import PretrainedFeatureExtractor, as_extractor
 from sktl._training.labels import check_labels, list_classes
+from sktl._utils.printable import shown
 
 METHODS = ("logme", "hscore", "probe")
 # Features are float32: beyond this ratio they cannot tell signal from rounding.
@@ -227,7 +228,7 @@ def rank_backbones(
     """
     if method not in METHODS:
         accepted = ", ".join(map(repr, METHODS))
-        raise ValueError(f"method={method!r} is not known. Accepted: {accepted}.")
+        raise ValueError(f"method={shown(method)} is not known. Accepted: {accepted}.")
     extractors = _check_backbones(backbones)
     check_consistent_length(X, y)
     y = check_labels(y)
@@ -262,7 +263,7 @@ def _check_backbones(backbones):
         backbones = _label_by_name(backbones)
     if not isinstance(backbones, dict) or not backbones:
         raise ValueError(
-            f"backbones={backbones!r} must be 'default', a list of names of "
+            f"backbones={shown(backbones)} must be 'default', a list of names of "
             "sktl.list_backbones(), or a dict of label to name, torch.nn.Module or "
             "PretrainedFeatureExtractor, with at least one entry."
         )

@@ -25,3 +25,9 @@ def printable(text, keep=""):
         else char.encode("unicode_escape").decode()
         for char in str(text)
     )
+
+
+def shown(value):
+    """What a message shows of a value that a user passed: its repr, shortened."""
+    text = repr(value)
+    return text if len(text) <= 500 else f"{text[:200]}...{text[-200:]}"

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, check_cv
 
+from sktl._utils.printable import shown
+
 
 class Split(NamedTuple):
     """Row numbers of the two parts of a split."""
@@ -38,15 +40,17 @@ def make_splits(X, y, cv, groups):
     ]
     if len(splits) < 2:
         raise ValueError(
-            f"cv={cv!r} gives {len(splits)} split; a standard error needs at least 2."
+            f"cv={shown(cv)} gives {len(splits)} split; a standard error needs at "
+            "least 2."
         )
     for i, (train, test) in enumerate(splits):
-        if len(np.unique(y[train])) < 2 or not len(test):
+        classes = np.unique(y[train])
+        if len(classes) < 2 or not len(test):
             raise ValueError(
-                f"Split {i} of cv={cv!r} trains on {len(train)} rows of the classes "
-                f"{np.unique(y[train]).tolist()} and tests on {len(test)} rows; at "
-                "least 2 classes and 1 row are needed. Shuffle the rows, or pass "
-                "another splitter."
+                f"Split {i} of cv={shown(cv)} trains on {len(train)} rows of the "
+                f"classes {classes.tolist()} and tests on {len(test)} rows; at least 2 "
+                "classes and 1 row are needed. Shuffle the rows, or pass another "
+                "splitter."
             )
     return splits
 

@@ -2,6 +2,8 @@
 
 import io
 import os
+from html import unescape
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -199,21 +201,6 @@ def test_frame_has_a_row_per_contender(report):
     )
 
 
-def test_plot_shows_every_contender_with_its_error(report, pyplot):
-    display = report.plot()
-    assert [label.get_text() for label in display.ax_.get_yticklabels()] == [
-        "pixels",
-        "features",
-    ]
-    widths = [bar.get_width() for bar in display.ax_.patches]
-    assert widths == pytest.approx(report.results_["mean_test_score"])
-    _, axes = pyplot.subplots(1, 2, sharey=True)
-    for ax in axes:
-        assert report.plot(ax=ax).figure_ is ax.figure
-        bottom, top = ax.get_ylim()
-        assert bottom > top, "the first contender is on top"
-
-
 @pytest.fixture
 def count_images(monkeypatch):
     """How many images passed frozen networks since the test began."""
@@ -277,6 +264,15 @@ def test_contender_that_is_no_estimator_is_named(digits, contender):
 def test_name_that_is_no_text_is_refused(digits):
     with pytest.raises(ValueError, match="has the name 3; names must be text"):
         compare_transfer(*digits, {3: DummyClassifier()})
+
+
+def test_message_does_not_repeat_megabytes(digits):
+    """Such as a file in base64, or a dict of all there is."""
+    huge = "iVBORw0KGgo" * 100_000
+    for wrong in ({"X": huge}, {"contenders": huge}, {"cv": [huge]}):
+        with pytest.raises((TypeError, ValueError)) as caught:
+            compare_transfer(**{"X": digits[0], "y": digits[1]} | wrong)
+        assert len(str(caught.value)) < 2000
 
 
 def test_folder_as_x_is_refused(digits):
@@ -549,6 +545,33 @@ def test_unreadable_image_is_named_by_its_row_in_x(digits, make, bad):
         assert "1 image(s) of X could not be read" in error
         assert f"\n  row {bad}: " in error
         assert "failed on 2 of 2 splits" in error
+
+
+def test_failure_on_a_file_of_any_name_is_printed_and_saved(
+    digits, tmp_path, monkeypatch, pyplot
+):
+    """Bytes that are no UTF-8 and a line end in it; `~` is the home of the user."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    broken = os.fsdecode(os.fsencode(tmp_path) + b"/broken-\xff.png\n")
+    try:
+        Path(broken).write_bytes(b"no image")
+    except OSError:
+        pytest.skip("this file system has no such names")
+    paths = [broken]
+    for i, row in enumerate(digits[0][1:40]):
+        paths.append(str(tmp_path / f"{i}.png"))
+        Path(paths[-1]).write_bytes(as_png(row.reshape(8, 8) * 15))
+    contenders = {
+        "any": DummyClassifier(),
+        "pixels": default_contenders()["raw pixels + logistic regression"],
+    }
+    report = compare_transfer(paths, np.arange(40) % 2, contenders, cv=2)
+    report.save_html("~/report.html")
+    page = (tmp_path / "report.html").read_text("utf-8")
+    for text in (str(report), report._repr_html_(), *report.findings_, page):
+        assert r"broken-\udcff.png\n" in unescape(text)
+        text.encode()
 
 
 def as_png(pixels):

@@ -11,14 +11,12 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from sklearn.dummy import DummyClassifier
+import torch
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from sktl import PretrainedFeatureExtractor, TransferComparison
-from sktl._comparison.findings import Findings
-from sktl._comparison.trials import Trial, summarize
-from sktl._display.html import write_html
-from sktl._utils.splits import Split
+from sktl import PretrainedFeatureExtractor, compare_transfer
 
 pytestmark = pytest.mark.usefixtures("pyplot")
 
@@ -64,7 +62,7 @@ def comparison(make_comparison):
 def page(comparison, tmp_path_factory):
     pytest.importorskip("matplotlib")
     path = tmp_path_factory.mktemp("page") / "page.html"
-    write_html(comparison, path)
+    comparison.save_html(path)
     return path.read_text("utf-8")
 
 
@@ -227,36 +225,32 @@ def test_indicators_parameters_versions_and_failures_are_shown(page, comparison)
         assert all(f"{name}\n{value}" in words for name, value in pairs.items())
 
 
-def test_real_comparison_has_its_harm_marked(tmp_path):
-    """The scores are made up, all that follows from them is not."""
+def test_harm_in_a_real_comparison_is_marked(tiny_network, tmp_path):
+    """Of a pretrained network that is dead: random weights are better."""
+    with torch.no_grad():
+        tiny_network.conv2.weight.zero_()
+    X, y = load_digits(return_X_y=True)
     contenders = {
-        name: make_pipeline(PretrainedFeatureExtractor(weights=w), DummyClassifier())
-        for name, w in [("frozen", "DEFAULT"), ("untrained", None)]
+        name: make_pipeline(
+            PretrainedFeatureExtractor(tiny_network, weights=weights, image_size=8),
+            LogisticRegression(max_iter=500),
+        )
+        for name, weights in [("dead", "DEFAULT"), ("untrained", None)]
     }
-    trials = {
-        name: [[Trial(score + i / 100, 1.0, 1.0) for i in range(3)]]
-        for name, score in [("frozen", 0.4), ("untrained", 0.7)]
-    }
-    splits = [[Split(np.arange(20), np.arange(10))] * 3]
-    results, curves = summarize(trials, splits)
-    found = Findings(results, curves, contenders)
-    comparison = TransferComparison(
-        results,
-        "accuracy",
-        effects=found.effects(),
-        indicators=found.indicators(),
-        findings=found.sentences(),
-    )
-    write_html(comparison, tmp_path / "page.html")
+    report = compare_transfer(X[:200], y[:200], contenders)
+    report.save_html(tmp_path / "page.html")
     parsed = Page((tmp_path / "page.html").read_text("utf-8"))
     assert ("li", {"class": "alarm"}) in parsed.tags
     (effect,) = with_heads(parsed.tables["Against the twin without transfer"])
-    assert effect[:5] == ["frozen", "hurts", "untrained", "untrained", "-0.300"]
+    difference = report.effects_["difference"][0]
+    assert difference < -0.2
+    assert effect[:4] == ["dead", "hurts", "untrained", "untrained"]
+    assert effect[4] == f"{difference:+.3f}"
 
 
 def test_sections_without_content_are_left_out(make_comparison, tmp_path):
     """One size, nothing pretrained, nothing trained by epochs, no failure."""
-    write_html(make_comparison(scores_of("ab", [80]), [80]), tmp_path / "page.html")
+    make_comparison(scores_of("ab", [80]), [80]).save_html(tmp_path / "page.html")
     parsed = Page((tmp_path / "page.html").read_text("utf-8"))
     assert parsed.faults == []
     assert set(parsed.tables) == {"Mean over splits", "accuracy per split"}
@@ -272,14 +266,14 @@ def test_same_numbers_give_the_same_bytes(comparison, tmp_path, pyplot):
     pyplot.figure()
     before = pyplot.get_fignums()
     for name in ("a.html", "b.html"):
-        write_html(comparison, tmp_path / name)
+        comparison.save_html(tmp_path / name)
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
     assert pyplot.get_fignums() == before
 
 
 def test_page_in_a_folder_that_does_not_exist_is_refused(comparison, tmp_path):
     with pytest.raises(OSError, match="Pass a path in a folder that exists"):
-        write_html(comparison, tmp_path / "missing" / "page.html")
+        comparison.save_html(tmp_path / "missing" / "page.html")
 
 
 def test_page_that_is_there_stays_when_the_new_one_fails(
@@ -293,7 +287,7 @@ def test_page_that_is_there_stays_when_the_new_one_fails(
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        write_html(comparison, path)
+        comparison.save_html(path)
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["page.html"]
 
@@ -302,7 +296,7 @@ def test_plot_that_cannot_be_drawn_is_a_sentence_on_the_page(
     comparison, tmp_path, monkeypatch
 ):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
-    write_html(comparison, tmp_path / "page.html")
+    comparison.save_html(tmp_path / "page.html")
     parsed = Page((tmp_path / "page.html").read_text("utf-8"))
     reasons = [w for w in parsed.words if "could not be drawn" in w]
     assert len(reasons) == 3

@@ -1,25 +1,37 @@
 """Errors that name rows of the user's `X`, not of the part of it that was read."""
 
 import contextlib
+import re
 
 from sktl.exceptions import ImageReadError
 
 
 @contextlib.contextmanager
-def rows_named(rows):
-    """Rename the rows of unreadable images that are told in here.
+def rows_named(part, rows):
+    """Have errors of what is done in here name rows of `X`.
+
+    An `ImageReadError` says in its failures which rows it means; what others write
+    about a row gets a note.
 
     Parameters
     ----------
+    part : str
+        Such as "training part".
     rows : sequence of int
-        The rows of `X` that the part holds, in its order.
+        The rows of `X` that it holds, in its order.
     """
     try:
         yield
-    except ImageReadError as error:
-        if hasattr(error, "rows_are_named"):  # by the part that was read within this
+    except Exception as error:
+        if hasattr(error, "rows_are_named"):  # of a part that was read within this one
             raise
-        failures = [(int(rows[i]), path, why) for i, path, why in error.failures]
-        named = ImageReadError(failures)
+        named = error
+        if isinstance(error, ImageReadError):
+            named = ImageReadError([(int(rows[i]), *why) for i, *why in error.failures])
+        else:
+            for row in dict.fromkeys(re.findall(r"\brow (\d+)", str(error))):
+                if int(row) < len(rows):
+                    of_all = rows[int(row)]
+                    named.add_note(f"Row {row} of the {part} is row {of_all} of X.")
         named.rows_are_named = True
-        raise named from error
+        raise named from error.__cause__

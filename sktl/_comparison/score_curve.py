@@ -75,7 +75,7 @@ class ScoreCurve(Callback):
         now = time.perf_counter()
         self.seconds_.append(now - self.start_ - self.seconds_outside_)
         if not self.scores_:
-            with rows_named(self.rows):
+            with rows_named("test part", self.rows):
                 self.data_ = net.get_dataset(self.X)  # passes the frozen part once
         snapshot = _Snapshot(net, self.X, self.data_)
         self.scores_.append(self.scorer(snapshot, self.X, self.y))

@@ -72,10 +72,10 @@ def run_trial(contender, X, y, split, seed, scorer, is_largest):
         if is_largest:
             _watch(contender, curve)
         start = time.perf_counter()
-        with rows_named(split.train):
+        with rows_named("training part", split.train):
             contender.fit(X_train, y_train)
         fitted = time.perf_counter()
-        with rows_named(split.test):
+        with rows_named("test part", split.test):
             score = float(scorer(contender, X_test, y_test))
         scored = time.perf_counter()
         predictions = _predict(contender, X_test) if is_largest else None
@@ -229,8 +229,9 @@ def _describe_errors(row):
 
 
 def describe(error):
-    """An exception in words."""
-    return printable(f"{type(error).__name__}: {error}", keep="\n")
+    """An exception in words, its notes among them."""
+    lines = [f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())]
+    return printable("\n".join(lines), keep="\n")
 
 
 def _raise_if_all_failed(trials):

@@ -547,6 +547,17 @@ def test_unreadable_image_is_named_by_its_row_in_x(digits, make, bad):
         assert "failed on 2 of 2 splits" in error
 
 
+def test_row_that_is_no_image_of_numbers_is_named_by_its_row_in_x(digits, make):
+    X, y = digits[0].copy(), digits[1] > 4
+    X[[70, 110], 3] = np.nan
+    report = compare_transfer(
+        X, y, {"any": DummyClassifier(), "net": make()}, cv=KFold(2)
+    )
+    ok, error = report.results_["error"]
+    assert ok == ""
+    assert "Row 10 of the training part is row 70 of X." in error
+
+
 def test_failure_on_a_file_of_any_name_is_printed_and_saved(
     digits, tmp_path, monkeypatch, pyplot
 ):

@@ -87,7 +87,7 @@ def read_archive(path, kind, fields):
         something else.
     """
     try:
-        manifest, tensors = _read(Path(path).expanduser(), kind)
+        manifest, tensors = _read(Path(os.path.expanduser(path)), kind)
         if manifest.keys() != {*fields}:
             raise ValueError(f"it holds {sorted(manifest)} where {[*fields]} belong")
     except ModelFileError:
@@ -101,9 +101,9 @@ def read_archive(path, kind, fields):
         safetensors.SafetensorError,
     ) as error:
         raise ModelFileError(
-            f"{str(path)!r} is not a model file that can be loaded: {error}. Files "
-            "are accepted exactly as sktl wrote them; copy this one again from where "
-            "it was saved, or save the model again."
+            f"{str(path)!r} is not a model file that can be loaded: "
+            f"{str(error)[:300]}. Files are accepted exactly as sktl wrote them; copy "
+            "this one again from where it was saved, or save the model again."
         ) from error
     return manifest, tensors
 

@@ -177,7 +177,7 @@ def _errors_of(path, manifest):
     except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise ModelFileError(
             f"{str(path)!r} describes no classifier that this version of sktl can "
-            f"build: {error}. It was written with "
+            f"build: {str(error)[:300]}. It was written with "
             f"{reprlib.repr(manifest['versions'])}."
         ) from error
 

@@ -9,6 +9,7 @@ import copyreg
 import functools
 import hashlib
 import io
+import os
 import pickle
 import reprlib
 from itertools import chain
@@ -73,7 +74,7 @@ class Checkpoint:
         self.path, self.net = None, net
         if path is not None:
             self.run = _digest(net, dataset, epochs)
-            self.path = self.run and Path(path).expanduser()
+            self.path = self.run and Path(os.path.expanduser(path))
 
     def n_epochs_done(self):
         """Put the net in the state that was kept, and count the epochs up to there.

@@ -33,7 +33,7 @@ def replacing(path):
         If the file cannot be written.
     """
     # A link stays one; its target is replaced.
-    path = Path(os.path.realpath(Path(path).expanduser()))
+    path = Path(os.path.realpath(os.path.expanduser(path)))
     if path.exists() and not path.is_file():
         raise FileExistsError(
             f"{str(path)!r} is a folder or a device; pass the path of a file."

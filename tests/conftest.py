@@ -9,8 +9,10 @@ os.environ["SCIPY_ARRAY_API"] = "1"  # without it scikit-learn skips a check
 os.environ["MPLBACKEND"] = "Agg"
 
 import random
+import signal
 import socket
 from collections import OrderedDict
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -87,6 +89,26 @@ def device(request):
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     return request.param
+
+
+@pytest.fixture
+def interrupt_after():
+    """A context in which Ctrl-C comes, by a real signal, after so many seconds."""
+
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    @contextmanager
+    def interrupt_after(seconds):
+        before = signal.signal(signal.SIGALRM, interrupt)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+
+    return interrupt_after
 
 
 @pytest.fixture

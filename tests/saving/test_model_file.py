@@ -11,6 +11,7 @@ import math
 import os
 import pickle
 import re
+import signal
 import subprocess
 import sys
 import zipfile
@@ -347,6 +348,49 @@ def test_failed_save_leaves_the_file_that_was_there(saved, data, monkeypatch):
     assert saved.read_bytes() == before
     assert [file.name for file in saved.parent.iterdir()] == [saved.name]
     assert np.isfinite(FineTunedCNNClassifier.load(saved).predict_proba(X)).all()
+
+
+SAVER = """
+import os, random, signal, sys, time
+from sktl import FineTunedCNNClassifier
+path = sys.argv[1]
+clf = FineTunedCNNClassifier.load(path)
+for _ in range(int(sys.argv[2])):
+    child = os.fork()
+    while child == 0:
+        clf.save(path)
+    time.sleep(random.uniform(0.01, 0.1))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    FineTunedCNNClassifier.load(path)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_file_is_whole_after_kills_at_any_moment(saved, data):
+    before = FineTunedCNNClassifier.load(saved).predict_proba(data[0])
+    subprocess.run([sys.executable, "-c", SAVER, saved, "50"], check=True, timeout=600)
+    after = FineTunedCNNClassifier.load(saved).predict_proba(data[0])
+    assert np.array_equal(after, before)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs signal.setitimer")
+def test_save_goes_on_after_interrupts_at_any_moment(saved, data, interrupt_after):
+    clf = FineTunedCNNClassifier.load(saved)
+    before, n_interrupts = clf.predict_proba(data[0]), 0
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        try:
+            with interrupt_after(rng.uniform(0, 0.1)):
+                while True:
+                    clf.save(saved)
+        except KeyboardInterrupt:
+            n_interrupts += 1
+        again = FineTunedCNNClassifier.load(saved)
+        assert np.array_equal(again.predict_proba(data[0]), before)
+    assert n_interrupts == 50
 
 
 # ---- the network alone

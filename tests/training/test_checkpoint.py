@@ -289,6 +289,28 @@ def test_fit_that_crashes_in_each_epoch_arrives(tmp_path, steps):
     assert_same(results(resumed), results(unbroken))
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs signal.setitimer")
+@pytest.mark.parametrize("setting", ["lp_ft", "gradual_hidden_momentum_schedule"])
+def test_fit_goes_on_after_interrupts_at_any_moment(tmp_path, setting, interrupt_after):
+    """The same object, in the same process."""
+    data, rng = make_data(), np.random.default_rng(0)
+    unbroken = make_classifier(setting).fit(*data)
+    n_interrupts = 0
+    for i in range(20):
+        clf = make_classifier(setting, checkpoint=tmp_path / f"{i}")
+        ended = False
+        while not ended:
+            try:
+                with interrupt_after(rng.uniform(0.02, 0.5)):
+                    clf.fit(*data)
+                    ended = True
+            except KeyboardInterrupt:
+                n_interrupts += 1
+        assert_same(results(clf), results(unbroken))
+    assert n_interrupts > 5
+
+
 def test_global_generators_are_left_alone_when_training_goes_on(tmp_path, steps):
     path, data = tmp_path / "checkpoint", make_data()
     crash(steps, make_classifier(checkpoint=path).fit, *data, limit=2 * N_STEPS)

@@ -27,6 +27,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from sktl._features.sqlite import Database, is_free
+from sktl._networks.kept import free_networks
 
 # Enough for the processes of one machine, and few enough to take all of them.
 N_LOCKS = 64
@@ -311,7 +312,9 @@ def clear_cache(cache="memory"):
     """Empty a cache and set its counters to zero.
 
     In a directory, only sktl's own files are touched; a damaged one is removed. Other
-    processes that use it go on with the empty one.
+    processes that use it go on with the empty one. `"memory"` also gives up the
+    networks that this process keeps, 2 GiB of them at most; the next call loads its
+    network anew.
 
     Parameters
     ----------
@@ -319,6 +322,8 @@ def clear_cache(cache="memory"):
         As given to the estimators.
     """
     open_cache(cache).clear()
+    if cache == "memory":
+        free_networks()
 
 
 def prune_cache(cache, *, max_bytes=None, older_than=None):

@@ -1,18 +1,22 @@
 """The network as it runs: on its device, from 8-bit images to pooled activations."""
 
-import functools
+import weakref
 
 import torch
 from torch.nn.functional import adaptive_avg_pool2d, adaptive_max_pool2d
 
 from sktl._networks.fusion import fuse_batch_norms
-from sktl._utils.torch_state import building
+from sktl._networks.kept import keep
 
 
-@functools.lru_cache(maxsize=4)
-@building()
 def place(network, cuts, mean, std, poolings, device, dtype):
     """A copy of the prefix on the device, in the layout convolutions run fastest in."""
+    # By a weak reference: a copy does not outlive the network that it was made of.
+    key = weakref.ref(network), cuts, mean, std, poolings, device, dtype
+    return keep(key, lambda: _place(network, *key[1:]))
+
+
+def _place(network, cuts, mean, std, poolings, device, dtype):
     module = fuse_batch_norms(network.prefix(*cuts))
     for layer in module.modules():
         if type(layer) in (torch.nn.Conv2d, torch.nn.Linear):
@@ -41,8 +45,9 @@ class PixelNetwork(torch.nn.Module):
     def __init__(self, network, mean, std, poolings, channels_last):
         super().__init__()
         self.network = network
-        self.mean = mean
-        self.std = std
+        # On the device: as plain numbers they would be sent there with every batch.
+        self.register_buffer("mean", torch.tensor(mean), persistent=False)
+        self.register_buffer("std", torch.tensor(std), persistent=False)
         self.poolings = poolings
         self.channels_last = channels_last
 
@@ -58,9 +63,10 @@ class PixelNetwork(torch.nn.Module):
 
 def normalize(pixels, mean, std):
     """Map 8-bit images `(n, h, w, 3)` to the floats `(n, 3, h, w)` networks read."""
-    images = pixels.permute(0, 3, 1, 2).float()
-    mean, std = (images.new_tensor(value).view(3, 1, 1) for value in (mean, std))
-    return images.div_(255).sub_(mean).div_(std)
+    images = pixels.permute(0, 3, 1, 2).float().div_(255)
+    like = {"dtype": images.dtype, "device": images.device}
+    mean, std = (torch.as_tensor(v, **like).view(3, 1, 1) for v in (mean, std))
+    return images.sub_(mean).div_(std)
 
 
 def pool(activation, pooling, channels_last=False):

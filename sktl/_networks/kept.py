@@ -1,6 +1,7 @@
 """Networks that a process keeps, because the next call will want them again."""
 
 import itertools
+import weakref
 from collections import OrderedDict
 
 from sktl._networks import given
@@ -15,10 +16,13 @@ _kept = OrderedDict()  # key -> (network, bytes)
 def keep(key, make):
     """Return the network kept under `key`; `make` it where there is none.
 
+    A key is a tuple. One that begins with a weak reference goes with what it refers to.
     What was used least recently goes first when they are too large together. The last
     one stays however large it is.
     """
     with building():
+        for known in [k for k in _kept if isinstance(k[0], weakref.ref) and not k[0]()]:
+            del _kept[known]
         if key not in _kept:
             network = make()
             _kept[key] = network, _n_bytes(network)

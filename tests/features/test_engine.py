@@ -1,5 +1,6 @@
 """Device, precision, and batches of one size."""
 
+import copy
 import json
 import weakref
 from dataclasses import replace
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
 
 from sktl._features import engine
 from sktl._features.engine import (
@@ -19,6 +21,8 @@ from sktl._features.engine import (
     resolve_device,
     resolve_precision,
 )
+from sktl._features.pixel_network import place
+from sktl._networks.backbones import load_backbone
 
 CPU = torch.device("cpu")
 
@@ -305,3 +309,56 @@ def test_numerics_tell_cards_precisions_and_determinism_apart(monkeypatch):
     finally:
         torch.use_deterministic_algorithms(False)
     assert len({json.dumps(fields) for fields in seen}) == 4
+
+
+class NoRoundTrip(TorchFunctionMode):
+    """Refuses whatever makes the host wait for the device, or sends it numbers."""
+
+    refused = (
+        torch.Tensor.item,
+        torch.Tensor.cpu,
+        torch.Tensor.tolist,
+        torch.Tensor.numpy,
+        torch.Tensor.new_tensor,
+        torch.Tensor.__bool__,
+        torch.tensor,
+    )
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        assert function not in self.refused, function
+        return function(*args, **kwargs or {})
+
+
+def placed(name):
+    """The frozen prefix of a network as it runs, and its images."""
+    backbone = load_backbone(name, None)
+    network, prep = backbone.network, backbone.preprocessing
+    cuts = network.cuts[3], network.penultimate
+    module = place(
+        network, cuts, prep.mean, prep.std, ("avg", "avg"), CPU, torch.float32
+    )
+    side = prep.geometry.crop
+    return module, torch.zeros(2, side, side, 3, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit_b_16"])
+def test_placed_network_does_not_wait_for_the_host(name):
+    module, pixels = placed(name)
+    with torch.inference_mode(), NoRoundTrip():
+        assert len(module(pixels)) == 2
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit_b_16", "swin_t"])
+def test_placed_network_moves_whole_to_a_card(name):
+    """A weight or a constant that stayed behind is an error, on a card that is not."""
+    module, pixels = placed(name)
+    module = copy.deepcopy(module)
+    card = torch.device("cuda", 0)
+    with FakeTensorMode() as mode:
+        for layer in module.modules():
+            for tensors in (layer._parameters, layer._buffers):
+                for key, tensor in tensors.items():
+                    if tensor is not None:  # as Module.to moves them
+                        tensors[key] = mode.from_tensor(tensor).to(card)
+        outputs = module(mode.from_tensor(pixels).to(card))
+    assert {output.device for output in outputs} == {card}

@@ -287,7 +287,7 @@ _NO_IMAGES = {
     rb"8BPS": "is a Photoshop file; save the image as PNG",
     rb".{128}DICM": "is a DICOM file; give its pixel array, or save it as PNG",
     rb"\s*<(\?xml|svg)": "is an SVG or XML file; draw it as PNG",
-    rb"\s*<(!doctype )?html(?i:)": "is a web page, not the image it may have stood for",
+    rb"\s*<(?i:!doctype html|html)": "is a web page, not the image it may have stood for",
     rb"version https://git-lfs": "is a pointer of Git LFS; fetch it by 'git lfs pull'",
     rb".*TRUEVISION-XFILE\.\0$": (
         "is a TGA image. Most of these have no signature, and an alpha channel that "

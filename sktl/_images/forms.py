@@ -430,7 +430,7 @@ def _no_image(item):
     if missing or kind in ("NoneType", "NAType", "NaTType"):
         kind = "missing value"
     shape = getattr(item, "shape", None)
-    seen = reprlib.repr(item) if shape is None else f"shape {tuple(shape)}"
+    seen = f"shape {tuple(shape)}" if shape else reprlib.repr(item)
     return (
         f"{kind} ({seen}) where a path, bytes, a PIL image or an array "
         "of shape (h, w) or (h, w, c) is needed"

@@ -6,6 +6,7 @@ What it gives is always channels-last: (n, h, w) or (n, h, w, c).
 import math
 import numbers
 import reprlib
+from collections.abc import Sequence
 
 import numpy as np
 from sklearn.utils import assert_all_finite, check_array
@@ -24,13 +25,8 @@ def check_numbers(X, single=False, may_be_empty=False):
 
     `single`: X is one image; else an error says which of its rows are at fault.
     """
-    _refuse_ragged(X)
-    if not hasattr(X, "shape") and np.asarray(X).ndim == 0:
-        raise TypeError(
-            f"X is a {type(X).__name__} ({reprlib.repr(X)}). Pass an array of images, "
-            "or a list, Series or one-column frame of paths, PIL images, bytes or "
-            "arrays."
-        )
+    if not hasattr(X, "shape"):
+        _check_container(X)
     array = check_array(
         X,
         allow_nd=True,
@@ -53,20 +49,23 @@ def check_numbers(X, single=False, may_be_empty=False):
     return array
 
 
-def _refuse_ragged(X):
-    """Refuse a list of rows of different lengths, in other words than NumPy's."""
-    if not isinstance(X, (list, tuple)):
-        return
+def _check_container(X):
+    """Refuse what is no array and no list of rows of one length."""
+    if not isinstance(X, Sequence) and not hasattr(X, "__array__"):
+        raise TypeError(
+            f"X is a {type(X).__name__} ({reprlib.repr(X)}). Pass an array of images, "
+            "or a list, Series or one-column frame of paths, PIL images, bytes or "
+            "arrays."
+        )
     try:
         np.asarray(X)
     except ValueError as error:
-        lengths = [len(row) if hasattr(row, "__len__") else 0 for row in X]
-        other = next((n for n, m in enumerate(lengths) if m != lengths[0]), 0)
+        lengths = sorted({len(row) if hasattr(row, "__len__") else 1 for row in X})
         raise ImageLayoutError(
-            f"X is a list of {len(X)} rows of different lengths or shapes (row 0: "
-            f"{lengths[0]}, row {other}: {lengths[other]}). Rows of numbers are of one "
-            "length; images of different sizes are each passed as an array, "
-            "[numpy.asarray(image) for image in X]."
+            f"X is a list of {len(X)} rows whose lengths, or those within them, differ "
+            f"({reprlib.repr(lengths)}). Rows of numbers are of one length; images of "
+            "different sizes are each passed as an array, [numpy.asarray(image) for "
+            "image in X]."
         ) from error
 
 
@@ -198,7 +197,8 @@ def _square_shape(n_columns):
     raise ImageLayoutError(
         f"X has {n_columns} columns, which form neither a square grey nor a square RGB "
         "image. Pass image_shape=(h, w) or (h, w, c), with h * w * c = "
-        f"{n_columns}; one of them may be -1, and (1, -1) takes a row of any width."
+        f"{n_columns}; one of them may be -1, and (1, -1) takes a row of any width. If X "
+        "is one grey image, pass X[None]."
     )
 
 

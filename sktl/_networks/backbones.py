@@ -97,7 +97,8 @@ def load_backbone(backbone, weights="DEFAULT", *, image_size=None, seed=0):
         network = _kept(architecture, seed, lambda: _untrained(architecture, seed))
     elif is_given and isinstance(weights, str) and weights == "DEFAULT":
         with building():
-            network = given_network(backbone)
+            side = preprocessing.at_size(image_size).geometry.crop
+            network = given_network(backbone, side)
     else:
         found = architecture.find_weights(weights)
         is_dict = isinstance(found, Mapping)

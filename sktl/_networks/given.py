@@ -16,18 +16,37 @@ import torch
 
 from sktl._networks.stages import StagedNetwork
 from sktl._networks.weight_files import impossible
-from sktl.exceptions import WeightsMismatchError
+from sktl.exceptions import WeightsMismatchError, warn_caller
 
+_warned = set()
 _known = weakref.WeakKeyDictionary()  # module -> (its blueprint, StagedNetwork)
 
 
-def given_network(module):
-    """Trace a copy of the user's network; the same one until theirs has changed."""
+def given_network(module, side):
+    """Trace a copy of the user's network; the same one until theirs has changed.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+    side : int
+        Of the images that it is to see, in pixels.
+
+    Warns
+    -----
+    UserWarning
+        If it is not clear whether its last layer makes scores.
+    """
     _check_float32(module)
     blueprint = make_blueprint(module)
     known, network = _known.get(module, (None, None))
-    if known is None or known != blueprint or not _same_tensors(network.module, module):
-        network = StagedNetwork(copy.deepcopy(module).requires_grad_(False))
+    if (
+        known is None
+        or known != blueprint
+        or (not network.heads and network.side != side)
+        or not _same_tensors(network.module, module)
+    ):
+        network = StagedNetwork(copy.deepcopy(module).requires_grad_(False), side)
+        _warn_of_doubt(network, type(module).__name__)
         _check_numbers(network.module, type(module).__name__)
         _known[module] = blueprint, network
     return network
@@ -45,6 +64,17 @@ def _check_float32(module):
             f"backbone={type(module).__name__} has weights in {', '.join(wrong)}; pass "
             "it in float32 (network.float()), and choose what it computes in by "
             "precision."
+        )
+
+
+def _warn_of_doubt(network, name):
+    if network.doubt:
+        warn_caller(
+            f"backbone={name}: {network.doubt}. Taken as its features is "
+            f"{network.penultimate!r}. If that is wrong, end it in a Linear layer that "
+            "makes scores or, where its output is features, in a norm or activation.",
+            UserWarning,
+            _warned,
         )
 
 

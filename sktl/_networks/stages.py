@@ -1,4 +1,4 @@
-"""Cut a network into stages, and split it at a cut. The only user of torch.fx.
+"""Cut a network into stages, and split it at a cut.
 
 A traced network is a list of nodes in the order in which they run. A node is a *cut*
 when no other value is alive across it: what comes after needs its output and nothing
@@ -17,8 +17,11 @@ from numbers import Integral
 import torch
 from torch import fx
 from torch.nn.modules.batchnorm import _BatchNorm
-from torchvision.models.feature_extraction import NodePathTracer
+from torch.nn.modules.conv import _ConvNd
 
+from sktl._networks.heads import find_ending, is_matrix_layer
+from sktl._networks.tracing import describe_leaf, trace
+from sktl._utils.torch_state import plain_torch
 from sktl.exceptions import UnknownLayerError, UnknownStageError
 
 
@@ -33,55 +36,86 @@ class Stage:
 class StagedNetwork:
     """A network traced once, in eval mode, with its cuts, stages and penultimate cut.
 
-    Tracing records the path that evaluation takes, so branches that only run in
-    training (the auxiliary heads of GoogLeNet) are not part of it.
-
     Parameters
     ----------
     module : torch.nn.Module
-        Images `(n, 3, h, w)` to scores. It is put in eval mode; its parameters are
-        shared, not copied, by whatever is split from it.
+        Images `(n, 3, h, w)` to scores, or to features where it has no head. It is put
+        in eval mode; its parameters are shared, not copied, by whatever is split from
+        it.
+    side : int, default=224
+        Of the images in pixels, where the width of its features depends on that.
 
     Attributes
     ----------
-    head : str
-        Module path of the last weight layer.
-    n_features : int
-        What that layer reads: units, or channels of a map.
+    heads : list of str
+        Module paths of the layers that make scores: one, several beside each other, or
+        none where the output is features.
+    doubt : str
+        Why it may be otherwise; "" where that is clear.
     cuts : list of str
         Names of the cuts in running order.
     penultimate : str
-        The cut that the last weight layer, the one that makes class scores, reads.
+        The cut that the head reads; without a head, the last one.
     stages : list of Stage
         From the image to `penultimate`.
     """
 
-    def __init__(self, module):
+    def __init__(self, module, side=224):
         self.module = module.eval()
-        tracer = NodePathTracer()
-        self._graph = _trace(tracer, module)
-        # Constants are not in the tracer's table; they take no part in naming.
-        self._names = {
-            node: tracer.node_to_qualname.get(node, node.name)
-            for node in self._graph.nodes
-        }
-        head = _last_weight_layer(self._graph, module)
-        self.head = head.target
-        # (out, in) of a Linear, (out, in, h, w) of a convolution.
-        self.n_features = module.get_submodule(head.target).weight.shape[1]
-        self.penultimate = self._names[head.all_input_nodes[0]]
+        self.side = side
+        self._graph, names = trace(module)
+        ending = find_ending(self._graph, module)
+        self._names = {node: names[node] for node in self._graph.nodes}
+        self._heads = ending.heads
+        self.heads = [node.target for node in ending.heads]
+        self.doubt = ending.doubt
         _refuse_batch_statistics(self._graph, module)
-        self._channels_last = _channels_last(self._graph)
+        self._channels_last = _channels_last(self._graph, module)
         self._cuts = {self._names[node]: node for node in _cut_nodes(self._graph)}
-        if self.penultimate not in self._cuts:
-            raise ValueError(
-                f"backbone={type(module).__name__}: what its last layer reads, "
-                f"{self.penultimate!r}, is not all that is used after it. Write its "
-                "forward so that nothing else is, shapes included: x.flatten(1) "
-                "instead of x.view(n, -1)."
-            )
         self.cuts = list(self._cuts)
+        self.penultimate = self._find_penultimate(ending)
         self.stages = self._list_stages()
+
+    def _find_penultimate(self, ending):
+        """The cut behind which there are heads and nothing else that has weights."""
+        order, name = list(self._graph.nodes), type(self.module).__name__
+        layers = [node for node in order if is_matrix_layer(node, self.module)]
+        others = [node for node in layers if node not in ending.heads]
+        if not others:
+            raise ValueError(
+                f"backbone={name} has no penultimate layer: a layer with weights that "
+                "lies before the one that makes scores. Pass a network with other "
+                "layers before its last Linear or convolution."
+            )
+        cut = self._names[ending.output]
+        if ending.heads:
+            cut = self._names[ending.heads[0].all_input_nodes[0]]
+            if len(ending.heads) > 1 or cut not in self._cuts:
+                cut = self._cut_before(ending.heads[0])
+        if cut not in self._cuts or order.index(others[-1]) > order.index(
+            self._cuts[cut]
+        ):
+            raise ValueError(
+                f"backbone={name}: what its last layer reads is not all that is used "
+                f"after {cut or 'the image'!r}. Write its forward so that nothing else "
+                "is, shapes included: x.flatten(1) instead of x.view(n, -1)."
+            )
+        return cut
+
+    @functools.cached_property
+    def n_features(self):
+        """Width of what the head reads: units, or channels of a map."""
+        if len(self._heads) == 1:
+            (head,) = self._heads
+            if self._names[head.all_input_nodes[0]] == self.penultimate:
+                # (out, in) of a Linear, (out, in, h, w) of a convolution.
+                layer = self.module.get_submodule(head.target)
+                return layer.weight.shape[1] * getattr(layer, "groups", 1)
+        parameter = next(self.module.parameters())
+        image = torch.zeros(1, 3, self.side, self.side, device=parameter.device)
+        with plain_torch(), torch.inference_mode():
+            (activation,) = self.prefix(self.penultimate)(image)
+        return activation.shape[-1 if self.is_channels_last(self.penultimate) else 1]
 
     def load(self, state):
         """Take over the tensors that fit; without those of its head, it has none."""
@@ -91,7 +125,7 @@ class StagedNetwork:
         }
         self.module.load_state_dict(fitting, strict=False)
         vars(self).pop("digest", None)
-        if f"{self.head}.weight" not in fitting:
+        if any(f"{head}.weight" not in fitting for head in self.heads):
             self.cuts = self.cuts[: self.cuts.index(self.penultimate) + 1]
 
     def check_cut(self, name):
@@ -107,7 +141,7 @@ class StagedNetwork:
         which tracing does not enter, the plain attributes are added.
         """
         layers = {
-            node.target: _settings(self.module.get_submodule(node.target))
+            node.target: describe_leaf(self.module.get_submodule(node.target))
             for node in self._graph.nodes
             if node.op == "call_module"
         }
@@ -308,7 +342,7 @@ class StagedNetwork:
         everything in one `features` container, its children.
         """
         nodes = list(self._nodes_up_to([self._cuts[self.penultimate]]))
-        layers = [node for node in nodes if _has_weight_matrix(node, self.module)]
+        layers = [node for node in nodes if is_matrix_layer(node, self.module)]
         for depth in range(1, 5):
             names = list(dict.fromkeys(_parent(self._names[n], depth) for n in layers))
             if len(names) >= 3:
@@ -320,16 +354,6 @@ class StagedNetwork:
         # Parallel branches may begin at one cut: they are trained together.
         unique = {start: name for name, start in reversed(starts.items())}
         return [Stage(name, start) for start, name in reversed(unique.items())]
-
-
-def _trace(tracer, module):
-    try:
-        return tracer.trace(module)
-    except Exception as error:
-        raise ValueError(
-            f"backbone={type(module).__name__} could not be traced by torch.fx "
-            f"({error}). Pass a network whose forward does not branch on tensor values."
-        ) from error
 
 
 def _refuse_batch_statistics(graph, module):
@@ -346,8 +370,12 @@ def _refuse_batch_statistics(graph, module):
             )
 
 
-def _channels_last(graph):
-    """The nodes whose channels are on the last axis, by following permutations."""
+def _channels_last(graph, module):
+    """The nodes whose channels are on the last axis.
+
+    A layer norm puts its result there and a convolution does not; permutations move
+    them; whatever else a node does leaves them where one of its inputs has them.
+    """
     last = set()
     for node in graph.nodes:
         is_last = any(source in last for source in node.all_input_nodes)
@@ -356,16 +384,24 @@ def _channels_last(graph):
             is_last = not is_last
         elif permutation in ((0, 2, 3, 1), (0, 3, 1, 2)):
             is_last = permutation == (0, 2, 3, 1)
+        elif node.op == "call_module":
+            layer = module.get_submodule(node.target)
+            is_norm = isinstance(layer, torch.nn.LayerNorm)
+            is_last = (is_last or is_norm) and not isinstance(layer, _ConvNd)
+        elif node.target is torch.nn.functional.layer_norm:
+            is_last = True
         if is_last:
             last.add(node)
     return last
 
 
 def _permutation(node):
-    """The order of axes that a permute node makes, else None."""
+    """The order of axes that a permute or transpose node makes, else None."""
+    dims = node.args[1:]
+    if node.target in (torch.transpose, "transpose"):
+        return (0, 2, 1) if set(dims) in ({1, 2}, {-1, -2}) else None
     if node.target not in (torch.permute, "permute"):
         return None
-    dims = node.args[1:]
     return tuple(dims[0]) if len(dims) == 1 else dims
 
 
@@ -404,40 +440,6 @@ def _is_tuple(node):
         user.target is operator.getitem and isinstance(user.args[1], int)
         for user in node.users
     )
-
-
-def _settings(layer):
-    """Plain attributes of one of torch's own layers; its repr leaves some out."""
-    kinds = bool | int | float | str | tuple | None
-    plain = {k: v for k, v in sorted(vars(layer).items()) if isinstance(v, kinds)}
-    return f"{layer!r} {plain}"
-
-
-def _last_weight_layer(graph, module):
-    for node in reversed(graph.nodes):
-        if _is_constant(node) and _tensor(node, module).ndim >= 2:
-            raise ValueError(
-                f"backbone={type(module).__name__} ends in a function that uses the "
-                f"weights {node.target!r}, so its last layer cannot be told. Make it "
-                "a Linear or convolution layer."
-            )
-        if _has_weight_matrix(node, module):
-            if node.all_input_nodes[0].op != "placeholder":
-                return node
-            break
-    raise ValueError(
-        f"backbone={type(module).__name__} has no penultimate layer: a layer with "
-        "weights that reads what other layers gave. Pass a network that ends in a "
-        "Linear or convolution, with other layers before it."
-    )
-
-
-def _has_weight_matrix(node, module):
-    """Whether the node is a Linear or convolution (norms have vectors)."""
-    if node.op != "call_module":
-        return False
-    weight = getattr(module.get_submodule(node.target), "weight", None)
-    return isinstance(weight, torch.Tensor) and weight.ndim >= 2
 
 
 def _parent(name, depth):

@@ -305,7 +305,8 @@ def load_state(network, state, source):
     shapes = [
         f"{k} is {tuple(state[k].shape)} in the file, {tuple(own[k].shape)} here"
         for k in own.keys() & state.keys()
-        if own[k].shape != state[k].shape and not k.startswith(f"{network.head}.")
+        if own[k].shape != state[k].shape
+        and not any(k.startswith(f"{head}.") for head in network.heads)
     ]
     faults = [
         f"{title} ({len(names)}): {'; '.join(sorted(names)[:3])}"

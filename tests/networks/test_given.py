@@ -20,9 +20,9 @@ def traced(monkeypatch):
     """The modules that were traced, in turn."""
     modules, trace = [], given.StagedNetwork
 
-    def counting(module):
+    def counting(module, side):
         modules.append(module)
-        return trace(module)
+        return trace(module, side)
 
     monkeypatch.setattr(given, "StagedNetwork", counting)
     return modules

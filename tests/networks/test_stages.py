@@ -41,7 +41,7 @@ def test_prefix_and_tail_give_what_the_head_reads(name):
     network = StagedNetwork(module)
     images = torch.rand(2, 3, 64, 64)
     seen = []
-    head = module.get_submodule(network.head)
+    head = module.get_submodule(network.heads[0])
     head.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
     with torch.no_grad():
         module(images)

@@ -1,0 +1,214 @@
+"""Where a network's features end and its scores begin.
+
+A network may end in a *head*, a layer that makes class scores: then the penultimate
+layer, what the head reads, is what other tasks want. Or the head was taken off
+(`fc = Identity()`, `Sequential(*children[:-1])`, `.features`, timm's `num_classes=0`):
+then the output is the penultimate layer. Which it is shows in what lies between the
+output and the last layers that have a matrix of weights, Linear or convolutions:
+
+* Nothing but what leaves scores scores (reshaping, averaging, dropout, softmax or
+  sigmoid): those layers are heads. There may be two Linear ones, beside each other, of
+  which the mean is taken: networks that were trained by distillation have them.
+* A ReLU and then the average over all positions, behind a 1x1 convolution that reads a
+  dropout: that is a head too (SqueezeNet's).
+* Anything else, such as a norm, another activation, a sum or a concatenation: the
+  network has no head.
+
+Where that may be wrong, `Ending.doubt` says so.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import fx, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.dropout import _DropoutNd
+
+KEEP_MODULES = (
+    nn.Identity,
+    nn.Flatten,
+    nn.Unflatten,
+    nn.Softmax,
+    nn.Softmax2d,
+    nn.LogSoftmax,
+    nn.Sigmoid,
+    nn.LogSigmoid,
+    nn.AvgPool2d,
+    nn.AdaptiveAvgPool2d,
+    _DropoutNd,
+)
+KEEP_CALLS = set(
+    "flatten squeeze unsqueeze view reshape permute transpose getitem getattr size "
+    "contiguous float to softmax log_softmax sigmoid dropout mean avg_pool2d "
+    "adaptive_avg_pool2d mul truediv div".split()
+)
+# Of several heads at once, the mean is taken.
+JOIN_CALLS = {"add", "iadd", "stack"}
+PRODUCTS = {"linear", "matmul", "conv1d", "conv2d", "bilinear", "einsum", "addmm"}
+AVERAGES = {"mean", "avg_pool2d", "adaptive_avg_pool2d"}
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a network ends.
+
+    Attributes
+    ----------
+    heads : list of fx.Node
+        The layers that make scores; none where the network has no head.
+    output : fx.Node
+    doubt : str
+        What else a reader might have taken for the features; "" where that is clear.
+    """
+
+    heads: list[fx.Node]
+    output: fx.Node
+    doubt: str = ""
+
+
+def find_ending(graph, module):
+    """Find out how a network ends.
+
+    Parameters
+    ----------
+    graph : fx.Graph
+        Of several outputs, all but the deepest are taken out of it.
+    module : torch.nn.Module
+
+    Returns
+    -------
+    ending : Ending
+    """
+    output, n_outputs = _single_output(graph)
+    behind, sources = _behind(output, module)
+    doubt = ""
+    if n_outputs > 1:
+        doubt = f"it gives {n_outputs} outputs, of which the deepest is taken"
+    if (conv := _squeezed_head(sources, behind, module)) is not None:
+        if not _is_dropout(conv.all_input_nodes[0], module):
+            doubt = f"it ends in a convolution, {conv.target!r}, a ReLU and an average"
+        return Ending([conv], output, doubt)
+    _refuse_functions(sources, module)
+    if not sources or not all(is_matrix_layer(s, module) for s in sources):
+        return Ending([], output, doubt)
+    if len(sources) > 1 and not _are_twins(sources, module):
+        return Ending([], output, doubt)
+    layer = module.get_submodule(sources[0].target)
+    if isinstance(layer, _ConvNd) and not _averages(behind, module):
+        doubt = f"it ends in a convolution, {sources[0].target!r}, without an average"
+    return Ending(sources, output, doubt)
+
+
+def is_matrix_layer(node, module):
+    """Whether the node is a Linear, a convolution or the like (norms have vectors)."""
+    if node.op != "call_module":
+        return False
+    weight = getattr(module.get_submodule(node.target), "weight", None)
+    return isinstance(weight, torch.Tensor) and weight.ndim >= 2
+
+
+def _single_output(graph):
+    """Leave one output, the deepest, and tell how many there were."""
+    *nodes, end = graph.nodes
+    given = end.all_input_nodes
+    output = max(given, key=nodes.index)
+    end.args = (output,)
+    if len(given) > 1:
+        graph.eliminate_dead_code()
+    return output, len(given)
+
+
+def _behind(output, module):
+    """What leaves scores scores, back from the output, and what that reads."""
+    behind, sources, waiting = [], [], [output]
+    joins = False
+    while waiting:
+        node = waiting.pop()
+        if node in behind or node in sources or node.op == "get_attr":
+            continue
+        joins = joins or _name(node) in JOIN_CALLS
+        if _keeps_scores(node, module):
+            behind.append(node)
+            waiting += node.all_input_nodes
+        else:
+            sources.append(node)
+    if joins and not all(_is_linear(node, module) for node in sources):
+        return [], [output]
+    order = list(output.graph.nodes)
+    return behind, sorted(sources, key=order.index)
+
+
+def _keeps_scores(node, module):
+    if node.op == "call_module":
+        return isinstance(module.get_submodule(node.target), KEEP_MODULES)
+    return _name(node) in KEEP_CALLS | JOIN_CALLS
+
+
+def _name(node):
+    """The name of the function or method that a node calls, else ''."""
+    if node.op == "call_function":
+        return getattr(node.target, "__name__", "").strip("_")
+    return node.target if node.op == "call_method" else ""
+
+
+def _is_linear(node, module):
+    layer = node.op == "call_module" and module.get_submodule(node.target)
+    return isinstance(layer, nn.Linear)
+
+
+def _is_dropout(node, module):
+    layer = node.op == "call_module" and module.get_submodule(node.target)
+    return isinstance(layer, _DropoutNd) or _name(node) == "dropout"
+
+
+def _averages(behind, module):
+    pools = (nn.AvgPool2d, nn.AdaptiveAvgPool2d)
+    return any(
+        _name(node) in AVERAGES
+        or (
+            node.op == "call_module"
+            and isinstance(module.get_submodule(node.target), pools)
+        )
+        for node in behind
+    )
+
+
+def _squeezed_head(sources, behind, module):
+    """The 1x1 convolution behind whose ReLU all positions are averaged, else None."""
+    if len(sources) != 1 or not _averages(behind, module):
+        return None
+    (relu,) = sources
+    if relu.op == "call_module":
+        is_relu = type(module.get_submodule(relu.target)) is nn.ReLU
+    else:
+        is_relu = _name(relu) in ("relu", "relu_")
+    conv = relu.all_input_nodes[0] if is_relu else relu
+    layer = conv.op == "call_module" and module.get_submodule(conv.target)
+    is_pointwise = isinstance(layer, nn.Conv2d) and set(layer.kernel_size) == {1}
+    return conv if is_relu and is_pointwise else None
+
+
+def _are_twins(sources, module):
+    """Whether none of these layers feeds another, and all give as many numbers."""
+    for node in sources:
+        seen, waiting = set(), list(node.all_input_nodes)
+        while waiting:
+            earlier = waiting.pop()
+            if earlier in sources:
+                return False
+            if earlier not in seen:
+                seen.add(earlier)
+                waiting += earlier.all_input_nodes
+    return len({len(module.get_submodule(s.target).weight) for s in sources}) == 1
+
+
+def _refuse_functions(sources, module):
+    """Refuse a network that ends in a function of weights: no layer can be named."""
+    for source in sources:
+        weights = [n for n in source.all_input_nodes if n.op == "get_attr"]
+        if _name(source) in PRODUCTS and weights:
+            raise ValueError(
+                f"backbone={type(module).__name__} ends in a function that uses the "
+                f"weights {weights[0].target!r}, so its last layer cannot be told. "
+                "Make it a Linear or convolution layer."
+            )

@@ -102,8 +102,10 @@ class FineTunedCNNClassifier(FineTunedNet, NeuralNetClassifier):
     checkpoint : path-like or None, default=None
         File that keeps the state of training after each epoch. After a crash, the same
         `fit` goes on from there to the same weights; any other begins anew. Needs an
-        int as `random_state`. Callbacks that are not skorch's begin anew. A `refit` has
-        a file of its own, ending in `.refit`.
+        int as `random_state`. Callbacks that are not skorch's begin anew. A function
+        is compared by its code and what it reads around itself; where a parameter
+        cannot be compared, a `CheckpointWarning` says so, and nothing is kept. A
+        `refit` has a file of its own, ending in `.refit`.
     random_state : int, RandomState instance or None, default=None
         Decides random weights, the order of rows and dropout. None differs from call
         to call. Global generators are left as they were.

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import safetensors
 import safetensors.torch
+import torch
 
 from sktl._utils.atomic import replacing
 from sktl.exceptions import ModelFileError
@@ -47,10 +48,7 @@ def write_archive(path, kind, manifest, tensors):
         If the file could not be written. What `path` held before is still there.
     """
     manifest = {"sha256": NO_DIGEST, "schema": SCHEMA, "kind": kind} | manifest
-    # Cloned, as the library refuses tensors that share memory.
-    tensors = {name: t.detach().cpu().clone() for name, t in tensors.items()}
-    tensors = {name: t.contiguous() for name, t in tensors.items()}
-    whole = safetensors.torch.save(tensors, {"sktl": json.dumps(manifest)})
+    whole = to_bytes(tensors, {"sktl": json.dumps(manifest)})
     length = 8 + int.from_bytes(whole[:8], "little")
     if length > LARGEST_HEADER:
         raise ValueError(
@@ -61,6 +59,16 @@ def write_archive(path, kind, manifest, tensors):
     with replacing(path) as file:
         file.write(_with_digest(whole[:length], NO_DIGEST, digest))
         file.write(memoryview(whole)[length:])
+
+
+def to_bytes(tensors, metadata):
+    """Write as safetensors; tensors may lie anywhere, and share memory."""
+    # The library refuses those that do: they may become two when they are read.
+    as_copies = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
+    return safetensors.torch.save(as_copies, metadata)
 
 
 def read_archive(path, kind, fields):

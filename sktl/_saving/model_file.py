@@ -9,13 +9,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import safetensors.torch
 import torch
 from skorch.history import History
 
 from sktl._images.geometry import Geometry
 from sktl._networks.backbones import Preprocessing, rebuild_backbone
-from sktl._saving.archive import read_archive, write_archive
+from sktl._saving.archive import read_archive, to_bytes, write_archive
 from sktl._saving.plain_data import decode, decode_array, encode, encode_array
 from sktl._training.labels import list_classes
 from sktl._utils.atomic import replacing
@@ -149,7 +148,7 @@ def save_backbone(estimator, path, precision="float32"):
         )
     dtype = dtypes[precision]
     state = {
-        name: (t.to(dtype) if t.is_floating_point() else t).cpu().contiguous()
+        name: t.to(dtype) if t.is_floating_point() else t
         for name, t in estimator.module_.backbone_state().items()
     }
     metadata = {
@@ -158,7 +157,7 @@ def save_backbone(estimator, path, precision="float32"):
         "classes": json.dumps(estimator.classes_.tolist(), default=str),
     }
     with replacing(path) as file:
-        file.write(safetensors.torch.save(state, metadata))
+        file.write(to_bytes(state, metadata))
 
 
 def _is_same(value, default):

@@ -420,6 +420,19 @@ def test_saved_backbone_gives_the_features_of_the_classifier(
     assert kinds == {getattr(torch, precision), torch.int64}
 
 
+def test_backbone_with_tied_weights_is_saved(tmp_path, data, tiny_network):
+    first, last = nn.Conv2d(8, 8, 1, bias=False), nn.Conv2d(8, 8, 1, bias=False)
+    last.weight = first.weight
+    layers = [*tiny_network[:-3], first, nn.ReLU(), last, *tiny_network[-3:]]
+    network = nn.Sequential(*layers).eval()
+    clf = make_classifier(backbone=network, strategy="linear_probe").fit(*data)
+    path = tmp_path / "tied.safetensors"
+    clf.save_backbone(path)
+    with safetensors.safe_open(path, "pt") as file:
+        assert torch.equal(file.get_tensor("6.weight"), first.weight)
+        assert torch.equal(file.get_tensor("8.weight"), first.weight)
+
+
 @pytest.mark.parametrize(
     ("name", "precision"), [("a.pth", "float32"), ("a.safetensors", "int8")]
 )

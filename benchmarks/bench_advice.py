@@ -24,12 +24,11 @@ Usage: python benchmarks/bench_advice.py [--shared PATH]. Exits with 1 when the 
 fails. About ten minutes on two quiet cores.
 """
 
-import argparse
 import itertools
 import sys
-from pathlib import Path
 
 import numpy as np
+from _shared import argument_parser, images_and_labels
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -54,8 +53,8 @@ def load(folder, name, part):
     """Images as paths or bytes, and labels."""
     if name == "cifar10":
         return load_cifar(folder / name / "cifar10_jpeg.npz", part)
-    paths = sorted((folder / name / part).glob("*/*.*"))
-    return np.array(paths), np.array([path.parent.name for path in paths])
+    paths, labels = images_and_labels(folder / name, part)
+    return np.array(paths), np.array(labels)
 
 
 def load_cifar(path, part):
@@ -164,10 +163,7 @@ def show_policies(measured):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    default = Path(__file__).parents[2] / "shared"
-    parser.add_argument("--shared", type=Path, default=default)
-    asked = parser.parse_args()
+    asked = argument_parser(__doc__).parse_args()
     network = {"backbone": "squeezenet1_1", "image_size": 112}
     network["weights"] = asked.shared / "weights" / WEIGHTS
     titles = "  ".join(f"{depth:>12}" for depth in DEPTHS)

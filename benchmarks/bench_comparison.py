@@ -13,12 +13,11 @@ Usage: python benchmarks/bench_comparison.py [--shared PATH] [--images N] [--rep
 N]. Exits with 1 when the claim fails. About five minutes on two cores.
 """
 
-import argparse
 import sys
 from functools import partial
-from pathlib import Path
 
 import numpy as np
+from _shared import argument_parser, images_and_labels
 from _timing import interleaved, ratio, verdict
 from PIL import Image
 from sklearn.base import clone
@@ -47,22 +46,10 @@ RAW_PIXELS = 1  # its place among the default contenders
 
 
 def arguments():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    default = Path(__file__).parents[2] / "shared"
-    parser.add_argument("--shared", type=Path, default=default)
+    parser = argument_parser(__doc__)
     parser.add_argument("--images", type=int, default=160)
     parser.add_argument("--repeats", type=int, default=3)
-    args = parser.parse_args()
-    if not args.shared.is_dir():
-        parser.error(f"--shared: there is no folder {args.shared}")
-    return args
-
-
-def images_and_labels(folder, n):
-    """Images at equal distances in the order of classes: equal shares of each."""
-    paths = sorted(folder.glob("train/*/*.*"))
-    paths = [paths[i] for i in np.linspace(0, len(paths) - 1, n).astype(int)]
-    return paths, [path.parent.name for path in paths]
+    return parser.parse_args()
 
 
 def shrunk(path):
@@ -119,7 +106,7 @@ def mean_score(model, rows, y):
 
 def main():
     args = arguments()
-    X, y = images_and_labels(args.shared / "data" / TREE, args.images)
+    X, y = images_and_labels(args.shared / "data" / TREE, n=args.images)
     weights = args.shared / "weights" / WEIGHTS
     extractor = PretrainedFeatureExtractor(
         "squeezenet1_1", weights=weights, image_size=64

@@ -13,11 +13,10 @@ Usage: python benchmarks/bench_defaults.py [--shared PATH] [--images N]
 [--sets NAME ...]. Exits with 1 when the claim fails. About 25 minutes on one core.
 """
 
-import argparse
 import sys
-from pathlib import Path
 
 import numpy as np
+from _shared import argument_parser, images_and_labels
 from _timing import verdict
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_score
@@ -34,22 +33,10 @@ FOLDS = StratifiedKFold(5, shuffle=True, random_state=0)
 
 
 def arguments():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    default = Path(__file__).parents[2] / "shared"
-    parser.add_argument("--shared", type=Path, default=default)
+    parser = argument_parser(__doc__)
     parser.add_argument("--images", type=int, default=300, help="of each set")
     parser.add_argument("--sets", nargs="+", default=TREES, choices=TREES)
-    args = parser.parse_args()
-    if not args.shared.is_dir():
-        parser.error(f"--shared: there is no folder {args.shared}")
-    return args
-
-
-def images_and_labels(folder, n):
-    """Images at equal distances in the order of classes: equal shares of each."""
-    paths = sorted(folder.glob("train/*/*.*"))
-    chosen = np.linspace(0, len(paths) - 1, min(n, len(paths))).astype(int)
-    return [paths[i] for i in chosen], [paths[i].parent.name for i in chosen]
+    return parser.parse_args()
 
 
 def compare(X, y, network):
@@ -71,7 +58,7 @@ def main():
     args = arguments()
     claims = {}
     for tree in args.sets:
-        X, y = images_and_labels(args.shared / "data" / tree, args.images)
+        X, y = images_and_labels(args.shared / "data" / tree, n=args.images)
         for precision in PRECISIONS:
             network = {
                 "backbone": "squeezenet1_1",

@@ -14,7 +14,6 @@ Usage: python benchmarks/bench_files.py [--shared PATH] [--repeats N]. Exits wit
 the claim fails. About five minutes on two cores.
 """
 
-import argparse
 import sys
 import tempfile
 from functools import partial
@@ -22,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from _shared import argument_parser
 from _timing import interleaved, ratio, verdict
 from PIL import Image
 from safetensors.torch import load_file
@@ -143,13 +143,9 @@ def show_large(source, name, file, n_repeats):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    default = Path(__file__).parents[2] / "shared"
-    parser.add_argument("--shared", type=Path, default=default)
+    parser = argument_parser(__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
-    if not args.shared.is_dir():
-        parser.error(f"--shared: there is no folder {args.shared}")
     print("rate of the extractor as a multiple of that of the fastest loader")
     claims = {}
     for name, file in WEIGHTS.items():

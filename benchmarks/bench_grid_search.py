@@ -19,13 +19,13 @@ Usage: python benchmarks/bench_grid_search.py [--shared PATH]. Exits with 1 when
 claim fails. About six minutes on two cores.
 """
 
-import argparse
 import sys
 import tempfile
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+from _shared import argument_parser, images_and_labels
 from _timing import interleaved, ratio, verdict
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
@@ -42,23 +42,6 @@ WEIGHTS = "squeezenet1_1-torchvision.fp16.safetensors"
 GRID = np.logspace(-4, 1, 20)
 CLAIMED_RATIO = 1.15
 PIPELINE, READY = "pipeline", "features, then search"
-
-
-def shared_folder():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    default = Path(__file__).parents[2] / "shared"
-    parser.add_argument("--shared", type=Path, default=default)
-    shared = parser.parse_args().shared
-    if not shared.is_dir():
-        parser.error(f"--shared: there is no folder {shared}")
-    return shared
-
-
-def images_and_labels(folder, n):
-    """Images at equal distances in the order of classes: equal shares of each."""
-    paths = sorted(folder.glob("train/*/*.*"))
-    paths = [paths[i] for i in np.linspace(0, len(paths) - 1, n).astype(int)]
-    return paths, [path.parent.name for path in paths]
 
 
 def extractor(shared, cache):
@@ -119,13 +102,13 @@ def show_others(X, y, shared, folder):
 
 
 def main():
-    shared = shared_folder()
-    X, y = images_and_labels(shared / "data" / TREE, N_IMAGES)
+    shared = argument_parser(__doc__).parse_args().shared
+    X, y = images_and_labels(shared / "data" / TREE, n=N_IMAGES)
     print(f"{len(X)} images of {TREE}, {len(GRID)} grid points, 5 folds")
     with tempfile.TemporaryDirectory() as folder:
         alone, same = compare(X, y, shared, "memory", None)
         compare(X, y, shared, str(Path(folder, "features")), 2)
-        others = images_and_labels(shared / "data" / OTHER_TREE, N_OTHER_IMAGES)
+        others = images_and_labels(shared / "data" / OTHER_TREE, n=N_OTHER_IMAGES)
         show_others(*others, shared, str(Path(folder, "joblib")))
     return verdict(
         {

@@ -13,12 +13,10 @@ Usage: python benchmarks/bench_linear_probe.py [--shared PATH] [--images N]
 [--repeats N]. Exits with 1 when the claim fails. About two minutes on two cores.
 """
 
-import argparse
 import sys
 from functools import partial
-from pathlib import Path
 
-import numpy as np
+from _shared import argument_parser, images_and_labels
 from _timing import interleaved, ratio, verdict
 
 from sktl import FineTunedCNNClassifier, PretrainedFeatureExtractor, clear_cache
@@ -38,22 +36,10 @@ PROBES = {
 
 
 def arguments():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    default = Path(__file__).parents[2] / "shared"
-    parser.add_argument("--shared", type=Path, default=default)
+    parser = argument_parser(__doc__)
     parser.add_argument("--images", type=int, default=244, help="at most 244")
     parser.add_argument("--repeats", type=int, default=5)
-    args = parser.parse_args()
-    if not args.shared.is_dir():
-        parser.error(f"--shared: there is no folder {args.shared}")
-    return args
-
-
-def images_and_labels(folder, n):
-    """Images at equal distances in the order of classes: equal shares of each."""
-    paths = sorted(folder.glob("train/*/*.*"))
-    paths = [paths[i] for i in np.linspace(0, len(paths) - 1, n).astype(int)]
-    return paths, [path.parent.name for path in paths]
+    return parser.parse_args()
 
 
 def compare(name, weights, X, y, repeats):
@@ -79,7 +65,7 @@ def compare(name, weights, X, y, repeats):
 
 def main():
     args = arguments()
-    X, y = images_and_labels(args.shared / "data" / TREE, args.images)
+    X, y = images_and_labels(args.shared / "data" / TREE, n=args.images)
     print(f"{len(X)} images of {TREE}, {args.repeats} repeats")
     claims = {}
     for name, file in WEIGHTS.items():

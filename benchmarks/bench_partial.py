@@ -23,14 +23,13 @@ Usage: python benchmarks/bench_partial.py [--shared PATH] [--images N] [--epochs
 [--repeats N]. Exits with 1 when the claim fails. About five minutes on two cores.
 """
 
-import argparse
 import sys
 from functools import partial
-from pathlib import Path
 from statistics import median
 
 import numpy as np
 import torch
+from _shared import argument_parser, images_and_labels
 from _timing import interleaved, ratio, verdict
 from PIL import Image
 from safetensors.torch import load_file
@@ -57,24 +56,15 @@ SKTL = {"float32": "sktl, float32", "bfloat16": "sktl, bfloat16"}
 
 
 def arguments():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    default = Path(__file__).parents[2] / "shared"
-    parser.add_argument("--shared", type=Path, default=default)
+    parser = argument_parser(__doc__)
     parser.add_argument("--images", type=int, default=244, help="at most 244")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=3)
-    args = parser.parse_args()
-    if not args.shared.is_dir():
-        parser.error(f"--shared: there is no folder {args.shared}")
-    return args
+    return parser.parse_args()
 
 
 def images_and_classes(folder, part, n=None):
-    """Images at equal distances in the order of classes: equal shares of each."""
-    paths = sorted(folder.glob(f"{part}/*/*.*"))
-    rows = np.linspace(0, len(paths) - 1, n or len(paths)).astype(int)
-    paths = [paths[i] for i in rows]
-    names = [path.parent.name for path in paths]
+    paths, names = images_and_labels(folder, part, n)
     return paths, np.unique(names, return_inverse=True)[1]
 
 

@@ -12,13 +12,12 @@ Usage: python benchmarks/bench_ranking.py [--shared PATH]. Exits with 1 when the
 fails. About six minutes on two cores.
 """
 
-import argparse
 import sys
 import time
 import warnings
-from pathlib import Path
 
 import numpy as np
+from _shared import argument_parser, images_and_labels
 from scipy.stats import kendalltau
 from sklearn.model_selection import StratifiedKFold
 
@@ -51,19 +50,12 @@ def candidates(folder):
 def data_sets(folder):
     """(name, images, labels) of each set: the same number of images of each."""
     for name in TREES:
-        paths = sorted((folder / name / "train").glob("*/*.*"))
-        rows = sample(len(paths))
-        yield name, [paths[i] for i in rows], [paths[i].parent.name for i in rows]
+        yield name, *images_and_labels(folder / name, n=N_IMAGES)
     with np.load(folder / "cifar10" / "cifar10_jpeg.npz") as file:
         jpeg, offsets = file["train_jpeg"], file["train_offsets"]
-        rows = sample(len(file["train_labels"]))
+        rows = np.linspace(0, len(offsets) - 2, N_IMAGES).astype(int)
         images = [jpeg[offsets[i] : offsets[i + 1]].tobytes() for i in rows]
         yield "cifar10", images, file["train_labels"][rows].tolist()
-
-
-def sample(n):
-    """Rows at equal distances: of files sorted by class, equal shares of each."""
-    return np.linspace(0, n - 1, N_IMAGES).astype(int)
 
 
 def scores_by(method, images, labels, networks):
@@ -92,10 +84,7 @@ def show(name, networks, scores):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    default = Path(__file__).parents[2] / "shared"
-    parser.add_argument("--shared", type=Path, default=default)
-    shared = parser.parse_args().shared
+    shared = argument_parser(__doc__).parse_args().shared
     warnings.simplefilter("ignore", ImageSizeWarning)  # sktl_mini on photographs
     networks = candidates(shared / "weights")
     pretrained = np.array(["untrained" not in name for name in networks])

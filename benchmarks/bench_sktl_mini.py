@@ -17,15 +17,14 @@ Usage: python benchmarks/bench_sktl_mini.py [--shared PATH]. Exits with 1 when a
 fails. About three minutes on two cores.
 """
 
-import argparse
 import sys
 import time
 import warnings
 from importlib.resources import files
-from pathlib import Path
 from statistics import median
 
 import numpy as np
+from _shared import argument_parser, images_and_labels
 from _timing import verdict
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -62,14 +61,9 @@ def transformers(shared):
     }
 
 
-def read_tree(folder):
-    """Return paths and labels of the training part, then of the other."""
-    parts = [sorted((folder / part).glob("*/*.*")) for part in ("train", "val")]
-    return [(paths, [path.parent.name for path in paths]) for paths in parts]
-
-
 def accuracy_on(folder, transformer):
-    (X, y), (X_val, y_val) = read_tree(folder)
+    X, y = images_and_labels(folder)
+    X_val, y_val = images_and_labels(folder, "val")
     model = LogisticRegression(max_iter=2000)
     return (
         make_pipeline(transformer, StandardScaler(), model)
@@ -121,10 +115,7 @@ def show(found):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    default = Path(__file__).parents[2] / "shared"
-    parser.add_argument("--shared", type=Path, default=default)
-    shared = parser.parse_args().shared
+    shared = argument_parser(__doc__).parse_args().shared
     warnings.simplefilter("ignore", ImageSizeWarning)
     found = {
         name: accuracies(shared, name, transformer)

@@ -23,15 +23,14 @@ Usage: python benchmarks/bench_time_to_accuracy.py [--shared PATH] [--epochs N]
 [--repeats N]. Exits with 1 when the claim fails. About six minutes on two cores.
 """
 
-import argparse
 import math
 import os
 import sys
 import time
-from pathlib import Path
 from statistics import median
 
 import torch
+from _shared import argument_parser, images_and_labels
 from _timing import Ratio, verdict
 from safetensors.torch import load_file
 from skorch.callbacks import Callback
@@ -143,20 +142,15 @@ def tutorial_curve(folder, weights, frozen, n_epochs):
     return curve
 
 
-def paths_and_labels(folder):
-    paths = sorted(folder.glob("*/*.*"))
-    return paths, [path.parent.name for path in paths]
-
-
 def sktl_curve(folder, weights, seed):
     """The classifier with its defaults."""
     clear_cache()
-    X_val, y_val = paths_and_labels(folder / "val")
+    X_val, y_val = images_and_labels(folder, "val")
     curve = Curve(lambda net: net.score(X_val, y_val))
     classifier = FineTunedCNNClassifier(
         "squeezenet1_1", weights=weights, device="cpu", random_state=seed
     )
-    classifier.set_params(callbacks=[curve]).fit(*paths_and_labels(folder / "train"))
+    classifier.set_params(callbacks=[curve]).fit(*images_and_labels(folder))
     return curve
 
 
@@ -201,14 +195,10 @@ def compare(folder, weights, n_epochs, n_repeats):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    default = Path(__file__).parents[2] / "shared"
-    parser.add_argument("--shared", type=Path, default=default)
+    parser = argument_parser(__doc__)
     parser.add_argument("--epochs", type=int, help="of the tutorial's loops, both sets")
     parser.add_argument("--repeats", type=int, default=2)
     args = parser.parse_args()
-    if not args.shared.is_dir():
-        parser.error(f"--shared: there is no folder {args.shared}")
     claims = {}
     for tree, n_epochs in EPOCHS.items():
         n_epochs = args.epochs or n_epochs

@@ -1,19 +1,22 @@
 """`FineTunedCNNClassifier`: a pretrained network whose later part is trained."""
 
+import contextlib
 from numbers import Integral, Real
 from os import PathLike
 
 import numpy as np
 import torch
+from sklearn.exceptions import NotFittedError
+from sklearn.metrics import get_scorer
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from skorch import NeuralNetClassifier
-from skorch.utils import is_dataset
 
 from sktl._features.image_input import IMAGE_CONSTRAINTS
 from sktl._saving import model_file
 from sktl._training.augmentation import make_augment
 from sktl._training.fine_tuning import FineTunedNet
+from sktl._training.net import holds_rows
 from sktl._training.network import FineTunedNetwork
 from sktl._training.rows import make_rows
 from sktl._training.targets import Labels
@@ -90,8 +93,12 @@ class FineTunedCNNClassifier(FineTunedNet, NeuralNetClassifier):
     class_weight : dict, "balanced" or None, default=None
         Weights of the classes, as in scikit-learn.
     early_stopping : bool, default=False
-        Whether to set rows aside, stop when their loss has not improved for
+        Whether to set rows aside, stop when they have not been predicted better for
         `n_iter_no_change` epochs, and keep the weights that were best on them.
+    monitor : str or callable, default="loss"
+        What `early_stopping` calls better: a lower loss, or a higher score, by the name
+        of any scikit-learn scorer (`"f1_macro"`) or a scorer of your own. Scores are
+        in `history` as `valid_score`.
     validation_fraction : float, default=0.1
         Share of each class that `early_stopping` sets aside, if there are epochs.
     n_iter_no_change : int, default=5
@@ -132,7 +139,9 @@ class FineTunedCNNClassifier(FineTunedNet, NeuralNetClassifier):
     optimizer : type, default=torch.optim.AdamW
         A class of `torch.optim`.
     criterion : type, default=torch.nn.CrossEntropyLoss
-        The loss of logits and class numbers.
+        The loss of logits and class numbers; `torch.nn.NLLLoss` gets the logarithms of
+        probabilities. A solved head follows the class weights of these two, and no
+        other loss, of which a warning tells.
     train_split : callable or None, default=None
         skorch's internal validation split. None trains on all rows, or is that of
         `early_stopping`.
@@ -206,6 +215,7 @@ class FineTunedCNNClassifier(FineTunedNet, NeuralNetClassifier):
         "classes": "no_validation",  # refused in words of its own
         "class_weight": [dict, StrOptions({"balanced"}), None],
         "early_stopping": ["boolean"],
+        "monitor": [str, callable],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "n_iter_no_change": [COUNT],
         "refit": ["boolean"],
@@ -233,6 +243,7 @@ class FineTunedCNNClassifier(FineTunedNet, NeuralNetClassifier):
         augment=None,
         class_weight=None,
         early_stopping=False,
+        monitor="loss",
         validation_fraction=0.1,
         n_iter_no_change=5,
         refit=False,
@@ -266,6 +277,7 @@ class FineTunedCNNClassifier(FineTunedNet, NeuralNetClassifier):
         self.augment = augment
         self.class_weight = class_weight
         self.early_stopping = early_stopping
+        self.monitor = monitor
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
         self.refit = refit
@@ -292,6 +304,16 @@ class FineTunedCNNClassifier(FineTunedNet, NeuralNetClassifier):
             iterator_train__shuffle=iterator_train__shuffle,
             **kwargs,
         )
+
+    @property
+    def classes_(self):
+        """The labels that `fit` learnt."""
+        if "classes_inferred_" not in vars(self):
+            raise NotFittedError(
+                "The labels are not known yet, nor how wide the head is: call fit, or "
+                "partial_fit with classes=. initialize() is done by these."
+            )
+        return self.classes_inferred_
 
     @property
     def target(self):
@@ -326,18 +348,19 @@ class FineTunedCNNClassifier(FineTunedNet, NeuralNetClassifier):
         ImageReadError
             If images cannot be read; it lists all of them.
         """
-        self._check_params()
-        n_epochs = self.plan.n_epochs
-        task = start_fit(
-            self, X, y, sample_weight, None if n_epochs and self.refit else n_epochs
-        )
         goes_on = self.warm_start and self.initialized_
-        images = self._open_images(X, reset=True)
-        rows = self._label(images, y, sample_weight, self.target if goes_on else Labels)
-        self._train(rows, goes_on=goes_on, task=task, split_params=fit_params)
-        if self.early_stopping and self.refit and self.train_split is None:
-            self._train(rows, goes_on=False, task=task, epochs=self.n_epochs_)
-        task.end()
+        with contextlib.nullcontext() if goes_on else self._forgetting():
+            self._check_params()
+            n_epochs = self.plan.n_epochs
+            at_most = None if n_epochs and self.refit else n_epochs
+            task = start_fit(self, X, y, sample_weight, at_most)
+            images = self._open_images(X, reset=not goes_on)
+            target = self.target if goes_on else Labels
+            rows = self._label(images, y, sample_weight, target)
+            self._train(rows, goes_on=goes_on, task=task, split_params=fit_params)
+            if self.early_stopping and self.refit and self.train_split is None:
+                self._train(rows, goes_on=False, task=task, epochs=self.n_epochs_)
+            task.end()
         return self
 
     @available_if(_has_epochs)
@@ -368,14 +391,15 @@ class FineTunedCNNClassifier(FineTunedNet, NeuralNetClassifier):
             If `y` holds labels that were not there at first.
         """
         first = not self.initialized_
-        if first:
-            self._check_params()
-        images = self._open_images(X, reset=first)
-        target = Labels if first else self.target
-        if first and classes is not None:
-            target = Labels.learn(Labels.check(classes))
-        rows = self._label(images, y, sample_weight, target)
-        self._train(rows, goes_on=not first, split_params=fit_params)
+        with self._forgetting() if first else contextlib.nullcontext():
+            if first:
+                self._check_params()
+            images = self._open_images(X, reset=first)
+            target = Labels if first else self.target
+            if first and classes is not None:
+                target = Labels.learn(Labels.check(classes))
+            rows = self._label(images, y, sample_weight, target)
+            self._train(rows, goes_on=not first, split_params=fit_params)
         return self
 
     def _label(self, images, y, sample_weight, target):
@@ -394,11 +418,11 @@ class FineTunedCNNClassifier(FineTunedNet, NeuralNetClassifier):
         Returns
         -------
         labels : ndarray of shape (n_samples,)
-            Of the kind that `y` was. For a skorch data set, whose targets are class
-            numbers, class numbers.
+            Of the kind that `y` was. For the data sets and batches of `fit`, which
+            callbacks see and whose targets are class numbers, class numbers.
         """
         codes = self.predict_proba(X).argmax(axis=1)
-        return codes if is_dataset(X) else self.target.decode(codes)
+        return codes if holds_rows(X) else self.target.decode(codes)
 
     def predict_proba(self, X):
         """Estimate the probability of each class.
@@ -410,7 +434,8 @@ class FineTunedCNNClassifier(FineTunedNet, NeuralNetClassifier):
         Returns
         -------
         probabilities : ndarray of shape (n_samples, n_classes), dtype float64
-            Columns in the order of `classes_`.
+            Columns in the order of `classes_`. The softmax of the logits, whatever
+            the loss is, unless `predict_nonlinearity` says otherwise.
         """
         self.check_is_fitted()
         return super().predict_proba(X)
@@ -425,12 +450,12 @@ class FineTunedCNNClassifier(FineTunedNet, NeuralNetClassifier):
         Returns
         -------
         log_probabilities : ndarray of shape (n_samples, n_classes), dtype float64
-            Columns in the order of `classes_`. With the default criterion, finite also
-            where the probability is too small for a float.
+            Columns in the order of `classes_`. Finite also where the probability is
+            too small for a float, unless `predict_nonlinearity` is another.
         """
         self.check_is_fitted()
-        if isinstance(self.criterion_, torch.nn.CrossEntropyLoss):
-            return self.forward(X).log_softmax(dim=1).numpy()
+        if self._gives_probabilities():
+            return self.forward(X).detach().log_softmax(dim=1).numpy()
         return np.log(self.predict_proba(X))
 
     def decision_function(self, X):
@@ -446,7 +471,7 @@ class FineTunedCNNClassifier(FineTunedNet, NeuralNetClassifier):
             For two classes, of shape (n_samples,): how much the second's is larger.
         """
         self.check_is_fitted()
-        logits = self.forward(X).numpy()
+        logits = self.forward(X).detach().numpy()
         return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
 
     def save(self, path):
@@ -516,12 +541,15 @@ class FineTunedCNNClassifier(FineTunedNet, NeuralNetClassifier):
 
     def _check_params(self):
         super()._check_params()
+        self._refuse_module_params(vars(self).keys() - {"module"})
         make_augment(self.augment)
         if self.classes is not None:
             raise ValueError(
                 f"classes={self.classes!r} is skorch's parameter and has no use here: "
                 "the labels are learnt from y. Leave it out; partial_fit takes classes."
             )
+        if self.monitor != "loss":
+            get_scorer(self.monitor)  # or says which there are
         if self.warm_start and self.refit:
             raise ValueError(
                 "warm_start=True goes on from the weights of the last fit, and "

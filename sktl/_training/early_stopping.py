@@ -2,7 +2,11 @@
 
 import copy
 
+from sklearn.base import BaseEstimator, ClassifierMixin
 from skorch.callbacks import EarlyStopping
+
+# What the history says of held-out rows: by the loss, or by a scorer of the user.
+LOSS, SCORE = "valid_loss", "valid_score"
 
 
 class KeepBest(EarlyStopping):
@@ -12,13 +16,16 @@ class KeepBest(EarlyStopping):
         """Before the first epoch, note how good the network is already."""
         probed = len(net.history) == 1 and net.plan.probes_first
         if probed and dataset_valid is not None:
-            self.dynamic_threshold_ = net.mean_loss(dataset_valid)
+            self.dynamic_threshold_ = net.judge(dataset_valid)
             self.best_model_weights_ = copy.deepcopy(net.module_.state_dict())
 
-    def on_epoch_end(self, net, **kwargs):
+    def on_epoch_end(self, net, dataset_valid=None, **kwargs):
         """Judge the epoch, unless no row was set aside to judge by."""
-        if "valid_loss" in net.history[-1]:
-            super().on_epoch_end(net, **kwargs)
+        if dataset_valid is None:
+            return
+        if self.monitor == SCORE:
+            net.history.record(SCORE, float(net.judge(dataset_valid)))
+        super().on_epoch_end(net, **kwargs)
 
     def on_train_end(self, net, **kwargs):
         """Go back to the best weights, if there were epochs to compare."""
@@ -29,3 +36,35 @@ class KeepBest(EarlyStopping):
         """Epochs that led to the present weights."""
         compared = self.best_model_weights_ is not None
         return self.best_epoch_ if compared else len(history)
+
+
+class HeldOutClassifier(ClassifierMixin, BaseEstimator):
+    """A net as scorers see it: labels of its own data sets.
+
+    Parameters
+    ----------
+    net : FineTunedNet
+    """
+
+    def __init__(self, net):
+        self.net = net
+
+    def __sklearn_is_fitted__(self):
+        return True
+
+    @property
+    def classes_(self):
+        """The labels."""
+        return self.net.classes_
+
+    def predict(self, X):
+        """Predict labels."""
+        return self.net.target.decode(self.net.predict(X))
+
+    def predict_proba(self, X):
+        """As the net's."""
+        return self.net.predict_proba(X)
+
+    def decision_function(self, X):
+        """As the net's."""
+        return self.net.decision_function(X)

@@ -11,9 +11,11 @@ from numbers import Integral
 
 import numpy as np
 import torch
+from sklearn.metrics import get_scorer
 from sklearn.utils.metadata_routing import _routing_enabled, process_routing
+from skorch.callbacks import EarlyStopping
 from skorch.dataset import ValidSplit, unpack_data
-from skorch.utils import is_dataset, to_tensor
+from skorch.utils import data_from_dataset, is_dataset, to_device, to_tensor
 
 from sktl._features.engine import make_engine, resolve_precision
 from sktl._features.image_input import ImageInputMixin
@@ -21,9 +23,9 @@ from sktl._features.pixel_network import normalize
 from sktl._images.forms import Images
 from sktl._training.augmentation import make_augment
 from sktl._training.checkpoint import Checkpoint
-from sktl._training.early_stopping import KeepBest
+from sktl._training.early_stopping import LOSS, SCORE, HeldOutClassifier, KeepBest
 from sktl._training.head import linear_layer
-from sktl._training.net import ROWS, WEIGHT, EstimatorNet
+from sktl._training.net import ROWS, WEIGHT, EstimatorNet, holds_rows
 from sktl._training.network import FineTunedNetwork
 from sktl._training.strategy import Strategy
 from sktl._utils.fit_tasks import CallbackSupportMixin, FitTask
@@ -34,6 +36,14 @@ from sktl.exceptions import TrainingDivergedError
 # Whatever training's is, so that activations are those of the extractor's default.
 PREFIX_BATCH_SIZE = 32
 NOT_FUSED = {"differentiable", "foreach"}  # choices of the user that exclude `fused`
+STOP = "early_stopping"  # the name of a callback
+RATES = {"lr", "optimizer__lr", "backbone_lr_ratio", "layer_decay"}
+# What `fit` learns, and what a fit that failed has not learnt.
+LEARNT = (
+    "classes_inferred_ "
+    "module_ criterion_ optimizer_ scaler_ backbone_ frozen_up_to_ n_epochs_ "
+    "value_range_ n_features_in_ feature_names_in_"
+).split()
 
 
 class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
@@ -57,11 +67,99 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             # Which stages there are is known when there is a network.
             callbacks += [("unfreeze", GradualUnfreeze(stages={}))]
         if str(self.early_stopping) == "True":
-            stop = KeepBest(patience=self.n_iter_no_change, load_best=True)
-            callbacks += [("early_stopping", stop)]
+            by_loss = str(self.monitor) == "loss"
+            stop = KeepBest(
+                LOSS if by_loss else SCORE,
+                patience=self.n_iter_no_change,
+                lower_is_better=by_loss,
+                load_best=True,
+            )
+            callbacks += [(STOP, stop)]
         return callbacks
 
+    def set_params(self, **params):
+        """Set parameters; a fitted net goes on with those of its device and optimiser.
+
+        All others count from the next `fit` on.
+
+        Parameters
+        ----------
+        **params : dict
+
+        Returns
+        -------
+        self : FineTunedNet
+        """
+        names = set(params)
+        self._refuse_module_params(names)
+        if self.initialized_ and any(n.startswith("compile__") for n in names):
+            raise ValueError(
+                "compile__* cannot be set on a fitted network: skorch would build it "
+                "anew, without what it has learnt. Set them on a clone."
+            )
+        super().set_params(**params)
+        if not self.initialized_:
+            return self
+        if "device" in names:
+            with contextlib.suppress(
+                ValueError
+            ):  # predict will say that it is not there
+                self._move()
+        if "criterion" in names:
+            self._initialize_criterion()
+        if not names.isdisjoint({"optimizer", "criterion"}):
+            self._initialize_optimizer()
+        elif not names.isdisjoint(RATES):
+            self._set_rates()
+        return self
+
+    def _refuse_module_params(self, names):
+        for name in sorted(names):
+            if name == "module" or name.startswith("module__"):
+                raise ValueError(
+                    f"{name} is skorch's parameter and has no use here: the network is "
+                    "built from backbone, weights, hidden_units and dropout."
+                )
+
+    def _move(self):
+        """Bring what was fitted to another device."""
+        device = self.device
+        self.module_.to(device)
+        self.criterion_ = to_device(self.criterion_, device)
+        for state in self.optimizer_.state.values():
+            state.update(to_device(dict(state), device))
+
+    def _set_rates(self):
+        """Give the optimiser the rates that the parameters ask for now."""
+        named = self.get_all_learnable_params()
+        (groups,), kwargs = self.get_params_for_optimizer("optimizer", named)
+        rates = {
+            p: group.get("lr", kwargs["lr"])
+            for group in groups
+            for p in group["params"]
+        }
+        for group in self.optimizer_.param_groups[:]:
+            parts = {}
+            for parameter in group["params"]:
+                parts.setdefault(rates[parameter], []).append(parameter)
+            (group["lr"], group["params"]), *others = parts.items()
+            for lr, parameters in others:
+                part = group | {"lr": lr, "params": parameters}
+                self.optimizer_.param_groups.append(part)
+
     # ---- the network and its optimiser
+
+    @contextlib.contextmanager
+    def _forgetting(self):
+        """Leave nothing that could predict where a fit comes to no end."""
+        try:
+            yield
+        except BaseException:
+            for name in LEARNT:
+                if name in vars(self):
+                    delattr(self, name)
+            self.initialized_, self.virtual_params_ = False, {}
+            raise
 
     def initialize(self, backbone=None):
         """As skorch's, with a backbone that is known already, or is loaded."""
@@ -101,13 +199,25 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             kwargs.setdefault("fused", True)
         if "optimizer__param_groups" not in vars(self):
             groups = self.plan.groups(self.backbone_.network, trained, kwargs["lr"])
+        if self.optimizer is torch.optim.LBFGS and len(groups) > 1:
+            raise ValueError(
+                "optimizer=LBFGS has one learning rate for all that it trains, and "
+                "here are several. Set backbone_lr_ratio=1.0 and layer_decay=1.0."
+            )
         return (groups,), kwargs
 
     def initialize_optimizer(self, *args, **kwargs):
         """As skorch's, with the scaler of the loss, which is at work in float16."""
+        if self.optimizer is torch.optim.LBFGS:  # makes one vector of all
+            self.module_.to(memory_format=torch.contiguous_format)
         super().initialize_optimizer(*args, **kwargs)
         dtype = resolve_precision(self.precision, self.device)
         enabled = dtype == torch.float16
+        if enabled and self.optimizer is torch.optim.LBFGS:
+            raise ValueError(
+                "optimizer=LBFGS evaluates the loss several times a step, which "
+                "precision='float16' does not allow. Use 'float32' or 'bfloat16'."
+            )
         self.scaler_ = torch.amp.GradScaler(self.device.type, enabled=enabled)
         return self
 
@@ -127,29 +237,38 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         (activations,) = self._make_prefix(backbone, outputs)(images)
         return activations
 
+    def _open_images(self, X, *, reset=False):
+        if is_dataset(X):
+            raise TypeError(
+                f"X is a torch data set ({type(X).__name__}), which may hold anything. "
+                "Pass its images: an array, or a list of paths or PIL images; of an "
+                "ImageFolder, [path for path, _ in folder.samples]."
+            )
+        return super()._open_images(X, reset=reset)
+
     def get_dataset(self, X, y=None):
         """Turn images into a data set of what the network reads for them.
 
         Parameters
         ----------
-        X : Images, data set, or anything that becomes images
+        X : data set or batch of ours, Images, or anything that becomes images
         y : ndarray of shape (n,) or None
             What the loss reads.
         """
-        if is_dataset(X):
-            return X
+        if holds_rows(X):
+            return X if is_dataset(X) else super().get_dataset(X, y)
         images = X if isinstance(X, Images) else self._open_images(X)
         rows = self._activations(images, self.frozen_up_to_)
-        return super().get_dataset(rows, y)
+        return super().get_dataset({ROWS: rows}, y)
 
     def _training_set(self, rows):
         """The data set that training reads; the mean of its weights is one."""
         # Images that differ from epoch to epoch pass the frozen part each time.
         cut = self.frozen_up_to_ if self.augment is None else ""
-        read = self._activations(rows.images, cut)
+        read = {ROWS: self._activations(rows.images, cut)}
         if rows.weights is not None:
             # With a mean of one they leave the learning rate its meaning.
-            read = {ROWS: read, WEIGHT: rows.weights / rows.mean_weight}
+            read[WEIGHT] = rows.weights / rows.mean_weight
         return super().get_dataset(read, rows.codes)
 
     def get_split_datasets(self, X, y=None, **fit_params):
@@ -189,13 +308,15 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         split_params : dict or None
             What `train_split` gets besides.
         """
-        with self._seeded():
+        split_params = self._split_params(split_params or {})
+        with self._forgetting(), self._seeded():
             if not goes_on:
                 self.initialize()
             dataset = self._training_set(rows)
-            with self._training(dataset, rows.codes):
-                self._run_epochs(dataset, rows, task, epochs, split_params or {})
-        stop = dict(self.callbacks_).get("early_stopping")
+            # Callbacks index what they are told as skorch does its data sets.
+            with self._training(getattr(dataset, "X", dataset), rows.codes):
+                self._run_epochs(dataset, rows, task, epochs, split_params)
+        stop = dict(self.callbacks_).get(STOP)
         self.n_epochs_ = stop.n_epochs_kept(self.history) if stop else len(self.history)
 
     def on_train_begin(self, net, X=None, y=None, **kwargs):
@@ -219,9 +340,9 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         self.check_training_readiness()
         train, valid, checkpoint = dataset, None, self.checkpoint
         if epochs is None:
-            asked = self._split_params(split_params)
-            train, valid = self.get_split_datasets(dataset, rows.codes, **asked)
+            train, valid = self.get_split_datasets(dataset, rows.codes, **split_params)
             epochs = self.plan.n_epochs
+            self._check_monitors(valid)
         elif checkpoint is not None:
             checkpoint = f"{os.fspath(checkpoint)}.refit"  # beside that of the search
         # Before the head is solved: its last bits do not make another run.
@@ -236,8 +357,24 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             if epoch.end():
                 break
 
+    def _check_monitors(self, valid):
+        """Refuse an `EarlyStopping` of skorch's that has nothing to watch."""
+        for name, callback in self.callbacks_:
+            watches = isinstance(callback, EarlyStopping) and not valid
+            if watches and callback.monitor.startswith("valid_") and name != STOP:
+                raise ValueError(
+                    f"callback {name!r} watches {callback.monitor!r}, and no row is "
+                    "set aside. Pass train_split=ValidSplit(5, stratified=True), or "
+                    "use early_stopping=True instead of the callback."
+                )
+
     def _split_params(self, fit_params):
         """What `train_split` gets: nothing else reads what `fit` has no name for."""
+        if "epochs" in fit_params:
+            raise TypeError(
+                "fit() takes no `epochs`. Set max_epochs, as in "
+                f"set_params(max_epochs={fit_params['epochs']!r})."
+            )
         if fit_params and self.train_split is None:
             raise TypeError(
                 f"fit() got an unexpected keyword argument {next(iter(fit_params))!r}. "
@@ -255,6 +392,12 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         held_out = None if valid is None else self.get_iterator(valid)
         self.notify("on_epoch_begin", **sets)
         self.run_single_epoch(batches, True, "train", self.train_step)
+        if not self.history[-1, "train_batch_count"]:
+            raise ValueError(
+                f"{len(train)} training rows make no whole batch of "
+                f"batch_size={self.batch_size}, and iterator_train__drop_last leaves "
+                "out what is none. Set a smaller batch_size, or drop_last=False."
+            )
         self.run_single_epoch(held_out, False, "valid", self.validation_step)
         self.notify("on_epoch_end", **sets)
 
@@ -264,8 +407,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
 
     def _augmented(self, batch):
         x, y = unpack_data(batch)
-        augment = make_augment(self.augment)
-        return (x | {ROWS: augment(x[ROWS])} if isinstance(x, dict) else augment(x)), y
+        return x | {ROWS: make_augment(self.augment)(x[ROWS])}, y
 
     def train_step_single(self, batch, **fit_params):
         """As skorch's, with a loss that is scaled up on its way back.
@@ -301,13 +443,29 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
                 f"{self.backbone_lr_ratio}), or precision='float32'."
             )
 
+    def get_loss(self, y_pred, y_true, X=None, training=False):
+        """As skorch's; a loss gets what it reads."""
+        y_pred = self.target.as_read_by(self.criterion_, y_pred)
+        return super().get_loss(y_pred, y_true, X=X, training=training)
+
+    def _gives_probabilities(self):
+        """Whether `predict_proba` is left to the target."""
+        asked = self.predict_nonlinearity
+        return isinstance(asked, str) and asked == "auto"
+
+    def _get_predict_nonlinearity(self):
+        # skorch knows what to do for three losses, and gives logits for all others.
+        if self._gives_probabilities():
+            return self.target.probabilities
+        return super()._get_predict_nonlinearity()
+
     def infer(self, x, **fit_params):
         """Map what a data set holds to logits."""
         return self._pass_through(self.module_.classify, x, **fit_params)
 
     def _pass_through(self, part, x, **kwargs):
         """Pass a batch through a part of the module that reads activations."""
-        x = to_tensor(x[ROWS] if isinstance(x, dict) else x, device=self.device)
+        x = to_tensor(x[ROWS], device=self.device)
         engine = make_engine(self.device, self.precision, self.batch_size)
         with engine.autocast():
             if x.dtype == torch.uint8:
@@ -329,20 +487,24 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
                 read = self._pass_through(self.module_.features, x)
             features.append(read.cpu().numpy())
             codes.append(y.numpy())
-            ones = np.ones(len(y))
-            weights.append(x[WEIGHT].numpy() if isinstance(x, dict) else ones)
-        # As they were given: the penalty on the weights of the head does not scale.
-        weights = np.concatenate(weights) * rows.mean_weight / n_views
+            weights.append(x[WEIGHT].numpy() if WEIGHT in x else np.ones(len(y)))
         rows.target.solve(
             linear_layer(self.module_.head),
             np.concatenate(features),
             np.concatenate(codes),
-            weights,
+            # As they were given: the penalty on the head's weights does not scale.
+            np.concatenate(weights) * rows.mean_weight / n_views,
             rows.class_weights,
+            self.criterion_,
         )
 
-    def mean_loss(self, dataset):
-        """Mean loss over a data set, without training on it."""
+    def judge(self, dataset):
+        """Mean loss over a data set, or what `monitor` says of its predictions."""
+        if self.monitor != "loss":
+            judged = HeldOutClassifier(self)
+            _, codes = data_from_dataset(dataset)
+            labels = self.target.decode(np.asarray(codes))
+            return get_scorer(self.monitor)(judged, dataset, labels)
         total = 0.0
         for batch in self.get_iterator(dataset):
             total += self.validation_step(batch)["loss"].item() * len(batch[1])

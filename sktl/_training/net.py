@@ -6,6 +6,7 @@ set, rows that influence one another, sample weights, Ctrl-C, `device="auto"`, p
 
 import contextlib
 import copy
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -13,14 +14,16 @@ from sklearn.utils._param_validation import StrOptions
 from skorch import NeuralNet
 from skorch.callbacks import Callback, EarlyStopping
 from skorch.dataset import Dataset, unpack_data
-from skorch.utils import to_tensor
+from skorch.utils import is_dataset, to_device, to_tensor
 from torch.utils.data import DataLoader, Subset, default_convert
 from tqdm import tqdm
 
 from sktl._features.engine import resolve_device
 
-# Where a data set with weights keeps its rows, and the weights.
+# Our data sets and batches are dicts of these; weights only where there are some.
 ROWS, WEIGHT = "rows", "sample_weight"
+# So few rows pass the network without others beside them.
+FEW_ROWS = 3
 
 
 class ProgressBar(Callback):
@@ -47,6 +50,14 @@ class ProgressBar(Callback):
 
     def __getstate__(self):
         return {}  # a bar belongs to this process
+
+
+def holds_rows(X):
+    """Whether `X` is a data set of ours, a part of one, or what such a one holds."""
+    while isinstance(X, Subset):
+        X = X.dataset
+    X = X.X if is_dataset(X) and hasattr(X, "X") else X
+    return isinstance(X, Mapping) and ROWS in X
 
 
 class Batches(torch.utils.data.Dataset):
@@ -147,7 +158,12 @@ class EstimatorNet(NeuralNet):
                 vars(self)[name] = params.pop(name)
         if "device" in params:
             self.device = params.pop("device")
-        return super().set_params(**params)
+        super().set_params(**params)
+        # skorch tells the optimiser, and would forget it in the next fit.
+        told = (name for name in params if name.startswith("optimizer__"))
+        names = (n for n in told if not n.startswith("optimizer__param_groups__"))
+        vars(self).update({name: params[name] for name in names})
+        return self
 
     def _get_param_names(self):
         # The module is ours to build, what is private is nobody's to set, and the
@@ -198,27 +214,37 @@ class EstimatorNet(NeuralNet):
 
     def get_loss(self, y_pred, y_true, X=None, training=False):
         """As skorch's; rows that come with a weight count by it."""
-        if not isinstance(X, dict):
-            return super().get_loss(y_pred, y_true, X=X, training=training)
-        if not hasattr(self.criterion_, "reduction"):
-            raise TypeError(
-                f"criterion={type(self.criterion_).__name__} has no `reduction`, so "
-                "its losses cannot be weighted by row. Leave out sample_weight and "
-                "class_weight, or use a loss of torch.nn."
-            )
+        y_true = to_tensor(y_true, device=self.device)
+        if not (isinstance(X, Mapping) and WEIGHT in X):
+            return self.criterion_(y_pred, y_true)
         criterion = copy.copy(self.criterion_)
         criterion.reduction = "none"
-        losses = criterion(y_pred, to_tensor(y_true, device=self.device))
+        losses = criterion(y_pred, y_true)
+        if losses.shape != y_true.shape[:1]:
+            raise TypeError(
+                f"criterion={type(criterion).__name__} gives a loss of shape "
+                f"{tuple(losses.shape)} for {len(y_true)} rows when its `reduction` is "
+                '"none", so its losses cannot be weighted by row. Leave out '
+                "sample_weight and class_weight, or use a loss of torch.nn."
+            )
         weight = X[WEIGHT].to(losses.dtype)  # not every device has float64
         return (losses * to_tensor(weight, device=self.device)).mean()
 
-    def evaluation_step(self, batch, training=False):
+    def forward_iter(self, X, training=False, device="cpu"):
+        """As skorch's; of few rows no more than these are computed."""
+        dataset = self.get_dataset(X)
+        pads = len(dataset) > FEW_ROWS
+        for batch in self.get_iterator(dataset, training=training):
+            yield to_device(self.evaluation_step(batch, training, pads), device=device)
+
+    def evaluation_step(self, batch, training=False, pads=True):
         """Compute outputs in batches of one size: rows do not influence one another."""
         x, y = unpack_data(batch)
-        x = x[ROWS] if isinstance(x, dict) else x
-        n_missing = max(0, self.batch_size - len(x))
+        x = x[ROWS]
+        n_missing = max(0, self.batch_size - len(x)) if pads else 0
         padded = torch.cat([x, x.new_zeros(n_missing, *x.shape[1:])])
-        return super().evaluation_step((padded, y), training)[: len(x)].double()
+        outputs = super().evaluation_step(({ROWS: padded}, y), training)
+        return outputs[: len(x)].cpu().double()  # not every device has float64
 
     @contextlib.contextmanager
     def _training(self, X, y):
@@ -233,12 +259,25 @@ class EstimatorNet(NeuralNet):
             if not any(_stops(callback) for _, callback in self.callbacks_):
                 self.notify("on_train_end", X=X, y=y)  # closes the bar, and thaws
                 raise
-        self.notify("on_train_end", X=X, y=y)
+        if self.history:
+            self.notify("on_train_end", X=X, y=y)
+            return
+        # Callbacks look at the last epoch; where there was none, an empty one does.
+        self.history.new_epoch()
+        self.history.new_batch()
+        self.history.record("epoch", 0)
+        try:
+            self.notify("on_train_end", X=X, y=y)
+        finally:
+            self.history.clear()
 
     def __setstate__(self, state):
         # skorch maps tensors to the device named here, and "auto" names none.
-        available = "cuda" if torch.cuda.is_available() else "cpu"
-        super().__setstate__(state | {"device": available})
+        try:
+            device = resolve_device(state["device"])
+        except ValueError:  # it is not on this machine
+            device = torch.device("cpu")
+        super().__setstate__(state | {"device": str(device)})
         vars(self)["device"] = state["device"]
 
 

@@ -12,6 +12,7 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from sktl._training.head import solve_by_logistic_regression
 from sktl._training.labels import check_labels, encode, list_classes
+from sktl.exceptions import warn_caller
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +76,7 @@ class Labels:
         )
         return weights
 
-    def solve(self, layer, features, codes, weights, class_weights=None):
+    def solve(self, layer, features, codes, weights, class_weights, criterion):
         """Set the head's layer to where training would end.
 
         Parameters
@@ -86,9 +87,38 @@ class Labels:
         weights : ndarray of shape (n,)
             Of row and class together.
         class_weights : ndarray of shape (n_classes,) or None
+        criterion : torch.nn.Module
+            The loss; its `weight` of each class is followed.
+
+        Warns
+        -----
+        UserWarning
+            If it is another loss than that of logistic regression.
         """
+        if not self._is_log_loss(criterion):
+            warn_caller(
+                "The head is solved by logistic regression, which does not follow "
+                f"criterion={criterion!r}; only epochs do. To begin with the loss, use "
+                "strategy='full', or hidden_units.",
+                UserWarning,
+            )
+        elif criterion.weight is not None:
+            of_loss = criterion.weight.detach().cpu().double().numpy()
+            weights = weights * of_loss[codes]
+            class_weights = of_loss * (1 if class_weights is None else class_weights)
         per_row = None if class_weights is None else class_weights[codes]
         solve_by_logistic_regression(layer, features, codes, weights, per_row)
+
+    def _is_log_loss(self, criterion):
+        if type(criterion) is torch.nn.CrossEntropyLoss:
+            return criterion.label_smoothing == 0
+        return type(criterion) is torch.nn.NLLLoss
+
+    def as_read_by(self, criterion, logits):
+        """Turn logits into what a loss reads: `NLLLoss` reads log-probabilities."""
+        if isinstance(criterion, torch.nn.NLLLoss):
+            return torch.log_softmax(logits, dim=-1)
+        return logits
 
     def probabilities(self, logits):
         """Map logits `(n, n_classes)` to probabilities of the same shape."""

@@ -222,8 +222,21 @@ def test_rows_do_not_influence_one_another(digits):
     X, y, X_test, _ = digits
     clf = quick().fit(X, y)
     together = clf.predict_proba(X_test)
-    alone = np.vstack([clf.predict_proba(X_test[i : i + 1]) for i in range(5)])
-    assert np.array_equal(together[:5], alone)
+    fours = np.vstack([clf.predict_proba(X_test[i : i + 4]) for i in range(5)])
+    assert np.array_equal(fours[::4], together[:5])
+
+
+@pytest.mark.parametrize("n_rows", [1, 2, 3])
+@pytest.mark.parametrize("strategy", ["full", "lp_ft"])
+def test_few_rows_are_computed_alone_and_differ_by_rounding(digits, strategy, n_rows):
+    X, y, X_test, _ = digits
+    clf = quick(strategy=strategy, max_epochs=1).fit(X, y)
+    together = clf.decision_function(X_test)[:n_rows]
+    seen = []
+    clf.module_.head.register_forward_pre_hook(lambda _, x: seen.append(len(x[0])))
+    few = clf.decision_function(X_test[:n_rows])
+    assert seen == [n_rows]
+    np.testing.assert_allclose(few, together, rtol=1e-4, atol=1e-4)
 
 
 # ---- a skorch net
@@ -417,8 +430,8 @@ def test_saved_backbone_is_the_next_backbone(digits, tmp_path):
     source.save_backbone(path)
     features = PretrainedFeatureExtractor(weights=path).fit_transform(X_test)
     with torch.no_grad():
-        (pixels,) = source.get_dataset(X_test)[:][:1]
-        expected = source.module_.eval().features(_normal(pixels))
+        (batch,) = source.get_dataset(X_test)[:][:1]
+        expected = source.module_.eval().features(_normal(batch["rows"]))
     np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5)
     target = quick(weights=path, strategy="linear_probe").fit(X, y)
     assert target.score(X, y) > 0.5

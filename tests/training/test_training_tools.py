@@ -189,6 +189,7 @@ class Interrupt(Callback):
         self.real = real
 
     def on_grad_computed(self, net, **kwargs):
+        self.seen = net.optimizer_, net.module_
         if not self.real:
             raise KeyboardInterrupt
         os.kill(os.getpid(), signal.SIGINT)
@@ -203,8 +204,9 @@ def test_interruption_raises_and_leaves_neither_bar_nor_freeze(make, strategy, r
     with pytest.raises(KeyboardInterrupt):
         clf.fit(X, Y)
     assert bars.issuperset(tqdm._instances)
-    assert not clf.optimizer_._optimizer_step_pre_hooks
-    assert all(p.requires_grad for p in clf.module_.tail.parameters())
+    optimizer, module = dict(clf.callbacks_)["interrupt"].seen
+    assert not optimizer._optimizer_step_pre_hooks
+    assert all(p.requires_grad for p in module.tail.parameters())
     clf.set_params(callbacks__interrupt=None, verbose=0)
     assert len(clf.fit(X, Y).history) == 2
 

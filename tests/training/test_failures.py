@@ -1,0 +1,302 @@
+"""What is refused, what a failure leaves behind, and what may be set after `fit`."""
+
+import contextlib
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from skorch import callbacks as skorch_callbacks
+from skorch.callbacks import Callback
+from skorch.dataset import Dataset, ValidSplit
+from torch import nn
+from torch.utils.data import Subset, TensorDataset
+
+from sktl import FineTunedCNNClassifier
+
+STRATEGIES = ["linear_probe", "lp_ft", "full", "gradual", "scratch"]
+BY_EPOCHS = STRATEGIES[1:]
+Y = np.arange(36) % 3
+X = np.random.default_rng(0).integers(0, 200, (36, 8, 8, 3)).astype(np.uint8)
+X[..., 0] += (20 * Y).astype(np.uint8)[:, None, None]  # something to learn
+
+
+class Fail(Callback):
+    """Raises at the end of an epoch."""
+
+    def __init__(self, error=RuntimeError):
+        self.error = error
+
+    def on_epoch_end(self, net, **kwargs):
+        raise self.error
+
+    def on_train_end(self, net, **kwargs):
+        raise self.error
+
+
+def is_unfitted(clf):
+    for use in (clf.predict, clf.predict_proba, clf.decision_function):
+        with pytest.raises(NotFittedError):
+            use(X)
+    return not clf.__sklearn_is_fitted__() and not hasattr(clf, "classes_")
+
+
+# ---- after a failure
+
+
+FAILURES = {
+    "labels": lambda clf: clf.fit(X, Y[:-1]),
+    "one class": lambda clf: clf.fit(X, Y * 0),
+    "images": lambda clf: clf.fit(["nowhere.png"] * 36, Y),
+    "weights": lambda clf: clf.fit(X, Y, sample_weight=-np.ones(36)),
+    "parameter": lambda clf: clf.set_params(lr=-1).fit(X, Y),
+    "widths": lambda clf: clf.set_params(hidden_units=(0,)).fit(X, Y),
+    "keyword": lambda clf: clf.fit(X, Y, nonsense=3),
+    "training": lambda clf: clf.set_params(callbacks=[Fail()]).fit(X, Y),
+    "Ctrl-C": lambda clf: clf.set_params(callbacks=[Fail(KeyboardInterrupt)]).fit(X, Y),
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+@pytest.mark.parametrize(
+    ("strategy", "again"), [("lp_ft", False), *((s, True) for s in STRATEGIES)]
+)
+def test_fit_that_failed_leaves_nothing_that_predicts(make, strategy, failure, again):
+    clf = make(strategy)
+    if again:
+        clf.fit(X[:30], np.array(["x", "y", "z"])[Y[:30]])
+    with pytest.raises((ValueError, TypeError, RuntimeError, KeyboardInterrupt)):
+        FAILURES[failure](clf)
+    assert is_unfitted(clf)
+    clf.set_params(callbacks=None, lr=0.001, hidden_units=())
+    expected = make(strategy, lr=0.001).fit(X, Y).predict_proba(X)
+    assert np.array_equal(clf.fit(X, Y).predict_proba(X), expected)
+
+
+@pytest.mark.parametrize("goes_on", ["partial_fit", "warm_start"])
+def test_rows_that_are_refused_change_nothing_where_training_goes_on(make, goes_on):
+    light = X / 255
+    clf = make("full", warm_start=goes_on == "warm_start").fit(light, Y)
+    before = clf.predict_proba(light), clf.value_range_
+    go_on = clf.fit if goes_on == "warm_start" else clf.partial_fit
+    with pytest.raises(ValueError, match="not there at first"):
+        go_on(X * 1.0, Y + 7)
+    with pytest.raises(ValueError, match="inconsistent numbers"):
+        go_on(light, Y[:-1])
+    assert np.array_equal(clf.predict_proba(light), before[0])
+    assert clf.value_range_ == before[1]
+
+
+@pytest.mark.parametrize("goes_on", ["partial_fit", "warm_start"])
+def test_training_that_failed_on_the_way_leaves_nothing_that_predicts(make, goes_on):
+    clf = make("full", warm_start=goes_on == "warm_start").fit(X, Y)
+    clf.callbacks_.append(("fail", Fail()))
+    with pytest.raises(RuntimeError):
+        (clf.fit if goes_on == "warm_start" else clf.partial_fit)(X, Y)
+    assert is_unfitted(clf)
+
+
+# ---- torch data sets
+
+
+DATA_SETS = {
+    "Dataset": lambda: Dataset(X, Y),
+    "without y": lambda: Dataset(X),
+    "TensorDataset": lambda: TensorDataset(torch.tensor(X), torch.tensor(Y)),
+    "Subset": lambda: Subset(Dataset(X, Y), [1, 2]),
+}
+
+
+@pytest.mark.parametrize("kind", DATA_SETS)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_data_set_of_the_user_is_refused(make, strategy, kind):
+    """It would be read as what the frozen part gives."""
+    data, clf = DATA_SETS[kind](), make(strategy)
+    with pytest.raises(TypeError, match=r"X is a torch data set .* paths or PIL"):
+        clf.fit(data, Y)
+    clf.fit(X, Y)
+    for use in (clf.predict, clf.predict_proba, clf.decision_function, clf.forward):
+        with pytest.raises(TypeError, match=r"X is a torch data set .* paths or PIL"):
+            use(data)
+
+
+def test_data_set_of_the_net_is_taken(make):
+    clf = make().fit(X, Y)
+    rows = clf.get_dataset(X)
+    assert np.array_equal(clf.predict_proba(rows), clf.predict_proba(X))
+    part = Subset(rows, range(4, 14))
+    assert np.array_equal(clf.predict(part), clf.predict(X)[4:14])
+
+
+# ---- parameters that have no use, or cannot work
+
+
+@pytest.mark.parametrize("name", ["module__hidden_units", "module__anything"])
+def test_parameters_of_the_module_are_refused(make, name):
+    with pytest.raises(ValueError, match=f"{name} is skorch's parameter"):
+        make(**{name: (3,)}).fit(X, Y)
+    clf = make().fit(X, Y)
+    before = clf.predict_proba(X)
+    with pytest.raises(ValueError, match=f"{name} is skorch's parameter"):
+        clf.set_params(**{name: (3,)})
+    with pytest.raises(ValueError, match="without what it has learnt"):
+        clf.set_params(compile__mode="default")
+    assert np.array_equal(clf.predict_proba(X), before)
+
+
+def test_rows_that_make_no_batch_are_refused(make):
+    clf = make("full", batch_size=64, iterator_train__drop_last=True)
+    with pytest.raises(ValueError, match="36 training rows make no whole batch of"):
+        clf.fit(X, Y)
+
+
+def test_epochs_of_fit_are_a_parameter(make):
+    with pytest.raises(TypeError, match=r"Set max_epochs, as in set_params\(max_epoch"):
+        make().fit(X, Y, epochs=3)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'epoch'"):
+        make().fit(X, Y, epoch=3)
+
+
+def test_initialize_says_what_to_call_instead():
+    with pytest.raises(NotFittedError, match="call fit, or partial_fit with classes="):
+        FineTunedCNNClassifier().initialize()
+    assert not hasattr(FineTunedCNNClassifier(), "classes_")
+
+
+def test_early_stopping_of_skorch_without_held_out_rows_is_refused(make):
+    stop = skorch_callbacks.EarlyStopping()
+    with pytest.raises(ValueError, match="watches 'valid_loss', and no row is set"):
+        make(callbacks=[stop]).fit(X, Y)
+    watches_training = skorch_callbacks.EarlyStopping("train_loss", patience=1)
+    clf = make("full", callbacks=[watches_training], max_epochs=5, lr=1e-12)
+    assert len(clf.fit(X, Y).history) <= 3
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_checkpoint_at_the_end_is_written_whatever_the_strategy(
+    make, strategy, tmp_path
+):
+    end = skorch_callbacks.TrainEndCheckpoint(dirname=tmp_path)
+    clf = make(strategy, callbacks=[end]).fit(X, Y)
+    assert len(clf.history) == (0 if strategy == "linear_probe" else 2)
+    state = torch.load(tmp_path / "train_end_params.pt", weights_only=True)
+    assert all(torch.equal(state[n], t) for n, t in clf.module_.state_dict().items())
+
+
+# ---- LBFGS
+
+
+@pytest.mark.parametrize(
+    ("strategy", "params"),
+    [("lp_ft", {}), ("full", {"backbone_lr_ratio": 1.0}), ("scratch", {})],
+)
+def test_lbfgs_lowers_the_loss_where_all_has_one_rate(make, strategy, params):
+    params = {"lr": 0.02, "batch_size": 36, "max_epochs": 4, **params}
+    clf = make(strategy, optimizer=torch.optim.LBFGS, **params).fit(X, Y)
+    losses = clf.history[:, "train_loss"]
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "params", "message"),
+    [
+        ("full", {}, "Set backbone_lr_ratio=1.0 and layer_decay=1.0"),
+        ("lp_ft", {"precision": "float16"}, "Use 'float32' or 'bfloat16'"),
+        ("gradual", {}, "LBFGS cannot take new parameters"),
+    ],
+)
+def test_lbfgs_says_what_it_cannot_do(make, strategy, params, message):
+    with pytest.raises(ValueError, match=message):
+        make(strategy, optimizer=torch.optim.LBFGS, **params).fit(X, Y)
+
+
+# ---- set after fit
+
+
+def rates(clf):
+    named = clf.module_.named_parameters()
+    of = {p: g["lr"] for g in clf.optimizer_.param_groups for p in g["params"]}
+    return {name: of[p] for name, p in named if p in of}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"lr": 0.3},
+        {"optimizer__lr": 0.3},
+        {"backbone_lr_ratio": 0.7},
+        {"layer_decay": 0.25},
+        {"lr": 0.2, "layer_decay": 0.5},
+        {"optimizer": torch.optim.SGD},
+        {"criterion": nn.MultiMarginLoss},
+    ],
+    ids=str,
+)
+def test_rates_set_after_fit_are_those_of_a_fit_with_them(make, change):
+    """Pretrained layers keep their share of the rate."""
+    clf = make("full", max_epochs=1).fit(X, Y).set_params(**change)
+    fresh = make("full", max_epochs=1, **change).fit(X, Y)
+    assert rates(clf) == pytest.approx(rates(fresh))
+    assert type(clf.optimizer_) is type(fresh.optimizer_)
+    assert type(clf.criterion_) is type(fresh.criterion_)
+    before = copy.deepcopy(clf.module_.state_dict())
+    clf.partial_fit(X, Y)
+    moved = [not torch.equal(t, before[n]) for n, t in clf.module_.state_dict().items()]
+    assert len(clf.history) == 2
+    assert any(moved)
+
+
+def test_option_of_the_optimizer_set_after_fit_is_there_and_kept(make):
+    clf = make("full", optimizer=torch.optim.SGD).fit(X, Y)
+    clf.set_params(optimizer__momentum=0.5)
+    assert {g["momentum"] for g in clf.optimizer_.param_groups} == {0.5}
+    assert clone(clf).get_params()["optimizer__momentum"] == 0.5
+    assert {g["momentum"] for g in clf.fit(X, Y).optimizer_.param_groups} == {0.5}
+
+
+def test_device_set_after_fit_moves_the_weights(make, monkeypatch):
+    """No second device is at hand: what is asked of torch is recorded."""
+    clf = make().fit(X, Y)
+    moves = []
+    monkeypatch.setattr(nn.Module, "to", lambda self, *a, **k: moves.append(a) or self)
+    clf.set_params(device=torch.device("cpu"))
+    assert (torch.device("cpu"),) in moves
+
+
+@pytest.mark.parametrize("device", ["cpu", "auto", "cuda:7"])
+def test_pickle_comes_back_on_a_device_that_is_there(make, monkeypatch, device):
+    """A CPU model where CUDA exists, and a model of a card that does not."""
+    clf = make().fit(X, Y)
+    expected = clf.predict_proba(X)
+    clf.device = device
+    data = pickle.dumps(clf)
+    if device == "cpu":
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    again = pickle.loads(data)
+    assert again.get_params()["device"] == device
+    assert {p.device.type for p in again.module_.parameters()} == {"cpu"}
+    again.set_params(device="cpu")
+    assert np.array_equal(again.predict_proba(X), expected)
+
+
+def test_clone_of_a_failed_classifier_is_as_new(make):
+    clf = make(callbacks=[("fail", Fail())])
+    with contextlib.suppress(RuntimeError):
+        clf.fit(X, Y)
+    fresh = clone(clf).set_params(callbacks=None)
+    assert fresh.fit(X, Y).score(X, Y) > 0.3
+
+
+def test_split_of_the_user_gets_keywords_of_fit(make):
+    seen = []
+
+    class Recorded(ValidSplit):
+        def __call__(self, dataset, y=None, groups=None):
+            seen.append(groups)
+            return super().__call__(dataset, y)
+
+    make(train_split=Recorded(3)).fit(X, Y, groups="mine")
+    assert seen == ["mine"]

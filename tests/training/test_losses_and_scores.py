@@ -1,0 +1,202 @@
+"""Losses of every kind, and what scores say of them in training."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import softmax
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score, make_scorer
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from skorch.callbacks import BatchScoring, Callback, EpochScoring
+from skorch.dataset import ValidSplit
+from torch import nn
+
+from sktl import PretrainedFeatureExtractor
+
+STRATEGIES = ["linear_probe", "lp_ft", "full", "gradual", "scratch"]
+Y = np.arange(36) % 3
+X = np.random.default_rng(0).integers(0, 200, (36, 8, 8, 3)).astype(np.uint8)
+X[..., 0] += (20 * Y).astype(np.uint8)[:, None, None]  # something to learn
+
+
+class Focal(nn.Module):
+    """A loss that is no subclass of one of torch's."""
+
+    def forward(self, logits, target):
+        chosen = logits.log_softmax(1).gather(1, target[:, None])
+        return (-((1 - chosen.exp()) ** 2) * chosen).mean()
+
+
+class ScalarOnly(nn.Module):
+    """Has a reduction, and does not obey it."""
+
+    reduction = "mean"
+
+    def forward(self, logits, target):
+        return nn.functional.cross_entropy(logits, target)
+
+
+# ---- probabilities
+
+
+@pytest.mark.filterwarnings("ignore:The head is solved:UserWarning")
+@pytest.mark.parametrize(
+    "criterion", [nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss, Focal]
+)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_probabilities_are_softmax_of_logits_for_any_loss(make, strategy, criterion):
+    clf = make(strategy, criterion=criterion).fit(X, Y)
+    expected = softmax(clf.decision_function(X), axis=1)
+    np.testing.assert_allclose(clf.predict_proba(X), expected, atol=1e-6)
+    np.testing.assert_allclose(
+        clf.predict_log_proba(X), np.log(expected), atol=1e-5, rtol=1e-5
+    )
+
+
+def test_probabilities_are_what_predict_nonlinearity_says(make):
+    clf = make("full", predict_nonlinearity=torch.sigmoid).fit(X, Y)
+    expected = 1 / (1 + np.exp(-clf.decision_function(X)))
+    np.testing.assert_allclose(clf.predict_proba(X), expected, atol=1e-6)
+    clf.set_params(predict_nonlinearity=None)
+    assert np.array_equal(clf.predict_proba(X), clf.decision_function(X))
+
+
+@pytest.mark.parametrize("strategy", ["lp_ft", "full"])
+def test_nll_loss_trains_as_cross_entropy(make, strategy):
+    """Each reads what it is made for: log-probabilities, and logits."""
+    nll, cross = (
+        make(strategy, criterion=loss, lr=0.05).fit(X, Y)
+        for loss in (nn.NLLLoss, nn.CrossEntropyLoss)
+    )
+    np.testing.assert_allclose(nll.predict_proba(X), cross.predict_proba(X), atol=1e-5)
+
+
+# ---- losses and weights
+
+
+@pytest.mark.filterwarnings("ignore:The head is solved:UserWarning")
+@pytest.mark.parametrize("strategy", ["lp_ft", "full", "scratch"])
+@pytest.mark.parametrize(
+    "weights", [{"class_weight": {0: 9.0}}, {"sample_weight": Y + 1.0}]
+)
+def test_loss_of_one_number_cannot_be_weighted(make, strategy, weights):
+    clf = make(strategy, criterion=ScalarOnly)
+    clf.set_params(class_weight=weights.pop("class_weight", None))
+    with pytest.raises(TypeError, match=r"ScalarOnly gives a loss of shape \(\) for"):
+        clf.fit(X, Y, **weights)
+
+
+@pytest.mark.parametrize("criterion", [nn.CrossEntropyLoss, nn.NLLLoss])
+def test_class_weights_of_the_loss_reach_the_solved_head(make, criterion):
+    """As logistic regression with `class_weight` on the same features."""
+    weight = [5.0, 1.0, 0.5]
+    clf = make(
+        "linear_probe", criterion=criterion, criterion__weight=torch.tensor(weight)
+    ).fit(X, Y)
+    extractor = PretrainedFeatureExtractor(
+        make().backbone, image_size=8, device="cpu", precision="float32"
+    )
+    features = extractor.fit_transform(X).astype(float)
+    model = make_pipeline(
+        StandardScaler(),
+        LogisticRegression(
+            class_weight=dict(enumerate(weight)), tol=1e-10, max_iter=9999
+        ),
+    ).fit(features, Y)
+    expected = model.predict_proba(features)
+    np.testing.assert_allclose(clf.predict_proba(X), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [{"criterion__label_smoothing": 0.1}, {"criterion": nn.MultiMarginLoss}],
+    ids=str,
+)
+@pytest.mark.parametrize("strategy", ["linear_probe", "lp_ft"])
+def test_loss_that_a_solved_head_does_not_follow_is_told_of(make, strategy, loss):
+    with pytest.warns(UserWarning, match="does not follow criterion="):
+        make(strategy, **loss).fit(X, Y)
+
+
+# ---- skorch's scoring callbacks
+
+
+class Truth(Callback):
+    """Scores of the epoch, from the network itself: plain torch and NumPy."""
+
+    def on_epoch_end(self, net, dataset_train, dataset_valid, **kwargs):
+        rows, codes = zip(*dataset_valid, strict=True)
+        pixels = torch.tensor(np.stack([row["rows"] for row in rows]))
+        with torch.no_grad():
+            logits = net.module_.eval().classify(pixels)
+        self.accuracy = float((logits.argmax(1).numpy() == np.array(codes)).mean())
+
+
+@pytest.mark.parametrize("names", [[5, 9, 7], ["a", "b", "c"]])
+@pytest.mark.parametrize("weight", [None, np.ones(36)])
+@pytest.mark.parametrize("use_caching", [True, False])
+@pytest.mark.parametrize("kind", [BatchScoring, EpochScoring])
+def test_scoring_callbacks_score_what_was_predicted(
+    make, kind, use_caching, weight, names
+):
+    score = kind(
+        "accuracy", name="score", lower_is_better=False, use_caching=use_caching
+    )
+    clf = make(
+        lr=1e-3,
+        train_split=ValidSplit(3, stratified=True),
+        callbacks=[("score", score), ("truth", Truth())],
+    ).fit(X, np.array(names)[Y], sample_weight=weight)
+    assert clf.history[-1, "score"] == dict(clf.callbacks_)["truth"].accuracy > 0.4
+
+
+@pytest.mark.parametrize("kind", [BatchScoring, EpochScoring])
+def test_scores_of_training_rows_are_in_the_history(make, kind):
+    score = kind("neg_log_loss", name="score", on_train=True, lower_is_better=False)
+    clf = make("full", callbacks=[("score", score)], max_epochs=1, lr=1e-9)
+    clf.fit(X, np.array(["a", "b", "c"])[Y])
+    expected = np.log(clf.predict_proba(X))[np.arange(36), Y].mean()
+    assert clf.history[0, "score"] == pytest.approx(expected, rel=0.05)
+
+
+# ---- early stopping by a score
+
+
+@pytest.mark.parametrize(
+    "monitor",
+    [
+        "f1_macro",
+        "neg_log_loss",
+        "roc_auc_ovr",
+        make_scorer(f1_score, labels=["b"], average="macro"),
+    ],
+    ids=str,
+)
+def test_early_stopping_keeps_the_weights_of_the_best_score(make, monitor):
+    noise = np.array(["a", "b", "c"])[np.random.default_rng(3).permutation(Y)]
+    clf = make(
+        "full",
+        early_stopping=True,
+        monitor=monitor,
+        validation_fraction=1 / 3,
+        n_iter_no_change=4,
+        max_epochs=40,
+        lr=0.02,
+    ).fit(X, noise)
+    scores = clf.history[:, "valid_score"]
+    assert clf.n_epochs_ == np.argmax(scores) + 1
+    assert len(scores) == min(40, clf.n_epochs_ + 4)
+
+
+def test_score_of_the_solved_head_counts(make):
+    """Steps that lead nowhere but away: epoch 0 stays the best."""
+    clf = make("lp_ft", early_stopping=True, monitor="accuracy", lr=50.0)
+    clf.set_params(validation_fraction=1 / 3, n_iter_no_change=2, max_epochs=9)
+    assert clf.fit(X, Y).n_epochs_ == 0
+
+
+@pytest.mark.parametrize("monitor", ["nonsense", 3])
+def test_monitor_that_is_no_scorer_is_refused(make, monitor):
+    with pytest.raises(ValueError, match="not a valid scoring value|'monitor' param"):
+        make(early_stopping=True, monitor=monitor).fit(X, Y)

@@ -209,6 +209,14 @@ class EstimatorNet(NeuralNet):
             and "collate_fn" not in self.get_params_for(part)
         )
 
+    def check_is_fitted(self, attributes=None, msg=None, **kwargs):
+        """As skorch's, without its advice to call `initialize`."""
+        msg = msg or (
+            "This %(name)s instance is not fitted yet, or its last fit failed. Call "
+            "'fit' with appropriate arguments before using this estimator."
+        )
+        super().check_is_fitted(attributes, msg=msg, **kwargs)
+
     def check_data(self, X, y=None):
         """Nothing left to check: `fit` encoded the target."""
 

@@ -8,7 +8,6 @@ from os import PathLike
 import numpy as np
 from sklearn.base import clone
 from sklearn.dummy import DummyClassifier
-from sklearn.metrics import get_scorer
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_consistent_length
 from tqdm import tqdm
@@ -29,7 +28,8 @@ from sktl._display.html import write_html
 from sktl._display.table import TableMixin, numbers, words
 from sktl._training.labels import check_labels, list_classes
 from sktl._utils.printable import shown
-from sktl._utils.splits import make_splits, scoring_name
+from sktl._utils.scoring import get_scorers
+from sktl._utils.splits import make_splits
 
 # What the numbers may depend on.
 PACKAGES = ("sktl", "scikit-learn", "skorch", "torch", "torchvision", "numpy")
@@ -69,7 +69,9 @@ class TransferComparison(TableMixin):
         nothing, "frozen features", "fine-tuned", or "random weights"), `train_size`
         and `test_size` (rows; where splits differ, the most), `split<i>_test_score` for
         each split, `mean_test_score`, `se_test_score` (standard error of the mean as if
-        splits were independent, which is too small: see Notes), `mean_fit_time` and
+        splits were independent, which is too small: see Notes), `mean_test_<name>` and
+        `se_test_<name>` of other scores (NaN where a contender has none),
+        `mean_fit_time` and
         `mean_score_time` (seconds per split), `error` (the first failure, or ""). Where
         a split failed its score is NaN, and so are mean and standard error: a mean over
         fewer splits would not compare.
@@ -250,11 +252,20 @@ class TransferComparison(TableMixin):
             *(sizes if self._has_sizes() else []),
             numbers(self.scoring_, results["mean_test_score"], missing="failed"),
             numbers("se", results["se_test_score"], missing="failed"),
+            *(
+                numbers(name, results[f"mean_test_{name}"])
+                for name in self._other_scores()
+            ),
             numbers("fit seconds", results["mean_fit_time"], ".2f", missing="failed"),
         ]
 
     def _remarks(self):
         return self.findings_
+
+    def _other_scores(self):
+        means = [name for name in self.results_ if name.startswith("mean_test_")]
+        means.remove("mean_test_score")
+        return [name.removeprefix("mean_test_") for name in means]
 
     def _has_sizes(self):
         names = self.results_["contender"]
@@ -301,8 +312,11 @@ def compare_transfer(
     cv : int, splitter or iterable of splits, default=5
         An int means stratified folds in the order of `X`; with `groups`, folds that
         keep groups together. Two splits or more.
-    scoring : str, callable or None, default=None
-        One score, where more is better; None is accuracy.
+    scoring : str, callable, None, or list of these, default=None
+        Scores, where more is better; None is accuracy. Of several, contenders are
+        compared by the first, and the others are columns of the table. Beside the
+        names that scikit-learn knows, "neg_expected_calibration_error" says how far
+        probabilities are from the shares of rows that come out so.
     train_sizes : sequence of int or float, or None, default=None
         Learning curves: every contender is fitted on so many rows of each training
         part, or, for floats, on such shares of the smallest; in rising order. Larger
@@ -333,7 +347,7 @@ def compare_transfer(
         Before anything is fitted: if `contenders` is neither "default" nor a dict of
         estimators with names; `y` holds one class, or no class with as many rows as
         there are folds; there are fewer than two splits; `train_sizes` do not increase,
-        or do not fit; `scoring` is not known.
+        or do not fit; a `scoring` is not known or there twice.
     UnknownBackboneError, WeightsNotAvailableError
         If there is no such `backbone`, or its weights cannot be had.
     Exception
@@ -382,7 +396,8 @@ def compare_transfer(
     y = check_labels(y)
     classes = list_classes(y)
     contenders = check_contenders(contenders, backbone)
-    scorer = get_scorer("accuracy" if scoring is None else scoring)
+    (what, scorer), *others = get_scorers(scoring).items()
+    others = dict(others)
     given = np.random.RandomState() if random_state is None else random_state
     rng = check_random_state(given)
     splits = make_splits(X, y, cv, groups)
@@ -398,7 +413,7 @@ def compare_transfer(
         "rows": str(len(y)),
         "classes": str(len(classes)),
         "cv": shown(cv),
-        "scoring": scoring_name(scoring),
+        "scoring": ", ".join([what, *others]),
         "train_sizes": shown(train_sizes),
         "random_state": repr(random_state),
     }
@@ -410,7 +425,9 @@ def compare_transfer(
     with tqdm(clones.items(), disable=not verbose, unit="contender") as bar:
         for name, contender in bar:
             bar.set_description(name)
-            trials[name] = run_trials(contender, X, y, splits, seeds, scorer, n_jobs)
+            trials[name] = run_trials(
+                contender, X, y, splits, seeds, scorer, n_jobs, others
+            )
     results, curves = summarize(trials, splits)
     results["kind"] = np.repeat(np.array(kinds, dtype=object), len(splits))
     problems = []
@@ -423,7 +440,7 @@ def compare_transfer(
     effects, indicators, findings = said or (None, None, [])
     return TransferComparison(
         results,
-        scoring_name(scoring),
+        what,
         effects=effects,
         indicators=indicators,
         curves=curves,
@@ -458,7 +475,7 @@ def _score_of_labels_alone(X, y, splits, scorer):
     seeds = [None] * len(splits)
     with warnings.catch_warnings():  # such as of a precision of nothing
         warnings.simplefilter("ignore")
-        (trials,) = run_trials(DummyClassifier(), X, y, [splits], seeds, scorer, 1)
+        (trials,) = run_trials(DummyClassifier(), X, y, [splits], seeds, scorer, 1, {})
     return float(np.mean([trial.score for trial in trials]))
 
 

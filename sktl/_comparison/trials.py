@@ -24,9 +24,10 @@ class Trial(NamedTuple):
     error: Exception | None = None
     curve: dict | None = None
     predictions: dict | None = None
+    others: dict | None = None
 
 
-def run_trials(contender, X, y, splits, seeds, scorer, n_jobs):
+def run_trials(contender, X, y, splits, seeds, scorer, n_jobs, others):
     """Fit and score a contender on splits of several sizes.
 
     Parameters
@@ -43,6 +44,8 @@ def run_trials(contender, X, y, splits, seeds, scorer, n_jobs):
         As scikit-learn's.
     n_jobs : int or None
         Processes.
+    others : dict of str to callable
+        Scorers besides; where one of them fails, its score is NaN.
 
     Returns
     -------
@@ -50,7 +53,9 @@ def run_trials(contender, X, y, splits, seeds, scorer, n_jobs):
         As `splits`. What fails is a trial with an error.
     """
     jobs = [
-        delayed(run_trial)(contender, X, y, split, seed, scorer, of_size is splits[-1])
+        delayed(run_trial)(
+            contender, X, y, split, seed, scorer, of_size is splits[-1], others
+        )
         for of_size in splits
         for split, seed in zip(of_size, seeds, strict=True)
     ]
@@ -62,7 +67,7 @@ def run_trials(contender, X, y, splits, seeds, scorer, n_jobs):
     return [trials[start : start + n] for start in range(0, len(trials), n)]
 
 
-def run_trial(contender, X, y, split, seed, scorer, is_largest):
+def run_trial(contender, X, y, split, seed, scorer, is_largest, others):
     """Fit a contender on one part of a split and score it on the other."""
     X_train, X_test = (_safe_indexing(X, rows) for rows in split)
     y_train, y_test = (y[rows] for rows in split)
@@ -87,7 +92,18 @@ def run_trial(contender, X, y, split, seed, scorer, is_largest):
         scored - fitted,
         curve=curve.points(),
         predictions=predictions,
+        others={
+            name: _score_or_nan(others[name], contender, X_test, y_test)
+            for name in others
+        },
     )
+
+
+def _score_or_nan(scorer, contender, X, y):
+    """A score besides, which not all contenders have."""
+    with contextlib.suppress(Exception):
+        return float(scorer(contender, X, y))
+    return np.nan
 
 
 def _predict(contender, X):
@@ -211,6 +227,10 @@ def _results(trials, splits):
         results[f"split{i}_test_score"] = scores[:, i]
     results["mean_test_score"] = scores.mean(axis=1)
     results["se_test_score"] = scores.std(axis=1, ddof=1) / np.sqrt(n_splits)
+    for name in next(t.others for row in rows for t in row if t.error is None):
+        others = [[(t.others or {}).get(name, np.nan) for t in row] for row in rows]
+        results[f"mean_test_{name}"] = np.mean(others, axis=1)
+        results[f"se_test_{name}"] = np.std(others, axis=1, ddof=1) / np.sqrt(n_splits)
     for name in ("fit_time", "score_time"):
         times = [np.mean([getattr(trial, name) for trial in row]) for row in rows]
         results[f"mean_{name}"] = np.array(times)

@@ -60,7 +60,7 @@ def _contents(comparison):
             lambda: TransferComparisonDisplay.from_results(comparison),
             f"Mean {scoring} and standard error of each contender, as in the table.",
         ),
-        "means": [*_rows(results), *_means(results, scoring)],
+        "means": comparison._columns(),  # as they are printed
         "failures": _failures(results),
         "splits": [*_rows(results), *_splits(results, comparison.n_splits_)],
         "curves": _curves(comparison) if comparison.curves_ else [],
@@ -75,18 +75,6 @@ def _rows(results):
     return [
         words("contender", results["contender"]),
         numbers("training rows", results["train_size"], ".0f"),
-    ]
-
-
-def _means(results, scoring):
-    means, errors = results["mean_test_score"], results["se_test_score"]
-    cells = [
-        "failed" if np.isnan(mean) else f"{mean:.3f} ± {error:.3f}"
-        for mean, error in zip(means, errors, strict=True)
-    ]
-    return [
-        Column(f"{scoring} (mean ± standard error)", cells, is_number=True),
-        numbers("fit seconds", results["mean_fit_time"], ".2f"),
     ]
 
 

@@ -20,7 +20,8 @@ from sktl._networks.backbones import load_backbone
 from sktl._selection.ranking import check_finite, probe_scores
 from sktl._training.labels import check_labels, list_classes
 from sktl._utils.printable import shown
-from sktl._utils.splits import make_splits, scoring_name
+from sktl._utils.scoring import scoring_name
+from sktl._utils.splits import make_splits
 
 # From so many labels a class on, a set counts as large. With 17 to 42, training every
 # layer did better than a linear model on the best one on some sets and as much worse on

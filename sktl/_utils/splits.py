@@ -72,10 +72,3 @@ def _check_enough(y, n_folds):
 def _row_numbers(rows):
     rows = np.asarray(rows)
     return np.flatnonzero(rows) if rows.dtype == bool else rows
-
-
-def scoring_name(scoring):
-    """Say in a word what a `scoring` measures."""
-    if scoring is None:
-        return "accuracy"
-    return getattr(scoring, "__name__", "score") if callable(scoring) else scoring

@@ -1,6 +1,7 @@
 """`compare_transfer`: plain scikit-learn gives the same numbers, one by one."""
 
 import io
+import itertools
 import os
 from html import unescape
 from pathlib import Path
@@ -126,6 +127,53 @@ def test_predictions_of_splits_that_overlap_lack_and_repeat_rows(digits):
         shown = found["predict_proba"][of_split]
         assert (shown[:, : 2 + i] == model.predict_proba(X[test])).all()
     assert (found["predict_proba"][found["split"] == 0, 2] == 0).all()
+
+
+def test_several_scores_are_columns_beside_the_first(digits, contenders):
+    """One that a contender has not costs it nothing else."""
+    X, y = digits
+    contenders = {"svm": LinearSVC(), "pixels": contenders["pixels"]}
+    scoring = ["accuracy", "neg_log_loss", "neg_expected_calibration_error"]
+    report = compare_transfer(X, y, contenders, cv=3, scoring=scoring)
+    alone = compare_transfer(X, y, contenders, cv=3)
+    assert report.scoring_ == "accuracy"
+    assert (splits_of(report, 1) == splits_of(alone, 1)).all()
+    assert report.n_splits_ == 3
+    assert report.findings_ == alone.findings_ == []
+    losses = cross_val_score(contenders["pixels"], X, y, cv=3, scoring="neg_log_loss")
+    none, mean = report.results_["mean_test_neg_log_loss"]
+    assert np.isnan(none)
+    assert mean == pytest.approx(losses.mean())
+    _, error = report.results_["se_test_neg_log_loss"]
+    assert error == pytest.approx(losses.std(ddof=1) / 3**0.5)
+    title, svm, pixels = map(str.split, str(report).splitlines())
+    assert set(scoring) < set(title)
+    assert svm.count("-") == 2
+    assert f"{mean:.3f}" in pixels
+
+
+def test_calibration_error_is_the_gap_between_probabilities_and_outcomes(digits):
+    """Against a loop over the bins, written out."""
+    X, y = digits
+    model = LogisticRegression(C=1e-3)
+    report = compare_transfer(
+        X, y, {"one": model}, cv=3, scoring="neg_expected_calibration_error"
+    )
+    edges = np.linspace(0, 1, 16)
+    for score, (train, test) in zip(
+        splits_of(report), StratifiedKFold(3).split(X, y), strict=True
+    ):
+        model.fit(X[train], y[train])
+        sure = model.predict_proba(X[test]).max(axis=1)
+        right = model.predict(X[test]) == y[test]
+        error = 0
+        for low, high in itertools.pairwise(edges):
+            inside = (sure >= low) & (sure < high)
+            if inside.any():
+                gap = abs(right[inside].mean() - sure[inside].mean())
+                error += inside.mean() * gap
+        assert error > 0.1
+        assert score == pytest.approx(-error)
 
 
 @pytest.mark.parametrize("scoring", [None, "neg_log_loss", "f1_macro"])
@@ -407,7 +455,9 @@ def unfitted():
         (np.zeros(12), {}, "y holds 1 class only"),
         (np.arange(12) % 4, {"cv": 5}, "cv=5 folds need .* at most 3 .* in 12 rows"),
         (np.arange(12) % 2, {"scoring": "acuracy"}, "acuracy"),
-        (np.arange(12) % 2, {"scoring": ["accuracy"]}, "scoring"),
+        (np.arange(12) % 2, {"scoring": []}, "holds no score"),
+        (np.arange(12) % 2, {"scoring": ["f1", "f1"]}, "holds 'f1' twice"),
+        (np.arange(12) % 2, {"scoring": 3}, "scoring"),
         (np.arange(12) // 6, {"cv": KFold(2)}, r"Split 0 of cv=.* trains on 6 rows"),
         (np.array([None, 1] * 6), {}, "y holds no label"),
     ],

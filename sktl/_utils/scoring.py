@@ -1,0 +1,59 @@
+"""What a `scoring` asks for: scorers by name, the calibration among them."""
+
+import numpy as np
+from sklearn.metrics import get_scorer
+
+from sktl._utils.printable import shown
+
+N_BINS = 15  # as Guo et al. (ICML 2017)
+
+
+def get_scorers(scoring):
+    """Return scorers by name, the one that contenders are compared by first.
+
+    Parameters
+    ----------
+    scoring : str, callable, None, or list of these
+        As in `compare_transfer`.
+
+    Returns
+    -------
+    scorers : dict of str to callable
+        Of estimator, X and y; more is better.
+    """
+    several = scoring if isinstance(scoring, list | tuple) else [scoring]
+    if not several:
+        raise ValueError(f"scoring={shown(scoring)} holds no score. Pass one or more.")
+    scorers = {}
+    for one in several:
+        name = scoring_name(one)
+        if name in scorers or (scorers and name == "score"):
+            raise ValueError(
+                f"scoring={shown(scoring)} holds {name!r} twice or a callable without "
+                "a __name__ after the first. Pass each score once, by a name."
+            )
+        own = name == neg_expected_calibration_error.__name__
+        known = neg_expected_calibration_error if own else get_scorer(one or name)
+        scorers[name] = known
+    return scorers
+
+
+def scoring_name(scoring):
+    """Say in a word what a `scoring` measures."""
+    if scoring is None:
+        return "accuracy"
+    return getattr(scoring, "__name__", "score") if callable(scoring) else scoring
+
+
+def neg_expected_calibration_error(estimator, X, y):
+    """Score how far probabilities are from the shares of rows that come out so.
+
+    Rows are grouped by the probability of the label that is predicted. In each group
+    its mean would be the share of rows predicted right, if it was one (Naeini et al.,
+    AAAI 2015): the score is the mean gap, weighted by rows, with a minus.
+    """
+    probabilities = estimator.predict_proba(X)
+    sure = probabilities.max(axis=1)
+    right = estimator.classes_[probabilities.argmax(axis=1)] == y
+    groups = np.minimum((sure * N_BINS).astype(int), N_BINS - 1)
+    return -np.abs(np.bincount(groups, right - sure)).sum() / len(y)

@@ -46,7 +46,14 @@ class PretrainedFeatureExtractor(
     value_range : "auto" or tuple of (float, float), default="auto"
         The numbers that mean black and white. `"auto"`: 0-255 for uint8 and 0-65535
         for uint16; for other numbers the smallest of 0-1, 0-16, 0-255 and 0-65535
-        that holds the data of `fit`, else their minimum and maximum.
+        that holds the data of `fit`, else their minimum and maximum. Data may exceed a
+        range by a hundredth of their own width, from rounding; they are clipped.
+        An `ImageRangeWarning` says that `X` is on another scale, in `fit` or later:
+        where more than 1 % of its numbers lie outside the range by more than a tenth
+        of its width; or where no number of at least four images (that are not of one
+        colour each) comes up to an eighth of the range's larger end. At most 256
+        images, evenly spread over `X`, are looked at. A range given here is never
+        questioned.
     image_size : int or None, default=None
         Side, in pixels, of the square the network sees; the short side of each
         image is scaled to it. None is what the weights were trained for.
@@ -97,7 +104,10 @@ class PretrainedFeatureExtractor(
     Notes
     -----
     Memory: the result needs 4 bytes per number; images are decoded eight batches at a
-    time. The network is shared by all extractors of a process.
+    time. While a file is decoded it takes about 7 bytes per pixel as JPEG or PNG, 10 as
+    progressive JPEG or TIFF, 16 as WebP. Files of more than 105 million pixels are
+    refused from their header; the environment variable `SKTL_MAX_IMAGE_PIXELS` sets
+    another limit. The network is shared by all extractors of a process.
 
     Using the activations of a network trained on another task as features for linear
     models: Donahue et al., DeCAF, ICML 2014; Razavian et al., CVPR Workshops 2014.

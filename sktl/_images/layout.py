@@ -197,8 +197,8 @@ def _square_shape(n_columns):
     raise ImageLayoutError(
         f"X has {n_columns} columns, which form neither a square grey nor a square RGB "
         "image. Pass image_shape=(h, w) or (h, w, c), with h * w * c = "
-        f"{n_columns}; one of them may be -1, and (1, -1) takes a row of any width. If X "
-        "is one grey image, pass X[None]."
+        f"{n_columns}; one of them may be -1, and (1, -1) takes a row of any width. If "
+        "X is one grey image, pass X[None]."
     )
 
 

@@ -1,0 +1,163 @@
+"""Numbers on another scale than the one they are read by: clipped, or warned of."""
+
+import warnings
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from sktl import FineTunedCNNClassifier, PretrainedFeatureExtractor
+from sktl.exceptions import ImageRangeWarning
+
+DIGITS = load_digits().images[:40]
+
+
+def fit(X, **params):
+    return PretrainedFeatureExtractor(cache=None, **params).fit(X)
+
+
+def features(X, **params):
+    return fit(X, **params).transform(X)
+
+
+# Rounding
+
+
+@pytest.mark.parametrize(
+    ("X", "expected"),
+    [
+        (DIGITS * 1.0001, (0, 16)),
+        (DIGITS * (1 + 1e-15), (0, 16)),
+        (DIGITS / 16 * (1 + 1e-15), (0, 1)),
+        (DIGITS / 16 - 1e-3, (0, 1)),
+        (DIGITS * 16, (0, 255)),
+        (DIGITS * 4096, (0, 65535)),
+    ],
+)
+def test_range_is_not_left_for_a_wider_one_by_rounding(X, expected):
+    assert fit(X).value_range_ == expected
+
+
+def test_features_hardly_change_by_rounding():
+    np.testing.assert_array_equal(features(DIGITS * 1.0001), features(DIGITS))
+    np.testing.assert_allclose(features(DIGITS * 16), features(DIGITS), atol=0.1)
+
+
+@pytest.mark.filterwarnings("ignore::sktl.exceptions.ImageRangeWarning")
+@pytest.mark.parametrize(
+    ("X", "too_narrow"),
+    [
+        (DIGITS * 1.02, (0, 16)),
+        (DIGITS / 16 - 0.02, (0, 1)),
+        (DIGITS * 17, (0, 255)),
+    ],
+)
+def test_range_that_is_left_by_more_than_rounding_is_another(X, too_narrow):
+    assert fit(X).value_range_ != too_narrow
+
+
+# Little of the range
+
+
+@pytest.mark.parametrize(
+    "X",
+    [
+        DIGITS * 1.05,  # up to 17 of 255
+        DIGITS * 255.9,  # 12 bits of 16
+        (DIGITS * 255.9).astype(np.uint16),
+        (DIGITS > 7).astype(np.uint8),
+        DIGITS.astype(np.uint8),
+        list(DIGITS.astype(np.uint8)),
+    ],
+)
+def test_numbers_that_fill_little_of_their_range_are_warned_of(X):
+    with pytest.warns(ImageRangeWarning, match=r"fill little.*value_range=\(lo, hi"):
+        fit(X)
+
+
+@pytest.mark.parametrize(
+    "X",
+    [
+        (DIGITS > 7),
+        (DIGITS * 15.9).astype(np.uint8),
+        (DIGITS * 4095).astype(np.uint16),
+        DIGITS / 16 * 0.3,  # dark, and not too dark
+        np.zeros((40, 8, 8), np.uint8),  # of one colour each
+        DIGITS[:3].astype(np.uint8),  # too few to tell
+        np.concatenate([DIGITS.astype(np.uint8), np.full((1, 8, 8), 255, np.uint8)]),
+    ],
+)
+def test_numbers_that_are_merely_dark_are_not_warned_of(X):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(X).transform(X)
+
+
+# Another scale than in fit
+
+
+@pytest.mark.parametrize(
+    ("seen", "given"),
+    [
+        (DIGITS / 16, DIGITS),
+        (DIGITS / 16, DIGITS[:1]),
+        (DIGITS, DIGITS / 16),
+        (DIGITS / 16, DIGITS * 16),
+        (DIGITS * 16, DIGITS / 16),
+        (DIGITS / 16, (DIGITS > 7).astype(np.uint8)),
+        (DIGITS / 16, (DIGITS * 255.9).astype(np.uint16)),
+        (DIGITS / 16, (DIGITS / 16 - 0.45) / 0.22),
+        (DIGITS * 16, (DIGITS / 16 - 0.45) / 0.22),
+        (DIGITS / 8 - 1, DIGITS),
+        (DIGITS / 8 - 1, DIGITS / 4080),
+        (list(DIGITS / 16), list(DIGITS)),
+        (DIGITS.reshape(40, -1), DIGITS.reshape(40, -1) / 16),
+        # One pixel in fifty of a mask, which is 0 or 1, then 0 or 255.
+        (np.eye(50)[None].repeat(4, 0), 255 * np.eye(50)[None].repeat(4, 0)),
+    ],
+)
+def test_other_scale_than_that_of_fit_is_warned_of(seen, given):
+    extractor = fit(seen)
+    with pytest.warns(ImageRangeWarning, match="read by the range"):
+        extractor.transform(given)
+
+
+def test_other_scale_is_warned_of_by_the_classifier(make):
+    classifier = make("linear_probe", image_shape=(8, 8))
+    classifier.fit(DIGITS[:20] / 16, np.arange(20) % 2)
+
+    with pytest.warns(ImageRangeWarning, match="from 0 to 16.*range 0 .* to 1 "):
+        classifier.predict(DIGITS)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        DIGITS[:1] / 160,  # one dark image, and three of them
+        DIGITS[:3] / 160,
+        DIGITS / 16 * 1.05,
+        DIGITS * 0 + 0.01,
+        np.where(np.arange(DIGITS.size).reshape(DIGITS.shape) == 7, 3.0, DIGITS / 16),
+    ],
+)
+def test_same_scale_as_in_fit_is_not_warned_of(given):
+    extractor = fit(DIGITS / 16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        extractor.transform(given)
+
+
+@pytest.mark.parametrize("X", [DIGITS, DIGITS.astype(np.uint8), DIGITS * 99])
+def test_range_given_by_the_user_is_never_questioned(X):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for value_range in [(0, 1), (0, 65535)]:
+            fit(X, value_range=value_range).transform(X)
+
+
+def test_warning_names_the_line_of_the_caller():
+    with pytest.warns(ImageRangeWarning) as caught:
+        FineTunedCNNClassifier(strategy="linear_probe").fit(
+            DIGITS.astype(np.uint8), np.arange(40) % 2
+        )
+    assert caught[0].filename == __file__

@@ -446,7 +446,7 @@ def _read_file(path):
     except (OSError, ValueError) as error:
         raise OSError(_why_not_found(path, error)) from error
     if stat.S_ISDIR(mode):
-        raise ValueError("is a directory, not a file; list the files in it")
+        raise ValueError("is a directory, not a file")
     if not stat.S_ISREG(mode):
         raise ValueError("is a device, pipe or socket, not a file")
     with open(file, "rb", buffering=0) as opened:  # half the time of Path.read_bytes
@@ -494,12 +494,13 @@ def _open_source(X, layout, only_images, may_be_empty):
 
 
 def _one_image(X):
+    message = f"X is one image ({reprlib.repr(X)}); pass a list of images, [X]"
     if PathForm.recognises(X) and os.path.isdir(os.path.expanduser(X)):
-        return (
-            f"X is the path of a folder ({reprlib.repr(X)}); pass a list of the images "
-            "in it, such as sorted(pathlib.Path(X).glob('**/*.jpg'))"
+        message += (
+            ". This one is a folder: sorted(pathlib.Path(X).glob('**/*.jpg')) lists "
+            "the images in it"
         )
-    return f"X is one image ({reprlib.repr(X)}); pass a list of images, [X]"
+    return message
 
 
 def _items_of(X, only_images):

@@ -92,12 +92,18 @@ def decode(data, value_range=None):
     """Decode an encoded image; `value_range` is for what is deeper than 8 bits."""
     if not data:
         raise ValueError("is empty (0 bytes)")
-    with _open(data) as image:
-        _check_size(*image.size)
-        if image.format == "JPEG":
-            _check_scans(data, image)
-        _load_strictly(image)
-        return _upright_pixels(image, value_range)
+    try:
+        with _open(data) as image:
+            _check_size(*image.size)
+            if image.format == "JPEG":
+                _check_scans(data, image)
+            _load_strictly(image)
+            return _upright_pixels(image, value_range)
+    except Image.DecompressionBombError as error:
+        raise ValueError(
+            "is larger than PIL.Image.MAX_IMAGE_PIXELS allows, which PIL's reader of "
+            f"this format asks; raise it too ({error})"
+        ) from error
 
 
 # What is refused from the header

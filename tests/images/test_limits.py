@@ -30,6 +30,32 @@ def test_limit_of_pixels_is_a_setting(kind, monkeypatch):
         PretrainedFeatureExtractor(cache=None).fit_transform([data])
 
 
+# These readers of PIL ask its global limit themselves; that of icons of bitmaps does too.
+ASKING = ["TIFF", "WEBP"]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("limit", [None, 10])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ASKING])
+def test_limit_of_pil_is_not_asked(kind, limit, monkeypatch):
+    data = encode(NOISE, kind)
+    expected = PretrainedFeatureExtractor(cache=None).fit_transform([data])
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+
+    features = PretrainedFeatureExtractor(cache=None).fit_transform([data])
+
+    np.testing.assert_array_equal(features, expected)
+
+
+@pytest.mark.parametrize("kind", ASKING)
+def test_limit_of_pil_is_named_where_pils_reader_asks_it(kind, monkeypatch):
+    data = encode(NOISE, kind)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+
+    with pytest.raises(ImageReadError, match="PIL.Image.MAX_IMAGE_PIXELS"):
+        PretrainedFeatureExtractor(cache=None).fit_transform([data])
+
+
 def test_limit_holds_for_images_that_pil_has_not_loaded(monkeypatch):
     monkeypatch.setenv("SKTL_MAX_IMAGE_PIXELS", "100")
     image = Image.open(io.BytesIO(encode(NOISE)))

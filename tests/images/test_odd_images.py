@@ -308,14 +308,6 @@ def test_bombs_are_refused_from_the_header_whatever_pil_is_told(limit, monkeypat
     assert loads == []
 
 
-def test_images_within_the_limit_are_read_whatever_pil_is_told(monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        for kind in ("PNG", "BMP", "JPEG", "PPM"):
-            assert read(encode(NOISE, kind)).shape == NOISE.shape
-
-
 def test_formats_that_run_other_programs_are_refused():
     eps = encode(NOISE, "EPS")
 

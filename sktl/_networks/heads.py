@@ -94,7 +94,8 @@ def find_ending(graph, module):
     if len(sources) > 1 and not _are_twins(sources, module):
         return Ending([], output, doubt)
     layer = module.get_submodule(sources[0].target)
-    if isinstance(layer, _ConvNd) and not _averages(behind, module):
+    before, _ = _behind(sources[0].all_input_nodes[0], module)
+    if isinstance(layer, _ConvNd) and not _averages(behind + before, module):
         doubt = f"it ends in a convolution, {sources[0].target!r}, without an average"
     return Ending(sources, output, doubt)
 
@@ -114,7 +115,7 @@ def _single_output(graph):
     output = max(given, key=nodes.index)
     end.args = (output,)
     if len(given) > 1:
-        graph.eliminate_dead_code()
+        graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
     return output, len(given)
 
 

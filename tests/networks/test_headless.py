@@ -1,0 +1,195 @@
+"""Networks without a layer that makes scores: their output is the penultimate layer."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torchvision.models import get_model, list_models
+from torchvision.models.feature_extraction import create_feature_extractor
+
+from sktl import PretrainedFeatureExtractor, layer_names
+from sktl._networks.backbones import load_backbone
+from sktl._networks.stages import StagedNetwork
+
+
+def without_head(network, form, head="fc", penultimate="flatten"):
+    """The network as people cut it; it is used up."""
+    if form == "children":
+        return nn.Sequential(*list(network.children())[:-1])
+    if form == "features":
+        return network.features
+    if form == "extractor":
+        return create_feature_extractor(network, {penultimate: "features"})
+    parent, _, name = head.rpartition(".")
+    setattr(network.get_submodule(parent), name, nn.Identity())
+    return network
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+
+
+def plain_output(network, images):
+    """What plain torch gives for these images, averaged over positions."""
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    x = ((torch.from_numpy(images) / 255 - mean) / std).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        output = network.eval()(x)
+    if isinstance(output, dict):
+        (output,) = output.values()
+    return (output.mean((2, 3)) if output.ndim == 4 else output).numpy()
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "head", "penultimate"),
+    [
+        ("resnet18", "identity", "fc", "flatten"),
+        ("resnet18", "children", "fc", "flatten"),
+        ("resnet18", "extractor", "fc", "flatten"),
+        ("mobilenet_v2", "identity", "classifier.1", "flatten"),
+        ("mobilenet_v2", "features", "classifier.1", "flatten"),
+        ("mobilenet_v3_small", "identity", "classifier.3", "flatten"),
+        ("squeezenet1_1", "features", "classifier.1", "flatten"),
+        ("shufflenet_v2_x0_5", "children", "fc", "mean"),
+        ("mnasnet0_5", "extractor", "classifier.1", "mean"),
+    ],
+)
+def test_features_of_a_network_without_head_are_its_output(
+    images, name, form, head, penultimate
+):
+    torch.manual_seed(1)
+    network = without_head(get_model(name, weights=None), form, head, penultimate)
+    extractor = PretrainedFeatureExtractor(
+        network, image_size=64, batch_size=2, precision="float32", cache=None
+    )
+    expected = plain_output(network, images)
+    features = extractor.fit_transform(images)
+    assert features.shape == expected.shape
+    np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5)
+    assert layer_names(network)[-1] == extractor.layers_[0]
+
+
+def test_classifier_puts_its_head_on_the_output(make, tiny_network):
+    """It is the same one as on the network that has a head."""
+    images = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
+    y = ["a", "b", "c"] * 4
+    whole, cut = (
+        make("lp_ft", backbone=network).fit(images, y).predict_proba(images)
+        for network in (tiny_network, without_head(tiny_network, "children"))
+    )
+    np.testing.assert_allclose(cut, whole, rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["identity", "children", "features", "extractor"])
+def test_networks_of_torchvision_are_told_from_their_headless_forms(form):
+    """By their shapes: on the device "meta" the largest take no memory."""
+    n_networks = 0
+    for name in list_models(module=torchvision.models):
+        if name.startswith("regnet"):
+            continue  # cannot be built there
+        with torch.device("meta"):
+            module = get_model(name, weights=None)
+        network = StagedNetwork(module)
+        assert len(network.heads) == 1, name
+        assert not network.doubt, name
+        if form == "features" and not hasattr(module, "features"):
+            continue
+        module = without_head(module, form, network.heads[0], network.penultimate)
+        side = 299 if name == "inception_v3" else 224
+        try:
+            output = module.eval()(torch.zeros(1, 3, side, side, device="meta"))
+        except RuntimeError:
+            continue  # not a chain of its children
+        output = output["features"] if form == "extractor" else output
+        network = StagedNetwork(module, side)
+        assert not network.heads, name
+        assert not network.doubt, name
+        image = torch.zeros(1, 3, side, side, device="meta")
+        (found,) = network.prefix(network.penultimate)(image)
+        assert found.shape == output.shape, name
+        assert network.n_features in found.shape[1:], name
+        n_networks += 1
+    assert n_networks > 30
+
+
+# ---- in doubt, it says so
+
+
+def squeezed(*before):
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), *before, nn.Conv2d(8, 4, 1), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+    )  # fmt: skip
+
+
+def test_head_like_that_of_squeezenet_is_in_doubt_without_a_dropout():
+    with pytest.warns(UserWarning, match=r"ends in a convolution.*Taken as its feat"):
+        assert load_backbone(squeezed()).network.penultimate == "1"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_backbone(squeezed(nn.Dropout())).network.penultimate == "2"
+
+
+def test_convolution_at_the_end_is_in_doubt_without_an_average():
+    layers = nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)
+    with pytest.warns(UserWarning, match="without an average"):
+        load_backbone(nn.Sequential(*layers))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_backbone(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1)))
+        load_backbone(nn.Sequential(*layers, nn.BatchNorm2d(4)))
+
+
+def test_deepest_of_several_outputs_is_taken_and_said():
+    class Maps(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 8, 3)
+
+        def forward(self, x):
+            x = self.first(x).relu()
+            return [x, self.second(x).relu()]
+
+    with pytest.warns(UserWarning, match="gives 2 outputs, of which the deepest"):
+        network = load_backbone(Maps()).network
+    assert network.cuts == ["first", "relu", "second", "relu_1"]
+    assert network.n_features == 8
+
+
+class Distilled(nn.Module):
+    """Two heads, of which the mean is taken, as DeiT, LeViT and RepViT have them."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3)
+        self.norm = nn.BatchNorm1d(6)
+        self.head, self.head_dist = nn.Linear(6, 4), nn.Linear(6, 4)
+
+    def forward(self, x):
+        x = self.conv(x).relu().mean((2, 3))
+        return (self.head(self.norm(x)) + self.head_dist(x)) / 2
+
+
+def test_two_heads_read_the_last_layer_before_both():
+    network = StagedNetwork(Distilled())
+    assert network.heads == ["head", "head_dist"]
+    assert (network.penultimate, network.n_features) == ("mean", 6)
+
+
+def test_residual_sum_is_no_pair_of_heads():
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(3, 8), nn.Linear(8, 8)
+
+        def forward(self, x):
+            x = self.first(x.mean((2, 3)))
+            return x + self.second(x)
+
+    network = StagedNetwork(Residual())
+    assert (network.heads, network.penultimate) == ([], "add")

@@ -11,6 +11,7 @@ import fnmatch
 import functools
 import hashlib
 import operator
+import reprlib
 from dataclasses import dataclass
 from numbers import Integral
 
@@ -22,7 +23,7 @@ from torch.nn.modules.conv import _ConvNd
 from sktl._networks.heads import find_ending, is_matrix_layer
 from sktl._networks.tracing import describe_leaf, trace
 from sktl._utils.torch_state import plain_torch
-from sktl.exceptions import UnknownLayerError, UnknownStageError
+from sktl.exceptions import UnknownLayerError, UnknownStageError, warn_caller
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class StagedNetwork:
         self.cuts = list(self._cuts)
         self.penultimate = self._find_penultimate(ending)
         self.stages = self._list_stages()
+        self._warned = set()
 
     def _find_penultimate(self, ending):
         """The cut behind which there are heads and nothing else that has weights."""
@@ -245,7 +247,27 @@ class StagedNetwork:
         -------
         cut : str
             `""` when the whole network is to be trained.
+
+        Warns
+        -----
+        UserWarning
+            If that is the whole network although a part of it was asked for.
         """
+        cut, is_part = self._resolve_stage(stage, parameter)
+        if not cut and is_part:
+            cuts = self.cuts[: self.cuts.index(self.penultimate)]
+            warn_caller(
+                f"{parameter}={stage!r}: the network cannot be cut between the image "
+                "and that, so everything is trained and nothing is frozen. It can be "
+                f"cut behind {reprlib.repr(cuts)}, and its stages are "
+                f"{[stage.name for stage in self.stages]}.",
+                UserWarning,
+                self._warned,
+            )
+        return cut
+
+    def _resolve_stage(self, stage, parameter):
+        """The cut, and whether what was asked for is a part of the network."""
         names = [stage.name for stage in self.stages]
         if not names:
             raise ValueError(
@@ -253,19 +275,21 @@ class StagedNetwork:
                 'weights before its head. Use strategy="linear_probe" or "full".'
             )
         if stage == "last":
-            return self.stages[-1].start
+            return self.stages[-1].start, True
         if isinstance(stage, Integral) and not isinstance(stage, bool):
-            return self._stage_from_head(stage, parameter).start
+            return self._stage_from_head(stage, parameter).start, stage < len(names)
         if not isinstance(stage, str):
             raise UnknownStageError(parameter, stage, names)
         for known in self.stages:
             if fnmatch.fnmatchcase(known.name, stage):
-                return known.start
+                return known.start, known is not self.stages[0]
         weights = [name for name, _ in self.module.named_parameters()]
         if any(is_within(name, stage) for name in weights):
+            is_part = False
             for node in self._nodes_up_to([self._cuts[self.penultimate]]):
                 if is_within(self._names[node], stage):
-                    return self._cut_before(node)
+                    return self._cut_before(node), is_part
+                is_part = is_part or is_matrix_layer(node, self.module)
         raise UnknownStageError(parameter, stage, names)
 
     def stage_ends(self):

@@ -1,5 +1,7 @@
 """A network cut in two computes what the whole computes."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -120,6 +122,30 @@ def test_unfreeze_from_means_the_cut_before_it(resnet, unfreeze_from, cut):
 def test_unfreeze_from_without_match_names_the_nearest(resnet, unfreeze_from):
     with pytest.raises(UnknownStageError, match=r"unfreeze_from=.*'layer4'; the path"):
         resnet.resolve_stage(unfreeze_from)
+
+
+class Skipping(nn.Module):
+    """The image is used to the end, so that nothing before that is a cut."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+        self.third = nn.Conv2d(3, 4, 1)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.head(self.third(x + self.second(self.first(x))).mean((2, 3)))
+
+
+def test_unfreezing_everything_unasked_is_said():
+    network = StagedNetwork(Skipping())
+    assert [stage.name for stage in network.stages] == ["first", "third"]
+    with pytest.warns(UserWarning, match=r"everything is trained.*\['add'"):
+        assert network.resolve_stage("second") == ""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert network.resolve_stage("first") == network.resolve_stage(2) == ""
+        assert network.resolve_stage("third") == "add"
 
 
 @pytest.mark.parametrize("n_stages", [0, 6, -1])
@@ -276,3 +302,90 @@ def test_networks_of_other_kinds_are_chains_too(name):
     network = StagedNetwork(get_model(name, weights=None))
     assert len(network.cuts) >= 22
     assert len(network.stages) >= 3
+
+
+# ---- what is traced
+
+
+class Scaled(nn.Linear):
+    """A user's kind of Linear, with a forward that does not trace."""
+
+    def forward(self, x):
+        assert len(x) > 0  # a Proxy has no length
+        return super().forward(x) * 2
+
+
+class WithOptions(nn.Module):
+    """As timm's transformers have them: a mask that nobody passes."""
+
+    def __init__(self, last=nn.Linear):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 1), last(4, 2)
+
+    def forward(self, x, mask=None, *, scale: float = 2.0):
+        x = self.conv(x).relu()
+        x = x * scale if mask is None else x * mask
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("last", [nn.Linear, Scaled])
+def test_optional_arguments_keep_their_defaults_and_kinds_of_linear_are_layers(last):
+    torch.manual_seed(0)
+    module = WithOptions(last).eval()
+    network = StagedNetwork(module)
+    assert network.cuts == ["conv", "relu", "mul", "mean", "head"]
+    assert (network.heads, network.n_features) == (["head"], 4)
+    images = torch.rand(2, 3, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(network.prefix("head")(images)[0], module(images))
+
+
+def test_description_differs_when_the_code_of_a_kind_of_linear_does():
+    """Tracing does not see it, and features are kept by what describes the network."""
+
+    class Other(Scaled):
+        def forward(self, x):
+            return super().forward(x) * 3
+
+    descriptions = set()
+    for last in (nn.Linear, Scaled, Other):
+        Other.__qualname__ = Other.__name__ = "Scaled"
+        descriptions.add(StagedNetwork(WithOptions(last)).structure)
+    assert len(descriptions) == 3
+
+
+def test_network_of_transformers_is_refused_with_the_name_of_timm():
+    class Branching(nn.Module):
+        __module__ = "transformers.models.vit.modeling_vit"
+
+        def forward(self, x):
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(ValueError, match=r"timm\.create_model"):
+        StagedNetwork(Branching())
+
+
+TIMM = {  # names of timm: stages, and the width of the penultimate layer
+    "tf_efficientnetv2_b0": 1280,
+    "mobilenetv3_small_050": 1024,
+    "vit_tiny_patch16_224": 192,
+    "levit_128s": 384,
+    "vit_small_patch16_dinov3": 384,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "width"), TIMM.items())
+def test_networks_of_timm_give_what_their_own_heads_read(name, width):
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    module = timm.create_model(name, pretrained=False).eval()
+    side = module.default_cfg["input_size"][-1]
+    network = StagedNetwork(module, side)
+    images = torch.rand(1, 3, side, side)
+    with torch.no_grad():
+        features = module.forward_features(images)
+        expected = module.forward_head(features, pre_logits=True)
+        (found,) = network.prefix(network.penultimate)(images)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert network.n_features == width

@@ -51,9 +51,9 @@ class FineTunedCNNClassifier(FineTunedNet, NeuralNetClassifier):
     Parameters
     ----------
     backbone : str or torch.nn.Module, default="sktl_mini"
-        A name of `list_backbones()`, or a network from normalised images to class
-        scores that `torch.fx` can trace.
-    weights : str, path-like, torchvision weights or None, default="DEFAULT"
+        A name of `list_backbones()`, or a network that `torch.fx` can trace, with or
+        without a layer that makes scores, as in `PretrainedFeatureExtractor`.
+    weights : str, path-like, torchvision weights, dict or None, default="DEFAULT"
         As in `PretrainedFeatureExtractor`. Not used by `strategy="scratch"`.
     strategy : {"lp_ft", "linear_probe", "full", "gradual", "scratch"}, default="lp_ft"
         `"linear_probe"` trains the head alone, by logistic regression on the frozen
@@ -127,7 +127,8 @@ class FineTunedCNNClassifier(FineTunedNet, NeuralNetClassifier):
         Side, in pixels, of the square the network sees. None is what the weights were
         trained for.
     device : str or torch.device, default="auto"
-        `"auto"` is the first GPU where there is one, else the CPU.
+        `"auto"` is the current GPU where there is one that computes, else the CPU. The
+        worker processes of a pool take the GPUs that they see in turn.
     precision : {"auto", "float32", "bfloat16", "float16"}, default="auto"
         What the network computes in; weights and logits are float32.
     cache : "memory", path-like or None, default="memory"

@@ -24,16 +24,23 @@ class PretrainedFeatureExtractor(
     ----------
     backbone : str or torch.nn.Module, default="sktl_mini"
         A name of `list_backbones()`, or a network from normalised images
-        `(n, 3, h, w)` to class scores that `torch.fx` can trace. `"sktl_mini"` ships
-        inside the package; it is made for small images, and on photographs a larger
-        network is better.
-    weights : str, path-like, torchvision weights or None, default="DEFAULT"
+        `(n, 3, h, w)` that `torch.fx` can trace: to class scores, or to features where
+        the layer that makes scores was taken off (`fc = Identity()`, `.features`,
+        timm's `num_classes=0`). It has that layer if between its last Linear or
+        convolution and its output there is nothing but reshaping, averaging, dropout,
+        softmax or sigmoid; where that leaves a doubt, a warning says what was taken.
+        `"sktl_mini"` ships inside the package; it is made for small images, and on
+        photographs a larger network is better.
+    weights : str, path-like, torchvision weights, dict or None, default="DEFAULT"
         `"DEFAULT"` or another torchvision weight name (fetched once, into torch's hub
-        directory); the path of a `.safetensors` or `.pth` state dict; None for random
-        weights, always the same ones (as after `torch.manual_seed(0)`).
+        directory); a state dict, or the path of a `.safetensors` or `.pth` file that
+        holds one, also below `"state_dict"` or with a prefix such as `"module."`
+        before its names; None for random weights, always the same ones (as after
+        `torch.manual_seed(0)`). A file is read again when it has changed.
     layers : str or list of str, default="penultimate"
         Which layers' outputs are the features: names of `layer_names(backbone)`, or
-        `"penultimate"`, what the last weight layer reads. Several are computed in one
+        `"penultimate"`, what the layer that makes scores reads, or the output of a
+        network without one. Several are computed in one
         pass and concatenated. Nothing after the last one is computed.
     pooling : {"avg", "max", "avgmax", "flatten"}, default="avg"
         How a spatial map becomes one row: mean or maximum over its positions, both,
@@ -62,11 +69,13 @@ class PretrainedFeatureExtractor(
         does not depend on the rows beside it. A CPU is given fewer where they are
         large, which is faster there: 8 of 224 pixels.
     device : str or torch.device, default="auto"
-        `"auto"` is the first GPU where there is one, else the CPU.
+        `"auto"` is the current GPU where there is one that computes, else the CPU. The
+        worker processes of a pool take the GPUs that they see in turn.
     precision : {"auto", "float32", "bfloat16", "float16"}, default="auto"
         What the network computes in; features are float32. `"auto"` is bfloat16
         where the hardware has matrix units for it (features then differ by about
-        1e-2 of their size), else float32.
+        1e-2 of their size), else float32. `"float32"` is that in full: TF32 is off
+        during our calls.
     cache : "memory", path-like or None, default="memory"
         Where features are kept: in this process, in a directory that other processes
         and later sessions share, or nowhere.

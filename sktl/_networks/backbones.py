@@ -41,14 +41,14 @@ class Backbone:
 
 
 def layer_names(backbone="sktl_mini"):
-    """List the layers of a network at which it can be cut, from image to scores.
+    """List the layers of a network at which it can be cut, from the image on.
 
     Parameters
     ----------
     backbone : str or torch.nn.Module, default="sktl_mini"
         A name of `list_backbones()` or a network that `torch.fx` can trace. A named
-        network is built once per process with random weights: nothing is downloaded,
-        but the largest need gigabytes of memory for a moment.
+        network is built with random weights: nothing is downloaded, but the largest
+        need gigabytes of memory for a moment.
 
     Returns
     -------

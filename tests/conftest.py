@@ -11,13 +11,13 @@ os.environ["MPLBACKEND"] = "Agg"
 import random
 import signal
 import socket
-from collections import OrderedDict
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+
+from tests.helpers import make_tiny_network
 
 REPOSITORY = Path(__file__).parents[1]
 THIS_MACHINE = {None, "", "localhost", "127.0.0.1", b"localhost", b"127.0.0.1"}
@@ -123,25 +123,7 @@ def pyplot():
 @pytest.fixture
 def tiny_network():
     """Two convolutions with batch norms that have seen data; (n, 3, h, w) -> (n, 3)."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        network = nn.Sequential(
-            OrderedDict(
-                conv1=nn.Conv2d(3, 4, 3, padding=1, bias=False),
-                bn1=nn.BatchNorm2d(4),
-                relu1=nn.ReLU(),
-                conv2=nn.Conv2d(4, 8, 3, stride=2, padding=1, bias=False),
-                bn2=nn.BatchNorm2d(8),
-                relu2=nn.ReLU(),
-                pool=nn.AdaptiveAvgPool2d(1),
-                flatten=nn.Flatten(),
-                head=nn.Linear(8, 3),
-            )
-        )
-        # Statistics unlike a new layer's 0 and 1, so that resetting them shows.
-        with torch.no_grad():
-            network.train()(torch.rand(16, 3, 16, 16))
-    return network.eval()
+    return make_tiny_network()
 
 
 @pytest.fixture

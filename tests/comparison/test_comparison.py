@@ -1,6 +1,5 @@
 """`compare_transfer`: plain scikit-learn gives the same numbers, one by one."""
 
-import io
 import itertools
 import os
 from html import unescape
@@ -10,7 +9,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from scipy import stats
 from sklearn.base import clone
 from sklearn.datasets import load_digits
@@ -42,6 +40,7 @@ from sktl._comparison.findings import Findings
 from sktl._comparison.score_curve import ScoreCurve
 from sktl._comparison.train_sizes import nested_order
 from sktl._features.prefix import FrozenPrefix
+from tests.helpers import encode
 
 
 @pytest.fixture(scope="module")
@@ -581,7 +580,7 @@ def test_process_that_dies_is_the_failure_of_its_contender(digits, contenders):
 def test_unreadable_image_is_named_by_its_row_in_x(digits, make, bad):
     """In whichever part it is: of what is trained on, or of what is scored."""
     X, y = digits
-    images = [as_png(x.reshape(8, 8) * 15) for x in X]
+    images = [encode(np.uint8(x.reshape(8, 8) * 15)) for x in X]
     images[bad] = b"no image"
     contenders = {
         "any": DummyClassifier(),
@@ -622,7 +621,7 @@ def test_failure_on_a_file_of_any_name_is_printed_and_saved(
     paths = [broken]
     for i, row in enumerate(digits[0][1:40]):
         paths.append(str(tmp_path / f"{i}.png"))
-        Path(paths[-1]).write_bytes(as_png(row.reshape(8, 8) * 15))
+        Path(paths[-1]).write_bytes(encode(np.uint8(row.reshape(8, 8) * 15)))
     contenders = {
         "any": DummyClassifier(),
         "pixels": default_contenders()["raw pixels + logistic regression"],
@@ -633,12 +632,6 @@ def test_failure_on_a_file_of_any_name_is_printed_and_saved(
     for text in (str(report), report._repr_html_(), *report.findings_, page):
         assert r"broken-\udcff.png\n" in unescape(text)
         text.encode()
-
-
-def as_png(pixels):
-    file = io.BytesIO()
-    Image.fromarray(pixels.astype(np.uint8)).save(file, "PNG")
-    return file.getvalue()
 
 
 def test_twin_that_fails_leaves_no_effect(digits):

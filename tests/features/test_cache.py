@@ -7,8 +7,6 @@ import hashlib
 import os
 import sqlite3
 import stat
-import subprocess
-import sys
 import threading
 import tracemalloc
 from pathlib import Path
@@ -32,6 +30,7 @@ from sktl._features.cache import (
     open_cache,
     prune_cache,
 )
+from tests.helpers import run_python
 
 # sktl without its front door: that imports torch, which takes seconds.
 BARE_SKTL = (
@@ -39,18 +38,6 @@ BARE_SKTL = (
     f"sktl.__path__ = [{os.path.dirname(sktl.__file__)!r}]; "
     "sys.modules['sktl'] = sktl\n"
 )
-
-
-def run_python(script, **environment):
-    done = subprocess.run(
-        [sys.executable, "-c", BARE_SKTL + script],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    return done.stdout
 
 
 def key(number):
@@ -351,8 +338,8 @@ def test_memory_bound_comes_from_the_environment():
         "from sktl._features.cache import cache_info, clear_cache, open_cache\n"
         "print(cache_info().max_bytes)"
     )
-    assert run_python(script, SKTL_CACHE_BYTES="12345") == "12345\n"
-    assert run_python(script) == f"{2**30}\n"
+    assert run_python(BARE_SKTL + script, SKTL_CACHE_BYTES="12345") == "12345\n"
+    assert run_python(BARE_SKTL + script) == f"{2**30}\n"
 
 
 @pytest.mark.parametrize("text", ["", "1e9", "-1", "1 GB", "\u0661"])
@@ -610,7 +597,7 @@ def test_fingerprint_and_key_are_equal_in_every_process():
     )
     expected = f"{FIELDS_DIGEST} {make_key(bytes(32), fingerprint(FIELDS)).hex()}\n"
     for seed in ("0", "1", "4242"):
-        assert run_python(script, PYTHONHASHSEED=seed) == expected
+        assert run_python(BARE_SKTL + script, PYTHONHASHSEED=seed) == expected
 
 
 @pytest.mark.parametrize(

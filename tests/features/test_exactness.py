@@ -1,7 +1,5 @@
 """The same image gives the same bits, whatever stands beside it in `X`."""
 
-import io
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,6 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sktl import PretrainedFeatureExtractor, clear_cache
+from tests.helpers import encode
 
 # Name to the side, in pixels, of the square it sees.
 BACKBONES = {
@@ -36,18 +35,12 @@ def make_extractor(backbone, **params):
     return PretrainedFeatureExtractor(backbone, **settings | params)
 
 
-def png(pixels):
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG")
-    return stream.getvalue()
-
-
 FORMS = {
     "array": lambda pixels: pixels,
     "channels first": lambda pixels: np.moveaxis(pixels, -1, 1),
     "list": list,
     "pil": lambda pixels: list(map(Image.fromarray, pixels)),
-    "png": lambda pixels: list(map(png, pixels)),
+    "png": lambda pixels: list(map(encode, pixels)),
     "uint16": lambda pixels: pixels.astype(np.uint16) * 257,
 }
 

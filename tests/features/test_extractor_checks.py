@@ -1,10 +1,8 @@
 """`PretrainedFeatureExtractor` under scikit-learn's checks and inside its tools."""
 
 import functools
-import io
 import pickle
 import pickletools
-import subprocess
 import sys
 import warnings
 from collections import Counter
@@ -38,6 +36,7 @@ from sklearn.utils import estimator_checks, get_tags
 from sklearn.utils.estimator_checks import check_estimator
 
 from sktl import PretrainedFeatureExtractor
+from tests.helpers import encode, run_python
 
 # Any row is an image of height one, so two-dimensional input is really on.
 MINI = functools.partial(PretrainedFeatureExtractor, image_shape=(1, -1))
@@ -240,11 +239,7 @@ def test_what_a_gpu_fitted_goes_on_in_a_process_without_one(images, tmp_path):
         "features = extractor.transform(images)\n"
         "np.testing.assert_allclose(features, expected, rtol=1e-2, atol=1e-2)\n"
     )
-    subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "fitted.joblib")],
-        env={"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": ":".join(sys.path)},
-        check=True,
-    )
+    run_python(code, tmp_path / "fitted.joblib", CUDA_VISIBLE_DEVICES="")
 
 
 # ---- scikit-learn's tools
@@ -256,7 +251,7 @@ def test_feature_union_puts_layers_side_by_side(kind, images, rows, paths, featu
         "rows": rows,
         "images": images,
         "paths": paths,
-        "encoded": [png_bytes(image) for image in images],
+        "encoded": [encode(image) for image in images],
         "frame": pd.DataFrame({"image": paths}),
     }[kind]
     union = FeatureUnion(
@@ -271,12 +266,6 @@ def test_feature_union_puts_layers_side_by_side(kind, images, rows, paths, featu
     together = union.fit_transform(X)
     assert np.array_equal(together[:, : features.shape[1]], features)
     assert together.shape == (len(X), len(union.get_feature_names_out()))
-
-
-def png_bytes(image):
-    stream = io.BytesIO()
-    Image.fromarray(image).save(stream, "PNG")
-    return stream.getvalue()
 
 
 @pytest.mark.parametrize("kind", ["images", "paths"])
@@ -392,7 +381,7 @@ def test_column_of_images_stands_beside_numbers_and_categories(
         "object": lambda: table["image"].astype(object),
         "Path": lambda: list(map(Path, table["image"])),
         "pil": lambda: list(map(Image.fromarray, images)),
-        "bytes": lambda: [png_bytes(image) for image in images],
+        "bytes": lambda: [encode(image) for image in images],
     }[kind]
     frame = table.assign(image=make())
     branches = beside_tabular_columns(column)

@@ -1,17 +1,16 @@
 """One pass over X: blocks that overlap, progress, and memory that runs out."""
 
-import io
 import re
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 
 from sktl import FineTunedCNNClassifier, PretrainedFeatureExtractor, clear_cache
 from sktl._features.engine import Engine
 from sktl.exceptions import BatchSizeWarning
+from tests.helpers import encode
 
 N_BLOCK = 1024
 
@@ -19,12 +18,6 @@ N_BLOCK = 1024
 def images(n, seed=0, size=8):
     rng = np.random.default_rng(seed)
     return rng.integers(0, 256, (n, size, size, 3), dtype=np.uint8)
-
-
-def png(pixels):
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG")
-    return stream.getvalue()
 
 
 @pytest.fixture(autouse=True)
@@ -162,7 +155,7 @@ def test_equal_images_in_neighbouring_blocks_are_computed_once(
 
 
 def test_unreadable_images_in_neighbouring_blocks_are_all_named(extractor):
-    X = [png(image) for image in images(2 * N_BLOCK)]
+    X = [encode(image) for image in images(2 * N_BLOCK)]
     X[3] = X[N_BLOCK + 3] = X[3][:-30]
     extractor.set_params(on_error="nan").fit(X)
     with pytest.warns(UserWarning, match=rf"row 3: .*\n.*row {N_BLOCK + 3}: "):

@@ -1,9 +1,6 @@
 """Images, and files of them, that the tests of this folder share."""
 
-import io
-
 import numpy as np
-from PIL import Image
 
 from sktl._images.forms import open_images
 
@@ -21,22 +18,6 @@ RGB = make_rgb()
 GREY = RGB[..., 0]
 NCHW = RGB.transpose(0, 3, 1, 2)
 NOISE = np.random.default_rng(0).integers(0, 256, (60, 40, 3), np.uint8)
-
-
-def encode(image, kind="PNG", **options):
-    """The bytes of an image file."""
-    buffer = io.BytesIO()
-    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def write(folder, arrays, suffix="png", **options):
-    """Save images and give their paths."""
-    paths = [folder / f"{i}.{suffix}" for i in range(len(arrays))]
-    for path, array in zip(paths, arrays, strict=True):
-        Image.fromarray(array).save(path, **options)
-    return paths
 
 
 def all_pixels(X, **options):

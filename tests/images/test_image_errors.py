@@ -20,7 +20,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sktl._images.forms import check_images, open_images
 from sktl.exceptions import ImageLayoutError, ImageReadError
-from tests.images.samples import RGB, all_pixels, encode, write
+from tests.helpers import encode, write
+from tests.images.samples import RGB, all_pixels
 
 # What scikit-learn refuses, in its words
 

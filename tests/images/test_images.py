@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from sktl._images.forms import open_images
-from tests.images.samples import GREY, NCHW, RGB, SIDE, N, all_pixels, encode, write
+from tests.helpers import encode, write
+from tests.images.samples import GREY, NCHW, RGB, SIDE, N, all_pixels
 
 
 def in_object_array(items):

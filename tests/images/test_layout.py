@@ -6,7 +6,8 @@ from PIL import Image
 
 from sktl._images.forms import open_images
 from sktl.exceptions import ImageLayoutError, ImageReadError
-from tests.images.samples import GREY, NCHW, RGB, N, all_pixels, encode, write
+from tests.helpers import encode, write
+from tests.images.samples import GREY, NCHW, RGB, N, all_pixels
 
 # Layout
 

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image, ImageFile
 
 from sktl.exceptions import ImageReadError
-from tests.images.samples import NOISE, encode, read
+from tests.helpers import encode
+from tests.images.samples import NOISE, read
 
 SMOOTH = np.indices((60, 40)).sum(0).astype(np.uint8)
 PHOTO = np.stack([SMOOTH, SMOOTH[::-1], NOISE[..., 0] // 8], axis=-1)

@@ -13,7 +13,8 @@ from PIL import Image, ImageFile, ImageOps
 from sktl._images import decoding
 from sktl._images.forms import check_images, decoding_stack
 from sktl.exceptions import ImageReadError
-from tests.images.samples import NOISE, encode, read
+from tests.helpers import encode
+from tests.images.samples import NOISE, read
 
 # Pillow's and our own odd files
 

@@ -12,7 +12,6 @@ import os
 import pickle
 import re
 import signal
-import subprocess
 import sys
 import zipfile
 from contextlib import contextmanager
@@ -36,6 +35,7 @@ from torchvision.models import ResNet18_Weights, ViT_B_16_Weights
 from sktl import FineTunedCNNClassifier, PretrainedFeatureExtractor
 from sktl._networks import backbones
 from sktl.exceptions import ModelFileError
+from tests.helpers import run_python
 
 STRATEGIES = ["linear_probe", "lp_ft", "full", "gradual", "scratch"]
 NAMES = np.array(["one", "two", "zero"])
@@ -164,7 +164,7 @@ def test_another_process_predicts_the_same(tmp_path, data):
     for name, clf in models.items():
         clf.save(tmp_path / name)
     paths = [tmp_path / "X.npy", *(tmp_path / name for name in models)]
-    subprocess.run([sys.executable, "-c", LOADER, *paths], check=True, timeout=600)
+    run_python(LOADER, *paths)
     for name, clf in models.items():
         with np.load(tmp_path / f"{name}.npz") as found:
             assert np.array_equal(found["arr_0"], clf.predict_proba(X)), name
@@ -370,7 +370,7 @@ for _ in range(int(sys.argv[2])):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_file_is_whole_after_kills_at_any_moment(saved, data):
     before = FineTunedCNNClassifier.load(saved).predict_proba(data[0])
-    subprocess.run([sys.executable, "-c", SAVER, saved, "50"], check=True, timeout=600)
+    run_python(SAVER, saved, 50)
     after = FineTunedCNNClassifier.load(saved).predict_proba(data[0])
     assert np.array_equal(after, before)
 

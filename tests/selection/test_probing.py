@@ -1,12 +1,9 @@
 """`probe_layers`: scores as by plain scikit-learn, in one pass; advice and image."""
 
-import io
-
 import numpy as np
 import pytest
 import torch
 from joblib import parallel_config
-from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_score
@@ -28,6 +25,7 @@ from sktl.exceptions import (
     UnknownBackboneError,
     WeightsNotAvailableError,
 )
+from tests.helpers import encode
 
 
 @pytest.fixture(scope="module")
@@ -547,7 +545,7 @@ def test_network_without_two_stages_has_no_layers_to_compare(images):
 
 
 def test_unreadable_images_are_listed(images):
-    X = [as_png(image) for image in images]
+    X = [encode(image) for image in images]
     X[3] = X[7] = b"no image"
     y = np.arange(20) % 2
     with pytest.raises(ImageReadError, match=r"2 image\(s\) of X could not be read"):
@@ -556,17 +554,11 @@ def test_unreadable_images_are_listed(images):
 
 @pytest.mark.filterwarnings("ignore:.*could not be read")
 def test_rows_of_unreadable_images_are_named_when_they_are_let_through(images):
-    X = [as_png(image) for image in images]
+    X = [encode(image) for image in images]
     X[3] = b"no image"
     lenient = PretrainedFeatureExtractor(on_error="nan")
     with pytest.raises(ValueError, match=r"'sktl_mini' are not finite in 1 row.*\[3\]"):
         probe_layers(X, np.arange(20) % 2, lenient)
-
-
-def as_png(pixels):
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
 
 
 # --- real weights, real photographs ---------------------------------------------------

@@ -1,12 +1,9 @@
 """`rank_backbones`: scores as by slower and plainer ways, and the order they give."""
 
-import io
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from scipy.optimize import minimize
 from scipy.stats import multivariate_normal, ortho_group
 from sklearn.covariance import LedoitWolf
@@ -26,6 +23,7 @@ from sktl._selection.ranking import (
     shrunk_h_score,
 )
 from sktl.exceptions import UnknownBackboneError, WeightsNotAvailableError
+from tests.helpers import encode
 
 CLOSED_FORMS = [log_maximum_evidence, shrunk_h_score]
 SHAPES = [(40, 6), (25, 25), (20, 60), (12, 1), (150, 30)]  # images, features
@@ -431,17 +429,11 @@ def test_missing_weights_show_before_any_image_has_passed(digits, tmp_path):
 def test_rows_of_unreadable_images_are_named():
     rng = np.random.default_rng(0)
     X = [rng.integers(0, 256, (8, 8), dtype=np.uint8) for _ in range(6)]
-    X = [as_png(image) for image in X]
+    X = [encode(image) for image in X]
     X[3] = b"no image"
     lenient = {"lenient": PretrainedFeatureExtractor(on_error="nan")}
     with pytest.raises(ValueError, match=r"'lenient' are not finite in 1 row.*\[3\]"):
         rank_backbones(X, [0, 1] * 3, lenient)
-
-
-def as_png(pixels):
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
 
 
 # --- real weights, real photographs ---------------------------------------------------

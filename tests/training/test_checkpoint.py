@@ -15,7 +15,6 @@ import sys
 import threading
 import time
 import traceback
-from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -33,31 +32,11 @@ from torchvision.transforms import v2
 from sktl import FineTunedCNNClassifier
 from sktl._utils import atomic
 from sktl.exceptions import CheckpointWarning, ModelFileError, TrainingDivergedError
+from tests.helpers import make_tiny_network
 
 N_ROWS, BATCH_SIZE, N_EPOCHS = 48, 16, 6
 N_STEPS = N_ROWS // BATCH_SIZE  # in each epoch
 OPTIM = torch.optim
-
-
-def make_network(seed=0):
-    """Small, with batch norms that have seen data; (n, 3, h, w) -> (n, 3)."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        layers = OrderedDict(
-            conv1=nn.Conv2d(3, 4, 3, padding=1, bias=False),
-            bn1=nn.BatchNorm2d(4),
-            relu1=nn.ReLU(),
-            conv2=nn.Conv2d(4, 8, 3, stride=2, padding=1, bias=False),
-            bn2=nn.BatchNorm2d(8),
-            relu2=nn.ReLU(),
-            pool=nn.AdaptiveAvgPool2d(1),
-            flatten=nn.Flatten(),
-            head=nn.Linear(8, 3),
-        )
-        network = nn.Sequential(layers)
-        with torch.no_grad():
-            network.train()(torch.rand(16, 3, 16, 16))
-    return network.eval()
 
 
 def schedule(policy, **parameters):
@@ -124,7 +103,7 @@ def make_classifier(setting="lp_ft", network_seed=0, **parameters):
         **make_settings()[setting],
         **parameters,
     }
-    return FineTunedCNNClassifier(make_network(network_seed), **parameters)
+    return FineTunedCNNClassifier(make_tiny_network(network_seed), **parameters)
 
 
 def results(clf):
@@ -210,10 +189,11 @@ def fit_and_kill(setting, folder, n_kills):
 def test_fit_goes_on_after_each_kill(tmp_path, setting, n_kills):
     """At random moments: in an epoch, while the checkpoint is written, and between."""
     one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    path = {"PYTHONPATH": os.pathsep.join(sys.path)}  # as pytest has made it
     command = [sys.executable, __file__, setting, str(tmp_path), str(n_kills)]
     done = subprocess.run(
         command,
-        env=os.environ | one_thread,
+        env=os.environ | one_thread | path,
         capture_output=True,
         text=True,
         timeout=1200,

@@ -1,7 +1,5 @@
 """scikit-learn's callbacks: each `fit` is a task of theirs, and each epoch of it."""
 
-import subprocess
-import sys
 import warnings
 
 import numpy as np
@@ -13,6 +11,7 @@ from sklearn.pipeline import make_pipeline
 
 from sktl import FineTunedCNNClassifier, PretrainedFeatureExtractor
 from sktl._utils.fit_tasks import CallbackSupportMixin
+from tests.helpers import run_python
 
 needs_callbacks = pytest.mark.skipif(
     not hasattr(CallbackSupportMixin, "set_callbacks"),
@@ -157,4 +156,4 @@ X = np.random.default_rng(0).random((8, 8, 8))
 assert clf.fit(X, np.arange(8) % 2).n_epochs_ == 1
 assert len(PretrainedFeatureExtractor(image_size=16).fit_transform(X)) == 8
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    run_python(code)

@@ -1,0 +1,64 @@
+"""What tests of several rooms share: image files, a small network, other processes."""
+
+import io
+import os
+import subprocess
+import sys
+from collections import OrderedDict
+
+import torch
+from PIL import Image
+from torch import nn
+
+
+def encode(image, kind="PNG", **options):
+    """The bytes of an image file."""
+    buffer = io.BytesIO()
+    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def write(folder, arrays, suffix="png", **options):
+    """Save images and give their paths."""
+    paths = [folder / f"{i}.{suffix}" for i in range(len(arrays))]
+    for path, array in zip(paths, arrays, strict=True):
+        Image.fromarray(array).save(path, **options)
+    return paths
+
+
+def make_tiny_network(seed=0):
+    """Two convolutions with batch norms that have seen data; (n, 3, h, w) -> (n, 3)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = nn.Sequential(
+            OrderedDict(
+                conv1=nn.Conv2d(3, 4, 3, padding=1, bias=False),
+                bn1=nn.BatchNorm2d(4),
+                relu1=nn.ReLU(),
+                conv2=nn.Conv2d(4, 8, 3, stride=2, padding=1, bias=False),
+                bn2=nn.BatchNorm2d(8),
+                relu2=nn.ReLU(),
+                pool=nn.AdaptiveAvgPool2d(1),
+                flatten=nn.Flatten(),
+                head=nn.Linear(8, 3),
+            )
+        )
+        # Statistics unlike a new layer's 0 and 1, so that resetting them shows.
+        with torch.no_grad():
+            network.train()(torch.rand(16, 3, 16, 16))
+    return network.eval()
+
+
+def run_python(code, *arguments, timeout=600, **environment):
+    """Run code in a process of its own; what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

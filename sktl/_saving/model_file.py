@@ -36,22 +36,7 @@ PACKAGES = ("sktl", "torch", "torchvision", "skorch", "scikit-learn", "numpy")
 
 
 def save_model(estimator, path):
-    """Write a fitted classifier to a file, whole or not at all.
-
-    Parameters
-    ----------
-    estimator : FineTunedCNNClassifier
-    path : path-like
-
-    Raises
-    ------
-    NotFittedError
-        If there is nothing to save yet, or `fit` came to no end.
-    TypeError
-        If a parameter has no form in such a file.
-    OSError
-        If the file cannot be written.
-    """
+    """Write a fitted classifier to a file, as `FineTunedCNNClassifier.save` says."""
     estimator.check_is_fitted(["module_", *FITTED])
     defaults = type(estimator)().get_params(deep=False)
     parameters = {
@@ -79,29 +64,7 @@ def save_model(estimator, path):
 
 
 def load_model(cls, path, **parameters):
-    """Make a classifier of class `cls` from what `save_model` wrote.
-
-    Parameters
-    ----------
-    cls : type
-        `FineTunedCNNClassifier` or a class made from it.
-    path : path-like
-    **parameters : dict
-        Parameters to change.
-
-    Returns
-    -------
-    classifier : cls
-        Predicts what the saved one did.
-
-    Raises
-    ------
-    ModelFileError
-        If the file is not one of `save_model`'s, or was changed since; or if the
-        installed torchvision has another network under this name.
-    ValueError
-        If there is no such parameter, or it cannot have this value.
-    """
+    """Make a `cls` of a file, as `FineTunedCNNClassifier.load` says."""
     manifest, tensors = read_archive(path, KIND, FIELDS)
     with _errors_of(path, manifest):
         saved, fitted = _decode_parameters(manifest, cls), _decode_fitted(manifest)
@@ -130,15 +93,7 @@ def load_model(cls, path, **parameters):
 
 
 def save_backbone(estimator, path, precision="float32"):
-    """Write the network of a fitted classifier without its head.
-
-    Parameters
-    ----------
-    estimator : FineTunedCNNClassifier
-    path : path-like
-        Ends in `.safetensors`.
-    precision : {"float32", "float16"}, default="float32"
-    """
+    """Write the network without its head, as the method of that name says."""
     estimator.check_is_fitted()
     dtypes = {"float32": torch.float32, "float16": torch.float16}
     if precision not in dtypes or Path(path).suffix != ".safetensors":

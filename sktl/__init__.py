@@ -10,6 +10,7 @@ from sktl._extractor import PretrainedFeatureExtractor
 from sktl._features.cache import cache_info, clear_cache, prune_cache
 from sktl._images.forms import check_images
 from sktl._networks.backbones import layer_names, list_backbones
+from sktl._regressor import FineTunedCNNRegressor
 from sktl._selection.probing import LayerProbe, probe_layers
 from sktl._selection.ranking import BackboneRanking, rank_backbones
 
@@ -18,6 +19,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BackboneRanking",
     "FineTunedCNNClassifier",
+    "FineTunedCNNRegressor",
     "LayerProbe",
     "LayerProbeDisplay",
     "PretrainedFeatureExtractor",

@@ -1,39 +1,18 @@
 """`FineTunedCNNClassifier`: a pretrained network whose later part is trained."""
 
-import contextlib
-from numbers import Integral, Real
-from os import PathLike
-
 import numpy as np
 import torch
 from sklearn.exceptions import NotFittedError
-from sklearn.metrics import get_scorer
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
 from skorch import NeuralNetClassifier
 
-from sktl._features.image_input import IMAGE_CONSTRAINTS
 from sktl._saving import model_file
-from sktl._training.augmentation import make_augment
-from sktl._training.fine_tuning import FineTunedNet
+from sktl._training.early_stopping import HeldOutClassifier
+from sktl._training.fine_tuning import FineTunedNet, has_epochs
 from sktl._training.net import holds_rows
-from sktl._training.network import FineTunedNetwork
-from sktl._training.rows import make_rows
 from sktl._training.targets import Labels
-from sktl._utils.fit_tasks import start_fit, with_callbacks
-
-COUNT = Interval(Integral, 1, None, closed="left")
-RATE = Interval(Real, 0, None, closed="neither")
-
-
-def _has_epochs(classifier):
-    """Whether training is by epochs, to which others can be added."""
-    if classifier.strategy == "linear_probe" and not classifier.hidden_units:
-        raise AttributeError(
-            "strategy='linear_probe' is solved on all rows at once and cannot go "
-            "on from where it was. Use fit, or strategy='lp_ft'."
-        )
-    return True
+from sktl._utils.fit_tasks import with_callbacks
 
 
 class FineTunedCNNClassifier(FineTunedNet, NeuralNetClassifier):
@@ -200,31 +179,10 @@ class FineTunedCNNClassifier(FineTunedNet, NeuralNetClassifier):
 
     _parameter_constraints = {
         **FineTunedNet._parameter_constraints,
-        **IMAGE_CONSTRAINTS,
-        "strategy": [
-            StrOptions({"linear_probe", "lp_ft", "full", "gradual", "scratch"})
-        ],
-        "unfreeze_from": [str, Integral],
-        "reinit_from": [str, Integral, None],
-        "hidden_units": [tuple, list],
-        "dropout": [Interval(Real, 0, 1, closed="left")],
-        "lr": [RATE],
-        "backbone_lr_ratio": [RATE],
-        "layer_decay": [RATE],
-        "max_epochs": [COUNT],
-        "augment": "no_validation",
         "classes": "no_validation",  # refused in words of its own
         "class_weight": [dict, StrOptions({"balanced"}), None],
-        "early_stopping": ["boolean"],
-        "monitor": [str, callable],
-        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
-        "n_iter_no_change": [COUNT],
-        "refit": ["boolean"],
-        "checkpoint": [str, PathLike, None],
-        "random_state": ["random_state"],
-        "optimizer": [callable],
-        "criterion": [callable],
     }
+    _kind, _seen_by_scorers = Labels, HeldOutClassifier
 
     def __init__(
         self,
@@ -266,37 +224,36 @@ class FineTunedCNNClassifier(FineTunedNet, NeuralNetClassifier):
         iterator_train__shuffle=True,
         **kwargs,
     ):
-        self.backbone = backbone
-        self.weights = weights
-        self.strategy = strategy
-        self.unfreeze_from = unfreeze_from
-        self.reinit_from = reinit_from
-        self.hidden_units = hidden_units
-        self.dropout = dropout
-        self.backbone_lr_ratio = backbone_lr_ratio
-        self.layer_decay = layer_decay
-        self.augment = augment
         self.class_weight = class_weight
-        self.early_stopping = early_stopping
-        self.monitor = monitor
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.refit = refit
-        self.checkpoint = checkpoint
-        self.random_state = random_state
-        self.image_shape = image_shape
-        self.channels = channels
-        self.value_range = value_range
-        self.image_size = image_size
-        self.precision = precision
-        self.cache = cache
-        self.n_jobs = n_jobs
         super().__init__(
-            FineTunedNetwork,
+            backbone,
+            weights=weights,
+            strategy=strategy,
+            unfreeze_from=unfreeze_from,
+            reinit_from=reinit_from,
+            hidden_units=hidden_units,
+            dropout=dropout,
             lr=lr,
+            backbone_lr_ratio=backbone_lr_ratio,
+            layer_decay=layer_decay,
             max_epochs=max_epochs,
             batch_size=batch_size,
+            augment=augment,
+            early_stopping=early_stopping,
+            monitor=monitor,
+            validation_fraction=validation_fraction,
+            n_iter_no_change=n_iter_no_change,
+            refit=refit,
+            checkpoint=checkpoint,
+            random_state=random_state,
+            image_shape=image_shape,
+            channels=channels,
+            value_range=value_range,
+            image_size=image_size,
             device=device,
+            precision=precision,
+            cache=cache,
+            n_jobs=n_jobs,
             verbose=verbose,
             optimizer=optimizer,
             criterion=criterion,
@@ -349,22 +306,9 @@ class FineTunedCNNClassifier(FineTunedNet, NeuralNetClassifier):
         ImageReadError
             If images cannot be read; it lists all of them.
         """
-        goes_on = self.warm_start and self.initialized_
-        with contextlib.nullcontext() if goes_on else self._forgetting():
-            self._check_params()
-            n_epochs = self.plan.n_epochs
-            at_most = None if n_epochs and self.refit else n_epochs
-            task = start_fit(self, X, y, sample_weight, at_most)
-            images = self._open_images(X, reset=not goes_on)
-            target = self.target if goes_on else Labels
-            rows = self._label(images, y, sample_weight, target)
-            self._train(rows, goes_on=goes_on, task=task, split_params=fit_params)
-            if self.early_stopping and self.refit and self.train_split is None:
-                self._train(rows, goes_on=False, task=task, epochs=self.n_epochs_)
-            task.end()
-        return self
+        return self._fit(X, y, sample_weight, fit_params)
 
-    @available_if(_has_epochs)
+    @available_if(has_epochs)
     def partial_fit(self, X, y, classes=None, sample_weight=None, **fit_params):
         """Go on training from the present weights, for `max_epochs` more epochs.
 
@@ -391,23 +335,7 @@ class FineTunedCNNClassifier(FineTunedNet, NeuralNetClassifier):
         ValueError
             If `y` holds labels that were not there at first.
         """
-        first = not self.initialized_
-        with self._forgetting() if first else contextlib.nullcontext():
-            if first:
-                self._check_params()
-            images = self._open_images(X, reset=first)
-            target = Labels if first else self.target
-            if first and classes is not None:
-                target = Labels.learn(Labels.check(classes))
-            rows = self._label(images, y, sample_weight, target)
-            self._train(rows, goes_on=not first, split_params=fit_params)
-        return self
-
-    def _label(self, images, y, sample_weight, target):
-        """Put class numbers and weights to images, and learn what the classes are."""
-        rows = make_rows(images, y, target, sample_weight, self.class_weight)
-        self.classes_inferred_ = rows.target.classes
-        return rows
+        return self._fit_more(X, y, classes, sample_weight, fit_params)
 
     def predict(self, X):
         """Predict the label of each image.
@@ -542,31 +470,21 @@ class FineTunedCNNClassifier(FineTunedNet, NeuralNetClassifier):
 
     def _check_params(self):
         super()._check_params()
-        self._refuse_module_params(vars(self).keys() - {"module"})
-        make_augment(self.augment)
         if self.classes is not None:
             raise ValueError(
                 f"classes={self.classes!r} is skorch's parameter and has no use here: "
                 "the labels are learnt from y. Leave it out; partial_fit takes classes."
             )
-        if self.monitor != "loss":
-            get_scorer(self.monitor)  # or says which there are
-        if self.warm_start and self.refit:
-            raise ValueError(
-                "warm_start=True goes on from the weights of the last fit, and "
-                "refit=True begins anew. Set one of them to False."
-            )
-        if self.checkpoint is not None and not isinstance(self.random_state, Integral):
-            raise ValueError(
-                f"checkpoint={self.checkpoint!r} with random_state="
-                f"{self.random_state!r}: without a fixed seed no later fit is the same "
-                "run. Pass an int."
-            )
-        wrong = [
-            width for width in self.hidden_units if not COUNT.is_satisfied_by(width)
-        ]
-        if wrong:
-            raise ValueError(
-                f"hidden_units={self.hidden_units!r} holds {wrong[0]!r}. Pass the "
-                "widths of hidden layers, whole numbers from 1 up; () for none."
-            )
+
+    def _learn(self, target):
+        self.classes_inferred_ = target.classes
+
+    def _get_predict_nonlinearity(self):
+        # skorch knows what to do for three losses, and gives logits for all others.
+        if self._gives_probabilities():
+            return self.target.probabilities
+        return super()._get_predict_nonlinearity()
+
+    def _gives_probabilities(self):
+        asked = self.predict_nonlinearity
+        return isinstance(asked, str) and asked == "auto"

@@ -2,7 +2,7 @@
 
 import copy
 
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from skorch.callbacks import EarlyStopping
 
 # What the history says of held-out rows: by the loss, or by a scorer of the user.
@@ -38,8 +38,8 @@ class KeepBest(EarlyStopping):
         return self.best_epoch_ if compared else len(history)
 
 
-class HeldOutClassifier(ClassifierMixin, BaseEstimator):
-    """A net as scorers see it: labels of its own data sets.
+class _HeldOut(BaseEstimator):
+    """A net as scorers see it: targets of its own data sets.
 
     Parameters
     ----------
@@ -52,14 +52,22 @@ class HeldOutClassifier(ClassifierMixin, BaseEstimator):
     def __sklearn_is_fitted__(self):
         return True
 
+    def predict(self, X):
+        """Predict what `y` was."""
+        return self.net.target.decode(self.net.predict(X))
+
+
+class HeldOutRegressor(RegressorMixin, _HeldOut):
+    """Predicts numbers."""
+
+
+class HeldOutClassifier(ClassifierMixin, _HeldOut):
+    """Predicts labels."""
+
     @property
     def classes_(self):
         """The labels."""
         return self.net.classes_
-
-    def predict(self, X):
-        """Predict labels."""
-        return self.net.target.decode(self.net.predict(X))
 
     def predict_proba(self, X):
         """As the net's."""

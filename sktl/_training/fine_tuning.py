@@ -7,43 +7,58 @@ on that. What is trained, when and at which rates, the strategy says.
 import contextlib
 import os
 from itertools import chain
-from numbers import Integral
+from numbers import Integral, Real
+from os import PathLike
 
 import numpy as np
 import torch
 from sklearn.metrics import get_scorer
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metadata_routing import _routing_enabled, process_routing
 from skorch.callbacks import EarlyStopping
 from skorch.dataset import ValidSplit, unpack_data
 from skorch.utils import data_from_dataset, is_dataset, to_device, to_tensor
 
 from sktl._features.engine import make_engine, resolve_precision
-from sktl._features.image_input import ImageInputMixin
+from sktl._features.image_input import IMAGE_CONSTRAINTS, ImageInputMixin
 from sktl._features.pixel_network import normalize
 from sktl._images.forms import Images
 from sktl._training.augmentation import make_augment
 from sktl._training.checkpoint import Checkpoint
-from sktl._training.early_stopping import LOSS, SCORE, HeldOutClassifier, KeepBest
+from sktl._training.early_stopping import LOSS, SCORE, KeepBest
 from sktl._training.head import linear_layer
 from sktl._training.net import ROWS, WEIGHT, EstimatorNet, holds_rows
 from sktl._training.network import FineTunedNetwork
+from sktl._training.rows import make_rows
 from sktl._training.strategy import Strategy
-from sktl._utils.fit_tasks import CallbackSupportMixin, FitTask
+from sktl._utils.fit_tasks import CallbackSupportMixin, FitTask, start_fit
 from sktl._utils.torch_state import seeded
 from sktl.callbacks import GradualUnfreeze
 from sktl.exceptions import TrainingDivergedError
 
 # Whatever training's is, so that activations are those of the extractor's default.
 PREFIX_BATCH_SIZE = 32
+COUNT = Interval(Integral, 1, None, closed="left")
+RATE = Interval(Real, 0, None, closed="neither")
 NOT_FUSED = {"differentiable", "foreach"}  # choices of the user that exclude `fused`
 STOP = "early_stopping"  # the name of a callback
 RATES = {"lr", "optimizer__lr", "backbone_lr_ratio", "layer_decay"}
 # What `fit` learns, and what a fit that failed has not learnt.
 LEARNT = (
-    "classes_inferred_ "
+    "classes_inferred_ target_mean_ target_scale_ "
     "module_ criterion_ optimizer_ scaler_ backbone_ frozen_up_to_ n_epochs_ "
     "value_range_ n_features_in_ feature_names_in_"
 ).split()
+
+
+def has_epochs(net):
+    """Whether training is by epochs, to which others can be added."""
+    if net.strategy == "linear_probe" and not net.hidden_units:
+        raise AttributeError(
+            "strategy='linear_probe' is solved on all rows at once and cannot go "
+            "on from where it was. Use fit, or strategy='lp_ft'."
+        )
+    return True
 
 
 class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
@@ -53,6 +68,108 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
     where nothing is frozen or each epoch sees other images (`augment`). A face has the
     parameters, and says by `target` what is predicted.
     """
+
+    _parameter_constraints = {
+        **EstimatorNet._parameter_constraints,
+        **IMAGE_CONSTRAINTS,
+        "strategy": [
+            StrOptions({"linear_probe", "lp_ft", "full", "gradual", "scratch"})
+        ],
+        "unfreeze_from": [str, Integral],
+        "reinit_from": [str, Integral, None],
+        "hidden_units": [tuple, list],
+        "dropout": [Interval(Real, 0, 1, closed="left")],
+        "lr": [RATE],
+        "backbone_lr_ratio": [RATE],
+        "layer_decay": [RATE],
+        "max_epochs": [COUNT],
+        "augment": "no_validation",
+        "early_stopping": ["boolean"],
+        "monitor": [str, callable],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "n_iter_no_change": [COUNT],
+        "refit": ["boolean"],
+        "checkpoint": [str, PathLike, None],
+        "random_state": ["random_state"],
+        "optimizer": [callable],
+        "criterion": [callable],
+    }
+
+    def __init__(
+        self,
+        backbone="sktl_mini",
+        *,
+        weights="DEFAULT",
+        strategy="lp_ft",
+        unfreeze_from="last",
+        reinit_from=None,
+        hidden_units=(),
+        dropout=0.0,
+        lr=1e-3,
+        backbone_lr_ratio=0.1,
+        layer_decay=1.0,
+        max_epochs=20,
+        batch_size=32,
+        augment=None,
+        early_stopping=False,
+        monitor="loss",
+        validation_fraction=0.1,
+        n_iter_no_change=5,
+        refit=False,
+        checkpoint=None,
+        random_state=None,
+        image_shape=None,
+        channels="auto",
+        value_range="auto",
+        image_size=None,
+        device="auto",
+        precision="auto",
+        cache="memory",
+        n_jobs=None,
+        verbose=0,
+        optimizer=torch.optim.AdamW,
+        train_split=None,
+        callbacks=None,
+        iterator_train__shuffle=True,
+        **kwargs,
+    ):
+        self.backbone = backbone
+        self.weights = weights
+        self.strategy = strategy
+        self.unfreeze_from = unfreeze_from
+        self.reinit_from = reinit_from
+        self.hidden_units = hidden_units
+        self.dropout = dropout
+        self.backbone_lr_ratio = backbone_lr_ratio
+        self.layer_decay = layer_decay
+        self.augment = augment
+        self.early_stopping = early_stopping
+        self.monitor = monitor
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.refit = refit
+        self.checkpoint = checkpoint
+        self.random_state = random_state
+        self.image_shape = image_shape
+        self.channels = channels
+        self.value_range = value_range
+        self.image_size = image_size
+        self.precision = precision
+        self.cache = cache
+        self.n_jobs = n_jobs
+        super().__init__(
+            FineTunedNetwork,
+            lr=lr,
+            max_epochs=max_epochs,
+            batch_size=batch_size,
+            device=device,
+            verbose=verbose,
+            optimizer=optimizer,
+            train_split=train_split,
+            callbacks=callbacks,
+            iterator_train__shuffle=iterator_train__shuffle,
+            **kwargs,
+        )
 
     @property
     def plan(self):
@@ -146,6 +263,32 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             for lr, parameters in others:
                 part = group | {"lr": lr, "params": parameters}
                 self.optimizer_.param_groups.append(part)
+
+    def _check_params(self):
+        super()._check_params()
+        self._refuse_module_params(vars(self).keys() - {"module"})
+        make_augment(self.augment)
+        if self.monitor != "loss":
+            get_scorer(self.monitor)  # or says which there are
+        if self.warm_start and self.refit:
+            raise ValueError(
+                "warm_start=True goes on from the weights of the last fit, and "
+                "refit=True begins anew. Set one of them to False."
+            )
+        if self.checkpoint is not None and not isinstance(self.random_state, Integral):
+            raise ValueError(
+                f"checkpoint={self.checkpoint!r} with random_state="
+                f"{self.random_state!r}: without a fixed seed no later fit is the same "
+                "run. Pass an int."
+            )
+        wrong = [
+            width for width in self.hidden_units if not COUNT.is_satisfied_by(width)
+        ]
+        if wrong:
+            raise ValueError(
+                f"hidden_units={self.hidden_units!r} holds {wrong[0]!r}. Pass the "
+                "widths of hidden layers, whole numbers from 1 up; () for none."
+            )
 
     # ---- the network and its optimiser
 
@@ -291,6 +434,42 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             ) from error
 
     # ---- training
+
+    def _fit(self, X, y, sample_weight, fit_params):
+        goes_on = self.warm_start and self.initialized_
+        with contextlib.nullcontext() if goes_on else self._forgetting():
+            self._check_params()
+            n_epochs = self.plan.n_epochs
+            at_most = None if n_epochs and self.refit else n_epochs
+            task = start_fit(self, X, y, sample_weight, at_most)
+            images = self._open_images(X, reset=not goes_on)
+            target = self.target if goes_on else self._kind
+            rows = self._label(images, y, sample_weight, target)
+            self._train(rows, goes_on=goes_on, task=task, split_params=fit_params)
+            if self.early_stopping and self.refit and self.train_split is None:
+                self._train(rows, goes_on=False, task=task, epochs=self.n_epochs_)
+            task.end()
+        return self
+
+    def _fit_more(self, X, y, classes, sample_weight, fit_params):
+        first = not self.initialized_
+        with self._forgetting() if first else contextlib.nullcontext():
+            if first:
+                self._check_params()
+            images = self._open_images(X, reset=first)
+            target = self._kind if first else self.target
+            if first and classes is not None:
+                target = target.learn(target.check(classes))
+            rows = self._label(images, y, sample_weight, target)
+            self._train(rows, goes_on=not first, split_params=fit_params)
+        return self
+
+    def _label(self, images, y, sample_weight, target):
+        """Put codes and weights to images, and learn what the codes mean."""
+        class_weight = getattr(self, "class_weight", None)
+        rows = make_rows(images, y, target, sample_weight, class_weight)
+        self._learn(rows.target)
+        return rows
 
     def _train(self, rows, *, goes_on, task=None, epochs=None, split_params=None):
         """Solve the head where the strategy begins with that, and run the epochs.
@@ -448,17 +627,6 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         y_pred = self.target.as_read_by(self.criterion_, y_pred)
         return super().get_loss(y_pred, y_true, X=X, training=training)
 
-    def _gives_probabilities(self):
-        """Whether `predict_proba` is left to the target."""
-        asked = self.predict_nonlinearity
-        return isinstance(asked, str) and asked == "auto"
-
-    def _get_predict_nonlinearity(self):
-        # skorch knows what to do for three losses, and gives logits for all others.
-        if self._gives_probabilities():
-            return self.target.probabilities
-        return super()._get_predict_nonlinearity()
-
     def infer(self, x, **fit_params):
         """Map what a data set holds to logits."""
         return self._pass_through(self.module_.classify, x, **fit_params)
@@ -501,7 +669,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
     def judge(self, dataset):
         """Mean loss over a data set, or what `monitor` says of its predictions."""
         if self.monitor != "loss":
-            judged = HeldOutClassifier(self)
+            judged = self._seen_by_scorers(self)
             _, codes = data_from_dataset(dataset)
             labels = self.target.decode(np.asarray(codes))
             return get_scorer(self.monitor)(judged, dataset, labels)

@@ -228,13 +228,14 @@ class EstimatorNet(NeuralNet):
         criterion = copy.copy(self.criterion_)
         criterion.reduction = "none"
         losses = criterion(y_pred, y_true)
-        if losses.shape != y_true.shape[:1]:
+        if losses.shape[:1] != y_true.shape[:1]:
             raise TypeError(
                 f"criterion={type(criterion).__name__} gives a loss of shape "
                 f"{tuple(losses.shape)} for {len(y_true)} rows when its `reduction` is "
                 '"none", so its losses cannot be weighted by row. Leave out '
                 "sample_weight and class_weight, or use a loss of torch.nn."
             )
+        losses = losses.flatten(1).mean(1) if losses.ndim > 1 else losses
         weight = X[WEIGHT].to(losses.dtype)  # not every device has float64
         return (losses * to_tensor(weight, device=self.device)).mean()
 
@@ -249,6 +250,7 @@ class EstimatorNet(NeuralNet):
         """Compute outputs in batches of one size: rows do not influence one another."""
         x, y = unpack_data(batch)
         x = x[ROWS]
+        pads = pads or x.ndim == 2  # features cost nothing, unlike maps
         n_missing = max(0, self.batch_size - len(x)) if pads else 0
         padded = torch.cat([x, x.new_zeros(n_missing, *x.shape[1:])])
         outputs = super().evaluation_step(({ROWS: padded}, y), training)

@@ -16,9 +16,9 @@ class TrainingRows:
     ----------
     images : Images
         Without those of weight zero.
-    codes : ndarray of shape (n,)
+    codes : ndarray of shape (n,) or (n, n_outputs)
         What the loss reads; of labels the class numbers.
-    target : Labels
+    target : Labels or Numbers
         What the codes mean.
     weights : ndarray of shape (n,) or None
         What `class_weight` and `sample_weight` make together.
@@ -45,7 +45,7 @@ def make_rows(images, y, target, sample_weight=None, class_weight=None):
     ----------
     images : Images
     y : array-like of shape (n,)
-    target : Labels, or the class, which learns the classes from `y`
+    target : Labels or Numbers, or the class, which learns from `y`
     sample_weight : array-like of shape (n,) or None
     class_weight : dict, "balanced" or None
 
@@ -65,7 +65,7 @@ def make_rows(images, y, target, sample_weight=None, class_weight=None):
             raise ValueError("sample_weight is zero in every row: nothing to fit.")
         images, y, weights = images.take(kept), y[kept], weights[kept]
     if isinstance(target, type):
-        target = target.learn(y)
+        target = target.learn(y, weights)
     codes = target.encode(y)
     class_weights = target.weigh(y, class_weight, weights)
     if class_weights is not None:

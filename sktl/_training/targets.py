@@ -1,7 +1,7 @@
 """What a target means: one object per kind, asked by whoever trains or predicts.
 
-Another kind of target is another object with the same attributes and methods, and a
-second face beside `FineTunedCNNClassifier`.
+Another kind of target is another object with the same attributes and methods, and
+another face beside `FineTunedCNNClassifier` and `FineTunedCNNRegressor`.
 """
 
 from dataclasses import dataclass
@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from sklearn.utils.class_weight import compute_class_weight
+from sklearn.utils.validation import check_array
 
-from sktl._training.head import solve_by_logistic_regression
+from sktl._training.head import solve_by_logistic_regression, solve_by_ridge
 from sktl._training.labels import check_labels, encode, list_classes
 from sktl.exceptions import warn_caller
 
@@ -36,7 +37,7 @@ class Labels:
         return check_labels(y)
 
     @classmethod
-    def learn(cls, y):
+    def learn(cls, y, sample_weight=None):
         """Learn the classes from checked labels; there must be two or more."""
         return cls(list_classes(y))
 
@@ -96,12 +97,7 @@ class Labels:
             If it is another loss than that of logistic regression.
         """
         if not self._is_log_loss(criterion):
-            warn_caller(
-                "The head is solved by logistic regression, which does not follow "
-                f"criterion={criterion!r}; only epochs do. To begin with the loss, use "
-                "strategy='full', or hidden_units.",
-                UserWarning,
-            )
+            _warn_of(criterion, "logistic regression")
         elif criterion.weight is not None:
             of_loss = criterion.weight.detach().cpu().double().numpy()
             weights = weights * of_loss[codes]
@@ -123,3 +119,98 @@ class Labels:
     def probabilities(self, logits):
         """Map logits `(n, n_classes)` to probabilities of the same shape."""
         return torch.softmax(logits, dim=-1)
+
+
+@dataclass(frozen=True, eq=False)
+class Numbers:
+    """One number per image, or several, each predicted in standard deviations.
+
+    Parameters
+    ----------
+    mean, scale : ndarray of shape () or (n_outputs,)
+        Of what `fit` saw; no axis where `y` has none.
+    """
+
+    mean: np.ndarray
+    scale: np.ndarray
+
+    scoring = "r2"
+    stratified = False
+
+    @classmethod
+    def check(cls, y):
+        """Return `y` as an array of finite numbers, or say in which row there is none.
+
+        Returns
+        -------
+        y : ndarray of shape (n,) or (n, n_outputs), dtype float64
+        """
+        if y is None:
+            raise ValueError(
+                "This estimator requires y to be passed, but the target y is None. "
+                "Pass one number per image."
+            )
+        y = check_array(
+            y,
+            dtype=np.float64,
+            ensure_2d=False,
+            ensure_all_finite=False,
+            input_name="y",
+        )
+        wrong = np.flatnonzero(~np.isfinite(y).reshape(len(y), -1).all(axis=1))
+        if len(wrong):
+            raise ValueError(
+                f"y holds no finite number (NaN or infinity) in {len(wrong)} row(s), "
+                f"first in row {wrong[0]}. Fill them in, or leave them out."
+            )
+        return y
+
+    @classmethod
+    def learn(cls, y, sample_weight=None):
+        """Learn mean and scale from checked numbers."""
+        mean = np.average(y, axis=0, weights=sample_weight)
+        variance = np.average((y - mean) ** 2, axis=0, weights=sample_weight)
+        # What does not vary has rounding errors for a variance.
+        constant = variance <= (10 * np.finfo(float).eps * np.abs(mean)) ** 2
+        scale = np.where(constant, 1.0, np.sqrt(variance))
+        return cls(np.asarray(mean), np.asarray(scale))
+
+    @property
+    def n_outputs(self):
+        """Width of the head."""
+        return self.mean.size
+
+    def encode(self, y):
+        """Return what the loss reads: `(n, n_outputs)` in standard deviations."""
+        if y.shape[1:] != self.mean.shape:
+            raise ValueError(
+                f"y has the shape {y.shape}, and was (n, *{self.mean.shape}) at first."
+            )
+        scaled = (y - self.mean) / self.scale
+        return scaled.reshape(len(y), self.n_outputs).astype(np.float32)
+
+    def decode(self, outputs):
+        """Return the numbers of what the network gives."""
+        return outputs.reshape(-1, *self.mean.shape) * self.scale + self.mean
+
+    def weigh(self, y, class_weight, sample_weight=None):
+        """There are no classes to weigh."""
+
+    def solve(self, layer, features, codes, weights, class_weights, criterion):
+        """As `Labels.solve`, by ridge regression; for squared errors."""
+        if type(criterion) is not torch.nn.MSELoss:
+            _warn_of(criterion, "ridge regression")
+        solve_by_ridge(layer, features, codes, weights)
+
+    def as_read_by(self, criterion, outputs):
+        """Outputs, as they are."""
+        return outputs
+
+
+def _warn_of(criterion, solver):
+    warn_caller(
+        f"The head is solved by {solver}, which does not follow "
+        f"criterion={criterion!r}; only epochs do. To begin with the loss, use "
+        "strategy='full', or hidden_units.",
+        UserWarning,
+    )

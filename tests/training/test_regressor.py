@@ -1,0 +1,229 @@
+"""`FineTunedCNNRegressor`: numbers, by the parts that the classifier is made of."""
+
+import pickle
+from collections import Counter
+
+import numpy as np
+import pytest
+import skorch
+import torch
+from sklearn.base import clone
+from sklearn.datasets import load_digits
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import Ridge, RidgeCV
+from sklearn.model_selection import GridSearchCV, LeaveOneOut, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import check_estimator
+from skorch.callbacks import EpochScoring
+from skorch.dataset import ValidSplit
+
+from sktl import FineTunedCNNRegressor, PretrainedFeatureExtractor
+
+STRATEGIES = ["linear_probe", "lp_ft", "full", "gradual", "scratch"]
+RNG = np.random.default_rng(0)
+X = RNG.integers(0, 120, (36, 8, 8, 3)).astype(np.uint8)
+LIGHT = RNG.uniform(0, 120, 36)
+X[..., 0] += LIGHT.astype(np.uint8)[:, None, None]
+PRICE = 1e5 + 300 * LIGHT
+BOTH = np.c_[PRICE, -0.01 * LIGHT + RNG.normal(0, 0.1, 36)]
+
+
+@pytest.fixture
+def regressor(tiny_network):
+    def make(strategy="linear_probe", **params):
+        defaults = {
+            "image_size": 8,
+            "batch_size": 12,
+            "max_epochs": 2,
+            "device": "cpu",
+            "precision": "float32",
+            "random_state": 0,
+        }
+        return FineTunedCNNRegressor(
+            tiny_network, strategy=strategy, **defaults | params
+        )
+
+    return make
+
+
+@pytest.fixture
+def features(regressor):
+    extractor = PretrainedFeatureExtractor(
+        regressor().backbone, image_size=8, device="cpu", precision="float32"
+    )
+    return extractor.fit_transform(X).astype(float)
+
+
+def test_all_estimator_checks_pass():
+    reg = FineTunedCNNRegressor(
+        strategy="linear_probe", image_shape=(1, -1), random_state=0
+    )
+    results = check_estimator(reg, on_fail=None, on_skip=None)
+    assert Counter(r["status"] for r in results) == {"passed": 60}
+
+
+def test_is_a_skorch_net_of_numbers(regressor):
+    reg = regressor("full").fit(X, PRICE)
+    assert isinstance(reg, skorch.NeuralNetRegressor)
+    assert not hasattr(reg, "predict_proba")
+    assert "train_loss" in reg.history[-1]
+
+
+# ---- the solved head; the oracle is scikit-learn on the features
+
+
+@pytest.mark.parametrize("y", [PRICE, BOTH], ids=["one", "two"])
+def test_linear_probe_is_ridge_with_the_penalty_of_leave_one_out(
+    regressor, features, y
+):
+    grid = np.logspace(-2, 6, 33)
+    scaled = (y - y.mean(axis=0)) / y.std(axis=0)
+    model = make_pipeline(
+        StandardScaler(), RidgeCV(grid, alpha_per_target=y.ndim > 1)
+    ).fit(features, scaled)
+    expected = model.predict(features) * y.std(axis=0) + y.mean(axis=0)
+    predicted = regressor().fit(X, y).predict(X)
+    assert predicted.shape == y.shape
+    np.testing.assert_allclose(predicted, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_penalty_is_that_of_models_that_each_lack_a_row(regressor, features):
+    """By brute force: the closed form of what is left out is right."""
+    noise = np.random.default_rng(1).normal(size=36)
+    y = LIGHT + 40 * noise
+    scaled = StandardScaler().fit_transform(features)
+
+    def left_out(penalty):
+        return cross_val_predict(Ridge(penalty), scaled, y, cv=LeaveOneOut()) - y
+
+    best = min(np.logspace(-2, 6, 33), key=lambda p: np.sum(left_out(p) ** 2))
+    expected = Ridge(best).fit(scaled, y).predict(scaled)
+    np.testing.assert_allclose(regressor().fit(X, y).predict(X), expected, rtol=1e-4)
+
+
+def test_weight_of_a_solved_head_is_a_number_of_copies(regressor):
+    copies = np.random.default_rng(1).integers(0, 4, 36)
+    repeated = np.repeat(np.arange(36), copies)
+    weighted = regressor().fit(X, BOTH, sample_weight=copies)
+    plain = regressor().fit(X[repeated], BOTH[repeated])
+    np.testing.assert_allclose(weighted.predict(X), plain.predict(X), rtol=1e-5)
+
+
+# ---- any strategy
+
+
+@pytest.mark.parametrize("y", [PRICE, BOTH, PRICE[:, None]], ids=["1", "2", "column"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_predictions_have_the_unit_and_shape_of_y(regressor, strategy, y):
+    reg = regressor(strategy).fit(X, y)
+    predicted = reg.predict(X)
+    assert predicted.shape == y.shape
+    assert predicted.dtype == np.float64
+    np.testing.assert_allclose(predicted.mean(axis=0), y.mean(axis=0), rtol=0.5)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_unit_of_y_changes_nothing_but_the_unit(regressor, strategy):
+    small, large = (regressor(strategy).fit(X, LIGHT * f + f) for f in (1.0, 1e6))
+    np.testing.assert_allclose(
+        large.predict(X) / 1e6, small.predict(X), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_training_lowers_the_squared_error(regressor):
+    y = LIGHT + RNG.normal(0, 1, 36)
+    reg = regressor("full", max_epochs=30, lr=0.01).fit(X, y)
+    losses = reg.history[:, "train_loss"]
+    assert losses[-1] < losses[0]
+    error = np.mean(((reg.predict(X) - y) / y.std()) ** 2)
+    assert error == pytest.approx(losses[-1], rel=0.3)
+
+
+def test_numbers_that_digits_show_are_learnt():
+    digits, number = load_digits(return_X_y=True)
+    reg = FineTunedCNNRegressor(max_epochs=2, random_state=0)
+    reg.fit(digits[:200], number[:200])
+    assert reg.score(digits[200:400], number[200:400]) > 0.75
+
+
+@pytest.mark.parametrize("monitor", ["loss", "r2"])
+def test_early_stopping_keeps_the_best_epoch(regressor, monitor):
+    noise = np.random.default_rng(3).permutation(PRICE)
+    stop = {"early_stopping": True, "validation_fraction": 1 / 3}
+    reg = regressor("full", monitor=monitor, n_iter_no_change=3, **stop)
+    reg.set_params(max_epochs=40, lr=0.05).fit(X, noise)
+    if monitor == "loss":
+        assert reg.n_epochs_ == np.argmin(reg.history[:, "valid_loss"]) + 1
+    else:
+        assert reg.n_epochs_ == np.argmax(reg.history[:, "valid_score"]) + 1
+
+
+@pytest.mark.parametrize("use_caching", [True, False])
+def test_scoring_callback_scores_numbers(regressor, use_caching):
+    score = EpochScoring(
+        "r2", name="score", lower_is_better=False, use_caching=use_caching
+    )
+    split = ValidSplit(3)
+    reg = regressor("lp_ft", callbacks=[("score", score)], train_split=split)
+    reg.set_params(lr=1e-12).fit(X, PRICE)
+    _, valid = split(np.arange(36), PRICE)
+    rows = valid.indices
+    expected = reg.score(X[rows], PRICE[rows])
+    assert reg.history[-1, "score"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_partial_fit_goes_on_in_the_unit_it_began_with(regressor):
+    reg = regressor("full").partial_fit(X, PRICE)
+    mean = reg.target_mean_
+    reg.partial_fit(X[:12], PRICE[:12] * 2)
+    assert reg.target_mean_ == mean
+    assert len(reg.history) == 4
+    with pytest.raises(ValueError, match="at first"):
+        reg.partial_fit(X, BOTH)
+
+
+def test_fitted_regressor_survives_pickle_clone_and_search(regressor):
+    reg = regressor("lp_ft").fit(X, BOTH)
+    again = pickle.loads(pickle.dumps(reg))
+    assert np.array_equal(again.predict(X), reg.predict(X))
+    assert np.array_equal(clone(reg).fit(X, BOTH).predict(X), reg.predict(X))
+    search = GridSearchCV(reg, {"lr": [1e-3, 1e-1]}, cv=2, error_score="raise")
+    first, second = search.fit(X, PRICE).cv_results_["mean_test_score"]
+    assert first != second
+
+
+# ---- what goes wrong
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+@pytest.mark.parametrize("y", [PRICE, BOTH], ids=["one", "two"])
+def test_numbers_that_are_none_are_named_by_row(regressor, y, wrong):
+    y = y.copy()
+    y[7] = wrong
+    with pytest.raises(ValueError, match=r"y holds no finite number .* first in row 7"):
+        regressor().fit(X, y)
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (None, "Pass one number per image"),
+        (["a"] * 36, "could not convert string to float"),
+        (PRICE[:-1], "inconsistent numbers of samples"),
+    ],
+)
+def test_targets_that_are_no_numbers_are_refused(regressor, y, message):
+    with pytest.raises(ValueError, match=message):
+        regressor().fit(X, y)
+
+
+def test_unfitted_regressor_says_so(regressor):
+    for use in (lambda r: r.predict(X), lambda r: r.initialize()):
+        with pytest.raises(NotFittedError):
+            use(regressor())
+
+
+def test_other_loss_of_a_solved_head_is_told_of(regressor):
+    with pytest.warns(UserWarning, match="solved by ridge regression"):
+        regressor(criterion=torch.nn.L1Loss).fit(X, PRICE)

@@ -157,7 +157,7 @@ def make_comparison():
 
     from sktl import TransferComparison
 
-    def make(scores, sizes, *, effects=(), indicators=(), curves=None, **others):
+    def make(scores, sizes, scoring="accuracy", *, effects=(), indicators=(), **others):
         table = np.concatenate([np.atleast_2d(rows) for rows in scores.values()])
         n_rows, n_folds = table.shape
         results = {
@@ -166,18 +166,20 @@ def make_comparison():
             **{f"split{i}_test_score": table[:, i] for i in range(n_folds)},
             "mean_test_score": table.mean(1),
             "se_test_score": table.std(1, ddof=1) / np.sqrt(n_folds),
+            "test_size": np.full(n_rows, 20),
             "mean_fit_time": np.linspace(0.5, 90, n_rows) + 0 * table.mean(1),
             "mean_score_time": np.full(n_rows, 0.01),
             "error": np.where(np.isnan(table.mean(1)), "split 0: ValueError", ""),
         }
         return TransferComparison(
             results,
-            "accuracy",
-            effects=columns("contender twin kind difference low high p_value", effects),
+            scoring,
+            effects=columns(
+                "contender twin kind difference low high p_value verdict", effects
+            ),
             indicators=columns(
                 "indicator contender reference value low high", indicators
             ),
-            curves=curves,
             **others,
         )
 

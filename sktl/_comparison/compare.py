@@ -13,8 +13,21 @@ from sklearn.utils.validation import check_consistent_length
 from tqdm import tqdm
 
 from sktl._comparison.contenders import check_contenders
-from sktl._comparison.findings import Findings, gain
+from sktl._comparison.evidence import (
+    check_margin,
+    collect_evidence,
+    evidence_of_sizes,
+)
+from sktl._comparison.findings import (
+    Findings,
+    bounds_of_difference,
+    clip,
+    gain,
+    intervals,
+)
+from sktl._comparison.influence import make_units
 from sktl._comparison.shared_pass import share_passes
+from sktl._comparison.statistics import chances_of_being_best
 from sktl._comparison.train_sizes import shrink
 from sktl._comparison.trials import (
     collect_predictions,
@@ -25,7 +38,7 @@ from sktl._comparison.trials import (
 from sktl._comparison.twins import kind_of
 from sktl._display.comparison import TransferComparisonDisplay
 from sktl._display.html import write_html
-from sktl._display.table import TableMixin, numbers, words
+from sktl._display.table import TableMixin, numbers, ranges, words
 from sktl._training.labels import check_labels, list_classes
 from sktl._utils.printable import shown
 from sktl._utils.scoring import get_scorers
@@ -58,6 +71,9 @@ class TransferComparison(TableMixin):
         As `chance_`.
     findings : sequence of str, default=()
         As `findings_`.
+    evidence : Evidence or None, default=None
+        What `compare_transfer` keeps for the intervals: what each row moves the scores,
+        and which rows splits have in common. None: nothing but the scores is known.
     parameters, versions : dict of str to str or None, default=None
         As the attributes.
 
@@ -68,13 +84,13 @@ class TransferComparison(TableMixin):
         order: `contender`, `kind` (what it takes from a network: "classical" is
         nothing, "frozen features", "fine-tuned", or "random weights"), `train_size`
         and `test_size` (rows; where splits differ, the most), `split<i>_test_score` for
-        each split, `mean_test_score`, `se_test_score` (standard error of the mean as if
-        splits were independent, which is too small: see Notes), `mean_test_<name>` and
+        each split, `mean_test_score`, `low_test_score` and `high_test_score` (95 %
+        interval of the mean, see Notes), `se_test_score` (standard error of the mean as
+        if splits were independent, which they are not), `mean_test_<name>` and
         `se_test_<name>` of other scores (NaN where a contender has none),
-        `mean_fit_time` and
-        `mean_score_time` (seconds per split), `error` (the first failure, or ""). Where
-        a split failed its score is NaN, and so are mean and standard error: a mean over
-        fewer splits would not compare.
+        `mean_fit_time` and `mean_score_time` (seconds per split), `error` (the first
+        failure, or ""). Where a split failed its score is NaN, and so are mean and
+        interval: a mean over fewer splits would not compare.
     scoring_ : str
         What the scores are; more is better.
     n_splits_ : int
@@ -84,15 +100,19 @@ class TransferComparison(TableMixin):
         largest training size. `contender`, `twin`, `kind` ("untrained": the same on
         features of random weights; "from scratch": the same network trained from
         random weights), `difference` (mean over splits, positive where transfer
-        helps), `low` and `high` (95 % interval), `p_value`.
+        helps), `low` and `high` (95 % interval), `p_value` (adjusted to the number of
+        entries), `verdict` ("better", "worse", "equivalent" or "cannot be told"; "" if
+        one of both failed).
     indicators_ : dict of str to ndarray
         The three classic indicators of a transfer, at the largest training size, each
         with a 95 % interval: `indicator`, `contender`, `reference`, `value`, `low`,
         `high`. "score of frozen features" is what the transferred knowledge alone is
         worth; "epochs to ..." and "seconds to the score from scratch" how soon a
-        network is as good as the reference is in the end on the same split (NaN if it
-        never is on one of them; a row for the reference itself is there to compare);
-        "gain over from scratch" is the difference of the final scores.
+        network is as good as the reference is in the end on the same split (a row for
+        the reference itself is there to compare). Where it never is, the time at which
+        training ended stands for it: `value` and `low` are then less than the truth,
+        and `high` is infinite. "gain over from scratch" is the difference of the final
+        scores.
     curves_ : dict of str to list of dict of str to ndarray
         For each network that is trained by epochs, at the largest training size, and
         each split: `epoch` (0 is before the first), `seconds` of the fit up to there,
@@ -110,8 +130,9 @@ class TransferComparison(TableMixin):
         predicting the most frequent class, with the shares of the classes for
         probabilities. NaN where that has no score.
     findings_ : list of str
-        Short sentences: where transfer hurts, where it helps, from which size on it
-        makes no clear difference, who failed.
+        Short sentences: where transfer hurts, where it helps, where it makes no
+        difference that matters, where that cannot be told and what would tell, from
+        which size on the twin without transfer is as good, who failed.
     parameters_ : dict of str to str
         What was compared, and how.
     versions_ : dict of str to str
@@ -146,6 +167,7 @@ class TransferComparison(TableMixin):
     >>> print(TransferComparison(
     ...     {"contender": np.array(["raw pixels"], dtype=object),
     ...      "train_size": np.array([80]),
+    ...      "test_size": np.array([20]),
     ...      "split0_test_score": np.array([0.7]),
     ...      "split1_test_score": np.array([0.8]),
     ...      "mean_test_score": np.array([0.75]),
@@ -154,8 +176,8 @@ class TransferComparison(TableMixin):
     ...      "mean_score_time": np.array([0.0]),
     ...      "error": np.array([""], dtype=object)},
     ...     scoring="accuracy"))
-    contender   accuracy     se  fit seconds
-    raw pixels     0.750  0.050         0.10
+    contender   accuracy   95 % interval  fit seconds
+    raw pixels     0.750  0.000 to 1.000         0.10
     """
 
     def __init__(
@@ -172,8 +194,11 @@ class TransferComparison(TableMixin):
         findings=(),
         parameters=None,
         versions=None,
+        evidence=None,
     ):
-        self.results_ = results
+        self._evidence = evidence or evidence_of_sizes(results, scoring)
+        low, high = intervals(results, self._evidence)
+        self.results_ = results | {"low_test_score": low, "high_test_score": high}
         self.scoring_ = scoring
         self.n_splits_ = sum(name.startswith("split") for name in results)
         self.effects_ = effects or {}
@@ -198,24 +223,48 @@ class TransferComparison(TableMixin):
         -------
         gain : Estimate
             A tuple of `mean`, `low` and `high` (95 % interval) and `p_value` of the
-            difference at the largest training size, by the corrected resampled t-test.
+            difference at the largest training size; of this difference alone, not
+            adjusted to how many are looked at.
 
         Raises
         ------
         ValueError
             If there is no contender of that name.
         """
-        names = list(dict.fromkeys(self.results_["contender"]))
+        names = self._names()
         for name in (contender, over):
             if name not in names:
                 raise ValueError(
                     f"{name!r} is no contender. These are: "
                     f"{', '.join(map(repr, names))}."
                 )
-        return gain(self.results_, contender, over)
+        mean = gain(self.results_, self._evidence, contender, over)
+        return clip(mean, bounds_of_difference(self._evidence.bounds))
+
+    def rank(self):
+        """Say how probable it is that each contender is the best.
+
+        Returns
+        -------
+        chances : dict of str to float
+            Contender to the share of 10,000 resampled comparisons that it wins, at the
+            largest training size; the most probable first. The sum is 1. Contenders
+            that failed have no chance.
+        """
+        scores = {
+            name: self._evidence.scores(self.results_, name, -1)
+            for name in self._names()
+        }
+        failed = [n for n, of in scores.items() if np.isnan(of.of_splits).any()]
+        running = {name: of for name, of in scores.items() if name not in failed}
+        chances = dict.fromkeys(failed, 0.0)
+        if running:
+            found = chances_of_being_best(list(running.values())).tolist()
+            chances |= dict(zip(running, found, strict=True))
+        return dict(sorted(chances.items(), key=lambda item: -item[1]))
 
     def plot(self, ax=None):
-        """Draw mean scores with their standard errors.
+        """Draw mean scores with their 95 % intervals.
 
         Parameters
         ----------
@@ -247,11 +296,12 @@ class TransferComparison(TableMixin):
     def _columns(self):
         results = self.results_
         sizes = [numbers("rows", results["train_size"], ".0f")]
+        ends = results["low_test_score"], results["high_test_score"]
         return [
             words("contender", results["contender"]),
             *(sizes if self._has_sizes() else []),
             numbers(self.scoring_, results["mean_test_score"], missing="failed"),
-            numbers("se", results["se_test_score"], missing="failed"),
+            ranges("95 % interval", *ends, missing="failed"),
             *(
                 numbers(name, results[f"mean_test_{name}"])
                 for name in self._other_scores()
@@ -266,6 +316,9 @@ class TransferComparison(TableMixin):
         means = [name for name in self.results_ if name.startswith("mean_test_")]
         means.remove("mean_test_score")
         return [name.removeprefix("mean_test_") for name in means]
+
+    def _names(self):
+        return list(dict.fromkeys(self.results_["contender"]))
 
     def _has_sizes(self):
         names = self.results_["contender"]
@@ -285,6 +338,7 @@ def compare_transfer(
     n_jobs=None,
     random_state=None,
     verbose=0,
+    margin=None,
 ):
     """Compare transfer with training from scratch and with classical models.
 
@@ -334,6 +388,11 @@ def compare_transfer(
         allow for.
     verbose : int, default=0
         Positive values show a progress bar.
+    margin : float or None, default=None
+        The largest difference of two scores that does not matter: contenders whose
+        difference is surely smaller are called equivalent. In the unit of the score.
+        None is 0.01 for scores that are at best 1 (accuracy, R2, area under a curve);
+        for others, nothing is called equivalent.
 
     Returns
     -------
@@ -347,7 +406,7 @@ def compare_transfer(
         Before anything is fitted: if `contenders` is neither "default" nor a dict of
         estimators with names; `y` holds one class, or no class with as many rows as
         there are folds; there are fewer than two splits; `train_sizes` do not increase,
-        or do not fit; a `scoring` is not known or there twice.
+        or do not fit; a `scoring` is not known or there twice; `margin` is not above 0.
     UnknownBackboneError, WeightsNotAvailableError
         If there is no such `backbone`, or its weights cannot be had.
     Exception
@@ -393,6 +452,7 @@ def compare_transfer(
             f"X={shown(X)} is one name; pass a list of images, one per label."
         )
     check_consistent_length(X, y)
+    check_margin(margin)
     y = check_labels(y)
     classes = list_classes(y)
     contenders = check_contenders(contenders, backbone)
@@ -421,18 +481,29 @@ def compare_transfer(
     chance = _score_of_labels_alone(X, y, splits[-1], scorer)
     kinds = [kind_of(contender) for contender in contenders.values()]
     seconds = share_passes(contenders, X, splits, n_jobs)
+    whose = np.arange(len(y)) if groups is None else np.asarray(groups)
+    units = make_units(whose)
     trials = {}
     with tqdm(clones.items(), disable=not verbose, unit="contender") as bar:
         for name, contender in bar:
             bar.set_description(name)
             trials[name] = run_trials(
-                contender, X, y, splits, seeds, scorer, n_jobs, others
+                contender, X, y, splits, seeds, scorer, n_jobs, others, units
             )
     results, curves = summarize(trials, splits)
     results["kind"] = np.repeat(np.array(kinds, dtype=object), len(splits))
     problems = []
+    evidence = _attempt(
+        problems,
+        "what each row contributes",
+        collect_evidence,
+        *(trials, splits, whose, what, margin),
+    )
     said = _attempt(
-        problems, "what they say of the transfer", _find, results, curves, contenders
+        problems,
+        "what they say of the transfer",
+        _find,
+        *(results, curves, contenders, evidence),
     )
     predictions = _attempt(
         problems, "the predictions", collect_predictions, trials, splits, classes
@@ -450,12 +521,13 @@ def compare_transfer(
         findings=[*findings, *problems],
         parameters=parameters | {"seconds of the passes": f"{seconds:.2f}"} | described,
         versions=versions,
+        evidence=evidence,
     )
 
 
-def _find(results, curves, contenders):
+def _find(results, curves, contenders, evidence):
     """Effects, indicators and sentences."""
-    findings = Findings(results, curves, contenders)
+    findings = Findings(results, curves, contenders, evidence)
     return findings.effects(), findings.indicators(), findings.sentences()
 
 

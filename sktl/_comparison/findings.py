@@ -6,7 +6,16 @@ size, in increasing order; effects and indicators are about its last one.
 
 import numpy as np
 
-from sktl._comparison.statistics import LEVEL, estimate_mean
+from sktl._comparison.evidence import evidence_of_sizes
+from sktl._comparison.statistics import (
+    BETTER,
+    EQUIVALENT,
+    UNCLEAR,
+    WORSE,
+    Scores,
+    estimate_mean,
+    judge,
+)
 from sktl._comparison.twins import SCRATCH, feature_contenders, find_pairs
 
 FROZEN = "score of frozen features"
@@ -27,126 +36,213 @@ class Findings:
         As `TransferComparison.curves_`.
     contenders : dict of str to estimator
         As they were passed.
+    evidence : Evidence or None, default=None
+        None: of the rows, nothing but their number is known.
     """
 
-    def __init__(self, results, curves, contenders):
+    def __init__(self, results, curves, contenders, evidence=None):
         self.results = results
         self.curves = curves
+        self.evidence = evidence or evidence_of_sizes(results)
         self.pairs = find_pairs(contenders)
         self.readers = feature_contenders(contenders)
+        self.gains = [self._gain(pair) for pair in self.pairs]
+        self.verdicts, self.p_values = judge(self.gains, self.evidence.margin)
 
     # ---- numbers
 
     def effects(self):
         """What each pretrained contender gains over its twin."""
-        rows = [(*pair, *self._gain(pair)) for pair in self.pairs]
+        rows = [
+            (*pair, *self._interval(gain), p_value, verdict)
+            for pair, gain, p_value, verdict in zip(
+                self.pairs, self.gains, self.p_values, self.verdicts, strict=True
+            )
+        ]
         names = ("contender", "twin", "kind", "difference", "low", "high", "p_value")
-        return _columns(rows, names, 3)
+        return _columns(rows, (*names, "verdict"), "contender twin kind verdict")
 
     def indicators(self):
         """The three classic indicators, each with its interval."""
-        rows = [
-            (FROZEN, name, "", *self._estimate(self._scores(name))[:3])
-            for name in self.readers
-        ]
-        for pair in self._scratch_pairs():
+        rows = []
+        for name in self.readers:
+            mean = estimate_mean(self._scores(name))
+            rows.append((FROZEN, name, "", *clip(mean, self.evidence.bounds)[:3]))
+        for pair, gain in zip(self.pairs, self.gains, strict=True):
+            if pair.kind != SCRATCH:
+                continue
             for indicator, axis in ((EPOCHS, "epoch"), (SECONDS, "seconds")):
                 for name in (pair.contender, pair.twin):
                     rows += self._learning_time(indicator, axis, name, pair.twin)
-            rows.append((GAIN, pair.contender, pair.twin, *self._gain(pair)[:3]))
+            rows.append((GAIN, pair.contender, pair.twin, *self._interval(gain)))
         names = ("indicator", "contender", "reference", "value", "low", "high")
-        return _columns(rows, names, 3)
+        return _columns(rows, names, "indicator contender reference")
 
     def _learning_time(self, indicator, axis, name, reference):
-        """Mean over splits of when a curve reaches the reference's final score."""
+        """Mean over splits of when a curve reaches the reference's final score.
+
+        Where it does not, it would have taken longer than the training went on. The
+        mean is then at least what it is with those times ("restricted mean"), and so is
+        the lower end of its interval; the upper end is not known.
+        """
         times = self._times(axis, name, reference)
         if times is None:
             return []
-        mean, low, high, _ = self._estimate(times)
-        return [(indicator, name, reference, mean, max(low, 0.0), high)]
+        times, reached = times
+        mean = estimate_mean(Scores(times, None, self.evidence.shared))
+        value, low, high, _ = clip(mean, (0.0, np.inf))
+        high = high if reached.all() else np.inf
+        return [(indicator, name, reference, value, low, high)]
 
     def _times(self, axis, name, reference):
-        """Per split; NaN where the score is not reached, None if one has no curve."""
-        curves, scores = self.curves.get(name, []), self._scores(reference)
+        """Per split, and whether the score is reached; None if one has no curve.
+
+        Where it is not, the time at which training ended.
+        """
+        curves, scores = self.curves.get(name, []), self._scores(reference).of_splits
         if not curves or not all(curves) or np.isnan(scores).any():
             return None
-        times = []
+        times, reached = [], []
         for curve, wanted in zip(curves, scores, strict=True):
-            (reached,) = np.nonzero(curve["score"] >= wanted)
-            times.append(curve[axis][reached[0]] if len(reached) else np.nan)
-        return np.array(times)
+            is_there = curve["score"] >= wanted
+            reached.append(is_there.any())
+            times.append(curve[axis][np.argmax(is_there) if reached[-1] else -1])
+        return np.array(times, dtype=float), np.array(reached)
 
-    def _scores(self, name):
-        return scores_of(self.results, name)
+    def _scores(self, name, size=LARGEST):
+        return self.evidence.scores(self.results, name, size)
 
     def _gain(self, pair, size=LARGEST):
-        return gain(self.results, pair.contender, pair.twin, size)
+        return gain(self.results, self.evidence, pair.contender, pair.twin, size)
 
-    def _estimate(self, values):
-        return estimate_on(self.results, values)
-
-    def _scratch_pairs(self):
-        return [pair for pair in self.pairs if pair.kind == SCRATCH]
+    def _interval(self, gain):
+        return clip(gain, bounds_of_difference(self.evidence.bounds))[:3]
 
     # ---- sentences
 
     def sentences(self):
         """Short sentences; where transfer hurts comes first."""
-        effects = [(pair, self._gain(pair)) for pair in self.pairs]
-        hurts = [pair_gain for pair_gain in effects if _is_loss(pair_gain[1])]
-        others = [pair_gain for pair_gain in effects if not _is_loss(pair_gain[1])]
-        sentences = [_say_effect(pair, gain) for pair, gain in hurts + others]
-        for pair in self._scratch_pairs():
-            sentences += self._say_catching_up(pair)
-            sentences += self._say_learning_time(pair)
+        found = list(
+            zip(self.pairs, self.gains, self.verdicts, self.p_values, strict=True)
+        )
+        found.sort(key=lambda of_pair: of_pair[2] != WORSE)
+        sentences = [self._say_effect(*of_pair) for of_pair in found]
+        n_tested = sum(verdict != "" for verdict in self.verdicts)
+        if n_tested > 1:
+            sentences.append(
+                f"Verdicts and p-values allow for {n_tested} comparisons (Holm); each "
+                "interval is for its difference alone."
+            )
+        for pair, verdict in zip(self.pairs, self.verdicts, strict=True):
+            if pair.kind == SCRATCH:
+                sentences += self._say_catching_up(pair, verdict)
+                sentences += self._say_learning_time(pair)
         return sentences + self._say_failures()
 
-    def _say_catching_up(self, pair):
-        """From which training size on the pretrained contender is no longer ahead."""
+    def _say_effect(self, pair, gain, verdict, p_value):
+        """One sentence on a pretrained contender and its twin."""
+        names = f"{pair.contender!r} and {pair.twin!r}"
+        if not verdict:
+            return f"{names} cannot be compared: one failed."
+        mean, low, high = self._interval(gain)
+        low, high = (low, high) if mean >= 0 else (-high, -low)
+        p = "p < 0.001" if p_value < 0.001 else f"p = {p_value:.2g}"
+        by = f"by {abs(mean):.3f} (95 % interval {low:.3f} to {high:.3f}, {p})"
+        if verdict == WORSE:
+            return f"Negative transfer: {pair.contender!r} loses to {pair.twin!r} {by}."
+        if verdict == BETTER:
+            return f"Transfer helps: {pair.contender!r} is ahead of {pair.twin!r} {by}."
+        side = "ahead of" if mean >= 0 else "behind"
+        by = f"{pair.contender!r} is {side} {pair.twin!r} {by}"
+        if verdict == EQUIVALENT:
+            return f"Equivalent within {self.evidence.margin:g}: {by}."
+        return f"Cannot be told: {by}. {self._say_what_would_tell(gain)}"
+
+    def _say_what_would_tell(self, gain):
+        """What could have been found, and how much more it takes to find this."""
+        half = gain.estimate().high - gain.value
+        found = f"Here, only a difference of more than {half:.2g} could be found"
+        # The least that would do: zero outside of the interval, or all of the interval
+        # within the margin.
+        distance = max(abs(gain.value), (self.evidence.margin or 0) - abs(gain.value))
+        if half == 0 or distance == 0:
+            return f"{found}."
+        factor = max(half / distance, 1.1) ** 2
+        now, what = self.evidence.n_rows, "rows"
+        if self.evidence.n_tested < now:  # more draws can be had of the same rows
+            now, what = sum(name.startswith("split") for name in self.results), "splits"
+        needed = _round_up(factor * now)
+        return f"{found}; about {needed} {what} instead of {now} would tell."
+
+    def _say_catching_up(self, pair, verdict):
+        """From which training size on the twin without transfer is as good.
+
+        From the largest size down, as long as the verdict is that it is.
+        """
         rows = self.results["contender"] == pair.contender
         sizes = self.results["train_size"][rows]
-        gains = [self._gain(pair, size) for size in range(len(sizes))]
-        if len(gains) == 1 or any(np.isnan(gain.mean) for gain in gains):
+        if len(sizes) == 1 or not verdict:
             return []
-        ahead = [size for size, gain in enumerate(gains) if _is_gain(gain)]
-        if not ahead:
+        if verdict == UNCLEAR:
             return [
-                f"{pair.contender!r} is not clearly ahead of {pair.twin!r} at any size "
-                f"from {sizes[0]} to {sizes[-1]} training rows."
+                f"Whether {pair.twin!r} catches up with {pair.contender!r} by "
+                f"{sizes[LARGEST]} training rows cannot be told."
             ]
-        last = ahead[-1]
-        if last == len(gains) - 1:
+        if verdict == BETTER:
             return [
                 f"{pair.twin!r} does not catch up with {pair.contender!r}, which is "
-                f"ahead at {sizes[last]} training rows too."
+                f"ahead at {sizes[LARGEST]} training rows too."
             ]
-        behind = any(_is_loss(gain) for gain in gains[last:])
+        position = len(sizes) - 1
+        is_overtaken = verdict == WORSE
+        while position and verdict in (EQUIVALENT, WORSE):
+            position -= 1
+            verdict = self._verdict_at(pair, position)
+            is_overtaken |= verdict == WORSE
+        if verdict in (EQUIVALENT, WORSE):
+            return [
+                f"{pair.contender!r} is not ahead of {pair.twin!r} at any size from "
+                f"{sizes[0]} to {sizes[-1]} training rows."
+            ]
+        overtakes = ", and overtakes it" if is_overtaken else ""
+        if verdict == BETTER:
+            return [
+                f"{pair.twin!r} catches up with {pair.contender!r} between "
+                f"{sizes[position]} and {sizes[position + 1]} training rows{overtakes}."
+            ]
         return [
-            f"{pair.twin!r} catches up with {pair.contender!r} between {sizes[last]} "
-            f"and {sizes[last + 1]} training rows"
-            f"{', and overtakes it' if behind else ''}."
+            f"{pair.twin!r} catches up with {pair.contender!r} by "
+            f"{sizes[position + 1]} training rows{overtakes}; whether it does so by "
+            f"{sizes[position]} cannot be told."
         ]
+
+    def _verdict_at(self, pair, size):
+        """The verdict on a pair at a smaller size, among as many comparisons."""
+        gains = [self._gain(other, size) for other in self.pairs]
+        verdicts, _ = judge(gains, self.evidence.margin)
+        return verdicts[self.pairs.index(pair)]
 
     def _say_learning_time(self, pair):
         """How soon the pretrained contender is as good as the other in the end."""
-        epochs = self._times("epoch", pair.contender, pair.twin)
-        if epochs is None:
+        found = self._times("epoch", pair.contender, pair.twin)
+        if found is None:
             return []
-        missed = int(np.isnan(epochs).sum())
+        epochs, reached = found
+        missed = int(np.sum(~reached))
         if missed:
             return [
                 f"{pair.contender!r} does not reach the final score of {pair.twin!r} "
                 f"in {missed} of {len(epochs)} splits."
             ]
-        seconds = self._times("seconds", pair.contender, pair.twin).mean()
+        seconds = self._times("seconds", pair.contender, pair.twin)[0].mean()
         sentence = (
             f"{pair.contender!r} reaches the final score of {pair.twin!r} after "
             f"{epochs.mean():.1f} epochs ({seconds:.2g} s)"
         )
         own = self._times("epoch", pair.twin, pair.twin)
         if own is not None:
-            own_seconds = self._times("seconds", pair.twin, pair.twin).mean()
-            sentence += f", the latter after {own.mean():.1f} ({own_seconds:.2g} s)"
+            own_seconds = self._times("seconds", pair.twin, pair.twin)[0].mean()
+            sentence += f", the latter after {own[0].mean():.1f} ({own_seconds:.2g} s)"
         return [sentence + "."]
 
     def _say_failures(self):
@@ -168,75 +264,85 @@ class Findings:
 # ---- estimates from the results
 
 
-def gain(results, contender, other, size=LARGEST):
+def gain(results, evidence, contender, other, size=LARGEST):
     """Estimate how far a contender is ahead of another on the same splits.
 
     Parameters
     ----------
     results : dict of str to ndarray
         As `TransferComparison.results_`.
+    evidence : Evidence
     contender, other : str
     size : int
         Position of the training size.
 
     Returns
     -------
-    gain : Estimate
+    gain : Mean
     """
-    scores = scores_of(results, contender, size) - scores_of(results, other, size)
-    return estimate_on(results, scores, size)
+    scores = evidence.scores(results, contender, size)
+    return estimate_mean(scores.minus(evidence.scores(results, other, size)))
 
 
-def scores_of(results, contender, size=LARGEST):
-    """Scores of a contender, one per split."""
-    row = np.flatnonzero(results["contender"] == contender)[size]
-    splits = [name for name in results if name.startswith("split")]
-    return np.array([results[name][row] for name in splits])
+def intervals(results, evidence):
+    """Interval of each mean score.
+
+    Parameters
+    ----------
+    results : dict of str to ndarray
+        As `TransferComparison.results_`.
+    evidence : Evidence
+
+    Returns
+    -------
+    low, high : ndarray of shape (n_entries,)
+    """
+    ends = []
+    for row, name in enumerate(results["contender"]):
+        size = np.sum(results["contender"][:row] == name)
+        mean = estimate_mean(evidence.scores(results, name, size))
+        ends.append(clip(mean, evidence.bounds)[1:3])
+    return np.array(ends).T
 
 
-def estimate_on(results, values, size=LARGEST):
-    """Estimate the mean of one number per split."""
-    n_sizes = np.sum(results["contender"] == results["contender"][0])
-    n_train, n_test = (
-        results[name][:n_sizes][size] for name in ("train_size", "test_size")
-    )
-    return estimate_mean(values, n_train, n_test)
+def clip(mean, bounds):
+    """Estimate a mean by an interval of what it can be.
+
+    Parameters
+    ----------
+    mean : Mean
+    bounds : tuple of float
+
+    Returns
+    -------
+    estimate : Estimate
+    """
+    estimate = mean.estimate()
+    ends = min(bounds[0], mean.value), max(bounds[1], mean.value)
+    low, high = np.clip([estimate.low, estimate.high], *ends)
+    return estimate._replace(low=float(low), high=float(high))
+
+
+def bounds_of_difference(bounds):
+    """What the difference of two scores can be."""
+    spread = bounds[1] - bounds[0]
+    return -spread, spread
 
 
 # ---- words
 
 
-def _columns(rows, names, n_texts):
-    """Rows as a dict of arrays; the first `n_texts` columns hold text."""
+def _columns(rows, names, texts):
+    """Rows as a dict of arrays, of which some hold text."""
     table = np.array(rows, dtype=object).reshape(len(rows), len(names))
-    kinds = [object] * n_texts + [float] * (len(names) - n_texts)
+    texts = texts.split()
     return {
-        name: column.astype(kind)
-        for name, column, kind in zip(names, table.T, kinds, strict=True)
+        name: column.astype(object if name in texts else float)
+        for name, column in zip(names, table.T, strict=True)
     }
 
 
-def _is_gain(estimate):
-    return estimate.p_value < 1 - LEVEL and estimate.mean > 0
-
-
-def _is_loss(estimate):
-    return estimate.p_value < 1 - LEVEL and estimate.mean < 0
-
-
-def _say_effect(pair, gain):
-    """One sentence on the difference between a pretrained contender and its twin."""
-    if np.isnan(gain.mean):
-        return f"{pair.contender!r} and {pair.twin!r} cannot be compared: one failed."
-    low, high = (gain.low, gain.high) if gain.mean >= 0 else (-gain.high, -gain.low)
-    p = "p < 0.001" if gain.p_value < 0.001 else f"p = {gain.p_value:.2g}"
-    by = f"by {abs(gain.mean):.3f} (95 % interval {low:.3f} to {high:.3f}, {p})"
-    if _is_loss(gain):
-        return f"Negative transfer: {pair.contender!r} loses to {pair.twin!r} {by}."
-    if _is_gain(gain):
-        return f"Transfer helps: {pair.contender!r} is ahead of {pair.twin!r} {by}."
-    side = "ahead of" if gain.mean >= 0 else "behind"
-    return (
-        f"No clear difference: {pair.contender!r} is {side} {pair.twin!r} {by}, which "
-        "may be chance."
-    )
+def _round_up(number):
+    """To two digits: 1234 is about 1300."""
+    step = 10 ** max(0, int(np.log10(number)) - 1)
+    return int(np.ceil(number / step) * step)

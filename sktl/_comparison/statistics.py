@@ -1,4 +1,4 @@
-"""How sure the mean of one number per split is, when the splits share training rows."""
+"""How sure a mean over splits is, and what may be said of a difference."""
 
 from typing import NamedTuple
 
@@ -6,6 +6,37 @@ import numpy as np
 from scipy.special import stdtr, stdtrit
 
 LEVEL = 0.95  # of the intervals
+
+BETTER, WORSE, EQUIVALENT, UNCLEAR = "better", "worse", "equivalent", "cannot be told"
+
+
+class Scores(NamedTuple):
+    """Scores on several splits: of a contender, or differences between two.
+
+    Attributes
+    ----------
+    of_splits : ndarray of shape (n_splits,)
+    of_rows : ndarray of shape (n_splits, n_units) or None
+        How far each unit of rows (a row, or the rows of a group) moves the score of a
+        split, as `influence` tells it; zero where a unit is not tested on. None if
+        that is not known of this score.
+    shared : float
+        The share of its test rows that a split has in common with another, as a mean
+        over all pairs of splits.
+    unseen : float
+        Variance of the mean that rows give besides what was seen of them.
+    """
+
+    of_splits: np.ndarray
+    of_rows: np.ndarray | None
+    shared: float
+    unseen: float = 0.0
+
+    def minus(self, other):
+        """The differences from another contender's on the same splits."""
+        known = self.of_rows is not None and other.of_rows is not None
+        rows = self.of_rows - other.of_rows if known else None
+        return self._replace(of_splits=self.of_splits - other.of_splits, of_rows=rows)
 
 
 class Estimate(NamedTuple):
@@ -17,46 +48,193 @@ class Estimate(NamedTuple):
     p_value: float
 
 
-def estimate_mean(values, n_train, n_test):
-    """Estimate a mean over splits by the corrected resampled t-test.
+class Mean(NamedTuple):
+    """A mean over splits, its standard error, and the degrees of freedom of that."""
 
-    Scores on several splits of the same rows are not independent, as the training
-    parts overlap; their plain standard error is too small. Nadeau & Bengio (Machine
-    Learning 52, 2003) take `n_test / (n_train + n_test)` for the correlation of two
-    splits, which makes the variance of the mean `(1 / J + n_test / n_train) s^2` for
-    `J` splits with sample variance `s^2`. Its ratio is taken for Student's t with
-    `J - 1` degrees of freedom; Bouckaert & Frank (PAKDD 2004) recommend it, and find
-    that repeated cross-validation makes it easier to replicate.
+    value: float
+    error: float
+    freedom: float
 
-    Differences of equal contenders have p < 0.05 in 5 % of cases where the correlation
-    is what the test assumes, and less often where it is smaller; 1.4 % on five folds
-    where there is none. Measured on five folds of 200 digits, one model with two seeds:
-    1.5 % of 600 comparisons of trees with seeds drawn for each fold, as
-    `compare_transfer` draws them. With seeds held over the folds, whose luck is then
-    common to them: 1.2 % (trees), 1 % (networks with 16 and 32 hidden units), 3.8 %
-    (ridge models on 16 random projections, correlation 0.19), and 8 % where a
-    seed decides more than the rows do (8 random hidden units, correlation 0.34).
+    def estimate(self):
+        """The interval, and the p-value of a mean of zero."""
+        half = stdtrit(self.freedom, (1 + LEVEL) / 2) * self.error
+        low, high = self.value - half, self.value + half
+        return Estimate(self.value, low, high, 2 * self._tail(abs(self.value)))
+
+    def p_outside(self, margin):
+        """Below 5 % where the 95 % interval lies between `-margin` and `margin`."""
+        return min(1.0, 2 * self._tail(margin - abs(self.value)))
+
+    def _tail(self, distance):
+        """How often a mean errs by more than this, to one side."""
+        if self.error == 0:
+            return 0.5 if distance == 0 else float(distance < 0)
+        return float(stdtr(self.freedom, -distance / self.error))
+
+
+def estimate_mean(scores):
+    """Estimate a mean over splits from what its rows and its splits contribute.
+
+    A mean over splits would come out otherwise with other rows to test on, and with
+    other training parts and seeds. How much with other rows is learnt from the rows:
+    each moves a difference by so much, there are many of them, and the same one may be
+    in several splits. (For folds, Bayle et al., NeurIPS 2020, prove this to be all.)
+    How much with other training parts is learnt from the splits: their scores vary by
+    more than their rows explain. As in a mixed model of rows and splits
+
+        variance of the mean = rows + max(0, between splits - rows within) / n_splits
+
+    with Satterthwaite's degrees of freedom. So many rows give a sure answer on few
+    splits, where a t-test on the splits alone has next to nothing to go by; and where
+    splits share few rows, their variation counts in full. Training parts that overlap
+    have luck in common which no variation between splits shows; that the second term is
+    never negative makes up for it, as far as was measured
+    (`benchmarks/bench_verdict.py`).
+
+    Where nothing is known of the rows, it is the corrected resampled t-test of Nadeau &
+    Bengio (Machine Learning 52, 2003). Its correlation `n_test / (n_train + n_test)` is
+    the share of test rows that two random splits of the same rows have in common; here
+    it is the share that the splits really have in common.
 
     Parameters
     ----------
-    values : array-like of shape (n_splits,)
-        One number per split, two or more: scores, or differences of scores.
-    n_train, n_test : float
-        Rows in the two parts of a split; their mean where splits differ.
+    scores : Scores
+        Of two splits or more.
 
     Returns
     -------
-    estimate : Estimate
-        All NaN if a value is NaN. Values that are all equal have no variance: their
-        interval has length 0, and the p-value is 1 if they are zero, else 0.
+    mean : Mean
+        NaN if a score is. Without any variation the error is 0.
     """
-    values = np.asarray(values, dtype=float)
+    values = np.asarray(scores.of_splits, dtype=float)
     n_splits = len(values)
-    mean = values.mean()
-    if np.ptp(values) == 0:  # rounding of the mean must not pass for a difference
-        mean = values[0]
-        return Estimate(mean, mean, mean, float(mean == 0))
-    error = np.sqrt((1 / n_splits + n_test / n_train) * values.var(ddof=1))
-    half = stdtrit(n_splits - 1, (1 + LEVEL) / 2) * error
-    p_value = 2 * stdtr(n_splits - 1, -abs(mean) / error)
-    return Estimate(*map(float, (mean, mean - half, mean + half, p_value)))
+    if np.isnan(values).any():
+        return Mean(np.nan, np.nan, np.nan)
+    # Rounding of the mean must not pass for a difference.
+    mean = values[0] if np.ptp(values) == 0 else values.mean()
+    rows, splits = (float(part[0, 0]) for part in _components([scores]))
+    freedom = n_splits - 1.0
+    if scores.of_rows is not None:
+        rows += scores.unseen
+    if rows > 0:
+        n_units = scores.of_rows.shape[1]
+        parts = rows**2 / (n_units - 1) + splits**2 / (n_splits - 1)
+        freedom = (rows + splits) ** 2 / parts
+    return Mean(float(mean), float(np.sqrt(rows + splits)), freedom)
+
+
+def _components(scores):
+    """Covariance of several means over the same splits, in two parts.
+
+    Parameters
+    ----------
+    scores : list of Scores
+
+    Returns
+    -------
+    rows, splits : ndarray of shape (n_means, n_means)
+        What the rows contribute, and what the splits; nothing less than 0.
+    """
+    values = np.array([of.of_splits for of in scores], dtype=float)
+    values = values - values[:, :1]  # equal values have no variance, nor its rounding
+    n_splits = values.shape[1]
+    between = np.cov(values).reshape(len(scores), len(scores))
+    if any(of.of_rows is None for of in scores):
+        correlation = scores[0].shared
+        factor = 1 / n_splits + correlation / (1 - correlation)
+        return np.zeros_like(between), factor * between
+    influence = np.array([of.of_rows for of in scores])
+    within = np.einsum("asu,bsu->ab", influence, influence) / n_splits
+    total = influence.sum(axis=1) / n_splits
+    rows = total @ total.T
+    # Of the variance between splits, rows that these do not share explain so much.
+    splits = between - (within - rows) * n_splits / (n_splits - 1)
+    sizes, directions = np.linalg.eigh(splits)
+    splits = directions * np.maximum(sizes, 0) @ directions.T
+    return rows, splits / n_splits
+
+
+def holm(p_values):
+    """Adjust p-values so that among all of them one in twenty errs, not of each.
+
+    Holm (Scandinavian Journal of Statistics 6, 1979).
+
+    Parameters
+    ----------
+    p_values : sequence of float
+        NaN where there is nothing to test.
+
+    Returns
+    -------
+    adjusted : ndarray of float
+    """
+    p_values = np.array(p_values, dtype=float)
+    order = np.argsort(p_values)[: np.isfinite(p_values).sum()]
+    factors = np.arange(len(order), 0, -1)
+    steps = np.minimum(1, np.maximum.accumulate(factors * p_values[order]))
+    p_values[order] = steps
+    return p_values
+
+
+def judge(means, margin):
+    """Say of several differences what may be said, adjusted to how many they are.
+
+    Equivalent comes first: what is surely smaller than the margin does not matter, even
+    if it is surely not zero.
+
+    Parameters
+    ----------
+    means : sequence of Mean
+    margin : float or None
+        The largest difference that does not matter. None: no two are equivalent.
+
+    Returns
+    -------
+    verdicts : list of str
+        Of the first contender of each pair; "" where one failed.
+    p_values : ndarray of float
+        Of the differences being zero, adjusted by `holm`.
+    """
+    p_values = holm([mean.estimate().p_value for mean in means])
+    outside = np.ones(len(means))
+    if margin is not None:
+        outside = holm([mean.p_outside(margin) for mean in means])
+    verdicts = []
+    for mean, p_value, p_outside in zip(means, p_values, outside, strict=True):
+        if np.isnan(mean.value):
+            verdicts.append("")
+        elif p_outside < 1 - LEVEL:
+            verdicts.append(EQUIVALENT)
+        elif p_value < 1 - LEVEL:
+            verdicts.append(BETTER if mean.value > 0 else WORSE)
+        else:
+            verdicts.append(UNCLEAR)
+    return verdicts, p_values
+
+
+def chances_of_being_best(scores, n_draws=10_000):
+    """How often each contender comes out best when the comparison is resampled.
+
+    Means are drawn from the normal distribution that `estimate_mean` takes them to
+    have, with what the contenders have in common: the rows and the splits.
+
+    Parameters
+    ----------
+    scores : list of Scores
+        Of each contender, on the same splits.
+    n_draws : int
+        The same draws each time.
+
+    Returns
+    -------
+    chances : ndarray of shape (n_contenders,)
+        Their sum is 1. Contenders that are equal in a draw share it.
+    """
+    means = np.array([np.mean(of.of_splits) for of in scores])
+    covariance = np.sum(_components(scores), axis=0)
+    draws = np.random.default_rng(0).multivariate_normal(
+        means, covariance, size=n_draws, method="eigh"
+    )
+    # Equal ones differ by rounding, of which the decomposition makes a root.
+    best = np.isclose(draws, draws.max(axis=1, keepdims=True), rtol=0, atol=1e-6)
+    return np.mean(best / best.sum(axis=1, keepdims=True), axis=0)

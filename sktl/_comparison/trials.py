@@ -10,6 +10,7 @@ from sklearn.utils import _safe_indexing
 from sklearn.utils.parallel import Parallel, delayed
 
 from sktl._classifier import FineTunedCNNClassifier
+from sktl._comparison.influence import Predicted, influence
 from sktl._comparison.row_names import rows_named
 from sktl._comparison.score_curve import ScoreCurve
 from sktl._utils.printable import printable
@@ -25,9 +26,10 @@ class Trial(NamedTuple):
     curve: dict | None = None
     predictions: dict | None = None
     others: dict | None = None
+    influence: np.ndarray | None = None
 
 
-def run_trials(contender, X, y, splits, seeds, scorer, n_jobs, others):
+def run_trials(contender, X, y, splits, seeds, scorer, n_jobs, others=None, units=None):
     """Fit and score a contender on splits of several sizes.
 
     Parameters
@@ -44,8 +46,10 @@ def run_trials(contender, X, y, splits, seeds, scorer, n_jobs, others):
         As scikit-learn's.
     n_jobs : int or None
         Processes.
-    others : dict of str to callable
+    others : dict of str to callable or None
         Scorers besides; where one of them fails, its score is NaN.
+    units : ndarray of shape (n_samples,) or None
+        As from `make_units`; None: do not ask what each moves the score.
 
     Returns
     -------
@@ -54,7 +58,7 @@ def run_trials(contender, X, y, splits, seeds, scorer, n_jobs, others):
     """
     jobs = [
         delayed(run_trial)(
-            contender, X, y, split, seed, scorer, of_size is splits[-1], others
+            contender, X, y, split, seed, scorer, of_size is splits[-1], others, units
         )
         for of_size in splits
         for split, seed in zip(of_size, seeds, strict=True)
@@ -67,7 +71,7 @@ def run_trials(contender, X, y, splits, seeds, scorer, n_jobs, others):
     return [trials[start : start + n] for start in range(0, len(trials), n)]
 
 
-def run_trial(contender, X, y, split, seed, scorer, is_largest, others):
+def run_trial(contender, X, y, split, seed, scorer, is_largest, others, units):
     """Fit a contender on one part of a split and score it on the other."""
     X_train, X_test = (_safe_indexing(X, rows) for rows in split)
     y_train, y_test = (y[rows] for rows in split)
@@ -83,9 +87,15 @@ def run_trial(contender, X, y, split, seed, scorer, is_largest, others):
         with rows_named("test part", split.test):
             score = float(scorer(contender, X_test, y_test))
         scored = time.perf_counter()
-        predictions = _predict(contender, X_test) if is_largest else None
     except Exception as error:  # whatever it is, the others go on
         return Trial(error=error)
+    predicted = Predicted(contender, X_test)
+    predictions = _all_of(predicted, len(y_test)) if is_largest else None
+    moved = None
+    if units is not None:
+        here, n_units = units[split.test], units.max() + 1
+        with contextlib.suppress(Exception):  # then it is not known, and so told
+            moved = influence(predicted, y_test, here, scorer, score, n_units)
     return Trial(
         score,
         fitted - start - curve.seconds_outside_,
@@ -93,9 +103,10 @@ def run_trial(contender, X, y, split, seed, scorer, is_largest, others):
         curve=curve.points(),
         predictions=predictions,
         others={
-            name: _score_or_nan(others[name], contender, X_test, y_test)
-            for name in others
+            name: _score_or_nan(other, contender, X_test, y_test)
+            for name, other in (others or {}).items()
         },
+        influence=moved,
     )
 
 
@@ -106,12 +117,12 @@ def _score_or_nan(scorer, contender, X, y):
     return np.nan
 
 
-def _predict(contender, X):
+def _all_of(predicted, n_rows):
     """What a contender predicts, and its probabilities where it has any."""
-    predictions = {"classes": getattr(contender, "classes_", None)}
+    predictions = {"classes": predicted.classes_}
     for method in ("predict", "predict_proba"):
         with contextlib.suppress(Exception):  # its score is there without
-            predictions[method] = np.asarray(getattr(contender, method)(X))
+            predictions[method] = getattr(predicted, method)(np.arange(n_rows))
     return predictions
 
 

@@ -23,7 +23,7 @@ LARGEST_GAP = 0.4
 
 
 class TransferComparisonDisplay:
-    """Mean scores of contenders with their intervals.
+    """Mean scores of contenders with their 95 % intervals.
 
     With one training size, a point per contender, the best on top; with several, a
     learning curve each. Use `from_results` or `TransferComparison.plot` to make one.
@@ -100,9 +100,8 @@ class TransferComparisonDisplay:
         display : TransferComparisonDisplay
         """
         results = comparison.results_
-        means, error = results["mean_test_score"], results["se_test_score"]
-        low = results.get("low_test_score", means - error)
-        high = results.get("high_test_score", means + error)
+        means = results["mean_test_score"]
+        low, high = results["low_test_score"], results["high_test_score"]
         return cls(
             results["contender"],
             means,

@@ -8,10 +8,18 @@ import numpy as np
 
 from sktl._display.comparison import TransferComparisonDisplay
 from sktl._display.drawing import load_pyplot
-from sktl._display.table import Column, numbers, templates, words
+from sktl._display.table import Column, numbers, ranges, templates, words
 from sktl._display.time_to_score import TimeToScoreDisplay
 from sktl._utils.atomic import replacing
 from sktl._utils.printable import printable
+
+VERDICTS = {
+    "better": "helps",
+    "worse": "hurts",
+    "equivalent": "makes no difference that matters",
+    "cannot be told": "cannot be told",
+    "": "failed",
+}
 
 
 class Drawing(NamedTuple):
@@ -58,7 +66,7 @@ def _contents(comparison):
         "scoring": scoring,
         "plot": _draw(
             lambda: TransferComparisonDisplay.from_results(comparison),
-            f"Mean {scoring} and standard error of each contender, as in the table.",
+            f"Mean {scoring} and 95 % interval of each contender, as in the table.",
         ),
         "means": comparison._columns(),  # as they are printed
         "failures": _failures(results),
@@ -109,14 +117,13 @@ def _curves(comparison):
 def _effects(effects):
     if not len(effects.get("contender", ())):
         return []
-    intervals = list(zip(effects["low"], effects["high"], strict=True))
     return [
         words("contender", effects["contender"]),
-        words("transfer", [_verdict(*ends) for ends in intervals]),
+        words("transfer", [VERDICTS[verdict] for verdict in effects["verdict"]]),
         words("compared with", effects["twin"]),
         words("which is", effects["kind"]),
         numbers("difference", effects["difference"], "+.3f"),
-        _intervals(intervals, "+.3f"),
+        ranges("95 % interval", effects["low"], effects["high"], "+.3f"),
         Column("p", [_p_value(p) for p in effects["p_value"]], is_number=True),
     ]
 
@@ -129,7 +136,7 @@ def _indicators(indicators):
         words("contender", indicators["contender"]),
         words("compared with", indicators["reference"]),
         numbers("value", indicators["value"]),
-        _intervals(zip(indicators["low"], indicators["high"], strict=True)),
+        ranges("95 % interval", indicators["low"], indicators["high"]),
     ]
 
 
@@ -162,21 +169,5 @@ def _lines(text):
     return printable(text, keep="\n")
 
 
-def _intervals(intervals, form=".3f"):
-    cells = [
-        "-" if np.isnan([low, high]).any() else f"{low:{form}} to {high:{form}}"
-        for low, high in intervals
-    ]
-    return Column("95 % interval", cells, is_number=True)
-
-
 def _p_value(p):
     return "-" if np.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _verdict(low, high):
-    if np.isnan(low):
-        return "failed"
-    if low > 0:
-        return "helps"
-    return "hurts" if high < 0 else "no clear difference"

@@ -29,6 +29,15 @@ def numbers(title, values, form=".3f", missing="-"):
     return Column(title, cells, is_number=True)
 
 
+def ranges(title, low, high, form=".3f", missing="-"):
+    """Make a column of intervals, of which NaN are missing."""
+    cells = [
+        missing if np.isnan(ends).any() else " to ".join(format(x, form) for x in ends)
+        for ends in zip(low, high, strict=True)
+    ]
+    return Column(title, cells, is_number=True)
+
+
 def text_table(columns):
     """Lay out columns as lines of text.
 

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 from html import unescape
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,6 +37,7 @@ from sktl import (
     rank_backbones,
 )
 from sktl._comparison.contenders import default_contenders
+from sktl._comparison.evidence import Evidence
 from sktl._comparison.findings import Findings
 from sktl._comparison.score_curve import ScoreCurve
 from sktl._comparison.train_sizes import nested_order
@@ -235,7 +237,8 @@ def test_print_is_an_aligned_table(report):
     lines = str(report).splitlines()
     assert len(lines) == 3
     assert len({len(line) for line in lines}) == 1
-    assert lines[0].split() == ["contender", "accuracy", "se", "fit", "seconds"]
+    titles = ["contender", "accuracy", "95 % interval", "fit seconds"]
+    assert re.split(r"  +", lines[0]) == titles
     assert repr(report) == str(report)
 
 
@@ -506,7 +509,7 @@ def test_contender_that_fails_on_a_split_has_a_row_that_says_so(digits, contende
     both = {"fails": FailsWithout(row=X[0]), "pixels": contenders["pixels"]}
     report = compare_transfer(X, y, both, cv=3)
     assert np.isnan(splits_of(report, 0)).tolist() == [i == fails for i in range(3)]
-    for name in ("mean_test_score", "se_test_score", "mean_fit_time"):
+    for name in ("mean_test_score", "high_test_score", "mean_fit_time"):
         assert np.isnan(report.results_[name]).tolist() == [True, False]
     error, none = report.results_["error"]
     assert none == ""
@@ -515,7 +518,7 @@ def test_contender_that_fails_on_a_split_has_a_row_that_says_so(digits, contende
     )
     assert (splits_of(report, 1) == cross_val_score(both["pixels"], X, y, cv=3)).all()
     assert report.findings_ == [f"'fails' failed: {error}"]
-    assert "\nfails        failed  failed       failed\n" in str(report)
+    assert "\nfails        failed          failed       failed\n" in str(report)
 
 
 def test_sizes_at_which_a_contender_fails_are_told(digits):
@@ -680,7 +683,7 @@ def duel(make, digits):
     return contenders, X, (y > 4).astype(str)
 
 
-def test_effect_is_the_paired_difference_by_the_corrected_test(digits, tiny_network):
+def test_effect_is_the_gain_over_the_twin(digits, tiny_network):
     X, y = digits
     both = {
         name: make_pipeline(
@@ -696,26 +699,32 @@ def test_effect_is_the_paired_difference_by_the_corrected_test(digits, tiny_netw
     assert effects["twin"] == "untrained"
     assert effects["kind"] == "untrained"
     assert effects["difference"] == pytest.approx(difference.mean())
-    t = difference.mean() / np.sqrt((1 / 4 + 30 / 90) * difference.var(ddof=1))
-    assert effects["p_value"] == pytest.approx(2 * stats.t.sf(abs(t), 3))
+    names = ("difference", "low", "high", "p_value")
+    assert report.gain("trained", over="untrained") == tuple(map(effects.get, names))
     (indicator,) = report.indicators_["value"]
     assert indicator == pytest.approx(splits_of(report, 1).mean())
     assert report.indicators_["indicator"] == ["score of frozen features"]
 
 
-def test_gain_is_the_paired_difference_with_its_corrected_interval(report):
-    """Against the formula of Nadeau & Bengio (2003), written out with scipy."""
-    scores = {
-        name: np.array([report.results_[f"split{i}_test_score"][row] for i in range(3)])
-        for row, name in enumerate(report.results_["contender"])
-    }
-    differences = scores["features"] - scores["pixels"]
-    error = np.sqrt((1 / 3 + 40 / 80) * differences.var(ddof=1))
+def test_gain_is_that_of_rows_and_splits(digits, contenders, report):
+    """The variance written out for folds, from scikit-learn's own predictions."""
+    X, y = digits
+    features, pixels = (
+        cross_val_predict(contenders[name], X, y, cv=3) == y
+        for name in ("features", "pixels")
+    )
+    difference = features.astype(float) - pixels
+    folds = [difference[test] for _, test in StratifiedKFold(3).split(X, y)]
+    of_rows = np.mean([fold.var(ddof=1) / len(fold) for fold in folds])
+    of_splits = np.var([fold.mean() for fold in folds], ddof=1)
+    unseen = 2 / 120**2  # as if two more rows made a difference
+    error = np.sqrt(of_rows / 3 + unseen + max(0, of_splits - of_rows) / 3)
     gain = report.gain("features", over="pixels")
-    assert gain.mean == pytest.approx(differences.mean())
-    low, high = stats.t.interval(0.95, 2, differences.mean(), error)
+    assert gain.mean == pytest.approx(np.mean([fold.mean() for fold in folds]))
+    assert of_splits < of_rows  # so that there are as many degrees of freedom as rows
+    low, high = stats.t.interval(0.95, 119, gain.mean, error)
     assert (gain.low, gain.high) == pytest.approx((low, high))
-    p_value = 2 * stats.t.sf(differences.mean() / error, 2)
+    p_value = 2 * stats.t.sf(gain.mean / error, 119)
     assert gain.p_value == pytest.approx(p_value)
     assert report.gain("pixels", over="features").mean == -gain.mean
 
@@ -776,43 +785,55 @@ def fake_scores(scores, sizes):
     return results | rows | {"error": [""] * n_rows}
 
 
-def sentences_on(scratch, tuned, curves=None, sizes=(80,)):
-    """What is said of two networks with these scores per size and split."""
+def findings_on(scratch, tuned, curves=None, sizes=(80,)):
+    """What is found of two networks with these scores per size and split."""
     contenders = {
         "scratch": FineTunedCNNClassifier(strategy="scratch"),
         "tuned": FineTunedCNNClassifier(),
     }
     results = fake_scores({"scratch": scratch, "tuned": tuned}, sizes)
-    return Findings(results, curves or {}, contenders).sentences()
+    evidence = Evidence({}, 0.2, 100, 100, bounds=(0.0, 1.0), margin=0.01)
+    return Findings(results, curves or {}, contenders, evidence)
+
+
+def sentences_on(*args, **kwargs):
+    return findings_on(*args, **kwargs).sentences()
 
 
 @pytest.mark.parametrize(
-    ("tuned", "sentence"),
+    ("tuned", "verdict", "sentence"),
     [
         (
             [0.70, 0.71, 0.70, 0.69, 0.70],
+            "worse",
             "Negative transfer: 'tuned' loses to 'scratch' by 0.100 "
             "(95 % interval 0.087 to 0.113, p < 0.001).",
         ),
         (
             [0.90, 0.91, 0.90, 0.89, 0.90],
+            "better",
             "Transfer helps: 'tuned' is ahead of 'scratch' by 0.100 "
             "(95 % interval 0.087 to 0.113, p < 0.001).",
         ),
         (
             [0.90, 0.71, 0.80, 0.79, 0.75],
-            "No clear difference: 'tuned' is behind 'scratch' by 0.010 "
-            "(95 % interval -0.122 to 0.142, p = 0.84), which may be chance.",
+            "cannot be told",
+            "Cannot be told: 'tuned' is behind 'scratch' by 0.010 (95 % interval "
+            "-0.122 to 0.142, p = 0.84). Here, only a difference of more than 0.13 "
+            "could be found; about 18000 rows instead of 100 would tell.",
         ),
         (
             [0.80, 0.80, 0.80, 0.80, 0.80],
-            "No clear difference: 'tuned' is ahead of 'scratch' by 0.000 "
-            "(95 % interval 0.000 to 0.000, p = 1), which may be chance.",
+            "equivalent",
+            "Equivalent within 0.01: 'tuned' is ahead of 'scratch' by 0.000 "
+            "(95 % interval 0.000 to 0.000, p = 1).",
         ),
     ],
 )
-def test_finding_says_whether_transfer_helps_or_hurts(tuned, sentence):
-    assert sentences_on([0.8] * 5, tuned) == [sentence]
+def test_finding_says_whether_transfer_helps_or_hurts(tuned, verdict, sentence):
+    found = findings_on([0.8] * 5, tuned)
+    assert found.sentences() == [sentence]
+    assert found.effects()["verdict"].tolist() == [verdict]
 
 
 @pytest.mark.parametrize(
@@ -834,13 +855,24 @@ def test_finding_says_whether_transfer_helps_or_hurts(tuned, sentence):
         ),
         (
             [-0.1, 0.0, 0.0],
-            "'tuned' is not clearly ahead of 'scratch' at any size from 20 to 80 "
-            "training rows.",
+            "'tuned' is not ahead of 'scratch' at any size from 20 to 80 training "
+            "rows.",
+        ),
+        (
+            [0.1, 0.008, 0.0],
+            "'scratch' catches up with 'tuned' by 80 training rows; whether it does so "
+            "by 40 cannot be told.",
+        ),
+        (
+            [0.1, 0.0, 0.008],
+            "Whether 'scratch' catches up with 'tuned' by 80 training rows cannot be "
+            "told.",
         ),
     ],
 )
 def test_finding_says_from_which_size_on_scratch_catches_up(gains, sentence):
-    noise = np.array([0.0, 0.01, -0.01, 0.0])
+    """Not being told apart is not catching up: the interval must be in the margin."""
+    noise = np.array([0.0, 0.005, -0.005, 0.0])
     scratch = np.full((3, 4), 0.5)
     tuned = 0.5 + np.array(gains)[:, np.newaxis] + noise
     assert sentences_on(scratch, tuned, sizes=(20, 40, 80))[-1] == sentence
@@ -957,10 +989,10 @@ def test_indicators_tell_how_soon_the_score_from_scratch_is_reached(duel):
             times = []
             for curve, score in zip(report.curves_[who], wanted, strict=True):
                 reached = curve[axis][curve["score"] >= score]
-                times.append(reached[0] if len(reached) else np.nan)
+                times.append(reached[0] if len(reached) else curve[axis][-1])
             value, low, high = values[name, who]
-            assert value == pytest.approx(np.mean(times), nan_ok=True)
-            assert np.isnan(value) or 0 <= low <= value <= high
+            assert value == pytest.approx(np.mean(times))
+            assert 0 <= low <= value <= high
     effects = [report.effects_[name][0] for name in ("difference", "low", "high")]
     assert list(values["gain over from scratch", "tuned"]) == effects
 
@@ -1052,3 +1084,23 @@ def test_page_of_a_comparison_is_saved(duel, tmp_path, pyplot):
     page = (tmp_path / "report.html").read_text("utf-8")
     assert "the row is not here" in page
     assert page.count("<img") >= 1
+
+
+def test_time_to_a_score_that_is_not_reached_is_longer_than_the_training():
+    """The other splits are not lost; nobody knows an upper end."""
+    curve = {"epoch": np.arange(3), "seconds": np.arange(3) * 2.0}
+    there, not_there = ([0.1, 0.9, 0.9], [0.1, 0.2, 0.3])
+    curves = {
+        "tuned": [curve | {"score": np.array(s)} for s in (there, not_there, there)],
+        "scratch": [curve | {"score": np.array([0.1, 0.5, 0.8])}] * 3,
+    }
+    rows = findings_on([0.8] * 3, [0.9, 0.3, 0.9], curves).indicators()
+    table = zip(*rows.values(), strict=True)
+    found = {(indicator, name): ends for indicator, name, _, *ends in table}
+    for axis, unit in (("epochs", 1), ("seconds", 2)):
+        value, low, high = found[f"{axis} to the score from scratch", "tuned"]
+        assert value == pytest.approx(unit * (1 + 2 + 1) / 3)
+        assert 0 <= low < value
+        assert high == np.inf
+        ends = found[f"{axis} to the score from scratch", "scratch"]
+        assert ends == [2 * unit] * 3

@@ -1,17 +1,17 @@
-"""The corrected resampled t-test: scipy's own t-test where the two must agree."""
+"""Means over splits: scipy and closed formulas where they must agree, then coverage."""
 
 import numpy as np
 import pytest
 from scipy import stats
-from sklearn.base import clone
-from sklearn.datasets import load_digits
-from sklearn.linear_model import RidgeClassifier
-from sklearn.model_selection import StratifiedKFold
-from sklearn.pipeline import make_pipeline
-from sklearn.random_projection import GaussianRandomProjection
-from sklearn.tree import DecisionTreeClassifier
 
-from sktl._comparison.statistics import estimate_mean
+from sktl._comparison.statistics import (
+    Mean,
+    Scores,
+    chances_of_being_best,
+    estimate_mean,
+    holm,
+    judge,
+)
 
 DIFFERENCES = [
     [0.1, -0.05, 0.2, 0.0, 0.12],
@@ -20,10 +20,29 @@ DIFFERENCES = [
 ]
 
 
+def scores_of(table):
+    """Scores that are means of rows: {(split, row): value} as an array with NaN."""
+    table = np.asarray(table, dtype=float)
+    of_splits = np.nanmean(table, axis=1)
+    n = np.sum(~np.isnan(table), axis=1)
+    moved = np.nan_to_num(table - of_splits[:, None])
+    return Scores(of_splits, moved / np.sqrt(n * (n - 1))[:, None], 0.0)
+
+
+def folds(rows, n_folds):
+    """Rows in folds of equal size, each tested on once."""
+    table = np.full((n_folds, len(rows)), np.nan)
+    for fold, part in enumerate(np.array_split(np.arange(len(rows)), n_folds)):
+        table[fold, part] = rows[part]
+    return table
+
+
+# --- without knowledge of the rows ----------------------------------------------------
+
+
 @pytest.mark.parametrize("values", DIFFERENCES)
-def test_without_rows_to_test_on_it_is_the_plain_t_test(values):
-    """`n_test / n_train` of zero leaves the variance of independent values."""
-    found = estimate_mean(values, n_train=100, n_test=0)
+def test_splits_without_common_rows_are_the_plain_t_test(values):
+    found = estimate_mean(Scores(np.array(values), None, 0.0)).estimate()
     expected = stats.ttest_1samp(values, 0)
     assert found.mean == pytest.approx(np.mean(values))
     assert found.p_value == pytest.approx(expected.pvalue)
@@ -32,116 +51,175 @@ def test_without_rows_to_test_on_it_is_the_plain_t_test(values):
 
 
 @pytest.mark.parametrize("values", DIFFERENCES)
-def test_correction_makes_the_standard_error_larger_as_published(values):
+def test_random_splits_of_the_same_rows_are_the_corrected_t_test_as_published(values):
     """Nadeau & Bengio: 1 / J becomes 1 / J + n_test / n_train."""
-    plain = stats.ttest_1samp(values, 0)
-    n_splits = len(values)
-    factor = np.sqrt((1 / n_splits + 20 / 80) / (1 / n_splits))
-    found = estimate_mean(values, n_train=80, n_test=20)
-    p_value = 2 * stats.t.sf(abs(plain.statistic) / factor, n_splits - 1)
+    n_train, n_test = 80, 20
+    scores = Scores(np.array(values), None, n_test / (n_train + n_test))
+    found = estimate_mean(scores).estimate()
+    error = np.std(values, ddof=1) * np.sqrt(1 / len(values) + n_test / n_train)
+    p_value = 2 * stats.t.sf(abs(np.mean(values)) / error, len(values) - 1)
     assert found.p_value == pytest.approx(p_value)
-    interval = plain.confidence_interval(0.95)
-    assert found.high - found.low == pytest.approx(
-        factor * (interval.high - interval.low)
-    )
-
-
-def test_p_value_is_below_five_percent_where_zero_is_outside_of_the_interval():
-    rng = np.random.default_rng(0)
-    for _ in range(200):
-        found = estimate_mean(rng.normal(0.4, 0.5, size=6), n_train=50, n_test=10)
-        assert (found.p_value < 0.05) == (not found.low <= 0 <= found.high)
 
 
 @pytest.mark.parametrize(("value", "p_value"), [(0.0, 1.0), (0.1, 0.0), (-0.3, 0.0)])
 def test_equal_values_have_an_interval_of_length_zero(value, p_value):
     """Also 0.1, of which five have a mean that rounding makes another number."""
-    found = estimate_mean([value] * 5, n_train=80, n_test=20)
+    found = estimate_mean(Scores(np.full(5, value), None, 0.2)).estimate()
     assert found == (value, value, value, p_value)
 
 
 def test_failed_split_leaves_nothing_to_say():
-    assert np.isnan(estimate_mean([0.1, np.nan, 0.2], n_train=80, n_test=20)).all()
+    mean = estimate_mean(Scores(np.array([0.1, np.nan, 0.2]), None, 0.2))
+    assert np.isnan(mean.estimate()).all()
+    assert judge([mean], 0.01)[0] == [""]
 
 
-# --- calibration: how often nothing looks like something ------------------------------
+# --- with it --------------------------------------------------------------------------
 
 
-def normal_differences(rng, n_splits, correlation):
-    """Differences with mean 0 and this correlation between any two splits."""
-    common = np.sqrt(correlation) * rng.normal()
-    return common + np.sqrt(1 - correlation) * rng.normal(size=n_splits)
-
-
-@pytest.mark.parametrize(("n_splits", "n_train"), [(5, 80), (10, 180), (15, 80)])
-def test_differences_as_correlated_as_assumed_are_significant_in_five_percent(
-    n_splits, n_train
-):
-    """The correlation that the correction assumes is the share of rows tested on."""
+def test_folds_that_agree_are_as_sure_as_their_rows():
+    """Equal means of all folds: scipy's t-test on rows, but for the fold's own mean."""
     rng = np.random.default_rng(0)
-    correlation = 20 / (n_train + 20)
-    n_found = sum(
-        estimate_mean(
-            normal_differences(rng, n_splits, correlation), n_train, 20
-        ).p_value
-        < 0.05
-        for _ in range(10_000)
+    table = rng.normal(0.1, 1, (5, 400))
+    table += 0.1 - table.mean(axis=1, keepdims=True)
+    found = estimate_mean(scores_of(folds(table.ravel(), 5))).estimate()
+    expected = stats.ttest_1samp(table.ravel(), 0)
+    assert found.p_value == pytest.approx(expected.pvalue, rel=0.03)
+    interval = expected.confidence_interval(0.95)
+    assert [found.low, found.high] == pytest.approx(list(interval), rel=0.01)
+
+
+def test_folds_that_differ_by_far_more_than_rows_do_are_the_plain_t_test():
+    of_splits = np.array([0.1, -0.05, 0.2, 0.0, 0.12])
+    rows = of_splits[:, None] + 1e-4 * np.random.default_rng(0).normal(size=(5, 200))
+    scores = scores_of(folds(rows.ravel(), 5))
+    found = estimate_mean(scores).estimate()
+    expected = stats.ttest_1samp(scores.of_splits, 0)
+    assert found.p_value == pytest.approx(expected.pvalue, rel=1e-3)
+
+
+def test_same_rows_in_every_split_do_not_become_more():
+    rows = np.random.default_rng(0).normal(size=100)
+    one = np.full((4, 100), np.nan)
+    one[:] = rows
+    error = estimate_mean(scores_of(one)).error
+    assert error == pytest.approx(stats.sem(rows))
+
+
+def test_rows_that_were_not_seen_to_differ_may_differ():
+    """No difference on any of 100 rows: of others, up to 3 in 100 may ("rule of 3")."""
+    scores = scores_of(folds(np.zeros(100), 5))._replace(unseen=2 / 100**2)
+    found = estimate_mean(scores).estimate()
+    assert -found.low == found.high == pytest.approx(0.03, abs=0.003)
+
+
+def crossed(rng, n_splits, n_test, pool, rows, splits, cells):
+    """Splits that test on random rows of a pool, with normal effects of each kind."""
+    of_rows, table = rng.normal(size=pool), np.full((n_splits, pool), np.nan)
+    for split in range(n_splits):
+        part = rng.choice(pool, n_test, replace=False)
+        noise = rng.normal(size=n_test)
+        table[split, part] = rows * of_rows[part] + cells * noise
+        table[split, part] += splits * rng.normal()
+    return table
+
+
+def random_folds(rng, n_splits, n_test, pool, rows, splits, cells):
+    noise = rows * rng.normal(size=pool) + cells * rng.normal(size=pool)
+    return folds(noise, n_splits) + splits * rng.normal(size=(n_splits, 1))
+
+
+CASES = {
+    "two folds": (random_folds, 2, 45, 90, 1, 0, 0),
+    "five folds": (random_folds, 5, 40, 200, 1, 0, 0),
+    "five folds with luck": (random_folds, 5, 40, 200, 1, 0.08, 0),
+    "draws": (crossed, 8, 60, 500, 1, 0, 0.5),
+    "draws with luck": (crossed, 8, 60, 500, 1, 0.15, 0.5),
+    "draws of the same rows": (crossed, 8, 60, 80, 1, 0, 0.5),
+    "many draws": (crossed, 30, 20, 200, 1, 0.2, 0.5),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_interval_covers_the_truth_in_about_95_percent(case):
+    """Of normal effects, whose mean is zero. What real data give: the benchmark."""
+    make, *sizes = CASES[case]
+    rng = np.random.default_rng(0)
+    found = [
+        estimate_mean(scores_of(make(rng, *sizes))).estimate() for _ in range(1000)
+    ]
+    covered = np.mean([low <= 0 <= high for _, low, high, _ in found])
+    assert 0.925 < covered < 0.985
+    assert np.mean([p < 0.05 for *_, p in found]) == pytest.approx(1 - covered)
+
+
+# --- verdicts -------------------------------------------------------------------------
+
+
+def test_holm_is_as_published():
+    """The smallest times their number, and so on; none falls below one before it."""
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, np.nan, 0.9]) == pytest.approx([1.0, np.nan, 1.0], nan_ok=True)
+    assert holm([]).tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "margin", "verdict"),
+    [
+        (0.1, 0.03, 0.01, "better"),
+        (-0.1, 0.03, 0.01, "worse"),
+        (0.1, 0.06, 0.01, "cannot be told"),
+        (0.0, 0.06, 0.01, "cannot be told"),
+        (0.0, 0.004, 0.01, "equivalent"),
+        (
+            0.005,
+            0.002,
+            0.01,
+            "equivalent",
+        ),  # better, but by nothing that matters
+        (0.005, 0.002, None, "better"),
+        (0.0, 0.0, 0.01, "equivalent"),
+        (0.0, 0.0, None, "cannot be told"),
+    ],
+)
+def test_verdict_needs_the_whole_interval(value, error, margin, verdict):
+    mean = Mean(value, error, 100.0)
+    assert judge([mean], margin)[0] == [verdict]
+    _, low, high, p_value = mean.estimate()
+    if margin is not None:
+        assert (verdict == "equivalent") == (-margin <= low and high <= margin)
+    if verdict in ("better", "worse"):
+        assert p_value < 0.05
+        assert not low <= 0 <= high
+
+
+def test_verdicts_are_adjusted_to_their_number():
+    """One that is clear alone is not clear as the best of ten."""
+    alone = Mean(0.1, 0.04, 100.0)
+    nothing = Mean(0.0, 0.04, 100.0)
+    assert judge([alone], 0.01)[0] == ["better"]
+    verdicts, p_values = judge([alone] + [nothing] * 9, 0.01)
+    assert verdicts == ["cannot be told"] * 10
+    assert p_values[0] == pytest.approx(10 * alone.estimate().p_value)
+    equal = Mean(0.0, 0.0045, 100.0)
+    assert judge([equal], 0.01)[0] == ["equivalent"]
+    assert judge([equal] * 10, 0.01)[0] == ["cannot be told"] * 10
+
+
+def test_chance_of_being_best_of_two_is_that_of_a_positive_difference():
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=200)
+    one, other = (
+        scores_of(folds(rows + rng.normal(mean, 1, 200), 5)) for mean in (0.1, 0.0)
     )
-    assert n_found / 10_000 == pytest.approx(0.05, abs=0.007)
+    difference = estimate_mean(one.minus(other))
+    expected = stats.norm.cdf(difference.value / difference.error)
+    chances = chances_of_being_best([one, other])
+    assert chances.sum() == pytest.approx(1)
+    assert chances[0] == pytest.approx(expected, abs=0.02)
 
 
-def rate_of_a_model_against_itself(model, n_comparisons, *, held):
-    """How often two seeds of one model have p < 0.05 on five folds, and why.
-
-    Sampled anew for each comparison: 200 digits, the folds, and the seeds; these for
-    each fold, or held over all of them. Also gives the correlation of the differences.
-    """
-    X, y = load_digits(return_X_y=True)
-    rng = np.random.RandomState(0)
-    open_ = [n for n in model.get_params() if n.split("__")[-1] == "random_state"]
-    n_found, products, squares = 0, 0.0, 0.0
-    for _ in range(n_comparisons):
-        rows = rng.choice(len(X), 200, replace=False)
-        folds = StratifiedKFold(5, shuffle=True, random_state=rng.randint(2**31))
-        seeds = rng.randint(2**31, size=(5, 2))
-        seeds = np.repeat(seeds[:1], 5, axis=0) if held else seeds
-        difference = []
-        for pair, (train, test) in zip(
-            seeds, folds.split(X[rows], y[rows]), strict=True
-        ):
-            train, test = rows[train], rows[test]
-            one, other = (
-                clone(model)
-                .set_params(**dict.fromkeys(open_, int(seed)))
-                .fit(X[train], y[train])
-                .score(X[test], y[test])
-                for seed in pair
-            )
-            difference.append(one - other)
-        difference = np.array(difference)
-        n_found += estimate_mean(difference, n_train=160, n_test=40).p_value < 0.05
-        products += (difference.sum() ** 2 - (difference**2).sum()) / 20
-        squares += (difference**2).mean()
-    return n_found / n_comparisons, products / squares
-
-
-@pytest.mark.slow
-def test_model_against_itself_with_seeds_anew_on_each_fold_is_rarely_significant():
-    """As `compare_transfer` draws them: the differences are independent.
-
-    The correction, made for correlated ones, is then too careful: of normal ones 1.4 %
-    are significant. The bound is what 99.9 % of such experiments stay below.
-    """
-    model = DecisionTreeClassifier(max_features="sqrt")
-    rate, correlation = rate_of_a_model_against_itself(model, 600, held=False)
-    assert abs(correlation) < 0.05
-    assert rate < 0.032
-
-
-@pytest.mark.slow
-def test_model_against_itself_with_seeds_held_is_significant_in_five_percent():
-    """Where the luck of a seed is about as much of a score as the luck of the rows."""
-    model = make_pipeline(GaussianRandomProjection(16), RidgeClassifier())
-    rate, correlation = rate_of_a_model_against_itself(model, 600, held=True)
-    assert 0.1 < correlation < 0.3
-    assert 0.03 <= rate <= 0.07
+def test_equal_contenders_share_their_chances():
+    one = scores_of(folds(np.random.default_rng(0).normal(size=100), 5))
+    worse = scores_of(folds(np.random.default_rng(1).normal(-9, 1, size=100), 5))
+    assert chances_of_being_best([one, worse, one]) == pytest.approx([0.5, 0, 0.5])

@@ -26,9 +26,7 @@ def draw(comparison, **kwargs):
 
 
 def ends_of(results):
-    mean, error = results["mean_test_score"], results["se_test_score"]
-    low, high = mean - error, mean + error
-    return results.get("low_test_score", low), results.get("high_test_score", high)
+    return results["low_test_score"], results["high_test_score"]
 
 
 def points(display):

@@ -42,10 +42,19 @@ def comparison(make_comparison):
         scores,
         SIZES,
         effects=[
-            ("frozen features", NASTY, "untrained", 0.1, 0.05, 0.15, 0.0001),
-            ("raw pixels", NASTY, "untrained", *[np.nan] * 4),
-            ("fine-tuned network", scratch, "from scratch", -0.2, -0.3, -0.1, 0.01),
-            (NASTY, scratch, "from scratch", 0.01, -0.1, 0.12, 0.8),
+            ("frozen features", NASTY, "untrained", 0.1, 0.05, 0.15, 0.0001, "better"),
+            ("raw pixels", NASTY, "untrained", *[np.nan] * 4, ""),
+            (
+                "fine-tuned network",
+                scratch,
+                "from scratch",
+                -0.2,
+                -0.3,
+                -0.1,
+                0.01,
+                "worse",
+            ),
+            (NASTY, scratch, "from scratch", 0.01, -0.1, 0.12, 0.8, "cannot be told"),
         ],
         indicators=[
             ("score of frozen features", NASTY, "", 0.51, 0.4, 0.6),
@@ -185,7 +194,7 @@ def test_effects_say_whether_transfer_helps(page):
         ["frozen features", "helps"],
         ["raw pixels", "failed"],
         ["fine-tuned network", "hurts"],
-        [NASTY, "no clear difference"],
+        [NASTY, "cannot be told"],
     ]
     scratch = ["network from scratch", "from scratch"]
     assert rows[1][3:] == ["untrained", "-", "-", "-"]

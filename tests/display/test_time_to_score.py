@@ -26,7 +26,7 @@ def trained(make_comparison):
         "tuned": [one_split([0.1, 0.7, 0.8, 0.9]), one_split([0.2, 0.6, 0.9, 0.8])],
         "scratch": [one_split([0.1, 0.2, 0.3, 0.5]), one_split([0.1, 0.3, 0.4, 0.6])],
     }
-    effects = [("tuned", "scratch", "from scratch", 0.3, 0.1, 0.5, 0.01)]
+    effects = [("tuned", "scratch", "from scratch", 0.3, 0.1, 0.5, 0.01, "better")]
     rng = np.random.default_rng(0)
     names = ["pixels", "tuned", "scratch"]
     scores = {name: rng.uniform(0.2, 0.9, (2, 2)) for name in names}

@@ -1,0 +1,186 @@
+"""What the intervals rest on besides the scores: rows in common, bounds, a margin."""
+
+from math import inf
+from numbers import Real
+from typing import NamedTuple
+
+import numpy as np
+
+from sktl._comparison.statistics import Scores
+
+FROM_ZERO_TO_ONE = (
+    *("accuracy", "average_precision", "f1", "jaccard", "precision", "recall"),
+    *("roc_auc", "top_k_accuracy", "balanced_accuracy"),
+)
+UP_TO_ONE = ("r2", "explained_variance", "d2_")
+DEFAULT_MARGIN = 0.01  # of scores that are at best 1
+
+
+class Evidence(NamedTuple):
+    """What is known of a comparison.
+
+    Attributes
+    ----------
+    of_rows : dict of str to list of (ndarray of shape (n_splits, n_units) or None)
+        By contender and size, as in `Scores`.
+    shared : float
+        As in `Scores`.
+    n_rows, n_tested : int
+        Rows of the splits, and how many of these are ever tested on.
+    unseen : float
+        As in `Scores`.
+    bounds : tuple of float
+        What the score can be.
+    margin : float or None
+        The largest difference that does not matter.
+    """
+
+    of_rows: dict
+    shared: float
+    n_rows: int
+    n_tested: int
+    unseen: float = 0.0
+    bounds: tuple = (-inf, inf)
+    margin: float | None = None
+
+    def scores(self, results, contender, size):
+        """Scores of a contender.
+
+        Parameters
+        ----------
+        results : dict of str to ndarray
+            As `TransferComparison.results_`.
+        contender : str
+        size : int
+            Position of the training size.
+
+        Returns
+        -------
+        scores : Scores
+        """
+        row = np.flatnonzero(results["contender"] == contender)[size]
+        splits = [name for name in results if name.startswith("split")]
+        of_rows = self.of_rows.get(contender)
+        return Scores(
+            np.array([results[name][row] for name in splits]),
+            None if of_rows is None else of_rows[size],
+            self.shared,
+            self.unseen,
+        )
+
+
+def collect_evidence(trials, splits, whose, scoring, margin):
+    """Gather it after all trials.
+
+    Parameters
+    ----------
+    trials : dict of str to list of list of Trial
+        By contender, size and split.
+    splits : list of list of Split
+    whose : ndarray of shape (n_samples,)
+        The group of each row, or the row itself.
+    scoring : str
+    margin : float or None
+        None is the default of the score.
+
+    Returns
+    -------
+    evidence : Evidence
+    """
+    of_rows = {
+        name: [_stack([trial.influence for trial in of_size]) for of_size in of_sizes]
+        for name, of_sizes in trials.items()
+    }
+    *_, largest = splits
+    rows = np.unique(np.concatenate([part for split in largest for part in split]))
+    tested = np.unique(np.concatenate([split.test for split in largest]))
+    bounds = bounds_of(scoring)
+    return Evidence(
+        of_rows,
+        shared_rows([split.test for split in largest]),
+        len(rows),
+        len(tested),
+        _unseen_variance(bounds, len(np.unique(whose[tested]))),
+        bounds,
+        DEFAULT_MARGIN if margin is None and bounds[1] == 1 else margin,
+    )
+
+
+def evidence_of_sizes(results, scoring="score"):
+    """Make do with a table: as if splits were random ones of the same rows.
+
+    Parameters
+    ----------
+    results : dict of str to ndarray
+        As `TransferComparison.results_`.
+    scoring : str
+
+    Returns
+    -------
+    evidence : Evidence
+    """
+    n_train = results["train_size"][-1]
+    n_test = results.get("test_size", [0])[-1]
+    n_rows = n_train + n_test
+    bounds = bounds_of(scoring)
+    return Evidence({}, n_test / n_rows, n_rows, n_rows, bounds=bounds)
+
+
+def _unseen_variance(bounds, n_tested):
+    """As if two more rows moved the score, as far as a row can.
+
+    Where no row of n makes a difference, up to 3 in n may do so (95 %; the "rule of
+    three"); Agresti & Min (Statistics in Medicine 24, 2005) add rows that were not seen
+    to all tables of two classifiers.
+    """
+    spread = bounds[1] - bounds[0]
+    return 2 * (spread / n_tested) ** 2 if np.isfinite(spread) else 0.0
+
+
+def shared_rows(tests):
+    """The share of its test rows that a split has in common with another.
+
+    Parameters
+    ----------
+    tests : list of ndarray of int
+
+    Returns
+    -------
+    shared : float
+        Mean over all pairs.
+    """
+    rows, column = np.unique(np.concatenate(tests), return_inverse=True)
+    is_in = np.zeros((len(tests), len(rows)))
+    is_in[np.repeat(np.arange(len(tests)), list(map(len, tests))), column] = 1
+    size = np.sqrt(is_in.sum(axis=1))
+    shares = is_in @ is_in.T / np.outer(size, size)
+    return float((shares.sum() - len(tests)) / (len(tests) * (len(tests) - 1)))
+
+
+def bounds_of(scoring):
+    """The least and the most that a score of scikit-learn can be, by its name."""
+    if scoring.startswith(FROM_ZERO_TO_ONE):
+        return 0.0, 1.0
+    if scoring == "matthews_corrcoef":
+        return -1.0, 1.0
+    if scoring.startswith(UP_TO_ONE):
+        return -inf, 1.0
+    return -inf, 0.0 if scoring.startswith("neg_") else inf
+
+
+def check_margin(margin):
+    """Refuse what is no size of a difference."""
+    if margin is None:
+        return
+    if isinstance(margin, bool) or not isinstance(margin, Real) or not 0 < margin < inf:
+        raise ValueError(
+            f"margin={margin!r} must be a number above 0, in the unit of the score: "
+            "the largest difference that does not matter. None is 0.01 for scores that "
+            "are at best 1."
+        )
+
+
+def _stack(influences):
+    """Of all splits; None if it is not known of one."""
+    known = all(influence is not None for influence in influences)
+    return np.array(influences) if known else None

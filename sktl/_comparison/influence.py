@@ -1,0 +1,117 @@
+"""How far each row that is tested on moves a score."""
+
+import warnings
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.metrics import get_scorer
+from sklearn.utils.metaestimators import available_if
+
+MOST_UNITS = 200  # of rows: more take time, and make the intervals hardly better
+ACCURACY = repr(get_scorer("accuracy"))
+
+
+def make_units(whose):
+    """Deal rows to units: those of one group together, and not too many units.
+
+    Dealt at random, units have the variance of what they are made of.
+
+    Parameters
+    ----------
+    whose : ndarray of shape (n_samples,)
+        The group of each row, or the row itself.
+
+    Returns
+    -------
+    units : ndarray of shape (n_samples,)
+        Numbers from 0.
+    """
+    names, positions = np.unique(whose, return_inverse=True)
+    n_units = min(len(names), MOST_UNITS)
+    return (np.random.RandomState(0).permutation(len(names)) % n_units)[positions]
+
+
+def influence(predicted, y, units, scorer, score, n_units):
+    """Leave each unit out of a score in turn: the jackknife.
+
+    Parameters
+    ----------
+    predicted : Predicted
+        What was predicted of the rows.
+    y : ndarray of shape (n_rows,)
+    units : ndarray of shape (n_rows,)
+        As from `make_units`.
+    scorer : callable
+        As scikit-learn's.
+    score : float
+        What it gave on these rows.
+    n_units : int
+        Of all rows.
+
+    Returns
+    -------
+    influence : ndarray of shape (n_units,) or None
+        The sum of squares is the jackknife's estimate of the score's variance. Zero
+        where a unit is not among the rows. None if the score does not come from the
+        predictions alone, or is not defined without some unit.
+    """
+    present, unit_of_row = np.unique(units, return_inverse=True)
+    if len(present) < 2:
+        return None
+    if repr(scorer) == ACCURACY:
+        hits = predicted.predict(np.arange(len(y))) == y
+        without = _accuracy_without(hits, unit_of_row)
+    else:
+        without = _score_without(predicted, y, unit_of_row, scorer, score)
+    if without is None:
+        return None
+    influence = np.zeros(n_units)
+    influence[present] = without.mean() - without
+    return np.sqrt((len(present) - 1) / len(present)) * influence
+
+
+def _accuracy_without(hits, unit_of_row):
+    """What `_score_without` would find, at once."""
+    n_hits, n_rows = np.bincount(unit_of_row, hits), np.bincount(unit_of_row)
+    return (hits.sum() - n_hits) / (len(hits) - n_rows)
+
+
+def _score_without(predicted, y, unit_of_row, scorer, score):
+    """The score without each unit; None where that cannot be had."""
+    positions = np.arange(len(y))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # all that is to be said was said before
+            if not np.isclose(scorer(predicted, positions, y), score, rtol=1e-6):
+                return None
+            parts = [positions[unit_of_row != i] for i in range(unit_of_row.max() + 1)]
+            without = np.array([scorer(predicted, rows, y[rows]) for rows in parts])
+    except Exception:  # it reads more than predictions, or needs all rows
+        return None
+    return without if np.isfinite(without).all() else None
+
+
+def _recall(method):
+    """A method that takes positions of rows and remembers what is predicted of them."""
+
+    def predict(self, positions):
+        if method not in self.known_:
+            answer = getattr(self.estimator, method)(self.X)
+            self.known_[method] = np.asarray(answer)
+        return self.known_[method][positions]
+
+    predict.__name__ = method
+    return available_if(lambda self: hasattr(self.estimator, method))(predict)
+
+
+class Predicted(ClassifierMixin, BaseEstimator):
+    """A fitted classifier that predicts some rows once, and takes their positions."""
+
+    def __init__(self, estimator, X):
+        self.estimator, self.X = estimator, X
+        self.classes_ = getattr(estimator, "classes_", None)
+        self.known_ = {}
+
+    predict = _recall("predict")
+    predict_proba = _recall("predict_proba")
+    decision_function = _recall("decision_function")

@@ -1,0 +1,139 @@
+"""What rows move a score, against formulas and the bootstrap."""
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score, get_scorer, make_scorer
+from sklearn.svm import SVC
+
+from sktl import compare_transfer
+from sktl._comparison.influence import Predicted, influence, make_units
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    X, y = load_digits(return_X_y=True)
+    y = (y % 3 == 0).astype(int)
+    X = X + np.random.RandomState(0).normal(0, 10, X.shape)
+    return (
+        LogisticRegression(max_iter=300).fit(X[:150], y[:150]),
+        X[150:300],
+        y[150:300],
+    )
+
+
+def moved(fitted, scorer, units=None):
+    model, X, y = fitted
+    units = np.arange(len(y)) if units is None else units
+    score = scorer(model, X, y)
+    return influence(
+        Predicted(model, X), y, units, scorer, score, n_units=units.max() + 1
+    )
+
+
+def test_accuracy_is_moved_as_a_mean_of_hits(fitted):
+    model, X, y = fitted
+    hits = model.predict(X) == y
+    found = moved(fitted, get_scorer("accuracy"))
+    expected = (hits - hits.mean()) / np.sqrt(len(y) * (len(y) - 1))
+    assert found == pytest.approx(expected)
+
+
+def test_accuracy_at_once_is_accuracy_without_each_unit(fitted):
+    """The same score under a name that is not known, by units of several rows."""
+    units = np.random.RandomState(0).randint(40, size=150)
+
+    def score(y_true, y_predicted):
+        return accuracy_score(y_true, y_predicted)
+
+    found = moved(fitted, get_scorer("accuracy"), units)
+    assert found == pytest.approx(moved(fitted, make_scorer(score), units))
+
+
+def test_log_loss_is_moved_as_a_mean_of_losses(fitted):
+    model, X, y = fitted
+    least = np.finfo(float).eps  # as scikit-learn bounds what is surely wrong
+    losses = -np.log(np.maximum(model.predict_proba(X)[np.arange(len(y)), y], least))
+    found = moved(fitted, get_scorer("neg_log_loss"))
+    expected = (losses.mean() - losses) / np.sqrt(len(y) * (len(y) - 1))
+    assert found == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "scoring", ["f1", "roc_auc", "balanced_accuracy", "matthews_corrcoef"]
+)
+def test_other_scores_have_the_standard_error_of_the_bootstrap(fitted, scoring):
+    model, X, y = fitted
+    scorer = get_scorer(scoring)
+    rng = np.random.default_rng(0)
+    parts = rng.integers(len(y), size=(400, len(y)))
+    expected = np.std([scorer(model, X[part], y[part]) for part in parts])
+    found = np.sqrt(np.sum(moved(fitted, scorer) ** 2))
+    assert found == pytest.approx(expected, rel=0.12)
+
+
+def test_margins_of_an_svm_are_enough_for_an_area(fitted):
+    """It has no probabilities."""
+    _, X, y = fitted
+    model = SVC().fit(X[:75], y[:75])
+    assert moved((model, X[75:], y[75:]), get_scorer("roc_auc")) is not None
+
+
+def needs_all_rows(model, X, y):
+    if len(y) < 150:
+        raise ValueError("too few rows")
+    return accuracy_score(y, model.predict(X))
+
+
+@pytest.mark.parametrize(
+    "scorer",
+    [
+        lambda model, X, y: float(np.mean(X > 5)),  # of the rows themselves
+        lambda model, X, y: float(model.n_iter_[0]),  # of the fit
+        needs_all_rows,
+    ],
+)
+def test_score_of_more_than_predictions_is_not_known_by_rows(fitted, scorer):
+    assert moved(fitted, scorer) is None
+
+
+def test_one_unit_alone_moves_nothing_that_could_be_told(fitted):
+    assert moved(fitted, get_scorer("accuracy"), np.zeros(150, dtype=int)) is None
+
+
+def test_units_are_groups_and_not_too_many():
+    groups = np.repeat(["b", "a", "c"], 4)
+    units = make_units(groups)
+    assert len(np.unique(units)) == 3
+    assert all(len(np.unique(units[groups == group])) == 1 for group in "abc")
+    sizes = np.bincount(make_units(np.arange(1050)))
+    assert len(sizes) == 200
+    assert set(sizes) == {5, 6}
+
+
+def test_score_that_is_not_known_by_rows_has_the_interval_of_its_splits():
+    """And nothing fails."""
+    X, y = load_digits(return_X_y=True)
+
+    def brightness(model, X, y):
+        return X.mean() / 16 + 0.0 * model.score(X, y)
+
+    model = {"model": LogisticRegression(max_iter=300)}
+    report = compare_transfer(X[:100], y[:100], model, cv=4, scoring=brightness)
+    results = report.results_
+    values = np.array([results[f"split{i}_test_score"][0] for i in range(4)])
+    half = 3.182 * values.std(ddof=1) / 2  # no row is tested on twice
+    assert results["high_test_score"] - values.mean() == pytest.approx(half, rel=1e-3)
+
+
+def test_groups_widen_the_interval():
+    """Four copies of a row are one row."""
+    X, y = load_digits(return_X_y=True)
+    X, y, groups = (np.repeat(part, 4, axis=0) for part in (X[:60], y[:60], range(60)))
+    model = {"model": SVC()}
+    widths = []
+    for whose in (groups, np.arange(240)):
+        results = compare_transfer(X, y, model, cv=5, groups=whose).results_
+        widths += (results["high_test_score"] - results["low_test_score"]).tolist()
+    assert widths[0] > 1.5 * widths[1]

@@ -75,6 +75,7 @@ class Cache:
 
     def __init__(self, rows):
         self._rows = rows
+        self._in_vain = set()  # locks that did not come free
         self.reset()
 
     def reset(self):
@@ -127,11 +128,14 @@ class Cache:
         deadline = time.monotonic() + timeout
         is_ours = True
         with contextlib.ExitStack() as held:
-            for number in sorted(numbers) if self.is_shared else ():
-                left = max(0.0, deadline - time.monotonic())
+            for number in sorted(numbers - self._in_vain if self.is_shared else ()):
+                seconds = max(0.0, deadline - time.monotonic())
                 try:
-                    held.enter_context(_file_lock(self._rows.directory, number, left))
+                    lock = _file_lock(self._rows.directory, number, seconds)
+                    held.enter_context(lock)
                 except Timeout:
+                    if timeout:
+                        self._in_vain.add(number)  # once is enough
                     held.close()
                     is_ours = False
                     break

@@ -1,7 +1,7 @@
 """Each image passes the network once in a grid search, counted at the network itself.
 
 A hook on the first layer writes down every image that comes in, in whatever process;
-the counters of the store take no part.
+the counters of the cache take no part.
 """
 
 import hashlib
@@ -15,12 +15,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
+from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
 
 from sktl import PretrainedFeatureExtractor, clear_cache
+from sktl._utils.torch_state import plain_torch
 
 N_IMAGES = 90
 CLASSES = np.arange(N_IMAGES) % 3
@@ -92,7 +95,7 @@ def test_grid_search_passes_each_image_once(
     assert list(recorder.counts().values()) == [1] * N_IMAGES
 
 
-def test_recorder_sees_every_fold_without_a_store(images, tiny_network, recorder):
+def test_recorder_sees_every_fold_without_a_cache(images, tiny_network, recorder):
     """Three grid points and five folds, each through fit and score; then the refit."""
     search(tiny_network, None).fit(images, CLASSES)
     assert list(recorder.counts().values()) == [3 * 5 + 1] * N_IMAGES
@@ -149,6 +152,126 @@ def test_processes_that_begin_together_pass_each_image_once(
     found = together.fit(images, CLASSES).cv_results_
     assert list(recorder.counts().values()) == [1] * N_IMAGES
     np.testing.assert_array_equal(found["mean_test_score"], expected["mean_test_score"])
+
+
+def lock_files(directory):
+    return [
+        FileLock(directory / "sktl-locks" / f"{n:02}", timeout=0) for n in range(64)
+    ]
+
+
+@pytest.fixture
+def features(tiny_network, recorder, images, tmp_path):
+    """Fitted, and blocks of 32 images."""
+    features = PretrainedFeatureExtractor(
+        tiny_network, image_size=16, batch_size=8, cache=tmp_path / "features"
+    )
+    features.fit(images)
+    (tmp_path / "features" / "sktl-locks").mkdir(parents=True)
+    return features
+
+
+def test_locks_of_others_are_come_back_to(
+    images, features, recorder, monkeypatch, tmp_path
+):
+    """What others are computing comes last, once they are done with it."""
+    locks = lock_files(tmp_path / "features")
+    for lock in locks[::16]:
+        lock.acquire()
+    thread = threading.Thread(
+        target=features.transform, args=[images], daemon=True
+    )
+    thread.start()
+    for _ in range(200):
+        time.sleep(0.05)
+        if recorder.counts().total():
+            break
+    assert 0 < recorder.counts().total() < N_IMAGES
+    assert thread.is_alive()
+    for lock in locks[::16]:
+        lock.release()
+    thread.join(20)
+    assert list(recorder.counts().values()) == [1] * N_IMAGES
+
+
+def test_lock_that_is_never_freed_costs_one_wait(
+    images, features, monkeypatch, tmp_path
+):
+    expected = clone(features).set_params(cache=None).fit_transform(images)
+    monkeypatch.setattr("sktl._features.prefix.LOCK_SECONDS", 0.5)
+    for lock in (locks := lock_files(tmp_path / "features")):
+        lock.acquire()
+    started = time.monotonic()
+    assert np.array_equal(features.transform(images), expected)
+    assert time.monotonic() - started < 10
+    for lock in locks:
+        lock.release()
+
+
+def test_where_nothing_can_be_locked_images_are_computed_and_kept(
+    images, features, recorder, tmp_path
+):
+    (tmp_path / "features" / "sktl-locks").rmdir()
+    (tmp_path / "features" / "sktl-locks").write_text("in the way")
+    features.transform(images)
+    features.transform(images)
+    assert list(recorder.counts().values()) == [1] * N_IMAGES
+    assert (tmp_path / "features" / "sktl-locks").read_text() == "in the way"
+
+
+def test_nothing_is_locked_while_another_thread_trains(images, features, tmp_path):
+    """Or two processes, each with such threads, could wait for each other for ever."""
+    with plain_torch():  # as while training
+        thread = threading.Thread(
+        target=features.transform, args=[images], daemon=True
+    )
+        thread.start()
+        time.sleep(0.5)
+        assert thread.is_alive()
+        for lock in lock_files(tmp_path / "features"):
+            with lock:
+                pass
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+FIT_AND_TRANSFORM = """
+import pickle, sys, threading
+from sktl import FineTunedCNNClassifier
+features, images = pickle.load(open(sys.argv[1], "rb"))
+y = [0, 1, 2] * (len(images) // 3)
+fits = FineTunedCNNClassifier(
+    features.backbone, image_size=16, cache=features.cache, max_epochs=1
+)
+for n in range(3):
+    part = images if n else images[::-1]
+    thread = threading.Thread(target=fits.fit, args=[part + n, y])
+    thread.start()
+    rows = features.fit_transform(part + n)
+    thread.join()
+print(rows.shape)
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_fit_and_transform_at_once_do_not_wait_for_each_other(
+    images, tiny_network, recorder, in_processes, tmp_path
+):
+    cloudpickle = pytest.importorskip("cloudpickle")
+    recorder.seconds = 0.02
+    features = PretrainedFeatureExtractor(
+        tiny_network, image_size=16, batch_size=8, cache=tmp_path / "features"
+    )
+    task = tmp_path / "task.pkl"
+    task.write_bytes(cloudpickle.dumps((features, images)))
+    command = [sys.executable, "-c", FIT_AND_TRANSFORM, task]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(2)]
+    try:
+        shown = [process.communicate(timeout=120)[0] for process in both]
+    finally:
+        for process in both:
+            process.kill()
+    assert shown == [b"(90, 8)\n"] * 2
 
 
 TRANSFORM = """

@@ -243,7 +243,7 @@ class PretrainedFeatureExtractor(
             If images cannot be read and `on_error="raise"`; it lists all of them.
         """
         check_is_fitted(self)
-        backbone = self._load_backbone()
+        backbone = self._load_backbone(image_size=self._image_size)
         self._check_same_network(backbone)
         return self._features(self._open_images(X), backbone)
 
@@ -263,7 +263,7 @@ class PretrainedFeatureExtractor(
         check_is_fitted(self)
         self._check_feature_names_in(input_features)
         names = [
-            f"{self._backbone_name}_{layer}_{self.pooling}_{i}"
+            f"{self._backbone_name}_{layer}_{self._pooling}_{i}"
             for layer, width in zip(self.layers_, self.layer_widths_, strict=True)
             for i in range(width)
         ]
@@ -279,19 +279,31 @@ class PretrainedFeatureExtractor(
 
     @with_callbacks
     def _fit(self, X):
-        self._check_params()
-        task = start_fit(self, X)
-        images = self._open_images(X, reset=True)
-        backbone = self._load_backbone()
-        outputs = self._frozen_outputs(backbone.network)
+        self._forget()
+        try:
+            self._check_params()
+            task = start_fit(self, X)
+            images = self._open_images(X, reset=True)
+            backbone = self._load_backbone()
+            outputs = self._frozen_outputs(backbone.network)
+            shapes = self._make_prefix(backbone, outputs).output_shapes()
+        except BaseException:
+            self._forget()  # what is half fitted is not fitted
+            raise
+        # What is set later holds from the next fit on.
+        self._pooling, self._image_size = self.pooling, self.image_size
+        self._backbone_name = backbone.name
         self.layers_ = [layer for layer, _ in outputs]
         self.network_digest_ = backbone.digest
-        self._backbone_name = backbone.name
-        shapes = self._make_prefix(backbone, outputs).output_shapes()
         self.layer_widths_ = [width for (width,) in shapes]
         self.n_features_out_ = sum(self.layer_widths_)
         task.end()
         return images, backbone
+
+    def _forget(self):
+        """Be unfitted."""
+        for name in [n for n in vars(self) if n.endswith("_") and n[0] != "_"]:
+            delattr(self, name)
 
     def _frozen_outputs(self, network):
         """Pairs of layer and pooling, in the order of the columns."""
@@ -313,7 +325,7 @@ class PretrainedFeatureExtractor(
         return [(name, self.pooling) for name in names]
 
     def _features(self, images, backbone):
-        outputs = [(layer, self.pooling) for layer in self.layers_]
+        outputs = [(layer, self._pooling) for layer in self.layers_]
         parts = self._make_prefix(backbone, outputs)(images, self.on_error)
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 

@@ -27,7 +27,6 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from sktl._features.sqlite import Database, is_free
-from sktl._networks.kept import free_networks
 
 # Enough for the processes of one machine, and few enough to take all of them.
 N_LOCKS = 64
@@ -226,7 +225,7 @@ def open_cache(cache):
         shared by processes, not bounded (see `prune_cache`). None: nothing is kept,
         only counted.
     """
-    name = _resolve(cache)
+    name = resolve_cache(cache)
     with _lock:
         if name not in _caches:
             # A process that goes through many directories must not run out of files.
@@ -235,13 +234,19 @@ def open_cache(cache):
         return _caches[name]
 
 
-def _resolve(cache):
+def resolve_cache(cache):
+    """Return "memory", None, or the absolute path of a directory."""
     if cache is None or (isinstance(cache, str) and cache == "memory"):
         return cache
     if not isinstance(cache, (str, Path)) or cache == "":
         raise TypeError(
             f"cache={cache!r} is no cache. Pass 'memory', the path of a "
             "directory (str or pathlib.Path), or None to keep nothing."
+        )
+    if isinstance(cache, str) and cache.lower() in ("none", "null", "no", "off"):
+        raise ValueError(
+            f"cache={cache!r} would be a directory of that name. Pass None, without "
+            f"quotes, to keep nothing, or './{cache}' for the directory."
         )
     return os.path.realpath(os.path.expanduser(cache))
 
@@ -327,6 +332,8 @@ def clear_cache(cache="memory"):
     """
     open_cache(cache).clear()
     if cache == "memory":
+        from sktl._networks.kept import free_networks  # imports torch, which is slow
+
         free_networks()
 
 

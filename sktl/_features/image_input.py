@@ -12,6 +12,7 @@ from sklearn.utils._param_validation import (
 )
 from sklearn.utils.validation import _check_feature_names_in, validate_data
 
+from sktl._features.cache import resolve_cache
 from sktl._features.engine import make_engine
 from sktl._features.prefix import FrozenPrefix
 from sktl._images.forms import open_images
@@ -59,6 +60,7 @@ class ImageInputMixin:
             self.get_params(deep=False),
             caller_name=type(self).__name__,
         )
+        resolve_cache(self.cache)
 
     def _open_images(self, X, *, reset=False):
         """Open `X` as images; `reset` learns what later calls are checked against."""

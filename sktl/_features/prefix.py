@@ -16,6 +16,11 @@ few file locks, and a process computes an image only while it has that lock, aft
 has looked the image up once more. It waits for a lock at most as long as another one
 computes a batch, and while it has one it waits for nothing: the lock of the process's
 own threads comes first.
+
+An `X` of up to three rows takes a short path. Batches of a fixed size, filled up with
+blank images, give a row the same bits in any company (`engine`); for one image that
+would take eight times as long. So these few are computed by themselves, which changes
+them by rounding, and are not kept; where longer ones have kept them, they are found.
 """
 
 import functools
@@ -27,6 +32,7 @@ from dataclasses import asdict, dataclass, field, replace
 
 import joblib
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from sktl._features.cache import N_LOCKS, fingerprint, make_key, open_cache
@@ -51,6 +57,9 @@ MAX_IMAGES = 1024
 BLOCKS_PER_READING = 16
 # No block should take longer; a process that hangs must not keep the others for ever.
 LOCK_SECONDS = 600
+# Up to so many rows of `X`, as when a service is asked for one image, a batch has no
+# other rows.
+FEW_ROWS = 3
 # Beyond this ratio of an image's short side to the network's, detail is lost.
 MUCH_LARGER = 4
 # What most networks see; for those that do, there is hardly a better one to name.
@@ -317,20 +326,27 @@ class FrozenPrefix:
                 except ImageReadError as error:
                     block.remove(content)
                     self._fail(content, error, result)
-        locks = {_lock_of(content) for content in decoded}
+        is_short = result.n_rows <= FEW_ROWS
+        locks = {_lock_of(content) for content in decoded if not is_short}
         with plain_torch(), cache.locked(locks, patience) as is_ours:
             if not is_ours and not patience:
                 return False
             self._look_up_again(decoded, cache)
             wanted = [content for content in decoded if content.missing()]
             if wanted:
-                outputs = self.compute(np.stack([decoded[c][0] for c in wanted]))
+                pixels = np.stack([decoded[content][0] for content in wanted])
+                prefix = self
+                if is_short:
+                    engine = replace(self.engine, batch_size=len(wanted))
+                    prefix = replace(self, engine=engine)
+                outputs = prefix.compute(pixels)
                 computed = {}
                 for content, *activations in zip(wanted, *outputs, strict=True):
                     values = dict(zip(content.keys, activations, strict=True))
                     computed |= {key: values[key] for key in content.missing()}
                     content.learn(computed)
-                cache.put(computed)
+                if not is_short:
+                    cache.put(computed)
         for content in block:
             result.write(content)
         result.n_large += sum(is_large for _, is_large in decoded.values())
@@ -403,7 +419,14 @@ class FrozenPrefix:
         """Run the network itself on uint8 images of its size."""
         if self.cuts == ("",):
             return [pixels]
-        return self.engine.run(self._module(), pixels)
+        outputs = self.engine.run(self._module(), pixels)
+        if self.engine.dtype == torch.float16 and not all(map(_is_finite, outputs)):
+            raise ValueError(
+                f"Activations of backbone={self.backbone.name!r} are too large for "
+                "precision='float16', which ends at 65504. Pass precision='bfloat16' "
+                "or 'float32', which reach 3e38. Nothing of this was cached."
+            )
+        return outputs
 
     def fingerprints(self):
         """One digest per cut of all that decides the numbers, the image aside."""
@@ -441,6 +464,10 @@ def _open(images, row):
         return image, image.digest(), None
     except ImageReadError as error:
         return None, None, error
+
+
+def _is_finite(array):
+    return np.isfinite(array).all()
 
 
 def _lock_of(content):

@@ -3,6 +3,9 @@
 The only user of SQLite, and the half of the cache that can meet trouble. Correctness
 rests on the checksum of each row alone, not on SQLite, its locks or the file system:
 any file may be damaged, cut or deleted at any time.
+
+That is against accidents, not against people: who may write to the directory can plant
+numbers with the right checksums. Nothing that is read here is ever run.
 """
 
 import contextlib
@@ -152,6 +155,7 @@ class Database:
             self.close()
         if self._connection is None:
             os.makedirs(self.directory, mode=0o700, exist_ok=True)
+            self._check_trust()
             self._path = self._choose_file()
             self._connection = _connect(self._path)
             self._opened_as = self._identity()
@@ -164,6 +168,25 @@ class Database:
         except OSError:
             return os.getpid(), None
         return os.getpid(), (status.st_dev, status.st_ino)
+
+    def _check_trust(self):
+        """Warn where others may plant features: their checksums would be right."""
+        if not hasattr(os, "geteuid"):  # Windows
+            return
+        status = os.stat(self.directory)
+        if status.st_uid != os.geteuid():
+            whose = "belongs to another user"
+        elif status.st_mode & stat.S_IWOTH:
+            whose = "may be written to by every user"
+        elif status.st_mode & stat.S_IWGRP and status.st_gid != os.getegid():
+            whose = "may be written to by another group"
+        else:
+            return
+        self._warn(
+            f"cache={str(self.directory)!r} {whose} of this machine. Whoever can write "
+            "there decides what is read as features: nothing of it is run, but the "
+            "numbers are theirs. Pass a directory of your own, or trust them."
+        )
 
     def _choose_file(self):
         taken = []

@@ -178,9 +178,7 @@ def test_locks_of_others_are_come_back_to(
     locks = lock_files(tmp_path / "features")
     for lock in locks[::16]:
         lock.acquire()
-    thread = threading.Thread(
-        target=features.transform, args=[images], daemon=True
-    )
+    thread = threading.Thread(target=features.transform, args=[images], daemon=True)
     thread.start()
     for _ in range(200):
         time.sleep(0.05)
@@ -222,9 +220,7 @@ def test_where_nothing_can_be_locked_images_are_computed_and_kept(
 def test_nothing_is_locked_while_another_thread_trains(images, features, tmp_path):
     """Or two processes, each with such threads, could wait for each other for ever."""
     with plain_torch():  # as while training
-        thread = threading.Thread(
-        target=features.transform, args=[images], daemon=True
-    )
+        thread = threading.Thread(target=features.transform, args=[images], daemon=True)
         thread.start()
         time.sleep(0.5)
         assert thread.is_alive()

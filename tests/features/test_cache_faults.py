@@ -593,6 +593,35 @@ def test_file_damaged_while_open_never_gives_a_wrong_number(tmp_path, sound, dam
         store.release()
 
 
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="POSIX permissions")
+@pytest.mark.parametrize(
+    ("mode", "owner", "message"),
+    [
+        (0o700, None, None),
+        (0o755, None, None),
+        (0o775, None, None),  # the user's own group
+        (0o777, None, "may be written to by every user"),
+        (0o755, 4321, "belongs to another user"),
+        (0o775, (-1, 4321), "may be written to by another group"),
+    ],
+)
+def test_directory_that_others_may_write_to_is_warned_about(
+    tmp_path, mode, owner, message
+):
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    cache.chmod(mode)
+    if owner is not None:
+        if os.geteuid() != 0:
+            pytest.skip("only root gives files away")
+        os.chown(cache, *(owner if isinstance(owner, tuple) else (owner, -1)))
+    with at_most_warnings() as caught:
+        open_cache(cache).put(rows(range(5)))
+        assert right(open_cache(cache), range(5)) == set(range(5))
+    assert len(caught) == (message is not None)
+    assert message is None or message in str(caught[0].message)
+
+
 FOREIGN = {
     "text": b"This is no database.\n" * 100,
     "zeros": bytes(50_000),

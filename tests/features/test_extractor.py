@@ -10,6 +10,7 @@ from PIL import Image
 from sklearn.base import clone
 from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_digits
+from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, cross_validate
 from sklearn.pipeline import make_pipeline
@@ -27,7 +28,7 @@ from sktl.exceptions import (
 
 
 @pytest.fixture(autouse=True)
-def _empty_store():
+def _empty_cache():
     clear_cache()
 
 
@@ -296,3 +297,91 @@ def test_wrong_use_names_parameter_and_remedy(images, params, X, error, message)
     extractor = PretrainedFeatureExtractor(**params)
     with pytest.raises(error, match=message):
         extractor.fit_transform(images if X is None else X)
+
+
+# ---- fits that fail, parameters set after a fit
+
+OTHER_RANGE = np.linspace(0, 200, 5 * 64).reshape(5, 64)
+
+
+@pytest.mark.parametrize(
+    ("params", "X"),
+    [
+        ({}, np.full((5, 64), np.nan)),
+        ({}, np.zeros((5, 60))),
+        ({"layers": "layer9"}, OTHER_RANGE),
+        ({"backbone": "resnet81"}, OTHER_RANGE),
+        ({"weights": "/nowhere.pth"}, OTHER_RANGE),
+        ({"pooling": "mean"}, OTHER_RANGE),
+    ],
+    ids=["NaN", "layout", "layer", "backbone", "weights", "pooling"],
+)
+def test_failed_fit_leaves_an_extractor_unfitted(params, X, digits):
+    extractor = PretrainedFeatureExtractor().fit(digits[0])
+    good = extractor.get_params()
+    with pytest.raises((ValueError, OSError)):
+        extractor.set_params(**params).fit(X)
+    assert [name for name in vars(extractor) if name.endswith("_")] == []
+    with pytest.raises(NotFittedError):
+        extractor.set_params(**good).transform(digits[0])
+    expected = PretrainedFeatureExtractor().fit_transform(digits[0])
+    assert np.array_equal(extractor.fit_transform(digits[0]), expected)
+
+
+@pytest.mark.parametrize(
+    "later",
+    [{"pooling": "avgmax"}, {"layers": "layer2.1.relu_1"}, {"image_size": 48}],
+    ids=str,
+)
+def test_parameter_set_after_fit_holds_from_the_next_fit_on(later, images):
+    extractor = PretrainedFeatureExtractor(pooling="max").fit(images)
+    expected = extractor.transform(images)
+    extractor.set_params(**later)
+    assert np.array_equal(extractor.transform(images), expected)
+    assert len(extractor.get_feature_names_out()) == expected.shape[1]
+    again = PretrainedFeatureExtractor(**{"pooling": "max"} | later)
+    found = extractor.fit(images).transform(images)
+    assert np.array_equal(found, again.fit_transform(images))
+    assert len(extractor.get_feature_names_out()) == found.shape[1]
+
+
+# ---- cache
+
+
+@pytest.mark.parametrize("cache", ["none", "None", "off"])
+def test_word_for_no_cache_is_not_taken_for_a_directory(
+    cache, images, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    extractor = PretrainedFeatureExtractor(cache=cache)
+    for call in (extractor.fit, extractor.fit_transform):
+        with pytest.raises(ValueError, match="Pass None, without quotes"):
+            call(images)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("cache", ["memory", "directory"])
+def test_counts_are_right_where_one_of_two_layers_is_known(cache, images, tmp_path):
+    cache = cache if cache == "memory" else tmp_path
+    layers = ["layer2.1.relu_1", "flatten"]
+    one = PretrainedFeatureExtractor(layers=layers[0], cache=cache)
+    one.fit_transform(images)
+    assert cache_info(cache)[:4] == (0, 20, 20, 20)
+    both = PretrainedFeatureExtractor(layers=layers, cache=cache)
+    features = both.fit_transform(images)
+    assert cache_info(cache)[:4] == (20, 40, 40, 40)
+    both.set_params(cache=None)
+    assert np.array_equal(both.fit_transform(images), features)
+
+
+def test_half_precision_that_overflows_is_an_error_and_not_kept(tiny_network, images):
+    with torch.no_grad():
+        tiny_network.conv2.weight *= 1e6
+    extractor = PretrainedFeatureExtractor(
+        tiny_network, image_size=8, precision="float16", device="cpu"
+    )
+    with pytest.raises(ValueError, match="precision='bfloat16'"):
+        extractor.fit_transform(images)
+    assert cache_info().entries == 0
+    features = extractor.set_params(precision="bfloat16").fit_transform(images)
+    assert np.isfinite(features).all()

@@ -1,6 +1,7 @@
 """What is known of a network before it is built: how to build and feed it, weights."""
 
 import functools
+import math
 import re
 import reprlib
 from collections.abc import Callable, Mapping
@@ -144,13 +145,35 @@ def _mini_architecture():
 
 
 def module_architecture(module):
-    geometry = Geometry(resize=256, crop=224)
+    """A user's network; timm's say how their images are to be prepared."""
+    preprocessing = Preprocessing(
+        Geometry(resize=256, crop=224), IMAGENET_MEAN, IMAGENET_STD
+    )
+    for name in ("pretrained_cfg", "default_cfg"):
+        config = getattr(module, name, None)
+        if isinstance(config, Mapping) and "input_size" in config:
+            preprocessing = _from_timm(config)
+            break
     return Architecture(
         type(module).__name__,
         functools.partial(reset_copy, module),
-        Preprocessing(geometry, IMAGENET_MEAN, IMAGENET_STD),
+        preprocessing,
         is_named=False,
     )
+
+
+def _from_timm(config):
+    """As `timm.data.create_transform` prepares images for evaluation."""
+    side = min(config["input_size"][1:])
+    share = config.get("crop_pct") or 0.875
+    geometry = Geometry(
+        resize=math.floor(side / share),
+        crop=side,
+        interpolation=config.get("interpolation", "bicubic"),
+        stretch=config.get("crop_mode") == "squash" and share == 1,
+    )
+    mean, std = config.get("mean", IMAGENET_MEAN), config.get("std", IMAGENET_STD)
+    return Preprocessing(geometry, tuple(mean), tuple(std))
 
 
 def _settings(name, published):

@@ -181,6 +181,14 @@ def test_two_heads_read_the_last_layer_before_both():
     assert (network.penultimate, network.n_features) == ("mean", 6)
 
 
+@pytest.mark.parametrize("strategy", ["linear_probe", "full"])
+def test_classifier_replaces_both_heads(make, strategy):
+    images = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
+    classifier = make(strategy, backbone=Distilled()).fit(images, [0, 1, 2] * 4)
+    assert classifier.module_.head.in_features == 6
+    assert classifier.predict_proba(images).shape == (12, 3)
+
+
 def test_residual_sum_is_no_pair_of_heads():
     class Residual(nn.Module):
         def __init__(self):

@@ -2,12 +2,15 @@
 
 import warnings
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from torchvision.models import get_model
 from torchvision.models.feature_extraction import get_graph_node_names
 
+from sktl import PretrainedFeatureExtractor
 from sktl._networks.fusion import fuse_batch_norms
 from sktl._networks.stages import StagedNetwork
 from sktl.exceptions import UnknownLayerError, UnknownStageError
@@ -389,3 +392,22 @@ def test_networks_of_timm_give_what_their_own_heads_read(name, width):
         (found,) = network.prefix(network.penultimate)(images)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     assert network.n_features == width
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "vit_tiny_patch16_224"])
+def test_images_for_networks_of_timm_are_prepared_as_timm_prepares_them(name):
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    module = timm.create_model(name, pretrained=False).eval()
+    config = timm.data.resolve_model_data_config(module)
+    transform = timm.data.create_transform(**config, is_training=False)
+    image = np.random.default_rng(0).integers(0, 256, (300, 260, 3), dtype=np.uint8)
+    with torch.no_grad():
+        features = module.forward_features(transform(Image.fromarray(image))[None])
+        expected = module.forward_head(features, pre_logits=True).numpy()
+    extractor = PretrainedFeatureExtractor(
+        module, batch_size=1, precision="float32", cache=None
+    )
+    found = extractor.fit_transform([image])
+    assert np.abs(found - expected).max() < 1e-4 * max(1, np.abs(expected).max())

@@ -28,13 +28,9 @@ from sktl._comparison.findings import (
 from sktl._comparison.influence import make_units
 from sktl._comparison.shared_pass import share_passes
 from sktl._comparison.statistics import chances_of_being_best
+from sktl._comparison.summary import collect_predictions, describe, summarize
 from sktl._comparison.train_sizes import shrink
-from sktl._comparison.trials import (
-    collect_predictions,
-    describe,
-    run_trials,
-    summarize,
-)
+from sktl._comparison.trials import run_trials
 from sktl._comparison.twins import kind_of
 from sktl._display.comparison import TransferComparisonDisplay
 from sktl._display.html import write_html

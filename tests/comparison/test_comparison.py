@@ -550,18 +550,19 @@ def test_contender_without_what_a_score_needs_fails_alone(digits):
     assert "predict_proba" in report.results_["error"][0]
 
 
-def test_findings_that_cannot_be_worked_out_leave_the_results(
-    digits, contenders, monkeypatch
+@pytest.mark.parametrize(
+    "step", ["Findings", "collect_evidence", "collect_predictions"]
+)
+def test_failure_after_the_last_fit_costs_a_sentence_and_not_the_scores(
+    digits, contenders, monkeypatch, step
 ):
-    """An error after the last fit costs a sentence, not the fits."""
-
     def broken(*args):
         raise KeyError("optimizer__weight_decay")
 
-    monkeypatch.setattr("sktl._comparison.compare.Findings", broken)
+    monkeypatch.setattr(f"sktl._comparison.compare.{step}", broken)
     report = compare_transfer(*digits, contenders, cv=2)
     assert np.isfinite(report.results_["mean_test_score"]).all()
-    (finding,) = report.findings_
+    finding = report.findings_[-1]
     assert "scores are complete" in finding
     assert "KeyError: 'optimizer__weight_decay'" in finding
     assert finding in str(report)

@@ -17,7 +17,7 @@ class PretrainedFeatureExtractor(
 
     Nothing is trained. `fit` looks at the kind of images and checks the weights;
     `transform` passes every image through the network once and keeps the result in
-    the feature store, so that cross-validation and grid search over what comes behind
+    the cache, so that cross-validation and grid search over what comes behind
     compute it once per image, not once per fold.
 
     Parameters
@@ -78,7 +78,9 @@ class PretrainedFeatureExtractor(
         during our calls.
     cache : "memory", path-like or None, default="memory"
         Where features are kept: in this process, in a directory that other processes
-        and later sessions share, or nowhere.
+        and later sessions share, or nowhere. Whoever may write to a directory can put
+        wrong features there (nothing in it is ever run), so one that is not yours
+        alone is warned about.
     on_error : {"raise", "nan"}, default="raise"
         What an unreadable image gives: one error that lists all of them, or rows of
         NaN and one warning that lists them.
@@ -235,12 +237,21 @@ class PretrainedFeatureExtractor(
         Returns
         -------
         features : ndarray of shape (n_samples, n_features_out_), dtype float32
-            In the order of `X`. A row depends on its image alone.
+            In the order of `X`. A row depends on its image alone: to the last bit, on
+            one device with one number of threads, if `X` has four rows or more. One to
+            three rows are computed without the company of a full batch, many times as
+            fast, and may differ from that by rounding (about 1e-6 of their size in
+            float32); they are looked up in the cache, and not added to it.
 
         Raises
         ------
         ImageReadError
             If images cannot be read and `on_error="raise"`; it lists all of them.
+        WeightsMismatchError
+            If the network is not the one that `fit` saw.
+        ValueError
+            If `X` is not of the kind that `fit` saw; or if activations are too large
+            for `precision="float16"`.
         """
         check_is_fitted(self)
         backbone = self._load_backbone(image_size=self._image_size)

@@ -118,7 +118,7 @@ class BatchSizeWarning(UserWarning):
 
 
 class CacheWarning(UserWarning):
-    """The feature store could not keep what was computed; the numbers are right."""
+    """The cache could not keep what was computed, or others may write to it."""
 
 
 class CheckpointWarning(UserWarning):

@@ -891,13 +891,13 @@ FUNCTIONS = [
         "cache_info of a number",
         lambda d: cache_info(3),
         TypeError,
-        r"cache=3 is not a feature store. Pass 'memory', the path of a directory",
+        r"cache=3 is no cache. Pass 'memory', the path of a directory",
     ),
     (
         "clear_cache of a flag",
         lambda d: clear_cache(True),
         TypeError,
-        r"cache=True is not a feature store. Pass 'memory', the path of a directory",
+        r"cache=True is no cache. Pass 'memory', the path of a directory",
     ),
 ]
 

@@ -97,7 +97,8 @@ def decode(data, value_range=None):
             _check_size(*image.size)
             if image.format == "JPEG":
                 _check_scans(data, image)
-            _load_strictly(image)
+            _refuse_lenient_reading(image)
+            image.load()
             return _upright_pixels(image, value_range)
     except Image.DecompressionBombError as error:
         raise ValueError(
@@ -144,18 +145,17 @@ def _check_scans(data, image):
 # Strictness
 
 
-def _load_strictly(image):
-    """Load an image, refusing a truncated one whatever PIL's global flag says.
+def _refuse_lenient_reading(image):
+    """Refuse what only `PIL.ImageFile.LOAD_TRUNCATED_IMAGES` would let pass.
 
-    Under `LOAD_TRUNCATED_IMAGES`, `ImageFile.load` overlooks the end of the data and
-    the errors of decoders that are fed (Pillow 13.0, ImageFile.py). `Image.frombytes`
-    asks the same decoders and overlooks neither, so it is asked first.
+    Under that flag `ImageFile.load` overlooks the end of the data and the errors of
+    decoders that are fed (Pillow 13.0, ImageFile.py). `Image.frombytes` asks the same
+    decoders and overlooks neither, so it is asked first.
     """
     if image.format in ("AVIF", "HEIF") and not isinstance(image, _WholeAvif):
-        _refuse_lenience(image.format)
+        _refuse_under_the_flag(image.format)
     elif image.format != "AVIF":
         _require_whole(image)
-    image.load()
 
 
 class _WholeAvif(AvifImagePlugin.AvifImageFile):
@@ -192,8 +192,9 @@ def _require_whole_tile(image, data, decoder, extents, offset, args):
     if decoder == "libtiff" or decoder in Image.DECODERS:
         return
     if decoder not in _FED_DECODERS:
-        _refuse_lenience(image.format)
-    args = args if isinstance(args, tuple) else (args,)
+        _refuse_under_the_flag(image.format)
+    if not isinstance(args, tuple):
+        args = () if args is None else (args,)
     encoded = memoryview(data)[offset:]
     if decoder == "zip":
         encoded = _png_pixel_data(image, data)
@@ -206,7 +207,7 @@ def _require_whole_tile(image, data, decoder, extents, offset, args):
 def _png_pixel_data(image, data):
     """Join the pixel data of a PNG, as strict about what is around it as PIL is."""
     if image.tell():
-        _refuse_lenience("a later frame of a PNG")
+        _refuse_under_the_flag("a later frame of a PNG")
     position, parts, is_over = 8, [], False
     while position + 8 <= len(data):
         length, name = struct.unpack_from(">I4s", data, position)
@@ -227,7 +228,7 @@ def _png_pixel_data(image, data):
     return b"".join(parts)
 
 
-def _refuse_lenience(what):
+def _refuse_under_the_flag(what):
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise ValueError(
             f"is {what}, which PIL reads without telling damage while "
@@ -247,7 +248,7 @@ def _open_icon(stream):
         return PngImagePlugin.PngImageFile(content)
     width, height = BmpImagePlugin.DibImageFile(content).size
     _check_size(width, height // 2)  # the lower half is its mask
-    _refuse_lenience("a bitmap in an icon")
+    _refuse_under_the_flag("a bitmap in an icon")
     stream.seek(0)
     return IcoImagePlugin.IcoImageFile(stream)
 
@@ -364,10 +365,11 @@ def _load_once(image):
     # PIL takes a failed load for a finished one: asked again, it gives a part.
     if _broken.get(id(image)) is image:
         raise OSError("could not be loaded earlier, and PIL cannot load it again")
+    if getattr(image, "tile", None):
+        _check_size(*image.size)
+    _refuse_lenient_reading(image)
     try:
-        if getattr(image, "tile", None):
-            _check_size(*image.size)
-        _load_strictly(image)
+        image.load()
     except Exception:
         _broken[id(image)] = image
         raise

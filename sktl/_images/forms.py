@@ -469,9 +469,8 @@ def _why_not_found(path, error):
         return _reason_of(error)
     if path != path.strip():
         return "no such file; the path has white space at its ends, strip() it"
-    return "no such file" + (
-        "" if os.path.isabs(path) else f" (seen from {os.getcwd()})"
-    )
+    seen_from = "" if os.path.isabs(path) else f" (seen from {os.getcwd()})"
+    return f"no such file{seen_from}"
 
 
 # What X is

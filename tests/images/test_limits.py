@@ -30,7 +30,7 @@ def test_limit_of_pixels_is_a_setting(kind, monkeypatch):
         PretrainedFeatureExtractor(cache=None).fit_transform([data])
 
 
-# These readers of PIL ask its global limit themselves; that of icons of bitmaps does too.
+# These readers of PIL ask its global limit themselves, as that of bitmap icons does.
 ASKING = ["TIFF", "WEBP"]
 
 

@@ -106,6 +106,16 @@ def test_files_that_cannot_be_read_strictly_name_pils_flag(kind, monkeypatch):
         read(WHOLE[kind][-1])
 
 
+def test_image_refused_under_pils_flag_is_read_without_it(monkeypatch):
+    image = Image.open(io.BytesIO(WHOLE["JPEG2000"][0]))
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+        with pytest.raises(ImageReadError, match="LOAD_TRUNCATED_IMAGES"):
+            read(image)
+
+    np.testing.assert_array_equal(read(image), read(WHOLE["JPEG2000"][0]))
+
+
 def test_flag_of_pil_is_never_touched(monkeypatch):
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     with warnings.catch_warnings():

@@ -177,6 +177,8 @@ def _token(value):
         return value
     if isinstance(value, set | frozenset) and all(isinstance(v, str) for v in value):
         return frozenset(value)
+    if isinstance(value, torch.fx.Graph):
+        return value.python_code("self").src
     if isinstance(value, tuple | list):
         return type(value), [_token(item) for item in value]
     if isinstance(value, Mapping):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from torchvision.models.feature_extraction import create_feature_extractor
 
 from sktl import PretrainedFeatureExtractor
 from sktl._networks import given, kept
@@ -249,8 +250,11 @@ def test_given_network_that_did_not_change_is_traced_once(traced):
     assert len(traced) == 1
 
 
-def test_given_network_of_torchvision_is_traced_once(traced):
-    network = torchvision.models.resnet18(weights=None)
+@pytest.mark.parametrize("is_extractor", [False, True])
+def test_given_network_of_torchvision_is_traced_once(traced, is_extractor):
+    network = torchvision.models.mnasnet0_5(weights=None)
+    if is_extractor:
+        network = create_feature_extractor(network, {"mean": "features"})
     first = load_backbone(network).network
     assert load_backbone(network).network is first
     assert len(traced) == 1

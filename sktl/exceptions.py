@@ -134,7 +134,7 @@ def warn_caller(message, category, warned=None):
     """
     frame, level = sys._getframe(1), 2
     while frame.f_back and frame.f_globals.get("__name__", "").startswith(
-        ("sktl.", "sklearn.", "joblib.")
+        ("sktl.", "sklearn.", "skorch.", "joblib.")
     ):
         frame, level = frame.f_back, level + 1
     site = message, frame.f_code.co_filename, frame.f_lineno

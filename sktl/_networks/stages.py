@@ -86,8 +86,9 @@ class StagedNetwork:
         if not others:
             raise ValueError(
                 f"backbone={name} has no penultimate layer: a layer with weights that "
-                "lies before the one that makes scores. Pass a network with other "
-                "layers before its last Linear or convolution."
+                "lies before the one that makes scores. Pass a network that ends in a "
+                "Linear or convolution, with other layers before it; or one without "
+                "that, whose output is features."
             )
         cut = self._names[ending.output]
         if ending.heads:

@@ -93,11 +93,15 @@ class Engine:
     @contextmanager
     def autocast(self):
         """Use torch alone, to compute in this engine's precision."""
-        exact = self.dtype == torch.float32
         # Switched off it has to be too: a user may have switched it on.
-        rounded = torch.autocast(self.device.type, self.dtype, enabled=not exact)
-        with plain_torch(), rounded, exact_float32() if exact else nullcontext():
+        rounds = self.dtype != torch.float32
+        rounded = torch.autocast(self.device.type, self.dtype, enabled=rounds)
+        with plain_torch(), rounded, self.exact():
             yield
+
+    def exact(self):
+        """Context in which products are in float32, gradients' too, where asked for."""
+        return exact_float32() if self.dtype == torch.float32 else nullcontext()
 
     def numerics(self):
         """Everything about this engine, machine and process that changes numbers.

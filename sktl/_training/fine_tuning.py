@@ -686,7 +686,8 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             seed = np.random.SeedSequence().entropy % 2**32
         elif not isinstance(seed, Integral):
             seed = seed.randint(2**32 - 1)
-        with seeded(int(seed), self.device):
+        engine = make_engine(self.device, self.precision, self.batch_size)
+        with seeded(int(seed), self.device), engine.exact():
             yield
 
 

@@ -6,6 +6,7 @@ import threading
 import numpy as np
 import pytest
 import torch
+from skorch.callbacks import Callback
 
 from sktl import FineTunedCNNClassifier, PretrainedFeatureExtractor
 from sktl._networks.kept import free_networks
@@ -95,6 +96,26 @@ def test_networks_made_under_a_setting_serve_after_it(images, setting):
         extractor.fit_transform(images)
     assert np.array_equal(extractor.transform(images), plain)
     assert np.array_equal(classifier.fit(images, y).predict_proba(images), expected)
+
+
+class _Precision(Callback):
+    """Notes how the products of gradients are computed."""
+
+    def on_grad_computed(self, net, named_parameters, **kwargs):
+        self.seen = torch.backends.cudnn.conv.fp32_precision
+
+
+@pytest.mark.parametrize(
+    ("precision", "expected"), [("float32", "ieee"), ("bfloat16", "tf32")]
+)
+def test_gradients_in_float32_are_computed_without_tf32(
+    make, images, precision, expected
+):
+    callback = _Precision()
+    classifier = make("full", precision=precision, callbacks=[("precision", callback)])
+    classifier.fit(images, [0, 1] * 4)
+    seen = dict(classifier.callbacks_)["precision"].seen
+    assert (seen, torch.backends.cudnn.conv.fp32_precision) == (expected, "tf32")
 
 
 def _transform(images, backbone, queue):

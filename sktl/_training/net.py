@@ -22,8 +22,10 @@ from sktl._features.engine import resolve_device
 
 # Our data sets and batches are dicts of these; weights only where there are some.
 ROWS, WEIGHT = "rows", "sample_weight"
-# So few rows pass the network without others beside them.
+# So few rows pass the network without others beside them, unless a whole batch holds
+# so few numbers that it takes a fraction of a millisecond.
 FEW_ROWS = 3
+SMALL_BATCH = 2**14
 
 
 class ProgressBar(Callback):
@@ -250,7 +252,8 @@ class EstimatorNet(NeuralNet):
         """Compute outputs in batches of one size: rows do not influence one another."""
         x, y = unpack_data(batch)
         x = x[ROWS]
-        pads = pads or x.ndim == 2  # features cost nothing, unlike maps
+        # Features, unlike maps, cost nothing however many they are.
+        pads = pads or x.ndim == 2 or x[0].numel() * self.batch_size <= SMALL_BATCH
         n_missing = max(0, self.batch_size - len(x)) if pads else 0
         padded = torch.cat([x, x.new_zeros(n_missing, *x.shape[1:])])
         outputs = super().evaluation_step(({ROWS: padded}, y), training)

@@ -46,7 +46,7 @@ RATES = {"lr", "optimizer__lr", "backbone_lr_ratio", "layer_decay"}
 # What `fit` learns, and what a fit that failed has not learnt.
 LEARNT = (
     "classes_inferred_ target_mean_ target_scale_ "
-    "module_ criterion_ optimizer_ scaler_ backbone_ frozen_up_to_ n_epochs_ "
+    "module_ criterion_ optimizer_ scaler_ backbone_ plan_ frozen_up_to_ n_epochs_ "
     "value_range_ n_features_in_ feature_names_in_"
 ).split()
 
@@ -173,8 +173,9 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
 
     @property
     def plan(self):
-        """The strategy that the parameters name."""
-        return Strategy.of(self)
+        """The strategy: of the network that was built, else that of the parameters."""
+        asked = Strategy.of(self)
+        return asked if "plan_" not in vars(self) else asked.on_network_of(self.plan_)
 
     @property
     def _default_callbacks(self):
@@ -218,9 +219,8 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         if not self.initialized_:
             return self
         if "device" in names:
-            with contextlib.suppress(
-                ValueError
-            ):  # predict will say that it is not there
+            # Where it is not there, predict will say so.
+            with contextlib.suppress(ValueError):
                 self._move()
         if "criterion" in names:
             self._initialize_criterion()
@@ -250,11 +250,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         """Give the optimiser the rates that the parameters ask for now."""
         named = self.get_all_learnable_params()
         (groups,), kwargs = self.get_params_for_optimizer("optimizer", named)
-        rates = {
-            p: group.get("lr", kwargs["lr"])
-            for group in groups
-            for p in group["params"]
-        }
+        rates = {p: g.get("lr", kwargs["lr"]) for g in groups for p in g["params"]}
         for group in self.optimizer_.param_groups[:]:
             parts = {}
             for parameter in group["params"]:
@@ -298,11 +294,14 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         try:
             yield
         except BaseException:
-            for name in LEARNT:
-                if name in vars(self):
-                    delattr(self, name)
-            self.initialized_, self.virtual_params_ = False, {}
+            self._forget()
             raise
+
+    def _forget(self):
+        for name in LEARNT:
+            if name in vars(self):
+                delattr(self, name)
+        self.initialized_, self.virtual_params_ = False, {}
 
     def initialize(self, backbone=None):
         """As skorch's, with a backbone that is known already, or is loaded."""
@@ -311,7 +310,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
 
     def initialize_module(self):
         """Build the network from the parameters, with a new head."""
-        plan = self.plan
+        self.plan_ = plan = Strategy.of(self)
         seed = torch.randint(2**31, ()).item()
         if self.backbone_ is None:
             random = {"weights": None, "seed": seed} if plan.from_scratch else {}
@@ -438,6 +437,8 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
     def _fit(self, X, y, sample_weight, fit_params):
         goes_on = self.warm_start and self.initialized_
         with contextlib.nullcontext() if goes_on else self._forgetting():
+            if not goes_on:
+                self._forget()
             self._check_params()
             n_epochs = self.plan.n_epochs
             at_most = None if n_epochs and self.refit else n_epochs

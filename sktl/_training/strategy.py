@@ -1,6 +1,6 @@
 """A strategy: which layers are trained, in which order, at which rates."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 PROBE_FIRST = ("linear_probe", "lp_ft", "gradual")
 
@@ -30,6 +30,11 @@ class Strategy:
     def of(cls, estimator):
         """Read the parameters of an estimator."""
         return cls(**{f.name: getattr(estimator, f.name) for f in fields(cls)})
+
+    def on_network_of(self, other):
+        """The same epochs and rates for a network that another strategy has built."""
+        built = ("strategy", "unfreeze_from", "reinit_from", "hidden_units")
+        return replace(self, **{name: getattr(other, name) for name in built})
 
     @property
     def from_scratch(self):

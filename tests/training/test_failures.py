@@ -83,7 +83,7 @@ def test_rows_that_are_refused_change_nothing_where_training_goes_on(make, goes_
     before = clf.predict_proba(light), clf.value_range_
     go_on = clf.fit if goes_on == "warm_start" else clf.partial_fit
     with pytest.raises(ValueError, match="not there at first"):
-        go_on(X * 1.0, Y + 7)
+        go_on(light / 2, Y + 7)
     with pytest.raises(ValueError, match="inconsistent numbers"):
         go_on(light, Y[:-1])
     assert np.array_equal(clf.predict_proba(light), before[0])
@@ -247,6 +247,18 @@ def test_rates_set_after_fit_are_those_of_a_fit_with_them(make, change):
     moved = [not torch.equal(t, before[n]) for n, t in clf.module_.state_dict().items()]
     assert len(clf.history) == 2
     assert any(moved)
+
+
+def test_strategy_set_after_fit_counts_from_the_next_fit_on(make):
+    """Training goes on with the network that there is, and with its rates."""
+    clf = make("full", reinit_from="conv2", max_epochs=1).fit(X, Y)
+    clf.set_params(strategy="lp_ft", unfreeze_from="last", lr=0.3, hidden_units=(4,))
+    fresh = make("full", reinit_from="conv2", max_epochs=1, lr=0.3).fit(X, Y)
+    assert rates(clf) == pytest.approx(rates(fresh))
+    clf.set_params(strategy="gradual").partial_fit(X, Y)
+    assert clf.frozen_up_to_ == ""
+    clf.set_params(strategy="lp_ft", reinit_from=None, callbacks=None).fit(X, Y)
+    assert clf.frozen_up_to_ != ""
 
 
 def test_option_of_the_optimizer_set_after_fit_is_there_and_kept(make):

@@ -36,11 +36,9 @@ from sktl import (
     compare_transfer,
     rank_backbones,
 )
-from sktl._comparison.contenders import default_contenders
 from sktl._comparison.evidence import Evidence
 from sktl._comparison.findings import Findings
 from sktl._comparison.score_curve import ScoreCurve
-from sktl._comparison.train_sizes import nested_order
 from sktl._features.prefix import FrozenPrefix
 from tests.helpers import encode
 
@@ -393,14 +391,23 @@ def as_tuples(X, y):
 
 
 def test_subsets_hold_classes_in_their_shares_from_the_first_row_on():
+    """Of every size; the training part is all rows, in two orders."""
     y = np.repeat(["a", "b", "c"], [60, 30, 5])
-    for seed in range(20):
-        order = nested_order(y, np.random.RandomState(seed))
-        assert sorted(order) == list(range(95))
-        assert set(y[order[:3]]) == {"a", "b", "c"}
-        for k in range(3, 96):
-            for label, share in (("a", 60 / 95), ("b", 30 / 95), ("c", 5 / 95)):
-                assert abs((y[order[:k]] == label).sum() - k * share) < 2.5
+    everyone, sizes, seen = np.arange(95), list(range(3, 96)), []
+
+    class Witness(DummyClassifier):
+        def fit(self, X, y):
+            seen.append(y.tolist())
+            return super().fit(X, y)
+
+    splits = [(everyone, everyone), (everyone[::-1], everyone)]
+    options = {"cv": splits, "train_sizes": sizes, "random_state": 0}
+    compare_transfer(np.zeros((95, 1)), y, {"one": Witness()}, **options)
+    assert set(seen[0]) == set(seen[1]) == {"a", "b", "c"}
+    for size, labels in zip(np.repeat(sizes, 2), seen, strict=True):
+        assert len(labels) == size
+        for label, share in (("a", 60 / 95), ("b", 30 / 95), ("c", 5 / 95)):
+            assert abs(labels.count(label) - size * share) < 2.5
 
 
 def test_subsets_are_drawn_by_random_state(digits):
@@ -589,7 +596,7 @@ def test_unreadable_image_is_named_by_its_row_in_x(digits, make, bad):
     contenders = {
         "any": DummyClassifier(),
         "network": make(),
-        "pixels": default_contenders()["raw pixels + logistic regression"],
+        "features": make_pipeline(PretrainedFeatureExtractor(), DummyClassifier()),
     }
     report = compare_transfer(images, y > 4, contenders, cv=KFold(2))
     ok, *errors = report.results_["error"]
@@ -628,7 +635,7 @@ def test_failure_on_a_file_of_any_name_is_printed_and_saved(
         Path(paths[-1]).write_bytes(encode(np.uint8(row.reshape(8, 8) * 15)))
     contenders = {
         "any": DummyClassifier(),
-        "pixels": default_contenders()["raw pixels + logistic regression"],
+        "features": make_pipeline(PretrainedFeatureExtractor(), DummyClassifier()),
     }
     report = compare_transfer(paths, np.arange(40) % 2, contenders, cv=2)
     report.save_html("~/report.html")
@@ -906,12 +913,13 @@ def test_curve_is_what_shorter_trainings_score(duel, scoring):
 @pytest.mark.parametrize("strategy", ["lp_ft", "gradual", "scratch"])
 def test_network_that_is_watched_is_trained_as_ever(make, duel, strategy):
     _, X, y = duel
-    plain = make(strategy, dropout=0.2).fit(X[:60], y[:60])
-    curve = ScoreCurve(get_scorer("accuracy"), X[60:], y[60:], range(60))
-    watched = make(strategy, dropout=0.2, callbacks=[curve]).fit(X[:60], y[:60])
-    for name, tensor in plain.module_.state_dict().items():
-        assert torch.equal(tensor, watched.module_.state_dict()[name]), name
-    assert len(curve.points()["score"]) == 3
+    contender = make(strategy, dropout=0.2)
+    options = {"cv": 2, "scoring": "neg_log_loss"}
+    report = compare_transfer(X, y, {"one": contender}, **options)
+    assert len(report.curves_["one"]) == 2
+    assert splits_of(report).tolist() == (
+        cross_val_score(contender, X, y, **options).tolist()
+    )
 
 
 def test_callbacks_of_a_contender_stay_its_own(make, duel):
@@ -1038,12 +1046,12 @@ def test_best_of_a_ranking_are_compared_side_by_side(digits, tiny_network):
     assert list(best) == ranking.results_["backbone"][:2].tolist()
     with pytest.raises(ValueError, match="k=4 must be a whole number from 1 to 3"):
         ranking.best(4)
-    contenders = default_contenders(best)
-    linear = {n: c for n, c in contenders.items() if "features + logistic" in n}
-    report = compare_transfer(X, y, linear, cv=2)
-    assert list(scores_of(report)) == [
-        f"frozen features + logistic regression, {label}" for label in best
-    ]
+    contenders = {
+        label: make_pipeline(extractor, LogisticRegression(max_iter=500))
+        for label, extractor in best.items()
+    }
+    scores = scores_of(compare_transfer(X, y, contenders, cv=2))
+    assert list(scores) == list(best)
 
 
 def test_report_remembers_what_was_compared_with_what(report, contenders):

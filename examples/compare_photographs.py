@@ -82,12 +82,13 @@ def compare(name, options):
 
 # %%
 def markdown(reports):
-    """A table of contenders by sets: mean and standard error over folds."""
+    """A table of contenders by sets: mean over folds and its 95 % interval."""
     lines = ["| | " + " | ".join(reports) + " |", "|---" * (len(reports) + 1) + "|"]
     results = [report.results_ for report in reports.values()]
     for row, contender in enumerate(results[0]["contender"]):
+        names = [f"{name}_test_score" for name in ("mean", "low", "high")]
         cells = [
-            f"{of_set['mean_test_score'][row]:.3f} ± {of_set['se_test_score'][row]:.3f}"
+            "{:.3f} ({:.3f} to {:.3f})".format(*(of_set[name][row] for name in names))
             for of_set in results
         ]
         lines.append(f"| {contender} | " + " | ".join(cells) + " |")

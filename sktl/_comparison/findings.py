@@ -137,7 +137,7 @@ class Findings:
             if pair.kind == SCRATCH:
                 sentences += self._say_catching_up(pair, verdict)
                 sentences += self._say_learning_time(pair)
-        return sentences + self._say_failures()
+        return sentences + self._say_what_is_not_known() + self._say_failures()
 
     def _say_effect(self, pair, gain, verdict, p_value):
         """One sentence on a pretrained contender and its twin."""
@@ -245,6 +245,22 @@ class Findings:
             sentence += f", the latter after {own[0].mean():.1f} ({own_seconds:.2g} s)"
         return [sentence + "."]
 
+    def _say_what_is_not_known(self):
+        """Whose intervals are from the splits alone."""
+        names = [
+            repr(name)
+            for name, of_sizes in self.evidence.of_rows.items()
+            for size, of_rows in enumerate(of_sizes)
+            if of_rows is None
+            and not np.isnan(self._scores(name, size).of_splits).any()
+        ]
+        if not names:
+            return []
+        return [
+            f"The intervals of {', '.join(dict.fromkeys(names))} rest on the splits "
+            "alone: what each row contributes to this score is not known."
+        ]
+
     def _say_failures(self):
         """One sentence per contender, with its first failure."""
         columns = (self.results[name] for name in ("contender", "train_size", "error"))
@@ -303,6 +319,36 @@ def intervals(results, evidence):
         mean = estimate_mean(evidence.scores(results, name, size))
         ends.append(clip(mean, evidence.bounds)[1:3])
     return np.array(ends).T
+
+
+def mean_curve(splits, over, evidence):
+    """Mean score over splits of a network as it is trained.
+
+    Parameters
+    ----------
+    splits : list of dict
+        As in `TransferComparison.curves_`.
+    over : {"epoch", "seconds"}
+    evidence : Evidence
+
+    Returns
+    -------
+    x, means : ndarray of shape (n_points,)
+    errors : ndarray of shape (2, n_points)
+        How far the interval reaches below and above; from the splits alone, as rows
+        are not followed through the epochs.
+    """
+    x = max((split[over] for split in splits if split), key=lambda x: x[-1])
+    scores = [
+        np.interp(x, split[over], split["score"]) if split else x * np.nan
+        for split in splits
+    ]
+    estimates = [
+        clip(estimate_mean(Scores(at_point, None, evidence.shared)), evidence.bounds)
+        for at_point in np.transpose(scores)
+    ]
+    means, low, high, _ = np.transpose(estimates)
+    return x, means, np.array([means - low, high - means])
 
 
 def clip(mean, bounds):

@@ -104,7 +104,7 @@ def _failures(results):
 def _curves(comparison):
     drawings = []
     for over, axis in (("epoch", "epochs"), ("seconds", "seconds of training")):
-        caption = f"Mean {comparison.scoring_} and standard error over {axis}."
+        caption = f"Mean {comparison.scoring_} and 95 % interval over {axis}."
         drawings.append(
             _draw(
                 lambda over=over: TimeToScoreDisplay.from_results(comparison, over),

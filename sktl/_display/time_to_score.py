@@ -7,7 +7,7 @@ from sktl._utils.printable import shown
 
 
 class TimeToScoreDisplay:
-    """Scores over the epochs or seconds of a training, with standard errors.
+    """Scores over the epochs or seconds of a training, with 95 % intervals.
 
     Shows how soon one network reaches the final score of another, which is drawn as a
     dotted line: one of the classic measures of a transfer (Taylor & Stone, JMLR 2009,
@@ -16,8 +16,9 @@ class TimeToScoreDisplay:
     Parameters
     ----------
     curves : dict of str to tuple of (x, means, errors)
-        Contender to three arrays of shape (n_points,): epochs or seconds, the mean
-        score over splits, and its standard error.
+        Contender to arrays: epochs or seconds, of shape (n_points,); the mean score
+        over splits, of that shape; and how far its interval reaches to both sides, or,
+        of shape (2, n_points), below and above.
     contenders : sequence of str
         All of the comparison, so that each looks the same in all of its images.
     references : sequence of str
@@ -75,8 +76,8 @@ class TimeToScoreDisplay:
 
         Notes
         -----
-        Between two epochs of a split the score is interpolated. A split that stopped
-        early keeps its last score. Where a split failed there is no mean to draw.
+        The curves are those of `TransferComparison.mean_curves`. Where a split failed
+        there is no mean to draw.
         """
         if over not in ("epoch", "seconds"):
             raise ValueError(f"over={shown(over)} must be 'epoch' or 'seconds'.")
@@ -88,7 +89,7 @@ class TimeToScoreDisplay:
         results, effects = comparison.results_, comparison.effects_
         pairs = zip(effects.get("twin", ()), effects.get("kind", ()), strict=True)
         references = {twin for twin, kind in pairs if kind == "from scratch"}
-        curves = {n: _mean_curve(s, over) for n, s in comparison.curves_.items()}
+        curves = comparison.mean_curves(over)
         kinds = zip(results["contender"], results.get("kind", ()), strict=False)
         return cls(
             curves,
@@ -115,10 +116,11 @@ class TimeToScoreDisplay:
         """
         curves = {}
         for name, (x, means, errors) in self.curves.items():
-            x, means, errors = map(np.asarray, (x, means, errors))
+            x, means = np.asarray(x), np.asarray(means)
+            below, above = np.broadcast_to(errors, (2, len(x)))
             label = f"{name} (failed)" if np.isnan(means).all() else name
             look, kind = self.contenders.index(name), self.kinds.get(name)
-            curves[label] = Curve(x, means, means - errors, means + errors, look, kind)
+            curves[label] = Curve(x, means, means - below, means + above, look, kind)
         ax = draw_curves(ax, curves)
         look = {"color": "0.4", "linestyle": ":", "zorder": 0}
         look["label"] = "final score from scratch"
@@ -128,21 +130,7 @@ class TimeToScoreDisplay:
         ax.set_xlabel(
             {"epoch": "epochs", "seconds": "seconds of training"}[self.over], **PLAIN
         )
-        ax.set_ylabel(f"{self.scoring}, mean and standard error", **PLAIN)
+        ax.set_ylabel(f"{self.scoring}, mean and 95 % interval", **PLAIN)
         self.ax_ = ax
         self.figure_ = ax.figure
         return self
-
-
-def _mean_curve(splits, over):
-    """Points, mean scores over splits and their standard errors.
-
-    Of a split that failed there are no scores, and so no mean.
-    """
-    points = max((split[over] for split in splits if split), key=lambda x: x[-1])
-    scores = [
-        np.interp(points, split[over], split["score"]) if split else points * np.nan
-        for split in splits
-    ]
-    error = np.std(scores, axis=0, ddof=1) / np.sqrt(len(splits))
-    return points, np.mean(scores, axis=0), error

@@ -725,7 +725,7 @@ def test_gain_is_that_of_rows_and_splits(digits, contenders, report):
     folds = [difference[test] for _, test in StratifiedKFold(3).split(X, y)]
     of_rows = np.mean([fold.var(ddof=1) / len(fold) for fold in folds])
     of_splits = np.var([fold.mean() for fold in folds], ddof=1)
-    unseen = 2 / 120**2  # as if two more rows made a difference
+    unseen = 1 / 120**2  # as if one more row made a difference
     error = np.sqrt(of_rows / 3 + unseen + max(0, of_splits - of_rows) / 3)
     gain = report.gain("features", over="pixels")
     assert gain.mean == pytest.approx(np.mean([fold.mean() for fold in folds]))

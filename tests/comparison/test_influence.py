@@ -125,6 +125,10 @@ def test_score_that_is_not_known_by_rows_has_the_interval_of_its_splits():
     values = np.array([results[f"split{i}_test_score"][0] for i in range(4)])
     half = 3.182 * values.std(ddof=1) / 2  # no row is tested on twice
     assert results["high_test_score"] - values.mean() == pytest.approx(half, rel=1e-3)
+    assert report.findings_ == [
+        "The intervals of 'model' rest on the splits alone: what each row contributes "
+        "to this score is not known."
+    ]
 
 
 def test_groups_widen_the_interval():

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from sktl import TimeToScoreDisplay
 
@@ -34,20 +35,21 @@ def trained(make_comparison):
 
 
 @pytest.mark.parametrize("over", ["epoch", "seconds"])
-def test_time_curves_and_bands_are_means_and_standard_errors(trained, over):
+def test_time_curves_and_bands_are_means_and_intervals(trained, over):
     display = TimeToScoreDisplay.from_results(trained, over=over).plot()
     assert [text.get_text() for text in display.ax_.texts] == ["tuned", "scratch"]
     *lines, final = display.ax_.lines
     bands = display.ax_.collections
     for line, band, splits in zip(lines, bands, trained.curves_.values(), strict=True):
         scores = np.array([split["score"] for split in splits])
-        error = scores.std(0, ddof=1) / 2**0.5
+        # The corrected t-test: 20 rows to test on, 80 to train on, two splits.
+        half = stats.t.ppf(0.975, 1) * scores.std(0, ddof=1) * (1 / 2 + 20 / 80) ** 0.5
         assert line.get_xdata().tolist() == EPOCHS.tolist()
         assert line.get_ydata() == pytest.approx(scores.mean(0))
         (path,) = band.get_paths()
         x, y = path.vertices.T
         ends = [(y[x == epoch].min(), y[x == epoch].max()) for epoch in EPOCHS]
-        expected = np.transpose([scores.mean(0) - error, scores.mean(0) + error])
+        expected = np.clip([scores.mean(0) - half, scores.mean(0) + half], 0, 1).T
         np.testing.assert_allclose(ends, expected)
     assert final.get_ydata() == pytest.approx([0.55, 0.55])
     assert final.get_label() == "final score from scratch"

@@ -1,0 +1,154 @@
+"""How often a report says what is not so, where the truth is known."""
+
+import re
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.datasets import load_digits
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.linear_model import RidgeClassifier
+from sklearn.metrics import get_scorer
+from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.random_projection import GaussianRandomProjection
+
+from sktl import FineTunedCNNClassifier, PretrainedFeatureExtractor
+from sktl._comparison.evidence import collect_evidence
+from sktl._comparison.findings import Findings
+from sktl._comparison.influence import make_units
+from sktl._comparison.summary import summarize
+from sktl._comparison.train_sizes import shrink
+from sktl._comparison.trials import run_trials
+from sktl._utils.splits import Split, make_splits
+
+SIZES = [20, 40, 80]
+MARGIN = 0.01
+# Who is paired with whom; what they score comes from others.
+ROLES = {
+    "tuned": FineTunedCNNClassifier(),
+    "scratch": FineTunedCNNClassifier(strategy="scratch"),
+    "frozen": make_pipeline(PretrainedFeatureExtractor(), RidgeClassifier()),
+    "untrained": make_pipeline(
+        PretrainedFeatureExtractor(weights=None), RidgeClassifier()
+    ),
+}
+
+
+def reverse(X):
+    return X[:, ::-1]
+
+
+def projection(*steps):
+    return make_pipeline(*steps, GaussianRandomProjection(16), RidgeClassifier())
+
+
+EQUAL = (projection(), projection(FunctionTransformer(reverse)))  # but for their luck
+CLOSE = (
+    RidgeClassifier(alpha=10.0),
+    LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.5),
+)
+FAR = (RidgeClassifier(alpha=10.0), projection())
+ACTORS = {
+    "nothing to be found": dict(zip(ROLES, [*EQUAL, *EQUAL[::-1]], strict=True)),
+    "close, and far": dict(zip(ROLES, [*CLOSE, *FAR], strict=True)),
+    "worse, and equal": dict(zip(ROLES, [*FAR[::-1], *EQUAL], strict=True)),
+}
+SPLITS = {
+    "folds": lambda seed: StratifiedKFold(5, shuffle=True, random_state=seed),
+    "draws": lambda seed: StratifiedShuffleSplit(
+        8, train_size=80, test_size=50, random_state=seed
+    ),
+}
+
+
+def report(X, y, actors, cv, seed):
+    """The sentences of a comparison in which others act for the contenders."""
+    rng = np.random.RandomState(seed)
+    splits = shrink(make_splits(X, y, cv, None), y, SIZES, rng)
+    seeds = rng.randint(2**31, size=len(splits[0])).tolist()
+    whose = np.arange(len(y))
+    scorer = get_scorer("accuracy")
+    trials = {
+        name: run_trials(
+            actor, X, y, splits, seeds, scorer, None, units=make_units(whose)
+        )
+        for name, actor in actors.items()
+    }
+    results, _ = summarize(trials, splits)
+    evidence = collect_evidence(trials, splits, whose, "accuracy", MARGIN)
+    return Findings(results, {}, ROLES, evidence).sentences()
+
+
+def true_gains(X, y, actors):
+    """Difference of each pair at each size, over many independent draws."""
+    scores = np.empty((300, len(SIZES), len(actors)))
+    for draw in range(len(scores)):
+        split = StratifiedShuffleSplit(
+            1, train_size=SIZES[-1], test_size=600, random_state=10**6 + draw
+        )
+        (part,) = split.split(X, y)
+        rng = np.random.RandomState(draw)
+        for i, of_size in enumerate(shrink([Split(*part)], y, SIZES, rng)):
+            ((train, test),) = of_size
+            for j, actor in enumerate(actors.values()):
+                actor = clone(actor)
+                if "gaussianrandomprojection" in getattr(actor, "named_steps", ()):
+                    actor.set_params(gaussianrandomprojection__random_state=draw)
+                actor.fit(X[train], y[train])
+                scores[draw, i, j] = np.mean(actor.predict(X[test]) == y[test])
+    means = scores.mean(axis=0)
+    gains = {"tuned": means[:, 0] - means[:, 1], "frozen": means[:, 2] - means[:, 3]}
+    for (name, of_sizes), pair in zip(
+        gains.items(), (("tuned", "scratch"), ("frozen", "untrained")), strict=True
+    ):
+        if {id(actors[one]) for one in pair} == set(map(id, EQUAL)):
+            gains[name] = 0 * of_sizes
+    return gains
+
+
+def is_false(sentence, gains):
+    """Whether a sentence contradicts the true gains."""
+    name = re.search("'(tuned|frozen)'", sentence)
+    if name is None or sentence.startswith(("Whether", "Cannot be told")):
+        return False
+    of_sizes = dict(zip(SIZES, gains[name[1]], strict=True))
+    largest = of_sizes[SIZES[-1]]
+    if sentence.startswith("Transfer helps") or "does not catch up" in sentence:
+        return largest <= 0
+    if sentence.startswith("Negative transfer"):
+        return largest >= 0
+    if sentence.startswith("Equivalent"):
+        return abs(largest) > MARGIN
+    if "is not ahead" in sentence:
+        return max(of_sizes.values()) > MARGIN
+    before, after = re.search(
+        r"catches up with '\w+' (?:between (\d+) and|by) (\d+) training", sentence
+    ).groups()
+    if before and of_sizes[int(before)] <= 0:
+        return True
+    return any(of_sizes[size] > MARGIN for size in SIZES if size >= int(after))
+
+
+@pytest.mark.slow
+def test_reports_say_what_is_false_in_at_most_5_percent():
+    """A report counts once, however many of its sentences are false."""
+    X, y = load_digits(return_X_y=True)
+    X = X / 16.0
+    n_each, n_false, said = 60, 0, []
+    for actors in ACTORS.values():
+        gains = true_gains(X, y, actors)
+        for name, make_cv in SPLITS.items():
+            for seed in range(n_each):
+                rows = np.arange(len(y))
+                if name == "folds":
+                    draw = StratifiedShuffleSplit(1, train_size=110, random_state=seed)
+                    rows, _ = next(draw.split(X, y))
+                found = report(X[rows], y[rows], actors, make_cv(seed), seed)
+                n_false += any(is_false(sentence, gains) for sentence in found)
+                said += found
+    n_reports = n_each * len(ACTORS) * len(SPLITS)
+    assert n_false / n_reports <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / n_reports)
+    for words in ("Transfer helps", "Negative transfer", "Cannot be told"):
+        assert sum(sentence.startswith(words) for sentence in said) > n_each / 2

@@ -48,9 +48,9 @@ from sktl.exceptions import (
     warn_caller,
 )
 
-# Whatever the length of X, at most so much of it is in memory: what was read (a file's
-# bytes, or pixels) and, of two blocks at a time, what was decoded.
-MAX_BYTES_READ = 2**28
+# Whatever the length of X, at most twice so much of it is in memory: of what was read
+# (files' bytes, or pixels), and of what was decoded.
+MAX_BYTES_READ = 2**27
 MAX_BYTES_DECODED = 2**25
 MAX_IMAGES = 1024
 # So that several processes find work in what each has read.

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from filelock import FileLock
+from joblib import Parallel, delayed
 from PIL import Image
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
@@ -309,3 +310,28 @@ def test_recorder_sees_other_processes(
 ):
     search(tiny_network, None, n_jobs=2).fit(images, CLASSES)
     assert list(recorder.counts().values()) == [3 * 5 + 1] * N_IMAGES
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cache", [None, "directory"])
+@pytest.mark.parametrize("backend", ["loky", "multiprocessing", "threading"])
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_workers_of_joblib_compute_what_one_process_does(
+    backend, cache, images, tmp_path
+):
+    """Also in forks of a process that has computed with several threads."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    features = PretrainedFeatureExtractor(cache=None).fit(images)
+    expected = features.transform(images)
+    torch.set_num_threads(2)
+    features.transform(images)
+    features.set_params(cache=cache and tmp_path / "features")
+    try:
+        parts = Parallel(n_jobs=2, backend=backend, timeout=120)(
+            delayed(features.transform)(part) for part in (images, images[::-1])
+        )
+    finally:
+        torch.set_num_threads(n_threads)
+    np.testing.assert_allclose(parts[0], expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(parts[1], expected[::-1], rtol=1e-5, atol=1e-6)

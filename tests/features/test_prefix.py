@@ -1,10 +1,12 @@
 """One pass over X: blocks that overlap, progress, and memory that runs out."""
 
+import os
 import re
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from sktl import FineTunedCNNClassifier, PretrainedFeatureExtractor, clear_cache
@@ -189,3 +191,46 @@ def test_cpu_takes_few_large_images_at_once_and_many_small_ones(monkeypatch):
         extractor.fit_transform(images(4, size=8))
     sizes = [size for size in memory.sizes if size > 1]
     assert list(dict.fromkeys(sizes)) == [32, 8, 2]
+
+
+class Counted(os.PathLike):
+    """A path that counts how often one was read."""
+
+    n_read = 0
+
+    def __init__(self, path):
+        self.path = path
+
+    def __fspath__(self):
+        Counted.n_read += 1
+        return str(self.path)
+
+
+def test_images_read_before_they_are_computed_are_bounded_in_bytes(
+    tiny_network, monkeypatch, tmp_path
+):
+    """Or a block of large files would fill the memory."""
+    monkeypatch.setattr("sktl._features.prefix.MAX_BYTES_READ", 2000)
+    paths = []
+    for n, pixels in enumerate(images(200)):
+        paths.append(Counted(tmp_path / f"{n}.png"))
+        Image.fromarray(pixels).save(paths[-1].path)
+    ahead, n_computed = [], 0
+
+    def look(layer, inputs, output):
+        nonlocal n_computed
+        ahead.append(Counted.n_read - n_computed)
+        n_computed += len(output)
+
+    tiny_network.conv1.register_forward_hook(look)
+    extractor = PretrainedFeatureExtractor(
+        tiny_network, image_size=8, batch_size=8, cache=None
+    )
+    extractor.fit(paths[:4])
+    Counted.n_read, n_computed = 0, 0
+    ahead.clear()
+    features = extractor.transform(paths)
+    assert len(ahead) == 25
+    assert max(ahead) <= 40
+    monkeypatch.undo()
+    assert np.array_equal(extractor.transform(paths), features)

@@ -18,7 +18,7 @@ def keep(key, make):
 
     A key is a tuple. One that begins with a weak reference goes with what it refers to.
     What was used least recently goes first when they are too large together. The last
-    one stays however large it is.
+    two stay however large they are: a network, and its copy on a device.
     """
     with building():
         for known in [k for k in _kept if isinstance(k[0], weakref.ref) and not k[0]()]:
@@ -27,7 +27,7 @@ def keep(key, make):
             network = make()
             _kept[key] = network, _n_bytes(network)
         _kept.move_to_end(key)
-        while len(_kept) > 1 and sum(size for _, size in _kept.values()) > MAX_BYTES:
+        while len(_kept) > 2 and sum(size for _, size in _kept.values()) > MAX_BYTES:
             _kept.popitem(last=False)
         return _kept[key][0]
 

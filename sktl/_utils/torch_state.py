@@ -50,20 +50,20 @@ def seeded(seed, device=None):
     device : torch.device, default=None
         Where besides the CPU numbers are drawn; a CUDA device with its index.
     """
-    kind = None if device is None else device.type
+    kind = "cpu" if device is None else device.type
     devices = [device] if kind == "cuda" else []
     with (
         building(),
         torch.random.fork_rng(devices=devices),
         contextlib.ExitStack() as stack,
     ):
-        if kind == "mps":  # has one generator, which fork_rng does not know
-            stack.callback(torch.mps.set_rng_state, torch.mps.get_rng_state())
-            torch.mps.manual_seed(seed)
         # torch.manual_seed would seed devices too that are not put back.
         torch.default_generator.manual_seed(seed)
         for cuda in devices:
             torch.cuda.default_generators[cuda.index].manual_seed(seed)
+        if kind == "mps":  # has one generator, which fork_rng does not know
+            stack.callback(torch.mps.set_rng_state, torch.mps.get_rng_state())
+            torch.mps.manual_seed(seed)
         yield
 
 

@@ -10,7 +10,7 @@ from skorch.callbacks import Callback
 
 from sktl import FineTunedCNNClassifier, PretrainedFeatureExtractor
 from sktl._networks.kept import free_networks
-from sktl._utils.torch_state import plain_torch
+from sktl._utils.torch_state import plain_torch, seeded
 
 
 class _DefaultDtype:
@@ -116,6 +116,42 @@ def test_gradients_in_float32_are_computed_without_tf32(
     classifier.fit(images, [0, 1] * 4)
     seen = dict(classifier.callbacks_)["precision"].seen
     assert (seen, torch.backends.cudnn.conv.fp32_precision) == (expected, "tf32")
+
+
+@pytest.fixture
+def two_cards(monkeypatch):
+    """The generators of two cards that seem to be there, the second the current one."""
+    generators = [torch.Generator().manual_seed(n) for n in (1, 2)]
+    monkeypatch.setattr(torch.cuda, "default_generators", generators)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(
+        torch.cuda, "get_rng_state", lambda d: generators[d.index].get_state()
+    )
+    monkeypatch.setattr(
+        torch.cuda, "set_rng_state", lambda s, d: generators[d.index].set_state(s)
+    )
+    return generators
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_generator_of_the_card_in_use_is_seeded_and_put_back(two_cards, index):
+    before = [generator.get_state() for generator in two_cards]
+    with seeded(7, torch.device("cuda", index)):
+        assert two_cards[index].initial_seed() == 7
+        assert torch.equal(two_cards[1 - index].get_state(), before[1 - index])
+        torch.rand(1, generator=two_cards[index])
+    for generator, state in zip(two_cards, before, strict=True):
+        assert torch.equal(generator.get_state(), state)
+
+
+def test_generator_of_mps_is_seeded_and_put_back(monkeypatch):
+    calls = []
+    monkeypatch.setattr(torch.mps, "get_rng_state", lambda: "state")
+    monkeypatch.setattr(torch.mps, "set_rng_state", calls.append)
+    monkeypatch.setattr(torch.mps, "manual_seed", calls.append)
+    with seeded(7, torch.device("mps")):
+        assert calls == [7]
+    assert calls == [7, "state"]
 
 
 def _transform(images, backbone, queue):

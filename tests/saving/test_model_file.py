@@ -109,6 +109,8 @@ LABELS = {
     "floats": np.array([1.0, 2, 7]),
     "objects": np.array(["b", "a", "c"], object),
     "big_endian": np.array([1, 2, 3], ">u4"),
+    "wide_strings": np.array(["a", "b", "c"], "<U40"),
+    "days": np.array(["2020-01-01", "2021-01-01", "2022-01-01"], "M8[D]"),
 }
 
 

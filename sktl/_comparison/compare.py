@@ -154,9 +154,10 @@ class TransferComparison(TableMixin):
     interval held the true difference in 92 to 98 % (folds, repeated folds, draws,
     groups, learning curves), equal contenders got p < 0.05 in 3 to 8 %, and a
     difference of four standard errors was found in 91 to 99 % with five splits or more,
-    in 86 to 94 % with three and in about 80 % with two
-    (`benchmarks/bench_verdict.py`). Where splits vary far more than their rows explain,
-    intervals hold the truth in about 91 % with five splits, in 84 % with two.
+    in 86 to 94 % with three and in about 80 % with two (`benchmarks/README.md`). For
+    the log loss of 200 rows the interval held it in 88 to 93 %. Where splits vary far
+    more than their rows explain, it does so in about 91 % with five splits, in 84 %
+    with two.
 
     Scores that do not come from predictions alone, or are not defined without some row,
     have the interval of the corrected resampled t-test (Nadeau & Bengio, Machine

@@ -22,16 +22,30 @@ class FineTunedCNNRegressor(FineTunedNet, NeuralNetRegressor):
     Parameters
     ----------
     backbone : str or torch.nn.Module, default="sktl_mini"
-        As in `FineTunedCNNClassifier`; so are all that are not named here.
-    criterion : type, default=torch.nn.MSELoss
-        The loss of predictions and targets, both `(n, n_outputs)` in standard
-        deviations. A solved head follows squared errors only; of others a warning
-        tells.
+        A name of `list_backbones()`, or a network that `torch.fx` can trace.
+    weights, strategy, unfreeze_from, reinit_from, hidden_units, dropout : object
+        Which network, and what of it is trained: as in `FineTunedCNNClassifier`, like
+        all that follow without a text of their own.
+    lr, backbone_lr_ratio, layer_decay, max_epochs, batch_size, augment : object
+        How it is trained.
+    early_stopping : bool, default=False
+        Whether to set rows aside and stop when they are predicted no better.
     monitor : str or callable, default="loss"
         What `early_stopping` calls better: a lower loss, or a higher score by any
         scikit-learn scorer of numbers (`"r2"`).
+    validation_fraction, n_iter_no_change, refit, checkpoint, random_state : object
+        Rows set aside, patience, training again, a file to go on from, the seed.
+    image_shape, channels, value_range, image_size : object
+        What `X` is, and how large the network sees it.
+    device, precision, cache, n_jobs, verbose : object
+        Where and how it is computed.
+    optimizer, train_split, callbacks, iterator_train__shuffle : object
+        skorch's.
     **kwargs : dict
-        Any other parameter of `skorch.NeuralNetRegressor`.
+        Any other parameter of `skorch.NeuralNetRegressor`. `criterion`, by default
+        `torch.nn.MSELoss`, is the loss of predictions and targets, both
+        `(n, n_outputs)` in standard deviations. A head that is solved follows squared
+        errors only; a warning says so for any other loss.
 
     Attributes
     ----------
@@ -138,7 +152,8 @@ class FineTunedCNNRegressor(FineTunedNet, NeuralNetRegressor):
 
     @property
     def predict_proba(self):
-        """skorch has it, and scikit-learn's tools take what has it for a classifier."""
+        """Raise AttributeError: numbers have no probabilities."""
+        # skorch has it; scikit-learn's tools take what has it for a classifier.
         raise AttributeError("Numbers have no probabilities. Use predict.")
 
     def __sklearn_tags__(self):

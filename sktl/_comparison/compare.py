@@ -68,11 +68,11 @@ class TransferComparison(TableMixin):
         As `chance_`.
     findings : sequence of str, default=()
         As `findings_`.
+    parameters, versions : dict of str to str or None, default=None
+        As the attributes.
     evidence : Evidence or None, default=None
         What `compare_transfer` keeps for the intervals: what each row moves the scores,
         and which rows splits have in common. None: nothing but the scores is known.
-    parameters, versions : dict of str to str or None, default=None
-        As the attributes.
 
     Attributes
     ----------

@@ -258,7 +258,7 @@ def _open_heif(stream):
         from pillow_heif import HeifImageFile
     except ImportError as error:
         raise ValueError(
-            "is a HEIC or HEIF image; install pillow-heif (pip install pillow-heif), "
+            "is a HEIC or HEIF image; install pillow-heif (pip install 'sktl[heif]'), "
             "and sktl reads it"
         ) from error
     return HeifImageFile(stream)

@@ -11,7 +11,8 @@ from PIL import Image
 from sktl import PretrainedFeatureExtractor, check_images
 from sktl._images import pixels as module
 from sktl.exceptions import ImageReadError
-from tests.images.samples import NOISE, encode
+from tests.helpers import encode
+from tests.images.samples import NOISE
 
 KINDS = ["PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF", "ICO"]
 N_PIXELS = NOISE.shape[0] * NOISE.shape[1]

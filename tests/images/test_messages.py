@@ -15,7 +15,8 @@ from sktl.exceptions import (
     ImageOrientationWarning,
     ImageReadError,
 )
-from tests.images.samples import NOISE, RGB, encode, write
+from tests.helpers import encode, write
+from tests.images.samples import NOISE, RGB
 
 LONG = base64.b64encode(encode(NOISE) * 1000).decode()  # 10 MB
 

@@ -12,7 +12,8 @@ from sklearn.compose import ColumnTransformer
 
 from sktl import PretrainedFeatureExtractor, check_images
 from sktl.exceptions import ImageReadError
-from tests.images.samples import RGB, encode, write
+from tests.helpers import encode, write
+from tests.images.samples import RGB
 
 MISSING = {
     "None": lambda: [None],

@@ -61,7 +61,7 @@ def brute_force_evidence(features, target):
     return -min(fit.fun for fit in fits)
 
 
-@pytest.mark.parametrize("signal", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("signal", [0.0, 1.0])
 @pytest.mark.parametrize(("n", "d"), SHAPES[:4])
 def test_logme_is_the_maximum_that_a_search_over_both_variances_finds(n, d, signal):
     features, membership = made_up(n, d, signal=signal)

@@ -77,14 +77,12 @@ def test_nll_loss_trains_as_cross_entropy(make, strategy):
 
 @pytest.mark.filterwarnings("ignore:The head is solved:UserWarning")
 @pytest.mark.parametrize("strategy", ["lp_ft", "full", "scratch"])
-@pytest.mark.parametrize(
-    "weights", [{"class_weight": {0: 9.0}}, {"sample_weight": Y + 1.0}]
-)
+@pytest.mark.parametrize("weights", [({0: 9.0}, None), (None, Y + 1.0)])
 def test_loss_of_one_number_cannot_be_weighted(make, strategy, weights):
-    clf = make(strategy, criterion=ScalarOnly)
-    clf.set_params(class_weight=weights.pop("class_weight", None))
+    class_weight, sample_weight = weights
+    clf = make(strategy, criterion=ScalarOnly, class_weight=class_weight)
     with pytest.raises(TypeError, match=r"ScalarOnly gives a loss of shape \(\) for"):
-        clf.fit(X, Y, **weights)
+        clf.fit(X, Y, sample_weight=sample_weight)
 
 
 @pytest.mark.parametrize("criterion", [nn.CrossEntropyLoss, nn.NLLLoss])

@@ -219,7 +219,7 @@ class NoReduction(nn.Module):
 
 def test_loss_that_cannot_be_weighted_is_refused(make):
     clf = make("full", criterion=NoReduction).fit(X, Y)
-    with pytest.raises(TypeError, match="NoReduction has no `reduction`"):
+    with pytest.raises(TypeError, match="NoReduction gives a loss of shape"):
         clf.fit(X, Y, sample_weight=np.ones(36))
 
 

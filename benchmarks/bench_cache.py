@@ -119,7 +119,7 @@ def main():
     sizes = SIZES
     if parser.parse_args().quick:
         sizes = [n // 10 for n in SIZES]
-        NETWORKS.update(sktl_mini=(2048, 32), resnet18=(32, 224))
+        NETWORKS.update(sktl_mini=(2048, 32), resnet18=(16, 224))
     with tempfile.TemporaryDirectory() as temporary:
         folder = str(Path(temporary, "features"))
         speedup = warm(folder)

@@ -74,6 +74,7 @@ class Cache:
 
     def __init__(self, rows):
         self._rows = rows
+        self.is_shared = isinstance(rows, Database)  # by other processes
         self._in_vain = set()  # locks that did not come free
         self.reset()
 
@@ -101,11 +102,6 @@ class Cache:
         with _lock:
             self._computed += len(items)
             self._rows.write(items)
-
-    @property
-    def is_shared(self):
-        """Whether other processes use it too."""
-        return isinstance(self._rows, Database)
 
     @contextlib.contextmanager
     def locked(self, numbers, timeout):

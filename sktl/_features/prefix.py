@@ -81,8 +81,8 @@ class _Content:
     def missing(self):
         return [key for key in self.keys if key not in self.known]
 
-    def learn(self, found):
-        self.known |= {key: found[key] for key in self.keys if key in found}
+    def lock(self):
+        return self.digest[0] % N_LOCKS
 
 
 class _Result:
@@ -93,28 +93,21 @@ class _Result:
         self.outputs = None  # made once it is known what an activation is
         self.failures = {}  # row -> ImageReadError
         self.n_large = 0
-        self.n_hits = 0
         self.bar = bar
-
-    def allocate(self, examples):
-        self.outputs = [np.empty((self.n_rows, *e.shape), e.dtype) for e in examples]
 
     def write(self, content):
         activations = [content.known[key] for key in content.keys]
         if self.outputs is None:
-            self.allocate(activations)
+            shapes = [(self.n_rows, *a.shape) for a in activations]
+            self.outputs = list(map(np.empty, shapes, [a.dtype for a in activations]))
         for row, _ in content.images:
             for output, activation in zip(self.outputs, activations, strict=True):
                 output[row] = activation
-        self.show(len(content.images))
+        self.bar.update(len(content.images))
 
     def fail(self, row, error):
         self.failures[row] = error
-        self.show(1)
-
-    def show(self, n_rows):
-        self.bar.set_postfix(hits=self.n_hits, refresh=False)
-        self.bar.update(n_rows)
+        self.bar.update(1)
 
 
 @dataclass(frozen=True)
@@ -163,9 +156,16 @@ class FrozenPrefix:
         activations : list of ndarray of shape (n, ...), dtype float32
             One per cut.
         """
-        engine = self.engine
-        while (outputs := replace(self, engine=engine)._try(images, on_error)) is None:
-            engine = engine.halved()
+        engine, outputs = self.engine, None
+        # All of X again: with a part of the images in larger batches, the bits of a row
+        # would depend on where in X it stands.
+        while outputs is None:
+            try:
+                outputs = replace(self, engine=engine)._pass(images, on_error)
+            except RuntimeError as error:
+                if not is_out_of_memory(error) or engine.batch_size == 1:
+                    raise
+                engine = engine.halved()
         if engine != self.engine:
             warn_caller(
                 f"Out of memory: batches of {self.engine.batch_size} images do not fit "
@@ -176,19 +176,6 @@ class FrozenPrefix:
             )
         return outputs
 
-    def _try(self, images, on_error):
-        """Pass all images; None if a batch does not fit, whichever it is.
-
-        With a part of the images in larger batches, the bits of a row would depend on
-        where in X it stands.
-        """
-        try:
-            return self._pass(images, on_error)
-        except RuntimeError as error:
-            if not is_out_of_memory(error) or self.engine.batch_size == 1:
-                raise
-        return None
-
     def _pass(self, images, on_error):
         # The cut "" freezes nothing: there is nothing worth keeping.
         cache = open_cache(None if self.cuts == ("",) else self.cache)
@@ -196,19 +183,37 @@ class FrozenPrefix:
         threads = ThreadPoolExecutor(n_threads)
         # Handing a file's reading to a single thread takes longer than reading it.
         apply = threads.map if n_threads > 1 else map
+        side, batch_size = (
+            self.backbone.preprocessing.geometry.crop,
+            self.engine.batch_size,
+        )
+        n_images = min(MAX_IMAGES, MAX_BYTES_DECODED // (3 * side**2))
+        size = max(1, n_images // batch_size) * batch_size
         bar = tqdm(total=len(images), unit=" images", disable=not self.verbose)
         result = _Result(len(images), bar)
-        readings = self._read(images, apply, 8 * n_threads, cache.is_shared, result)
+        n_rows = size * (BLOCKS_PER_READING if cache.is_shared else 1)
+        readings = self._read(images, n_rows, 8 * n_threads, apply, result)
         blocks = deque()  # of images that are missing, with seconds to wait for a lock
+        n_hits = 0
 
         def begin_next():
+            nonlocal n_hits
             while not blocks and (contents := next(readings, None)) is not None:
-                missing = self._look_up(contents, cache, result)
-                blocks.extend((b, 0) for b in self._divide(missing, cache.is_shared))
+                missing = self._look_up(contents, cache)
+                for content in contents:
+                    if not content.missing():
+                        n_hits += len(content.images)
+                        result.write(content)
+                bar.set_postfix(hits=n_hits, refresh=False)
+                divided = self._divide(missing, size, cache.is_shared)
+                blocks.extend((block, 0) for block in divided)
             if not blocks:
                 return None
             block, patience = blocks.popleft()
-            self._decode(block, cache, threads)
+            missing = self._look_up(block, cache, True) if cache.is_shared else block
+            for content in missing:
+                (_, image), *_ = content.images
+                content.decoding = threads.submit(self._decode, image)
             return block, patience
 
         try:
@@ -226,7 +231,7 @@ class FrozenPrefix:
             threads.shutdown(cancel_futures=True)
         return self._finish(result, on_error)
 
-    def _read(self, images, apply, n_at_once, is_shared, result):
+    def _read(self, images, n_rows, n_at_once, apply, result):
         """Read as many images at a time as memory should hold, and their digests.
 
         Yields
@@ -235,7 +240,6 @@ class FrozenPrefix:
             Equal images are one.
         """
         fingerprints = self.fingerprints()
-        n_rows = self._block_size() * (BLOCKS_PER_READING if is_shared else 1)
         contents, n_read, n_bytes = {}, 0, 0
         for start in range(0, len(images), n_at_once):
             rows = range(start, min(start + n_at_once, len(images)))
@@ -255,23 +259,16 @@ class FrozenPrefix:
                 contents, n_read, n_bytes = {}, 0, 0
         yield list(contents.values())
 
-    def _look_up(self, contents, cache, result):
-        """Write what is known already, and return the rest."""
-        # A key is asked for once for each row.
-        asked = [key for c in contents for _ in c.images for key in c.keys]
-        found, missing = cache.get(asked), []
+    def _look_up(self, contents, cache, again=False):
+        """Learn what is known, counted at the first time, and return what is not."""
+        found = cache.get([key for c in contents for key in c.missing()], again)
         for content in contents:
-            content.learn(found)
-            if content.missing():
-                missing.append(content)
-            else:
-                result.n_hits += len(content.images)
-                result.write(content)
-        return missing
+            known = {key: found[key] for key in content.missing() if key in found}
+            content.known |= known
+        return [content for content in contents if content.missing()]
 
-    def _divide(self, contents, is_shared):
+    def _divide(self, contents, size, is_shared):
         """Put images in blocks, for other processes' sake those of a lock in one."""
-        size = self._block_size()
         if not is_shared:
             return [contents[i : i + size] for i in range(0, len(contents), size)]
         # A few for each process, if they are not for a batch or two.
@@ -280,41 +277,19 @@ class FrozenPrefix:
         size = min(size, max(n_batches, 4) * batch_size)
         by_lock, blocks = defaultdict(list), [[]]
         for content in contents:
-            by_lock[_lock_of(content)].append(content)
+            by_lock[content.lock()].append(content)
         for group in by_lock.values():
             if len(blocks[-1]) + len(group) > size:
                 blocks.append([])
             blocks[-1].extend(group)
         return [block for block in blocks if block]
 
-    def _block_size(self):
-        """Images between two writes to the cache, in whole batches."""
-        side = self.backbone.preprocessing.geometry.crop
-        size = min(MAX_IMAGES, MAX_BYTES_DECODED // (3 * side**2))
-        batch_size = self.engine.batch_size
-        return max(1, size // batch_size) * batch_size
-
-    def _decode(self, block, cache, threads):
-        """Start to decode what nobody has computed meanwhile."""
-        if cache.is_shared:
-            self._look_up_again(block, cache)
-        for content in block:
-            if content.missing():
-                (_, image), *_ = content.images
-                content.decoding = threads.submit(self._decode_one, image)
-
-    def _decode_one(self, image):
+    def _decode(self, image):
         """Give the pixels that the network sees, and whether that leaves detail out."""
         geometry = self.backbone.preprocessing.geometry
         pixels = image.pixels()
         is_large = min(pixels.shape[:2]) > MUCH_LARGER * geometry.crop
         return fit_to(pixels, geometry), is_large
-
-    def _look_up_again(self, contents, cache):
-        """Look up what was missing; it is not counted twice."""
-        found = cache.get([key for c in contents for key in c.missing()], again=True)
-        for content in contents:
-            content.learn(found)
 
     def _compute(self, block, patience, cache, result):
         """Compute, keep and write a block; False if another process is computing it."""
@@ -327,13 +302,11 @@ class FrozenPrefix:
                     block.remove(content)
                     self._fail(content, error, result)
         is_short = result.n_rows <= FEW_ROWS
-        locks = {_lock_of(content) for content in decoded if not is_short}
+        locks = {content.lock() for content in decoded if not is_short}
         with plain_torch(), cache.locked(locks, patience) as is_ours:
             if not is_ours and not patience:
                 return False
-            self._look_up_again(decoded, cache)
-            wanted = [content for content in decoded if content.missing()]
-            if wanted:
+            if wanted := self._look_up(decoded, cache, again=True):
                 pixels = np.stack([decoded[content][0] for content in wanted])
                 prefix = self
                 if is_short:
@@ -344,7 +317,7 @@ class FrozenPrefix:
                 for content, *activations in zip(wanted, *outputs, strict=True):
                     values = dict(zip(content.keys, activations, strict=True))
                     computed |= {key: values[key] for key in content.missing()}
-                    content.learn(computed)
+                    content.known = values | content.known
                 if not is_short:
                     cache.put(computed)
         for content in block:
@@ -358,7 +331,7 @@ class FrozenPrefix:
         result.fail(row, error)
         for row, image in others:
             try:
-                self._decode_one(image)
+                self._decode(image)
             except ImageReadError as same_error:
                 result.fail(row, same_error)
 
@@ -373,7 +346,7 @@ class FrozenPrefix:
             self._warn_large(result)
         if result.outputs is None:  # not one image could be read
             shapes = self.output_shapes()
-            result.allocate([np.empty(shape, np.float32) for shape in shapes])
+            result.outputs = [np.empty((result.n_rows, *s), np.float32) for s in shapes]
         if failures:
             warn_caller(f"{ImageReadError(failures)}", UserWarning)
             for output in result.outputs:
@@ -468,7 +441,3 @@ def _open(images, row):
 
 def _is_finite(array):
     return np.isfinite(array).all()
-
-
-def _lock_of(content):
-    return content.digest[0] % N_LOCKS

@@ -252,15 +252,15 @@ class StagedNetwork:
         Warns
         -----
         UserWarning
-            If that is the whole network although a part of it was asked for.
+            If more is trained than was asked for.
         """
-        cut, is_part = self._resolve_stage(stage, parameter)
-        if not cut and is_part:
+        cut, more = self._resolve_stage(stage, parameter)
+        if more:
             cuts = self.cuts[: self.cuts.index(self.penultimate)]
             warn_caller(
-                f"{parameter}={stage!r}: the network cannot be cut between the image "
-                "and that, so everything is trained and nothing is frozen. It can be "
-                f"cut behind {reprlib.repr(cuts)}, and its stages are "
+                f"{parameter}={stage!r}: the network cannot be cut right before that, "
+                f"so {reprlib.repr(more) if cut else 'everything'} is trained too. It "
+                f"can be cut behind {reprlib.repr(cuts)}, and its stages are "
                 f"{[stage.name for stage in self.stages]}.",
                 UserWarning,
                 self._warned,
@@ -268,7 +268,7 @@ class StagedNetwork:
         return cut
 
     def _resolve_stage(self, stage, parameter):
-        """The cut, and whether what was asked for is a part of the network."""
+        """The cut, and the layers trained from there on that come before the stage."""
         names = [stage.name for stage in self.stages]
         if not names:
             raise ValueError(
@@ -276,21 +276,25 @@ class StagedNetwork:
                 'weights before its head. Use strategy="linear_probe" or "full".'
             )
         if stage == "last":
-            return self.stages[-1].start, True
+            found = self.stages[-1]
+            return found.start, [] if found.start else names
         if isinstance(stage, Integral) and not isinstance(stage, bool):
-            return self._stage_from_head(stage, parameter).start, stage < len(names)
+            return self._stage_from_head(stage, parameter).start, []
         if not isinstance(stage, str):
             raise UnknownStageError(parameter, stage, names)
         for known in self.stages:
             if fnmatch.fnmatchcase(known.name, stage):
-                return known.start, known is not self.stages[0]
+                return known.start, []
         weights = [name for name, _ in self.module.named_parameters()]
         if any(is_within(name, stage) for name in weights):
-            is_part = False
+            cuts, cut, earlier = set(self._cuts.values()), "", []
             for node in self._nodes_up_to([self._cuts[self.penultimate]]):
                 if is_within(self._names[node], stage):
-                    return self._cut_before(node), is_part
-                is_part = is_part or is_matrix_layer(node, self.module)
+                    return cut, earlier
+                if is_matrix_layer(node, self.module):
+                    earlier.append(node.target)
+                if node in cuts:
+                    cut, earlier = self._names[node], []
         raise UnknownStageError(parameter, stage, names)
 
     def stage_ends(self):

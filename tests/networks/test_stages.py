@@ -143,12 +143,25 @@ class Skipping(nn.Module):
 def test_unfreezing_everything_unasked_is_said():
     network = StagedNetwork(Skipping())
     assert [stage.name for stage in network.stages] == ["first", "third"]
-    with pytest.warns(UserWarning, match=r"everything is trained.*\['add'"):
+    with pytest.warns(UserWarning, match=r"everything is trained too.*\['add'"):
         assert network.resolve_stage("second") == ""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert network.resolve_stage("first") == network.resolve_stage(2) == ""
         assert network.resolve_stage("third") == "add"
+
+
+def test_unfreezing_more_than_asked_is_said(resnet):
+    with pytest.warns(UserWarning, match=r"so \['layer4.1.conv1'\] is trained too"):
+        assert resnet.resolve_stage("layer4.1.conv2") == "layer4.0.relu_1"
+
+
+def test_unfreezing_the_last_of_one_stage_is_said():
+    network = StagedNetwork(
+        nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    )
+    with pytest.warns(UserWarning, match="so everything is trained too"):
+        assert network.resolve_stage("last") == ""
 
 
 @pytest.mark.parametrize("n_stages", [0, 6, -1])

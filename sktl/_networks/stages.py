@@ -131,6 +131,11 @@ class StagedNetwork:
         if any(f"{head}.weight" not in fitting for head in self.heads):
             self.cuts = self.cuts[: self.cuts.index(self.penultimate) + 1]
 
+    def __deepcopy__(self, memo):
+        # It is shared within the process, and nobody changes it. (torch.fx copies a
+        # graph's nodes apart from what else knows them: torch/fx/graph.py, 2.14.)
+        return self
+
     def check_cut(self, name):
         """Return `name` if it is a cut, or raise with the nearest names."""
         if name not in self.cuts:

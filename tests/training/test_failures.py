@@ -269,6 +269,18 @@ def test_option_of_the_optimizer_set_after_fit_is_there_and_kept(make):
     assert {g["momentum"] for g in clf.fit(X, Y).optimizer_.param_groups} == {0.5}
 
 
+@pytest.mark.parametrize("strategy", ["lp_ft", "full", "gradual"])
+def test_copy_of_a_fitted_net_is_as_the_net(make, strategy):
+    clf = make(strategy).fit(X, Y)
+    copied = copy.deepcopy(clf)
+    for net in (clf, copied):
+        net.set_params(optimizer=torch.optim.SGD, lr=0.3).partial_fit(X, Y)
+    assert np.array_equal(copied.predict_proba(X), clf.predict_proba(X))
+    assert rates(copied) == pytest.approx(rates(clf))
+    copied.partial_fit(X, Y)
+    assert not np.array_equal(copied.predict_proba(X), clf.predict_proba(X))
+
+
 def test_device_set_after_fit_moves_the_weights(make, monkeypatch):
     """No second device is at hand: what is asked of torch is recorded."""
     clf = make().fit(X, Y)

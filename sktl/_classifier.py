@@ -1,4 +1,4 @@
-"""`FineTunedCNNClassifier`: a pretrained network whose later part is trained."""
+"""`FineTunedCNNClassifier`: a pretrained network whose last layers are trained."""
 
 import numpy as np
 import torch
@@ -16,85 +16,93 @@ from sktl._utils.fit_tasks import with_callbacks
 
 
 class FineTunedCNNClassifier(FineTunedNet, NeuralNetClassifier):
-    """Classify images by a pretrained network whose later part is trained on them.
+    """Classify images with a pretrained network whose last layers are trained on them.
 
-    The network's classifier is replaced by a new linear head. Which of the other
-    layers are trained besides, and in which order, is the `strategy`. The frozen part
-    sees each image once, whatever the number of epochs: its output is what training
-    reads.
+    The network's classification layer is replaced by a new one, the head. `strategy`
+    says which other layers are trained, and in which order. Unless there is `augment`,
+    each image passes through the frozen layers once, whatever the number of epochs: the
+    other layers are trained on their output.
 
     This is a skorch net: `history`, `callbacks`, `optimizer__*`, `iterator_train__*`
     and the rest work as in any other. With scikit-learn 1.9 or later, `set_callbacks`
-    takes its callbacks; each epoch is a task of theirs.
+    takes scikit-learn's callbacks, which see each epoch as a task.
 
     Parameters
     ----------
     backbone : str or torch.nn.Module, default="sktl_mini"
         A name of `list_backbones()`, or a network that `torch.fx` can trace, with or
-        without a layer that makes scores, as in `PretrainedFeatureExtractor`.
+        without its classification layer, as in `PretrainedFeatureExtractor`.
     weights : str, path-like, torchvision weights, dict or None, default="DEFAULT"
         As in `PretrainedFeatureExtractor`. Not used by `strategy="scratch"`.
     strategy : {"lp_ft", "linear_probe", "full", "gradual", "scratch"}, default="lp_ft"
-        `"linear_probe"` trains the head alone, by logistic regression on the frozen
-        features. `"lp_ft"` does that first and then trains the stages from
-        `unfreeze_from` on together with the head. `"gradual"` does that first too, and
+        What is trained. The head is a new last layer (see `hidden_units`); the stages
+        are the blocks of the network before it, such as `layer1` to `layer4` of a
+        ResNet. `"linear_probe"` fits the head alone, by logistic regression on the
+        frozen features. `"lp_ft"` does that first and then trains the stages from
+        `unfreeze_from` on together with the head. `"gradual"` also does that first, and
         then trains the last stage, the last two, and so on, each for an equal share of
-        the epochs. `"full"` trains everything from the pretrained weights on.
-        `"scratch"` trains everything from random weights.
+        the epochs. `"full"` trains everything, starting from the pretrained weights.
+        `"scratch"` trains everything, starting from random weights.
     unfreeze_from : str or int, default="last"
-        The first stage that `"lp_ft"` trains, and the one `"gradual"` arrives at. A
-        stage name, the path of a block in one, a glob, `"last"`, or a number of stages
-        counted from the head. With `"last"`, `"gradual"` goes through all stages.
+        The first stage that `"lp_ft"` trains, and the earliest that `"gradual"`
+        unfreezes: a stage name, the path of a block inside a stage, a glob, `"last"`,
+        or a number of stages counted from the head. With `"last"`, `"gradual"`
+        unfreezes all stages in turn.
     reinit_from : str, int or None, default=None
-        Stages from this one on begin with random weights, as late features may be too
-        special to the source task. Not used by `"scratch"`.
+        Stages from this one on start from random weights, as late features may be too
+        specific to the source task. Not used by `"scratch"`.
     hidden_units : tuple of int, default=()
-        Widths of ReLU layers in the new head. With any, the head is not solved but
-        trained by epochs: `"linear_probe"` uses them all for that, `"lp_ft"` half.
+        Widths of hidden ReLU layers in the head. A head with hidden layers is trained
+        by epochs instead of fitted by logistic regression: `"linear_probe"` spends all
+        epochs on it, `"lp_ft"` half of them.
     dropout : float, default=0.0
-        Share of what each layer of the head reads that epochs leave out.
+        Dropout probability before each layer of the head.
     lr : float, default=1e-3
-        Learning rate of layers that begin with random weights.
+        Learning rate of layers that start from random weights.
     backbone_lr_ratio : float, default=0.1
-        Learning rate of pretrained layers and of a solved head as a share of `lr`.
+        Learning rate of pretrained layers, and of a head already fitted by logistic
+        regression, as a share of `lr`.
     layer_decay : float, default=1.0
-        Learning rate of each pretrained stage as a share of that of the next.
+        Learning rate of each pretrained stage as a share of that of the stage after it.
     max_epochs : int, default=20
-        Passes over the training rows. A `"linear_probe"` that is solved has none.
+        Passes over the training rows. A `"linear_probe"` without `hidden_units` has
+        none, as its head is fitted by logistic regression.
     batch_size : int, default=32
         Training rows per step.
     augment : str, tuple of str, callable or None, default=None
-        Random changes of the training images, new in each epoch: any of `"flip"`,
+        Random augmentation of the training images, new in each epoch: any of `"flip"`,
         `"crop"` and `"color"`, or a function of a uint8 tensor `(3, h, w)`, such as a
-        transform of `torchvision.transforms.v2`. The frozen part runs in each epoch. A
-        `"linear_probe"` is solved on `max_epochs` changed copies of each image, other
-        heads are solved on the images as they are.
+        transform of `torchvision.transforms.v2`. The frozen layers then run in each
+        epoch. The head of `"linear_probe"` is fitted on `max_epochs` augmented copies
+        of each image; other strategies fit it on the original images.
     class_weight : dict, "balanced" or None, default=None
         Weights of the classes, as in scikit-learn.
     early_stopping : bool, default=False
-        Whether to set rows aside, stop when they have not been predicted better for
-        `n_iter_no_change` epochs, and keep the weights that were best on them.
+        Whether to hold out some rows, stop when predictions on them have not improved
+        for `n_iter_no_change` epochs, and keep the weights that did best on them.
     monitor : str or callable, default="loss"
-        What `early_stopping` calls better: a lower loss, or a higher score, by the name
-        of any scikit-learn scorer (`"f1_macro"`) or a scorer of your own. Scores are
-        in `history` as `valid_score`.
+        What `early_stopping` monitors: `"loss"`, the name of a scikit-learn scorer
+        (such as `"f1_macro"`), or a scorer of your own. Scores are in `history` as
+        `valid_score`.
     validation_fraction : float, default=0.1
-        Share of each class that `early_stopping` sets aside, if there are epochs.
+        Share of each class that `early_stopping` holds out. Not used if there are no
+        epochs.
     n_iter_no_change : int, default=5
-        Epochs that `early_stopping` waits.
+        Epochs without improvement after which `early_stopping` stops.
     refit : bool, default=False
         Whether, after `early_stopping`, to train again on all rows for the number of
         epochs that was best.
     checkpoint : path-like or None, default=None
-        File that keeps the state of training after each epoch. After a crash, the same
-        `fit` goes on from there to the same weights; any other begins anew. Needs an
-        int as `random_state`. Callbacks that are not skorch's begin anew. A function
-        is compared by its code and what it reads around itself; where a parameter
-        cannot be compared, a `CheckpointWarning` says so, and nothing is kept. A
+        File to which the state of training is saved after each epoch. After a crash,
+        the same `fit` (same parameters and data) resumes from it and ends with the same
+        weights; a different `fit` starts over. Needs an int as `random_state`. The
+        state of callbacks other than skorch's is not saved. Functions are compared by
+        their code and the values they use from outside; if a parameter cannot be
+        compared, a `CheckpointWarning` is raised and no checkpoint is written. A
         `refit` has a file of its own, ending in `.refit`.
     random_state : int, RandomState instance or None, default=None
-        Decides random weights, the order of rows and dropout. None differs from call
-        to call. Global generators are left as they were.
+        Determines random weights, the order of rows and dropout. With None, results
+        differ between calls. Global random generators are left as they were.
     image_shape : tuple of int or None, default=None
         How a row of a 2-D `X` becomes an image: `(h, w)` or `(h, w, c)`; one of them
         may be -1. None takes a square grey image, else a square RGB image.
@@ -103,15 +111,15 @@ class FineTunedCNNClassifier(FineTunedNet, NeuralNetClassifier):
     value_range : "auto" or tuple of (float, float), default="auto"
         The numbers that mean black and white, as in `PretrainedFeatureExtractor`.
     image_size : int or None, default=None
-        Side, in pixels, of the square the network sees. None is what the weights were
-        trained for.
+        Side, in pixels, of the square image that the network gets. None is the size the
+        weights were trained for.
     device : str or torch.device, default="auto"
-        `"auto"` is the current GPU where there is one that computes, else the CPU. The
-        worker processes of a pool take the GPUs that they see in turn.
+        `"auto"` is the current GPU if there is a usable one, else the CPU. The worker
+        processes of a pool share the visible GPUs in turn.
     precision : {"auto", "float32", "bfloat16", "float16"}, default="auto"
-        What the network computes in; weights and logits are float32.
+        Number format in which the network computes; weights and logits are float32.
     cache : "memory", path-like or None, default="memory"
-        Where the frozen part's output is kept between fits.
+        Where the output of the frozen layers is cached between fits.
     n_jobs : int or None, default=None
         Threads that read and decode images. None is one.
     verbose : int, default=0
@@ -120,13 +128,13 @@ class FineTunedCNNClassifier(FineTunedNet, NeuralNetClassifier):
         A class of `torch.optim`.
     criterion : type, default=torch.nn.CrossEntropyLoss
         The loss of logits and class numbers; `torch.nn.NLLLoss` gets the logarithms of
-        probabilities. A solved head follows the class weights of these two, and no
-        other loss, of which a warning tells.
+        probabilities. A head fitted by logistic regression uses the class weights of
+        these two; it cannot follow any other loss, and a warning says so.
     train_split : callable or None, default=None
-        skorch's internal validation split. None trains on all rows, or is that of
-        `early_stopping`.
+        skorch's internal validation split. None trains on all rows, except those that
+        `early_stopping` holds out.
     callbacks : list of skorch callbacks or None, default=None
-        Called besides skorch's default ones.
+        Called in addition to skorch's default ones.
     iterator_train__shuffle : bool, default=True
         Whether rows come in a new random order in each epoch.
     **kwargs : dict
@@ -139,29 +147,31 @@ class FineTunedCNNClassifier(FineTunedNet, NeuralNetClassifier):
     module_ : torch.nn.Module
         The whole network, from preprocessed images `(n, 3, h, w)` to logits.
     frozen_up_to_ : str
-        The last frozen layer; `""` where everything is trained.
+        The last frozen layer; `""` if everything is trained.
     history : skorch.history.History
-        Losses, times and phases per epoch; empty where the head was solved only.
+        Losses, times and phases per epoch; empty if there were no epochs.
     n_epochs_ : int
-        Epochs that led to the weights kept; 0 are those of the solved head.
+        Number of epochs after which the final weights were reached; 0 if they are those
+        from before the first epoch.
     value_range_ : tuple of (float, float) or None
-        The range learnt from the data of `fit`; None where the dtype decides.
+        The range inferred from the data of `fit`; None if the dtype determines it.
     n_features_in_ : int
         Number of columns of `X`; only for 2-D `X`.
 
     See Also
     --------
-    PretrainedFeatureExtractor : The frozen part alone, as a transformer.
-    compare_transfer : Says whether fine-tuning helps.
+    PretrainedFeatureExtractor : The frozen layers alone, as a transformer.
+    compare_transfer : Measures whether fine-tuning helps.
 
     Notes
     -----
-    Memory: the frozen part's output for all training rows, which for maps is large
-    (100 kB and more an image at 224 pixels), besides the network and one batch.
+    Memory: the output of the frozen layers for all training rows, besides the network
+    and one batch. For feature maps that is 100 kB per image or more at 224 pixels.
 
-    Training uses the network as traced for evaluation: dropout and norms that are
-    modules behave as in training, those called as functions do not. In float16, the
-    loss is scaled by `torch.amp.GradScaler`: not for optimizers that need a closure.
+    The network was traced in evaluation mode: in training, dropout and normalisation
+    layers that are modules switch to training mode as usual; those called as functions
+    do not. In float16, the loss is scaled by `torch.amp.GradScaler`, which rules out
+    optimizers that need a closure.
 
     Linear probing before fine-tuning keeps the pretrained features from being
     distorted by a random head: Kumar et al., ICLR 2022. Lower learning rates for
@@ -265,17 +275,17 @@ class FineTunedCNNClassifier(FineTunedNet, NeuralNetClassifier):
 
     @property
     def classes_(self):
-        """The labels that `fit` learnt."""
+        """The labels seen in `fit`."""
         if "classes_inferred_" not in vars(self):
             raise NotFittedError(
-                "The labels are not known yet, nor how wide the head is: call fit, or "
-                "partial_fit with classes=. initialize() is done by these."
+                "This classifier has not seen any labels yet. Call fit, or partial_fit "
+                "with classes=; initialize() need not be called."
             )
         return self.classes_inferred_
 
     @property
     def target(self):
-        """What is predicted, as `fit` learnt it."""
+        """What is predicted, as seen in `fit`."""
         return Labels(self.classes_)
 
     @with_callbacks
@@ -289,9 +299,9 @@ class FineTunedCNNClassifier(FineTunedNet, NeuralNetClassifier):
         y : array-like of shape (n_samples,)
             Labels of any kind: strings, numbers, bools.
         sample_weight : array-like of shape (n_samples,) or None, default=None
-            Weight of each row's loss; rows of weight 0 are left out. A head that is
-            solved takes a weight of k for k equal rows, training by epochs does so on
-            average only.
+            Weight of each row's loss; rows of weight 0 are left out. For a head fitted
+            by logistic regression, a weight of k is the same as k copies of the row;
+            for training by epochs it is so only on average.
         **fit_params : dict
             Passed on to `train_split`.
 
@@ -310,17 +320,18 @@ class FineTunedCNNClassifier(FineTunedNet, NeuralNetClassifier):
 
     @available_if(has_epochs)
     def partial_fit(self, X, y, classes=None, sample_weight=None, **fit_params):
-        """Go on training from the present weights, for `max_epochs` more epochs.
+        """Continue training from the current weights, for `max_epochs` more epochs.
 
-        Not there where the head is solved, which has no epochs to add.
+        Not available if the strategy has no epochs (`"linear_probe"` without
+        `hidden_units`).
 
         Parameters
         ----------
         X : array-like or sequence of images
         y : array-like of shape (n_samples,)
         classes : array-like or None, default=None
-            All labels that will ever come; needed in the first call unless `y` holds
-            them all.
+            All labels that can occur; needed in the first call unless `y` contains them
+            all.
         sample_weight : array-like of shape (n_samples,) or None, default=None
             As in `fit`.
         **fit_params : dict
@@ -333,7 +344,7 @@ class FineTunedCNNClassifier(FineTunedNet, NeuralNetClassifier):
         Raises
         ------
         ValueError
-            If `y` holds labels that were not there at first.
+            If `y` contains labels that are not in `classes` or in the first `y`.
         """
         return self._fit_more(X, y, classes, sample_weight, fit_params)
 
@@ -347,8 +358,8 @@ class FineTunedCNNClassifier(FineTunedNet, NeuralNetClassifier):
         Returns
         -------
         labels : ndarray of shape (n_samples,)
-            Of the kind that `y` was. For the data sets and batches of `fit`, which
-            callbacks see and whose targets are class numbers, class numbers.
+            Of the same type as `y`. (Callbacks that pass on the data sets or batches of
+            `fit`, whose targets are class numbers, get class numbers.)
         """
         codes = self.predict_proba(X).argmax(axis=1)
         return codes if holds_rows(X) else self.target.decode(codes)
@@ -379,8 +390,8 @@ class FineTunedCNNClassifier(FineTunedNet, NeuralNetClassifier):
         Returns
         -------
         log_probabilities : ndarray of shape (n_samples, n_classes), dtype float64
-            Columns in the order of `classes_`. Finite also where the probability is
-            too small for a float, unless `predict_nonlinearity` is another.
+            Columns in the order of `classes_`. Finite even if the probability is too
+            small for a float, unless `predict_nonlinearity` was changed.
         """
         self.check_is_fitted()
         if self._gives_probabilities():
@@ -397,19 +408,19 @@ class FineTunedCNNClassifier(FineTunedNet, NeuralNetClassifier):
         Returns
         -------
         logits : ndarray of shape (n_samples, n_classes), dtype float64
-            For two classes, of shape (n_samples,): how much the second's is larger.
+            For two classes, of shape (n_samples,): the second logit less the first.
         """
         self.check_is_fitted()
         logits = self.forward(X).detach().numpy()
         return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
 
     def save(self, path):
-        """Write the fitted classifier to one file, from which `load` makes it again.
+        """Save the fitted classifier to one file, which `load` reads.
 
-        Unlike a pickle, the file holds numbers and plain settings only: nothing in it
-        can run. It is written whole or not at all, and `load` notices any change. The
-        state of the optimiser is not in it; `partial_fit` begins with a new one. Nor
-        are `cache` and `checkpoint`, which are places on this machine.
+        Unlike a pickle, the file holds only numbers and plain settings, and no code. It
+        is written whole or not at all, and `load` rejects a file that was changed. It
+        does not hold the state of the optimiser (`partial_fit` starts with a new one),
+        nor `cache` and `checkpoint`, which are paths on this machine.
 
         Parameters
         ----------
@@ -419,10 +430,11 @@ class FineTunedCNNClassifier(FineTunedNet, NeuralNetClassifier):
         Raises
         ------
         NotFittedError
-            If there is nothing to save yet, or `fit` came to no end.
+            If the classifier is not fitted, or `fit` did not finish.
         TypeError
-            If a parameter has no form in such a file: a callback, a network or a
-            function. With these, use pickle or joblib, for readers who trust you.
+            If a parameter cannot be stored in such a file: a callback, a network or a
+            function. Use pickle or joblib for these, if whoever loads the file trusts
+            you.
         OSError
             If the file cannot be written.
         """
@@ -430,9 +442,9 @@ class FineTunedCNNClassifier(FineTunedNet, NeuralNetClassifier):
 
     @classmethod
     def load(cls, path, **parameters):
-        """Make a classifier from what `save` wrote; nothing in the file can run.
+        """Load a classifier that `save` wrote; no code in the file is run.
 
-        Needs no other file and no network: all weights are in it.
+        Needs no other file and no internet: the file holds all weights.
 
         Parameters
         ----------
@@ -443,21 +455,21 @@ class FineTunedCNNClassifier(FineTunedNet, NeuralNetClassifier):
         Returns
         -------
         classifier : FineTunedCNNClassifier
-            Predicts what the saved one did. Its `cache` is "memory", whatever the
-            saved one's was.
+            Makes the same predictions as the saved one. Its `cache` is "memory",
+            whatever the saved one's was.
 
         Raises
         ------
         ModelFileError
-            If the file is not one of `save`'s, or was changed since; or if the
-            installed torchvision has another network under this name.
+            If the file was not written by `save`, or was changed since; or if the
+            installed torchvision has a different network under this name.
         ValueError
-            If there is no such parameter, or it cannot have this value.
+            If a parameter does not exist or cannot have this value.
         """
         return model_file.load_model(cls, path, **parameters)
 
     def save_backbone(self, path, precision="float32"):
-        """Write the network without its head, to be used as `weights=path`.
+        """Save the network without its head, to be used as `weights=path`.
 
         Parameters
         ----------
@@ -472,8 +484,8 @@ class FineTunedCNNClassifier(FineTunedNet, NeuralNetClassifier):
         super()._check_params()
         if self.classes is not None:
             raise ValueError(
-                f"classes={self.classes!r} is skorch's parameter and has no use here: "
-                "the labels are learnt from y. Leave it out; partial_fit takes classes."
+                f"classes={self.classes!r} is a parameter of skorch and not used here: "
+                "labels are taken from y. Leave it out, or pass it to partial_fit."
             )
 
     def _learn(self, target):

@@ -13,77 +13,78 @@ from sktl._utils.fit_tasks import CallbackSupportMixin, start_fit, with_callback
 class PretrainedFeatureExtractor(
     ImageInputMixin, CallbackSupportMixin, TransformerMixin, BaseEstimator
 ):
-    """Turn images into the features that a frozen, pretrained network sees in them.
+    """Turn images into features computed by a frozen, pretrained network.
 
-    Nothing is trained. `fit` looks at the kind of images and checks the weights;
-    `transform` passes every image through the network once and keeps the result in
-    the cache, so that cross-validation and grid search over what comes behind
-    compute it once per image, not once per fold.
+    Nothing is trained. `fit` inspects the form of the images and checks the weights;
+    `transform` passes every image through the network once and caches the result, so
+    that cross-validation and grid search over later steps of a pipeline compute it once
+    per image, not once per fold.
 
     Parameters
     ----------
     backbone : str or torch.nn.Module, default="sktl_mini"
-        A name of `list_backbones()`, or a network from normalised images
-        `(n, 3, h, w)` that `torch.fx` can trace: to class scores, or to features where
-        the layer that makes scores was taken off (`fc = Identity()`, `.features`,
-        timm's `num_classes=0`). It has that layer if between its last Linear or
-        convolution and its output there is nothing but reshaping, averaging, dropout,
-        softmax or sigmoid; where that leaves a doubt, a warning says what was taken.
-        `"sktl_mini"` ships inside the package; it is made for small images, and on
-        photographs a larger network is better.
+        A name of `list_backbones()`, or a network that `torch.fx` can trace and that
+        takes normalised images `(n, 3, h, w)`. Its output is class scores, or features
+        if its classification layer was removed (`fc = Identity()`, `.features`, timm's
+        `num_classes=0`). A network counts as having that layer if only reshaping,
+        averaging, dropout, softmax or sigmoid come after its last Linear or
+        convolution; in doubtful cases a warning says which layer's output is used.
+        `"sktl_mini"` ships with the package and is made for small images; for
+        photographs, choose a larger backbone.
     weights : str, path-like, torchvision weights, dict or None, default="DEFAULT"
-        `"DEFAULT"` or another torchvision weight name (fetched once, into torch's hub
-        directory); a state dict, or the path of a `.safetensors` or `.pth` file that
-        holds one, also below `"state_dict"` or with a prefix such as `"module."`
-        before its names; None for random weights, always the same ones (as after
-        `torch.manual_seed(0)`). A file is read again when it has changed.
+        `"DEFAULT"` or another torchvision weight name (downloaded once, into torch's
+        hub directory); a state dict, or the path of a `.safetensors` or `.pth` file
+        that holds one (it may be nested under the key `"state_dict"`, and its names may
+        have a prefix such as `"module."`); None for random weights, always the same
+        ones (as after `torch.manual_seed(0)`). A file is read again when it has
+        changed.
     layers : str or list of str, default="penultimate"
-        Which layers' outputs are the features: names of `layer_names(backbone)`, or
-        `"penultimate"`, what the layer that makes scores reads, or the output of a
-        network without one. Several are computed in one
-        pass and concatenated. Nothing after the last one is computed.
+        Layers whose outputs are the features: names of `layer_names(backbone)`, or
+        `"penultimate"`, the input of the classification layer (for a network without
+        one, its output). Several layers are computed in one pass and concatenated.
+        Nothing after the last one is computed.
     pooling : {"avg", "max", "avgmax", "flatten"}, default="avg"
-        How a spatial map becomes one row: mean or maximum over its positions, both,
-        or all of its numbers.
+        How a spatial feature map becomes one row: by the mean or maximum over its
+        positions, by both, or by flattening it.
     image_shape : tuple of int or None, default=None
         How a row of a 2-D `X` becomes an image: `(h, w)` or `(h, w, c)`; one of them
         may be -1. None takes a square grey image, else a square RGB image.
     channels : {"auto", "last", "first"}, default="auto"
         Where the channel axis of a 4-D array is. `"auto"` refuses ambiguous shapes.
     value_range : "auto" or tuple of (float, float), default="auto"
-        The numbers that mean black and white. `"auto"`: 0-255 for uint8 and 0-65535
-        for uint16; for other numbers the smallest of 0-1, 0-16, 0-255 and 0-65535
-        that holds the data of `fit`, else their minimum and maximum. Data may exceed a
-        range by a hundredth of their own width, from rounding; they are clipped.
-        An `ImageRangeWarning` says that `X` is on another scale, in `fit` or later:
-        where more than 1 % of its numbers lie outside the range by more than a tenth
-        of its width; or where no number of at least four images (that are not of one
-        colour each) comes up to an eighth of the range's larger end. At most 256
-        images, evenly spread over `X`, are looked at. A range given here is never
-        questioned.
+        The numbers that mean black and white. `"auto"`: 0-255 for uint8 and 0-65535 for
+        uint16; for other numbers, the smallest of 0-1, 0-16, 0-255 and 0-65535 that
+        contains the data of `fit`, or else their minimum and maximum. Data may exceed
+        such a range by a hundredth of their own spread, as rounding errors do; they are
+        clipped. An `ImageRangeWarning` is raised, in `fit` or later, if `X` seems to be
+        on another scale: if more than 1 % of its numbers lie outside the range by more
+        than a tenth of its width, or if no number in at least four images (not counting
+        those of a single colour) reaches an eighth of the range's larger end. At most
+        256 images, evenly spread over `X`, are checked. If you pass a range, there is
+        no such check.
     image_size : int or None, default=None
-        Side, in pixels, of the square the network sees; the short side of each
-        image is scaled to it. None is what the weights were trained for.
+        Side, in pixels, of the square image that the network gets; the short side of
+        each image is scaled to it. None is the size the weights were trained for.
     batch_size : int, default=32
-        Images per pass. All passes have exactly this size, so that a row of features
-        does not depend on the rows beside it. A CPU is given fewer where they are
-        large, which is faster there: 8 of 224 pixels.
+        Images per batch. All batches have exactly this size, so that a row of features
+        does not depend on the other rows. On a CPU, batches of large images are
+        smaller, which is faster there: 8 images at 224 pixels.
     device : str or torch.device, default="auto"
-        `"auto"` is the current GPU where there is one that computes, else the CPU. The
-        worker processes of a pool take the GPUs that they see in turn.
+        `"auto"` is the current GPU if there is a usable one, else the CPU. The worker
+        processes of a pool share the visible GPUs in turn.
     precision : {"auto", "float32", "bfloat16", "float16"}, default="auto"
-        What the network computes in; features are float32. `"auto"` is bfloat16
-        where the hardware has matrix units for it (features then differ by about
-        1e-2 of their size), else float32. `"float32"` is that in full: TF32 is off
-        during our calls.
+        Number format in which the network computes; features are float32. `"auto"` is
+        bfloat16 where the hardware has matrix units for it (features then differ by
+        about 1e-2 of their size), else float32. `"float32"` is full float32: TF32 is
+        switched off during sktl's calls.
     cache : "memory", path-like or None, default="memory"
-        Where features are kept: in this process, in a directory that other processes
-        and later sessions share, or nowhere. Whoever may write to a directory can put
-        wrong features there (nothing in it is ever run), so one that is not yours
-        alone is warned about.
+        Where features are cached: in this process, in a directory shared with other
+        processes and later sessions, or nowhere. Anyone who can write to the directory
+        can put wrong features there (no code in it is ever run), so there is a warning
+        if others can write to it.
     on_error : {"raise", "nan"}, default="raise"
-        What an unreadable image gives: one error that lists all of them, or rows of
-        NaN and one warning that lists them.
+        What happens if images cannot be read: one error that lists all of them, or rows
+        of NaN and one warning that lists them.
     n_jobs : int or None, default=None
         Threads that read and decode images. None is one.
     verbose : int, default=0
@@ -94,14 +95,14 @@ class PretrainedFeatureExtractor(
     layers_ : list of str
         The layers computed, in order.
     layer_widths_ : list of int
-        Number of columns that each of these gives.
+        Number of columns for each of these layers.
     n_features_out_ : int
         Number of columns.
     network_digest_ : str
-        SHA-256 of all that decides the network's output, weights and graph;
-        `transform` refuses to go on with another one.
+        SHA-256 of all that determines the network's output, weights and graph;
+        `transform` raises an error if the network has changed.
     value_range_ : tuple of (float, float) or None
-        The range learnt from the data of `fit`; None where the dtype decides.
+        The range inferred from the data of `fit`; None if the dtype determines it.
     n_features_in_ : int
         Number of columns of `X`; only for 2-D `X`.
     feature_names_in_ : ndarray of str
@@ -109,16 +110,16 @@ class PretrainedFeatureExtractor(
 
     See Also
     --------
-    FineTunedCNNClassifier : Trains the later part of such a network.
-    compare_transfer : Says whether the features help.
+    FineTunedCNNClassifier : Trains the last layers of such a network.
+    compare_transfer : Measures whether the features help.
 
     Notes
     -----
     Memory: the result needs 4 bytes per number; images are decoded eight batches at a
     time. While a file is decoded it takes about 7 bytes per pixel as JPEG or PNG, 10 as
     progressive JPEG or TIFF, 16 as WebP. Files of more than 105 million pixels are
-    refused from their header; the environment variable `SKTL_MAX_IMAGE_PIXELS` sets
-    another limit. The network is shared by all extractors of a process.
+    refused before they are decoded; the environment variable `SKTL_MAX_IMAGE_PIXELS`
+    sets another limit. The network is shared by all extractors of a process.
 
     Using the activations of a network trained on another task as features for linear
     models: Donahue et al., DeCAF, ICML 2014; Razavian et al., CVPR Workshops 2014.
@@ -179,7 +180,7 @@ class PretrainedFeatureExtractor(
         self.verbose = verbose
 
     def fit(self, X, y=None):
-        """Look at the kind of images and check the weights; nothing is trained.
+        """Inspect the form of the images and check the weights; nothing is trained.
 
         Parameters
         ----------
@@ -195,13 +196,13 @@ class PretrainedFeatureExtractor(
         Raises
         ------
         UnknownBackboneError, UnknownLayerError
-            If a name is not known; the message gives the nearest.
+            If a name is not known; the message suggests similar ones.
         WeightsNotAvailableError
-            If named weights are not on this machine and cannot be fetched.
+            If named weights are not on this machine and cannot be downloaded.
         WeightsMismatchError
-            If the weights are those of another network.
+            If the weights belong to another network.
         ImageLayoutError
-            If the shape of `X` does not say how its numbers form images.
+            If the shape of `X` does not determine how its numbers form images.
         """
         self._fit(X)
         return self
@@ -237,20 +238,21 @@ class PretrainedFeatureExtractor(
         Returns
         -------
         features : ndarray of shape (n_samples, n_features_out_), dtype float32
-            In the order of `X`. A row depends on its image alone: to the last bit, on
-            one device with one number of threads, if `X` has four rows or more. One to
-            three rows are computed without the company of a full batch, many times as
-            fast, and may differ from that by rounding (about 1e-6 of their size in
-            float32); they are looked up in the cache, and not added to it.
+            In the order of `X`. If `X` has four rows or more, a row depends on its
+            image alone, to the last bit (on one device with one number of threads). One
+            to three rows are computed without filling up a batch, which is many times
+            as fast; they may differ from rows of a full batch by rounding (about 1e-6
+            of their size in float32). They are looked up in the cache but not added to
+            it.
 
         Raises
         ------
         ImageReadError
             If images cannot be read and `on_error="raise"`; it lists all of them.
         WeightsMismatchError
-            If the network is not the one that `fit` saw.
+            If the network is not the same as in `fit`.
         ValueError
-            If `X` is not of the kind that `fit` saw; or if activations are too large
+            If `X` is not in the same form as in `fit`, or if activations are too large
             for `precision="float16"`.
         """
         check_is_fitted(self)
@@ -264,7 +266,7 @@ class PretrainedFeatureExtractor(
         Parameters
         ----------
         input_features : array-like of str or None, default=None
-            Must be `feature_names_in_` where that is known; otherwise ignored.
+            Must equal `feature_names_in_` if that is defined; otherwise ignored.
 
         Returns
         -------
@@ -299,9 +301,9 @@ class PretrainedFeatureExtractor(
             outputs = self._frozen_outputs(backbone.network)
             shapes = self._make_prefix(backbone, outputs).output_shapes()
         except BaseException:
-            self._forget()  # what is half fitted is not fitted
+            self._forget()  # half fitted is not fitted
             raise
-        # What is set later holds from the next fit on.
+        # Parameters set later take effect at the next fit.
         self._pooling, self._image_size = self.pooling, self.image_size
         self._backbone_name = backbone.name
         self.layers_ = [layer for layer, _ in outputs]

@@ -1,4 +1,4 @@
-"""`FineTunedCNNRegressor`: numbers by a network whose later part is trained."""
+"""`FineTunedCNNRegressor`: images in, numbers out, by a network trained in part."""
 
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.metaestimators import available_if
@@ -12,40 +12,44 @@ from sktl._utils.fit_tasks import with_callbacks
 
 
 class FineTunedCNNRegressor(FineTunedNet, NeuralNetRegressor):
-    """Predict numbers for images by a pretrained network trained on them in part.
+    """Predict numbers for images with a partly trained, pretrained network.
 
-    As `FineTunedCNNClassifier`, with the same parameters but for `class_weight`. The
-    head is solved by ridge regression, with the penalty that predicts best what is left
-    out, one row at a time. Inside, each column of `y` has mean 0 and deviation 1, so
-    that `lr` and losses mean the same for any unit.
+    Like `FineTunedCNNClassifier`, with the same parameters except for `class_weight`.
+    The head is fitted in closed form, by ridge regression; its penalty is chosen by
+    leave-one-out cross-validation. Each column of `y` is standardised to mean 0 and
+    standard deviation 1 before training, so that `lr` and losses do not depend on the
+    unit of `y`.
 
     Parameters
     ----------
     backbone : str or torch.nn.Module, default="sktl_mini"
         A name of `list_backbones()`, or a network that `torch.fx` can trace.
     weights, strategy, unfreeze_from, reinit_from, hidden_units, dropout : object
-        Which network, and what of it is trained: as in `FineTunedCNNClassifier`, like
-        all that follow without a text of their own.
+        Which network, and which part of it is trained: as in `FineTunedCNNClassifier`,
+        like all parameters below without a full description.
     lr, backbone_lr_ratio, layer_decay, max_epochs, batch_size, augment : object
         How it is trained.
     early_stopping : bool, default=False
-        Whether to set rows aside and stop when they are predicted no better.
+        Whether to hold out some rows, and stop when predictions on them no longer
+        improve.
     monitor : str or callable, default="loss"
-        What `early_stopping` calls better: a lower loss, or a higher score by any
-        scikit-learn scorer of numbers (`"r2"`).
+        What `early_stopping` monitors: `"loss"`, or a scikit-learn scorer for
+        regression (such as `"r2"`).
     validation_fraction, n_iter_no_change, refit, checkpoint, random_state : object
-        Rows set aside, patience, training again, a file to go on from, the seed.
+        Share of rows held out, patience, retraining on all rows, file to resume from,
+        seed.
     image_shape, channels, value_range, image_size : object
-        What `X` is, and how large the network sees it.
+        How `X` is read, and the size of the image that the network gets.
     device, precision, cache, n_jobs, verbose : object
-        Where and how it is computed.
+        On what device, in what number format and with what cache; threads, progress
+        bar.
     optimizer, train_split, callbacks, iterator_train__shuffle : object
         skorch's.
     **kwargs : dict
         Any other parameter of `skorch.NeuralNetRegressor`. `criterion`, by default
-        `torch.nn.MSELoss`, is the loss of predictions and targets, both
-        `(n, n_outputs)` in standard deviations. A head that is solved follows squared
-        errors only; a warning says so for any other loss.
+        `torch.nn.MSELoss`, is the loss of predictions and targets, both `(n,
+        n_outputs)` in standard deviations. A head fitted in closed form minimises
+        squared errors only; with any other loss, a warning says so.
 
     Attributes
     ----------
@@ -59,7 +63,7 @@ class FineTunedCNNRegressor(FineTunedNet, NeuralNetRegressor):
 
     See Also
     --------
-    FineTunedCNNClassifier : For labels; says more about all parameters.
+    FineTunedCNNClassifier : For labels; describes all parameters in full.
 
     Examples
     --------
@@ -75,11 +79,11 @@ class FineTunedCNNRegressor(FineTunedNet, NeuralNetRegressor):
 
     @property
     def target(self):
-        """What is predicted, as `fit` learnt it."""
+        """What is predicted, as seen in `fit`."""
         if "target_mean_" not in vars(self):
             raise NotFittedError(
-                "How many numbers are to be predicted is not known yet: call fit or "
-                "partial_fit. initialize() is done by these."
+                "This regressor has not seen any targets yet. Call fit or partial_fit; "
+                "initialize() need not be called."
             )
         return Numbers(self.target_mean_, self.target_scale_)
 
@@ -113,15 +117,16 @@ class FineTunedCNNRegressor(FineTunedNet, NeuralNetRegressor):
 
     @available_if(has_epochs)
     def partial_fit(self, X, y, sample_weight=None, **fit_params):
-        """Go on training from the present weights, for `max_epochs` more epochs.
+        """Continue training from the current weights, for `max_epochs` more epochs.
 
-        Not there where the head is solved, which has no epochs to add.
+        Not available if the strategy has no epochs (`"linear_probe"` without
+        `hidden_units`).
 
         Parameters
         ----------
         X : array-like or sequence of images
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-            Standardised as that of the first call.
+            Standardised by mean and standard deviation of the first call's `y`.
         sample_weight : array-like of shape (n_samples,) or None, default=None
             As in `fit`.
         **fit_params : dict
@@ -143,8 +148,8 @@ class FineTunedCNNRegressor(FineTunedNet, NeuralNetRegressor):
         Returns
         -------
         numbers : ndarray of shape (n_samples,) or (n_samples, n_outputs), dtype float64
-            In the unit and shape of `y`. For the data sets and batches of `fit`, which
-            callbacks see, in standard deviations.
+            In the unit and shape of `y`. (Callbacks that pass on the data sets or
+            batches of `fit` get standard deviations.)
         """
         self.check_is_fitted()
         outputs = self.forward(X).detach().numpy()

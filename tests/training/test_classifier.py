@@ -309,7 +309,7 @@ def test_first_batch_of_a_stream_may_lack_classes(three):
 
 
 def test_classes_of_skorch_are_refused(three):
-    with pytest.raises(ValueError, match="labels are learnt from y"):
+    with pytest.raises(ValueError, match="labels are taken from y"):
         quick(classes=["zero", "one", "two"]).fit(*three)
 
 

@@ -46,16 +46,17 @@ PACKAGES = ("sktl", "scikit-learn", "skorch", "torch", "torchvision", "numpy")
 
 
 class TransferComparison(TableMixin):
-    """Scores of several contenders on the same splits, and what they say of transfer.
+    """Scores of several models on the same splits, and what they say about transfer.
 
-    Made by `compare_transfer`; `print` shows it as a table with the findings below.
+    Returned by `compare_transfer`, which calls the models *contenders*; `print` shows a
+    table with the findings below it.
 
     Parameters
     ----------
     results : dict of str to ndarray
         As `results_`.
     scoring : str
-        What the scores are.
+        Name of the score.
     effects, indicators : dict of str to ndarray or None, default=None
         As the attributes.
     curves : dict of str to list of dict or None, default=None
@@ -71,102 +72,105 @@ class TransferComparison(TableMixin):
     parameters, versions : dict of str to str or None, default=None
         As the attributes.
     evidence : Evidence or None, default=None
-        What `compare_transfer` keeps for the intervals: what each row moves the scores,
-        and which rows splits have in common. None: nothing but the scores is known.
+        What `compare_transfer` records for the intervals: how much each row moves the
+        scores, and which rows the splits share. None: only the scores are known.
 
     Attributes
     ----------
     results_ : dict of str to ndarray
         One entry per contender and training size in each array, sizes in increasing
-        order: `contender`, `kind` (what it takes from a network: "classical" is
-        nothing, "frozen features", "fine-tuned", or "random weights"), `train_size`
-        and `test_size` (rows; where splits differ, the most), `split<i>_test_score` for
-        each split, `mean_test_score`, `low_test_score` and `high_test_score` (95 %
-        interval of the mean, see Notes), `se_test_score` (standard error of the mean as
-        if splits were independent, which they are not), `mean_test_<name>` and
-        `se_test_<name>` of other scores (NaN where a contender has none),
-        `mean_fit_time` and `mean_score_time` (seconds per split), `error` (the first
-        failure, or ""). Where a split failed its score is NaN, and so are mean and
-        interval: a mean over fewer splits would not compare.
+        order: `contender`, `kind` ("classical" for models without a network, "frozen
+        features", "fine-tuned" or "random weights"), `train_size` and `test_size`
+        (rows; if splits differ, the largest), `split<i>_test_score` for each split,
+        `mean_test_score`, `low_test_score` and `high_test_score` (95 % interval of the
+        mean, see Notes), `se_test_score` (standard error of the mean as if splits were
+        independent, which they are not), `mean_test_<name>` and `se_test_<name>` of
+        other scores (NaN if a contender has none), `mean_fit_time` and
+        `mean_score_time` (seconds per split), `error` (the first failure, or ""). If a
+        split failed, its score is NaN, and so are mean and interval: a mean over fewer
+        splits would not be comparable.
     scoring_ : str
-        What the scores are; more is better.
+        Name of the score; larger is better.
     n_splits_ : int
         Number of splits.
     effects_ : dict of str to ndarray
-        What transfer does: one entry per pretrained contender that has a twin, at the
-        largest training size. `contender`, `twin`, `kind` ("untrained": the same on
-        features of random weights; "from scratch": the same network trained from
-        random weights), `difference` (mean over splits, positive where transfer
-        helps), `low` and `high` (95 % interval), `p_value` (adjusted to the number of
+        The effect of transfer: one entry per pretrained contender that has a
+        counterpart without transfer, its twin, at the largest training size.
+        `contender`, `twin`, `kind` ("untrained": the same model on features of the
+        network with random weights; "from scratch": the same network trained from
+        random weights), `difference` (mean over splits, positive where transfer helps),
+        `low` and `high` (95 % interval), `p_value` (adjusted for the number of
         entries), `verdict` ("better", "worse", "equivalent" or "cannot be told"; "" if
-        one of both failed).
+        either of the two failed).
     indicators_ : dict of str to ndarray
-        The three classic indicators of a transfer, at the largest training size, each
+        The three classic indicators of transfer, at the largest training size, each
         with a 95 % interval: `indicator`, `contender`, `reference`, `value`, `low`,
-        `high`. "score of frozen features" is what the transferred knowledge alone is
-        worth; "epochs to ..." and "seconds to the score from scratch" how soon a
-        network is as good as the reference is in the end on the same split (a row for
-        the reference itself is there to compare). Where it never is, the time at which
-        training ended stands for it: `value` and `low` are then less than the truth,
-        and `high` is infinite. "gain over from scratch" is the difference of the final
-        scores.
+        `high`. "score of frozen features" shows what the transferred knowledge alone is
+        worth. "epochs to the score from scratch" and "seconds to the score from
+        scratch" show how soon a network reaches the reference's final score on the same
+        split; the reference itself has an entry for comparison. If a network never
+        reaches it, the end of its training is used instead: `value` and `low` are then
+        too small, and `high` is infinite. "gain over from scratch" is the difference of
+        the final scores.
     curves_ : dict of str to list of dict of str to ndarray
         For each network that is trained by epochs, at the largest training size, and
-        each split: `epoch` (0 is before the first), `seconds` of the fit up to there,
-        and the `score` on the test part. Empty where the split failed.
+        each split: `epoch` (0 is before the first), `seconds` of the fit until then,
+        and the `score` on the test part. Empty if the split failed.
     predictions_ : dict of str to dict of str to ndarray
-        What each contender predicts of rows it was not fitted on, at the largest
+        Each contender's predictions for rows it was not fitted on, at the largest
         training size, ordered by row: `row` (of `X`), `split`, `predict`, and
         `predict_proba` of shape (n, n_classes) if it has probabilities. A row that is
-        in the test part of several splits is there several times. Splits that failed
-        are left out.
+        in the test part of several splits occurs several times. Failed splits are left
+        out.
     classes_ : ndarray of shape (n_classes,) or None
         The labels, in the order of the columns of `predict_proba`.
     chance_ : float
-        Mean score, at the largest training size, of what looks at labels only:
-        predicting the most frequent class, with the shares of the classes for
-        probabilities. NaN where that has no score.
+        Mean score, at the largest training size, of always predicting the most frequent
+        class, with the class frequencies as probabilities. NaN if that cannot be
+        scored.
     findings_ : list of str
         Short sentences: where transfer hurts, where it helps, where it makes no
-        difference that matters, where that cannot be told and what would tell, from
-        which size on the twin without transfer is as good, who failed.
+        relevant difference, where that cannot be told and how much data would tell,
+        from which training size on the counterpart without transfer is as good, and
+        what failed.
     parameters_ : dict of str to str
         What was compared, and how.
     versions_ : dict of str to str
-        Of the packages that the numbers may depend on.
+        Versions of the packages that the numbers may depend on.
 
     See Also
     --------
-    compare_transfer : Makes one.
-    TransferComparisonDisplay : Draws one.
+    compare_transfer : Runs a comparison.
+    TransferComparisonDisplay : Plots its scores.
 
     Notes
     -----
-    A mean over splits would come out otherwise with other test rows, and with other
-    training parts and seeds. The 95 % intervals allow for both: for the first by what
-    each row moves the score (the jackknife), for the second by what the scores of the
+    A mean over splits depends on the test rows that were drawn, and on the training
+    sets and seeds. The 95 % intervals account for both: for the first by how much each
+    row moves the score (the jackknife), for the second by how much the scores of the
     splits vary beyond that, with Satterthwaite's degrees of freedom. A row that several
-    splits test on counts once, and so does a group. Assumed is that rows (or groups)
-    are independent, and that seeds differ between splits: a number as a contender's own
-    `random_state` is held on all splits, and its luck is taken for a difference. Not
-    seen is what training parts that overlap have in common. Measured on digits and
-    photographs, with pairs of classifiers that are equal, close and far apart: the
-    interval held the true difference in 92 to 98 % (folds, repeated folds, draws,
-    groups, learning curves), equal contenders got p < 0.05 in 3 to 8 %, and a
-    difference of four standard errors was found in 91 to 99 % with five splits or more,
-    in 86 to 94 % with three and in about 80 % with two (`benchmarks/README.md`). For
-    the log loss of 200 rows the interval held it in 88 to 93 %. Where splits vary far
-    more than their rows explain, it does so in about 91 % with five splits, in 84 %
-    with two.
+    splits test on counts once, and so does a group. The intervals assume that rows (or
+    groups) are independent, and that seeds differ between splits: if a contender has a
+    number as its own `random_state`, all its splits use that seed, and the luck of the
+    seed is mistaken for a difference. They do not account for what overlapping training
+    sets have in common. In measurements on digits and photographs, with pairs of
+    classifiers that are equal, close or far apart, the interval contained the true
+    difference in 92 to 98 % of cases (folds, repeated folds, draws, groups, learning
+    curves), equal contenders got p < 0.05 in 3 to 8 %, and a difference of four
+    standard errors was found in 91 to 99 % with five splits or more, in 86 to 94 % with
+    three and in about 80 % with two (`benchmarks/README.md`). For the log loss of 200
+    rows the interval contained it in 88 to 93 %. If splits vary far more than their
+    rows explain, it does so in about 91 % with five splits, and in 84 % with two.
 
-    Scores that do not come from predictions alone, or are not defined without some row,
-    have the interval of the corrected resampled t-test (Nadeau & Bengio, Machine
-    Learning 52, 2003) with the rows that splits really share.
+    Scores that are not computed from predictions alone, or that are undefined if some
+    row is left out, have the interval of the corrected resampled t-test (Nadeau &
+    Bengio, Machine Learning 52, 2003), corrected for the rows that splits actually
+    share.
 
-    A difference is "better" or "worse" where its p-value is below 5 %, adjusted to how
-    many twins there are (Holm); "equivalent" where the interval lies within the margin,
-    adjusted likewise; and else it cannot be told. The intervals themselves are not
-    adjusted. `gain` is not either: among many, some are clear by chance.
+    The verdict is "better" or "worse" if the p-value, adjusted for the number of pairs
+    (Holm), is below 5 %; "equivalent" if the interval, adjusted likewise, lies within
+    the margin; otherwise "cannot be told". The intervals themselves are not adjusted,
+    nor is `gain`: if you look at many differences, some will seem clear by chance.
 
     The indicators: Torrey & Shavlik, Transfer Learning, Handbook of Research on Machine
     Learning Applications, 2009.
@@ -234,8 +238,8 @@ class TransferComparison(TableMixin):
         -------
         gain : Estimate
             A tuple of `mean`, `low` and `high` (95 % interval) and `p_value` of the
-            difference at the largest training size; of this difference alone, not
-            adjusted to how many are looked at.
+            difference at the largest training size, not adjusted for how many
+            differences you look at.
 
         Raises
         ------
@@ -246,21 +250,21 @@ class TransferComparison(TableMixin):
         for name in (contender, over):
             if name not in names:
                 raise ValueError(
-                    f"{name!r} is no contender. These are: "
+                    f"{name!r} is not one of the contenders, which are "
                     f"{', '.join(map(repr, names))}."
                 )
         mean = gain(self.results_, self._evidence, contender, over)
         return clip(mean, bounds_of_difference(self._evidence.bounds))
 
     def rank(self):
-        """Say how probable it is that each contender is the best.
+        """Estimate how probable it is that each contender is the best.
 
         Returns
         -------
         chances : dict of str to float
-            Contender to the share of 10,000 resampled comparisons that it wins, at the
-            largest training size; the most probable first. The sum is 1. Contenders
-            that failed have no chance.
+            For each contender, the share of 10,000 resampled comparisons that it wins,
+            at the largest training size; the most probable first. They sum to 1;
+            contenders that failed have 0.
         """
         scores = {
             name: self._evidence.scores(self.results_, name, -1)
@@ -275,10 +279,10 @@ class TransferComparison(TableMixin):
         return dict(sorted(chances.items(), key=lambda item: -item[1]))
 
     def mean_curves(self, over="epoch"):
-        """Mean score over splits of each network as it is trained.
+        """Compute the learning curve of each network, averaged over splits.
 
-        Between two epochs of a split the score is interpolated. A split that stopped
-        early keeps its last score.
+        Between two epochs of a split the score is interpolated. After a split stopped
+        early, its last score is used.
 
         Parameters
         ----------
@@ -313,13 +317,13 @@ class TransferComparison(TableMixin):
     def save_html(self, path):
         """Save one self-contained page: findings, tables, plots, and what was compared.
 
-        It opens from disk, without a network. Where matplotlib is missing, or a plot
-        fails, a sentence stands in its place.
+        It opens offline. If matplotlib is missing, or a plot fails, a sentence takes
+        the plot's place.
 
         Parameters
         ----------
         path : path-like
-            A file that is there is replaced; `~` is expanded.
+            An existing file is replaced; `~` is expanded.
         """
         write_html(self, path)
 
@@ -375,57 +379,57 @@ def compare_transfer(
 ):
     """Compare transfer with training from scratch and with classical models.
 
-    Every contender is fitted and scored on the same splits. The images pass the frozen
-    network once for all of them. Where a contender fails on a split, its row says so,
-    and the others go on.
+    The models to compare, called contenders, are fitted and scored on the same splits.
+    The images pass through the frozen network once for all of them. A contender that
+    fails on a split is marked as failed; the other results are unaffected.
 
     Parameters
     ----------
     X : array-like or sequence of images
         In any form that `PretrainedFeatureExtractor.transform` takes; or a table, for
-        contenders that choose its columns.
+        contenders that select its columns.
     y : array-like of shape (n_samples,)
         Labels.
     contenders : "default" or dict of str to estimator, default="default"
-        What is compared. `"default"`: the most frequent class; logistic regression on
-        raw pixels; logistic regression on features of the untrained network; logistic
-        regression, SVM and gradient boosting on frozen features; the fine-tuned
-        network; the same network from scratch.
+        The models to compare, by name. `"default"`: the most frequent class; logistic
+        regression on raw pixels; logistic regression on features of the untrained
+        network; logistic regression, SVM and gradient boosting on frozen features; the
+        fine-tuned network; the same network from scratch.
     backbone : str, torch.nn.Module, extractor or dict, default="sktl_mini"
-        The network of the default contenders. A `PretrainedFeatureExtractor` brings
-        its own `weights`, `image_size`, `image_shape`, `cache` and so on, which all
-        contenders take over. A dict of label to one of these puts several networks
-        side by side; `BackboneRanking.best` gives such a dict.
+        The network of the default contenders. If it is a `PretrainedFeatureExtractor`,
+        all of them use its `weights`, `image_size`, `image_shape`, `cache` and so on. A
+        dict of label to any of these compares several networks; `BackboneRanking.best`
+        returns such a dict.
     cv : int, splitter or iterable of splits, default=5
         An int means stratified folds in the order of `X`; with `groups`, folds that
         keep groups together. Two splits or more.
     scoring : str, callable, None, or list of these, default=None
-        Scores, where more is better; None is accuracy. Of several, contenders are
-        compared by the first, and the others are columns of the table. Beside the
-        names that scikit-learn knows, "neg_expected_calibration_error" says how far
-        probabilities are from the shares of rows that come out so.
+        One score or several; larger is better, and None is accuracy. Of several,
+        contenders are compared by the first, and the others are columns of the table.
+        Besides the names that scikit-learn knows, there is
+        "neg_expected_calibration_error": how far predicted probabilities are from
+        observed frequencies.
     train_sizes : sequence of int or float, or None, default=None
-        Learning curves: every contender is fitted on so many rows of each training
-        part, or, for floats, on such shares of the smallest; in rising order. Larger
-        subsets contain smaller ones, and each holds the classes in their shares. None
-        is one size, all rows.
+        Training sizes for learning curves, in increasing order: numbers of rows, or
+        floats as fractions of the smallest training part. Every contender is fitted on
+        subsets of each size. Larger subsets contain the smaller ones, and all are
+        stratified. None is one size, all rows.
     groups : array-like of shape (n_samples,) or None, default=None
-        Given to the splitter: rows of one group stay together.
+        Passed to the splitter: rows of one group stay together.
     n_jobs : int or None, default=None
-        Splits run at the same time. More processes need `cache=<directory>` to share
-        features.
+        Number of splits that run in parallel. Worker processes need `cache=<directory>`
+        to share features.
     random_state : int, RandomState instance or None, default=None
-        Decides the subsets of `train_sizes`, and what every part of a contender gets
-        that has a `random_state` of None: a number per split, the same for all
-        contenders. So no seed's luck is common to all splits, which no interval would
-        allow for.
+        Determines the subsets of `train_sizes`, and sets every `random_state` of a
+        contender that is None, to one number per split, the same for all contenders:
+        seeds vary by split, so intervals include seed variance.
     verbose : int, default=0
         Positive values show a progress bar.
     margin : float or None, default=None
-        The largest difference of two scores that does not matter: contenders whose
-        difference is surely smaller are called equivalent. In the unit of the score.
-        None is 0.01 for scores that are at best 1 (accuracy, R2, area under a curve);
-        for others, nothing is called equivalent.
+        The largest difference of two scores that does not matter, in the unit of the
+        score: contenders are called equivalent if their difference is smaller with
+        confidence. None is 0.01 for scores whose best value is 1 (accuracy, R2, area
+        under a curve); for others, no contenders are called equivalent.
 
     Returns
     -------
@@ -434,14 +438,15 @@ def compare_transfer(
     Raises
     ------
     TypeError
-        If `X` is one name.
+        If `X` is a single path or name.
     ValueError
         Before anything is fitted: if `contenders` is neither "default" nor a dict of
         estimators with names; `y` holds one class, or no class with as many rows as
         there are folds; there are fewer than two splits; `train_sizes` do not increase,
-        or do not fit; a `scoring` is not known or there twice; `margin` is not above 0.
+        or are out of range; a `scoring` is not known or given twice; `margin` is not
+        above 0.
     UnknownBackboneError, WeightsNotAvailableError
-        If there is no such `backbone`, or its weights cannot be had.
+        If there is no such `backbone`, or its weights cannot be downloaded.
     Exception
         If every contender fails on every split: the first failure, with a note that
         names the contender.
@@ -449,18 +454,19 @@ def compare_transfer(
     Notes
     -----
     Time: one pass of all images through each network, and the fits. The pass comes
-    first, so that all contenders find what they need in the store; fit seconds are
-    without it, and `parameters_` has its own. That holds for contenders that read `X`
-    themselves or by the first step of a pipeline, and keep what they compute (`cache`,
-    which has to be a directory where `n_jobs` starts processes). Networks that are
-    trained by epochs are scored after each epoch; their fit seconds are without that
-    too. Only classifiers that stand alone are watched so, not those at the end of a
-    pipeline.
+    first, so that all contenders find their features in the cache; fit seconds do not
+    include it, and `parameters_` has its own time. That holds for contenders that take
+    `X` themselves or in the first step of a pipeline, and that cache features (`cache`,
+    which has to be a directory if `n_jobs` starts processes). Networks that are trained
+    by epochs are scored after each epoch, which is not included in fit seconds either.
+    That applies only to classifiers that are contenders themselves, not to those at the
+    end of a pipeline.
 
-    Twins are found by comparing parameters. A contender that reads frozen features is
-    paired with the one in which only the extractor's `weights=None` differs; a
-    fine-tuned `FineTunedCNNClassifier` with one on the same `backbone` that begins with
-    random weights. Contenders without a twin have no row in `effects_`.
+    Pairs with and without transfer are found by comparing parameters. A contender on
+    frozen features is paired with the one that differs only in the extractor's
+    `weights=None`; a fine-tuned `FineTunedCNNClassifier` is paired with one on the same
+    `backbone` that starts from random weights. Contenders without such a counterpart
+    (twin) have no row in `effects_`.
 
     Examples
     --------
@@ -482,7 +488,7 @@ def compare_transfer(
     """
     if isinstance(X, str | bytes | PathLike):
         raise TypeError(
-            f"X={shown(X)} is one name; pass a list of images, one per label."
+            f"X={shown(X)} is a single name. Pass a list of images, one per label."
         )
     check_consistent_length(X, y)
     check_margin(margin)
@@ -534,7 +540,7 @@ def compare_transfer(
     )
     said = _attempt(
         problems,
-        "what they say of the transfer",
+        "what they say about transfer",
         _find,
         *(results, curves, contenders, evidence),
     )

@@ -130,8 +130,8 @@ class Findings:
         n_tested = sum(verdict != "" for verdict in self.verdicts)
         if n_tested > 1:
             sentences.append(
-                f"Verdicts and p-values allow for {n_tested} comparisons (Holm); each "
-                "interval is for its difference alone."
+                f"Verdicts and p-values are adjusted for {n_tested} comparisons "
+                "(Holm); intervals are not."
             )
         for pair, verdict in zip(self.pairs, self.verdicts, strict=True):
             if pair.kind == SCRATCH:
@@ -143,7 +143,7 @@ class Findings:
         """One sentence on a pretrained contender and its twin."""
         names = f"{pair.contender!r} and {pair.twin!r}"
         if not verdict:
-            return f"{names} cannot be compared: one failed."
+            return f"{names} cannot be compared, as one of them failed."
         mean, low, high = self._interval(gain)
         low, high = (low, high) if mean >= 0 else (-high, -low)
         p = "p < 0.001" if p_value < 0.001 else f"p = {p_value:.2g}"
@@ -161,7 +161,7 @@ class Findings:
     def _say_what_would_tell(self, gain):
         """What could have been found, and how much more it takes to find this."""
         half = gain.estimate().high - gain.value
-        found = f"Here, only a difference of more than {half:.2g} could be found"
+        found = f"Only a difference of more than {half:.2g} could be detected here"
         # The least that would do: zero outside of the interval, or all of the interval
         # within the margin.
         distance = max(abs(gain.value), (self.evidence.margin or 0) - abs(gain.value))
@@ -172,7 +172,7 @@ class Findings:
         if self.evidence.n_tested < now:  # more draws can be had of the same rows
             now, what = sum(name.startswith("split") for name in self.results), "splits"
         needed = _round_up(factor * now)
-        return f"{found}; about {needed} {what} instead of {now} would tell."
+        return f"{found}; to tell, about {needed} {what} are needed instead of {now}."
 
     def _say_catching_up(self, pair, verdict):
         """From which training size on the twin without transfer is as good.
@@ -191,7 +191,7 @@ class Findings:
         if verdict == BETTER:
             return [
                 f"{pair.twin!r} does not catch up with {pair.contender!r}, which is "
-                f"ahead at {sizes[LARGEST]} training rows too."
+                f"still ahead at {sizes[LARGEST]} training rows."
             ]
         position = len(sizes) - 1
         is_overtaken = verdict == WORSE
@@ -242,7 +242,10 @@ class Findings:
         own = self._times("epoch", pair.twin, pair.twin)
         if own is not None:
             own_seconds = self._times("seconds", pair.twin, pair.twin)[0].mean()
-            sentence += f", the latter after {own[0].mean():.1f} ({own_seconds:.2g} s)"
+            sentence += (
+                f"; {pair.twin!r} itself needs {own[0].mean():.1f} "
+                f"({own_seconds:.2g} s)"
+            )
         return [sentence + "."]
 
     def _say_what_is_not_known(self):
@@ -257,8 +260,9 @@ class Findings:
         if not names:
             return []
         return [
-            f"The intervals of {', '.join(dict.fromkeys(names))} rest on the splits "
-            "alone: what each row contributes to this score is not known."
+            f"The intervals of {', '.join(dict.fromkeys(names))} are computed from "
+            "the splits alone, as it is not known how much each row contributes to "
+            "this score."
         ]
 
     def _say_failures(self):

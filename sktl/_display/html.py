@@ -16,7 +16,7 @@ from sktl._utils.printable import printable
 VERDICTS = {
     "better": "helps",
     "worse": "hurts",
-    "equivalent": "makes no difference that matters",
+    "equivalent": "makes no relevant difference",
     "cannot be told": "cannot be told",
     "": "failed",
 }

@@ -324,7 +324,7 @@ def test_message_does_not_repeat_megabytes(digits):
 
 
 def test_folder_as_x_is_refused(digits):
-    with pytest.raises(TypeError, match="X='photos' is one name"):
+    with pytest.raises(TypeError, match="X='photos' is a single name"):
         compare_transfer("photos", digits[1])
 
 
@@ -658,7 +658,7 @@ def test_twin_that_fails_leaves_no_effect(digits):
     report = compare_transfer(X, y, both, cv=2)
     assert np.isnan(report.effects_["difference"]).all()
     assert report.findings_[0] == (
-        "'trained' and 'untrained' cannot be compared: one failed."
+        "'trained' and 'untrained' cannot be compared, as one of them failed."
     )
 
 
@@ -751,7 +751,7 @@ def test_network_that_fails_on_a_split_loses_nothing_but_its_indicators(failing)
     }
     findings = Findings(fake_scores(scores, (80,)), curves, contenders)
     assert findings.sentences() == [
-        "'tuned' and 'scratch' cannot be compared: one failed."
+        "'tuned' and 'scratch' cannot be compared, as one of them failed."
     ]
     rows = findings.indicators()
     timed = rows["contender"][rows["indicator"] == "epochs to the score from scratch"]
@@ -776,7 +776,7 @@ def test_pass_is_shared_whatever_comes_first_and_however_it_trains(
 
 def test_gain_over_a_contender_that_is_not_there_is_refused(report):
     with pytest.raises(
-        ValueError, match="'pixel' is no contender. These are: 'pixels'"
+        ValueError, match="'pixel' is not one of the contenders, which are 'pixels'"
     ):
         report.gain("features", over="pixel")
 
@@ -827,8 +827,8 @@ def sentences_on(*args, **kwargs):
             [0.90, 0.71, 0.80, 0.79, 0.75],
             "cannot be told",
             "Cannot be told: 'tuned' is behind 'scratch' by 0.010 (95 % interval "
-            "-0.122 to 0.142, p = 0.84). Here, only a difference of more than 0.13 "
-            "could be found; about 18000 rows instead of 100 would tell.",
+            "-0.122 to 0.142, p = 0.84). Only a difference of more than 0.13 could "
+            "be detected here; to tell, about 18000 rows are needed instead of 100.",
         ),
         (
             [0.80, 0.80, 0.80, 0.80, 0.80],
@@ -858,8 +858,8 @@ def test_finding_says_whether_transfer_helps_or_hurts(tuned, verdict, sentence):
         ),
         (
             [0.1, 0.1, 0.1],
-            "'scratch' does not catch up with 'tuned', which is ahead at 80 training "
-            "rows too.",
+            "'scratch' does not catch up with 'tuned', which is still ahead at 80 "
+            "training rows.",
         ),
         (
             [-0.1, 0.0, 0.0],
@@ -1022,8 +1022,8 @@ def test_score_that_is_not_reached_is_told_by_the_splits():
     curves["tuned"] = [curve(0.5, 0.8), curve(0.9, 0.7), curve(0.8, 0.7)]
     *_, last = sentences_on([0.8] * 3, [0.8, 0.7, 0.7], curves)
     assert last == (
-        "'tuned' reaches the final score of 'scratch' after 0.3 epochs (1 s), the "
-        "latter after 1.0 (1 s)."
+        "'tuned' reaches the final score of 'scratch' after 0.3 epochs (1 s); "
+        "'scratch' itself needs 1.0 (1 s)."
     )
 
 

@@ -189,7 +189,7 @@ def test_numbers_of_the_tables_are_those_of_the_comparison(page, comparison):
 
 
 def test_effects_say_whether_transfer_helps(page):
-    rows = with_heads(Page(page).tables["Against the twin without transfer"])
+    rows = with_heads(Page(page).tables["Against its counterpart without transfer"])
     assert [row[:2] for row in rows] == [
         ["frozen features", "helps"],
         ["raw pixels", "failed"],
@@ -204,7 +204,7 @@ def test_effects_say_whether_transfer_helps(page):
 
 def test_indicators_parameters_versions_and_failures_are_shown(page, comparison):
     parsed = Page(page)
-    assert with_heads(parsed.tables["What the transfer gives"]) == [
+    assert with_heads(parsed.tables["Three indicators of transfer"]) == [
         ["score of frozen features", NASTY, "", "0.510", "0.400 to 0.600"],
         [
             "seconds to the score from scratch",
@@ -236,7 +236,7 @@ def test_harm_in_a_real_comparison_is_marked(tiny_network, tmp_path):
     report.save_html(tmp_path / "page.html")
     parsed = Page((tmp_path / "page.html").read_text("utf-8"))
     assert ("li", {"class": "alarm"}) in parsed.tags
-    (effect,) = with_heads(parsed.tables["Against the twin without transfer"])
+    (effect,) = with_heads(parsed.tables["Against its counterpart without transfer"])
     difference = report.effects_["difference"][0]
     assert difference < -0.2
     assert effect[:4] == ["dead", "hurts", "untrained", "untrained"]

@@ -5,7 +5,6 @@ of, and the SHA-256 of the rest, as torch does not check its own checksums. It i
 with `weights_only=True`, which runs no code.
 """
 
-import copyreg
 import functools
 import hashlib
 import io
@@ -14,7 +13,7 @@ import pickle
 import reprlib
 from itertools import chain
 from pathlib import Path
-from types import CodeType, FunctionType, ModuleType
+from types import CodeType, FunctionType, ModuleType, SimpleNamespace
 
 import numpy as np
 import torch
@@ -44,7 +43,7 @@ REMEMBERED = {
     LRScheduler: ("lr_scheduler_", "batch_idx_"),
     PassthroughScoring: ("best_score_",),
 }
-# These are told apart by how they are written.
+# Constants of a class.
 PLAIN = {type(None), type(...), bool, int, float, complex, str, bytes}
 # What may differ between a run and its continuation.
 IRRELEVANT = ("cache", "checkpoint", "n_jobs", "verbose")
@@ -215,12 +214,14 @@ def _remember(callback, values):
 
 def _digest(net, dataset, epochs):
     """Digest what decides the course of a run; None if that cannot be told."""
-    described = []
+    state = [net.module_.state_dict(), net.optimizer_.state_dict()]
+    where = [epochs, len(net.history), net.device.type]
+    digests = [_digest_of([where, state, dataset.X, dataset.y])]
     for name, value in sorted(net.get_params(deep=False).items()):
         if name in IRRELEVANT:
             continue
         try:
-            described.append((name, _describe(value)))
+            digests.append(_digest_of([name, value]))
         except Exception as error:  # of anyone's __reduce__
             warn_caller(
                 f"{name}={reprlib.repr(value)} cannot be compared with that of another "
@@ -229,81 +230,67 @@ def _digest(net, dataset, epochs):
                 CheckpointWarning,
             )
             return None
-    state = [net.module_.state_dict(), net.optimizer_.state_dict()]
-    where = [epochs, len(net.history), net.device.type]
-    described += map(_describe, [where, state, dataset.X, dataset.y])
-    return hashlib.sha256(repr(described).encode()).hexdigest().encode()
+    return hashlib.sha256(repr(digests).encode()).hexdigest().encode()
 
 
-def _describe(value):
-    """Describe a value, so that descriptions differ where what it does differs.
-
-    Of a function it is the code, the defaults, and what it reads around itself; of
-    other objects what pickle would keep.
+def _digest_of(value):
+    """Digest a value, so that digests differ where what it does differs.
 
     Raises
     ------
     Exception
         Whatever pickle raises of what it cannot keep.
     """
-    kind = type(value)
-    if kind in PLAIN:
-        return repr(value)
-    if isinstance(value, torch.Tensor):
-        numbers = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        return [str(value.dtype), *value.shape, _describe(numbers.numpy())]
-    if kind is np.ndarray and not value.dtype.hasobject:
-        digest = hashlib.sha256(np.ascontiguousarray(value).reshape(-1).view(np.uint8))
-        return [value.dtype.str, *value.shape, digest.hexdigest()]
-    if isinstance(value, dict):
-        return [_name(kind), *([_describe(k), _describe(v)] for k, v in value.items())]
-    if kind in (list, tuple):
-        return [_name(kind), *map(_describe, value)]
-    if kind in (set, frozenset):
-        return [_name(kind), *sorted(repr(_describe(item)) for item in value)]
-    if kind is FunctionType:
-        around = [cell.cell_contents for cell in value.__closure__ or ()]
-        names = sorted(_names_in(value.__code__) & value.__globals__.keys())
-        around += [_sketch(value.__globals__[name]) for name in names]
-        own = [value.__defaults__, value.__kwdefaults__, *around]
-        return [_sketch(value), *map(_describe, own)]
-    if isinstance(value, Callback | BaseEstimator):  # what ends in _ was learnt
-        own = {n: v for n, v in vars(value).items() if not n.endswith("_")}
-        return [_sketch(kind), _describe(own)]
-    if isinstance(value, type | ModuleType):
-        return _sketch(value)
-    reduce = copyreg.dispatch_table.get(kind)
-    parts = reduce(value) if reduce else value.__reduce_ex__(4)
-    if isinstance(parts, str):
-        return [_name(kind), parts]
-    function, args, state, items, pairs = (*parts, None, None, None)[:5]
-    contents = [args, state, [*(items or ())], [*(pairs or ())]]
-    return [_sketch(function), *map(_describe, contents)]
+    digest = hashlib.sha256()
+    pickler = _Comparer(SimpleNamespace(write=digest.update), protocol=5)
+    pickler.fast = True  # whether equal parts are one object makes no difference
+    pickler.dump(value)
+    return digest.hexdigest()
+
+
+class _Comparer(pickle.Pickler):
+    """Pickles to compare, not to load: code by what it does, not by its name."""
+
+    def reducer_override(self, value):
+        if isinstance(value, torch.Tensor):
+            numbers = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            parts = [str(value.dtype), *value.shape, numbers.numpy()]
+        elif isinstance(value, CodeType):
+            parts = [value.co_code, value.co_names, *map(_sketch, value.co_consts)]
+        elif isinstance(value, FunctionType):
+            around = [cell.cell_contents for cell in value.__closure__ or ()]
+            names = sorted(_names_in(value.__code__) & value.__globals__.keys())
+            around += [_sketch(value.__globals__[name]) for name in names]
+            parts = [_sketch(value), value.__defaults__, value.__kwdefaults__, around]
+        elif isinstance(value, Callback | BaseEstimator):  # what ends in _ was learnt
+            own = {n: v for n, v in vars(value).items() if not n.endswith("_")}
+            parts = [type(value), own]
+        elif isinstance(value, ModuleType):
+            parts = [value.__name__]
+        elif isinstance(value, type) and value.__module__ != "builtins":
+            parts = [_name(value), _digest_of_class(value)]
+        else:
+            return NotImplemented
+        return list, (parts,)
 
 
 def _sketch(value):
-    """As `_describe`, without what functions read around themselves."""
+    """A function without what it reads around itself; sets in an order."""
     if isinstance(value, FunctionType):
-        return [_name(value), _sketch(value.__code__)]
-    if isinstance(value, CodeType):
-        return [value.co_code, value.co_names, *map(_sketch, value.co_consts)]
-    if isinstance(value, type):
-        return _class(value)
-    if isinstance(value, ModuleType):
-        return value.__name__
-    return _describe(value)
+        return [_name(value), value.__code__]
+    return sorted(map(repr, value)) if isinstance(value, set | frozenset) else value
 
 
 @functools.lru_cache
-def _class(kind):
-    """Describe the functions and constants in a class and those it is made from."""
+def _digest_of_class(kind):
+    """Digest the functions and constants in a class and those it is made from."""
     members = []
     for name, value in chain(*(vars(base).items() for base in kind.__mro__[:-1])):
         value = getattr(value, "__func__", value)
         constant = type(value) in PLAIN and not name.startswith("__")
         if constant or isinstance(value, FunctionType):
             members.append([name, _sketch(value)])
-    return [_name(kind), hashlib.sha256(repr(members).encode()).hexdigest()]
+    return _digest_of(members)
 
 
 def _names_in(code):

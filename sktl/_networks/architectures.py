@@ -18,7 +18,7 @@ from sktl._images.geometry import Geometry
 from sktl._networks import mini
 from sktl._networks.given import reset_copy
 from sktl._networks.weight_files import WeightsFile, torchvision_file
-from sktl.exceptions import UnknownBackboneError, WeightsMismatchError
+from sktl.exceptions import UnknownBackboneError, WeightsMismatchError, warn_caller
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -166,11 +166,21 @@ def _from_timm(config):
     """As `timm.data.create_transform` prepares images for evaluation."""
     side = min(config["input_size"][1:])
     share = config.get("crop_pct") or 0.875
+    mode = config.get("crop_mode") or "center"
+    squashes = mode == "squash" and share == 1
+    if mode != "center" and not squashes:
+        warn_caller(
+            f"timm prepares images for this network with crop_mode={mode!r} and "
+            f"crop_pct={share}, which sktl does not offer: the centre of each image is "
+            "cropped instead. To keep the borders, resize the images to squares of "
+            f"{side} pixels yourself.",
+            UserWarning,
+        )
     geometry = Geometry(
         resize=math.floor(side / share),
         crop=side,
         interpolation=config.get("interpolation", "bicubic"),
-        stretch=config.get("crop_mode") == "squash" and share == 1,
+        stretch=squashes,
     )
     mean, std = config.get("mean", IMAGENET_MEAN), config.get("std", IMAGENET_STD)
     return Preprocessing(geometry, tuple(mean), tuple(std))

@@ -97,11 +97,11 @@ def linear(folder, sizes):
     network = nn.Sequential(
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, WIDTH), nn.Linear(WIDTH, 2)
     )
-    images = np.random.default_rng(0).integers(0, 256, (sizes[-1], 4, 4, 3), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (sizes[-1], 6, 6, 3), np.uint8)
     sides = {}
     for n in sizes:
         reader = PretrainedFeatureExtractor(
-            network, image_size=4, batch_size=1024, cache=f"{folder}-{n}"
+            network, image_size=6, batch_size=1024, cache=f"{folder}-{n}"
         )
         reader.fit_transform(images[:n])
         some = np.random.default_rng(1).permutation(n)[:N_ROWS_READ]

@@ -155,12 +155,13 @@ class TransferComparison(TableMixin):
     seed is mistaken for a difference. They do not account for what overlapping training
     sets have in common. In measurements on digits and photographs, with pairs of
     classifiers that are equal, close or far apart, the interval contained the true
-    difference in 92 to 98 % of cases (folds, repeated folds, draws, groups, learning
-    curves), equal contenders got p < 0.05 in 3 to 8 %, and a difference of four
-    standard errors was found in 91 to 99 % with five splits or more, in 86 to 94 % with
-    three and in about 80 % with two (`benchmarks/README.md`). For the log loss of 200
-    rows the interval contained it in 88 to 93 %. If splits vary far more than their
-    rows explain, it does so in about 91 % with five splits, and in 84 % with two.
+    difference in 92 to 98 % of repetitions for most pairs and in 89 % for the worst
+    (folds, repeated folds, draws, groups, learning curves; accuracy, F1, area under the
+    curve). Equal contenders got p < 0.05 in 1 to 8 %, and a difference of four standard
+    errors was found in 88 to 100 % with five splits or more, in 86 to 94 % with three
+    and in about 80 % with two (`benchmarks/README.md`). For the log loss of 200 rows
+    the interval contained it in 88 to 93 %. If splits vary far more than their rows
+    explain, it does so in about 91 % with five splits, and in 84 % with two.
 
     Scores that are not computed from predictions alone, or that are undefined if some
     row is left out, have the interval of the corrected resampled t-test (Nadeau &

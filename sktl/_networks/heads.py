@@ -102,10 +102,14 @@ def find_ending(graph, module):
 
 def is_matrix_layer(node, module):
     """Whether the node is a Linear, a convolution or the like (norms have vectors)."""
-    if node.op != "call_module":
-        return False
-    weight = getattr(module.get_submodule(node.target), "weight", None)
+    weight = getattr(layer_of(node, module), "weight", None)
     return isinstance(weight, torch.Tensor) and weight.ndim >= 2
+
+
+def layer_of(node, module):
+    """The layer that a node calls; None where it calls something else."""
+    is_layer = node.op == "call_module"
+    return module.get_submodule(node.target) if is_layer else None
 
 
 def _single_output(graph):
@@ -133,16 +137,15 @@ def _behind(output, module):
             waiting += node.all_input_nodes
         else:
             sources.append(node)
-    if joins and not all(_is_linear(node, module) for node in sources):
+    if joins and not all(isinstance(layer_of(s, module), nn.Linear) for s in sources):
         return [], [output]
     order = list(output.graph.nodes)
     return behind, sorted(sources, key=order.index)
 
 
 def _keeps_scores(node, module):
-    if node.op == "call_module":
-        return isinstance(module.get_submodule(node.target), KEEP_MODULES)
-    return _name(node) in KEEP_CALLS | JOIN_CALLS
+    known = isinstance(layer_of(node, module), KEEP_MODULES)
+    return known or _name(node) in KEEP_CALLS | JOIN_CALLS
 
 
 def _name(node):
@@ -152,24 +155,15 @@ def _name(node):
     return node.target if node.op == "call_method" else ""
 
 
-def _is_linear(node, module):
-    layer = node.op == "call_module" and module.get_submodule(node.target)
-    return isinstance(layer, nn.Linear)
-
-
 def _is_dropout(node, module):
-    layer = node.op == "call_module" and module.get_submodule(node.target)
-    return isinstance(layer, _DropoutNd) or _name(node) == "dropout"
+    is_layer = isinstance(layer_of(node, module), _DropoutNd)
+    return is_layer or _name(node) == "dropout"
 
 
 def _averages(behind, module):
     pools = (nn.AvgPool2d, nn.AdaptiveAvgPool2d)
     return any(
-        _name(node) in AVERAGES
-        or (
-            node.op == "call_module"
-            and isinstance(module.get_submodule(node.target), pools)
-        )
+        _name(node) in AVERAGES or isinstance(layer_of(node, module), pools)
         for node in behind
     )
 
@@ -179,14 +173,13 @@ def _squeezed_head(sources, behind, module):
     if len(sources) != 1 or not _averages(behind, module):
         return None
     (relu,) = sources
-    if relu.op == "call_module":
-        is_relu = type(module.get_submodule(relu.target)) is nn.ReLU
-    else:
-        is_relu = _name(relu) in ("relu", "relu_")
-    conv = relu.all_input_nodes[0] if is_relu else relu
-    layer = conv.op == "call_module" and module.get_submodule(conv.target)
+    is_layer = type(layer_of(relu, module)) is nn.ReLU
+    if not is_layer and _name(relu) not in ("relu", "relu_"):
+        return None
+    (conv, *_) = relu.all_input_nodes
+    layer = layer_of(conv, module)
     is_pointwise = isinstance(layer, nn.Conv2d) and set(layer.kernel_size) == {1}
-    return conv if is_relu and is_pointwise else None
+    return conv if is_pointwise else None
 
 
 def _are_twins(sources, module):

@@ -20,8 +20,9 @@ from torch import fx
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from sktl._networks.heads import find_ending, is_matrix_layer
+from sktl._networks.heads import find_ending, is_matrix_layer, layer_of
 from sktl._networks.tracing import describe_leaf, trace
+from sktl._networks.weight_files import state_digest
 from sktl._utils.torch_state import plain_torch
 from sktl.exceptions import UnknownLayerError, UnknownStageError, warn_caller
 
@@ -178,13 +179,8 @@ class StagedNetwork:
     @functools.cached_property
     def digest(self):
         """SHA-256 of everything that decides the output."""
-        digest = hashlib.sha256(self.describe().encode())
-        for name, tensor in sorted(self.tensors().items()):
-            array = tensor.detach().cpu().contiguous()
-            digest.update(f"{name} {array.dtype} {tuple(array.shape)}".encode())
-            # As bytes: NumPy has no bfloat16.
-            digest.update(array.reshape(-1).view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        text = f"{self.describe()}\n{state_digest(self.tensors())}"
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def is_channels_last(self, cut):
         """Whether the channels of what `cut` gives are on its last axis."""
@@ -212,8 +208,7 @@ class StagedNetwork:
 
     def feeds_a_norm(self, cut):
         """Whether a batch norm reads what `cut` gives."""
-        readers = [node for node in self._node(cut).users if node.op == "call_module"]
-        layers = [self.module.get_submodule(node.target) for node in readers]
+        layers = [layer_of(node, self.module) for node in self._node(cut).users]
         return any(isinstance(layer, _BatchNorm) for layer in layers)
 
     def tail(self, cut):
@@ -393,9 +388,7 @@ class StagedNetwork:
 def _refuse_batch_statistics(graph, module):
     """Refuse batch norms that go on using the statistics of each batch."""
     for node in graph.nodes:
-        if node.op != "call_module":
-            continue
-        layer = module.get_submodule(node.target)
+        layer = layer_of(node, module)
         if isinstance(layer, _BatchNorm) and layer.running_mean is None:
             raise ValueError(
                 f"backbone={type(module).__name__}: the batch norm {node.target!r} has "

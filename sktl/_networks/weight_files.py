@@ -266,7 +266,7 @@ def state_digest(state):
     """SHA-256 of names and numbers."""
     digest = hashlib.sha256()
     for name, tensor in sorted(state.items()):
-        array = tensor.contiguous()
+        array = tensor.detach().cpu().contiguous()
         digest.update(f"{name!r} {array.dtype} {tuple(array.shape)}".encode())
         # As bytes: NumPy has no bfloat16.
         digest.update(array.reshape(-1).view(torch.uint8).numpy().data)

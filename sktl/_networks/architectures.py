@@ -5,7 +5,7 @@ import math
 import re
 import reprlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from os import PathLike
 from pathlib import Path
@@ -37,13 +37,8 @@ class Preprocessing:
         """The same for squares of `image_size` pixels, of which nothing is cut."""
         if image_size is None:
             return self
-        geometry = Geometry(
-            resize=int(image_size),
-            crop=int(image_size),
-            interpolation=self.geometry.interpolation,
-            stretch=self.geometry.stretch,
-        )
-        return Preprocessing(geometry, self.mean, self.std)
+        side = int(image_size)
+        return replace(self, geometry=replace(self.geometry, resize=side, crop=side))
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,11 +3,12 @@
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.utils._param_validation import StrOptions
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 from torch.nn import Module
 
 from sktl._features.image_input import IMAGE_CONSTRAINTS, ImageInputMixin
 from sktl._utils.fit_tasks import CallbackSupportMixin, start_fit, with_callbacks
+from sktl.exceptions import WeightsMismatchError
 
 
 class PretrainedFeatureExtractor(
@@ -257,7 +258,13 @@ class PretrainedFeatureExtractor(
         """
         check_is_fitted(self)
         backbone = self._load_backbone(image_size=self._image_size)
-        self._check_same_network(backbone)
+        if backbone.digest != self.network_digest_:
+            raise WeightsMismatchError(
+                f"backbone={backbone.name!r} is not the network that fit saw: its "
+                f"digest is {backbone.digest[:16]}..., then it was "
+                f"{self.network_digest_[:16]}.... Its weights or the version of torch "
+                "or torchvision changed; restore them, or fit again."
+            )
         return self._features(self._open_images(X), backbone)
 
     def get_feature_names_out(self, input_features=None):
@@ -274,7 +281,7 @@ class PretrainedFeatureExtractor(
             Such as `"resnet18_flatten_avg_0"`.
         """
         check_is_fitted(self)
-        self._check_feature_names_in(input_features)
+        _check_feature_names_in(self, input_features, generate_names=False)
         names = [
             f"{self._backbone_name}_{layer}_{self._pooling}_{i}"
             for layer, width in zip(self.layers_, self.layer_widths_, strict=True)

@@ -10,14 +10,13 @@ from sklearn.utils._param_validation import (
     StrOptions,
     validate_parameter_constraints,
 )
-from sklearn.utils.validation import _check_feature_names_in, validate_data
+from sklearn.utils.validation import validate_data
 
 from sktl._features.cache import resolve_cache
 from sktl._features.engine import make_engine
 from sktl._features.prefix import FrozenPrefix
 from sktl._images.forms import open_images
 from sktl._networks.backbones import load_backbone
-from sktl.exceptions import WeightsMismatchError
 
 PIXELS = Interval(Integral, 1, None, closed="left")
 
@@ -120,18 +119,6 @@ class ImageInputMixin:
             n_jobs=self.n_jobs,
             verbose=self.verbose,
         )
-
-    def _check_same_network(self, backbone):
-        if backbone.digest != self.network_digest_:
-            raise WeightsMismatchError(
-                f"backbone={backbone.name!r} is not the network that fit saw: its "
-                f"digest is {backbone.digest[:16]}..., then it was "
-                f"{self.network_digest_[:16]}.... Its weights or the version of torch "
-                "or torchvision changed; restore them, or fit again."
-            )
-
-    def _check_feature_names_in(self, input_features):
-        _check_feature_names_in(self, input_features, generate_names=False)
 
 
 def pass_once(readers, X):

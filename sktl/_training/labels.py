@@ -1,4 +1,4 @@
-"""Labels of any kind to class numbers and back."""
+"""What may be labels, and which classes they are of."""
 
 import numpy as np
 from sklearn.utils.multiclass import check_classification_targets
@@ -48,14 +48,3 @@ def list_classes(labels):
             "Was X sorted and then cut?"
         )
     return classes
-
-
-def encode(labels, classes):
-    """Return the number of each label's class."""
-    unknown = np.setdiff1d(labels, classes)
-    if len(unknown):
-        raise ValueError(
-            f"y holds labels that were not there at first: {unknown[:5].tolist()}. "
-            "Pass all labels as classes= in the first call of partial_fit."
-        )
-    return np.searchsorted(classes, labels)

@@ -12,7 +12,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.validation import check_array
 
 from sktl._training.head import solve_by_logistic_regression, solve_by_ridge
-from sktl._training.labels import check_labels, encode, list_classes
+from sktl._training.labels import check_labels, list_classes
 from sktl.exceptions import warn_caller
 
 
@@ -48,7 +48,13 @@ class Labels:
 
     def encode(self, y):
         """Return what the loss reads: the number of each label's class."""
-        return encode(y, self.classes)
+        unknown = np.setdiff1d(y, self.classes)
+        if len(unknown):
+            raise ValueError(
+                f"y holds labels that were not there at first: {unknown[:5].tolist()}. "
+                "Pass all labels as classes= in the first call of partial_fit."
+            )
+        return np.searchsorted(self.classes, y)
 
     def decode(self, codes):
         """Return the labels of class numbers."""

@@ -261,9 +261,9 @@ class PretrainedFeatureExtractor(
         if backbone.digest != self.network_digest_:
             raise WeightsMismatchError(
                 f"backbone={backbone.name!r} is not the network that fit saw: its "
-                f"digest is {backbone.digest[:16]}..., then it was "
-                f"{self.network_digest_[:16]}.... Its weights or the version of torch "
-                "or torchvision changed; restore them, or fit again."
+                f"digest is {backbone.digest[:16]}... and was "
+                f"{self.network_digest_[:16]}... in fit. Its weights, or the version "
+                "of torch or torchvision, have changed; restore them, or fit again."
             )
         return self._features(self._open_images(X), backbone)
 

@@ -286,14 +286,18 @@ class GradualUnfreeze(_StepFreeze):
         """Check the arguments against the net."""
         epochs, decay = self.epochs_per_stage, self.layer_decay
         if isinstance(self.stages, str) or not self.stages:
-            raise ValueError(f"stages={self.stages!r} must be a list of one or more.")
+            raise ValueError(
+                f"stages={self.stages!r} must be a list of one stage or more."
+            )
         if not isinstance(epochs, Integral) or epochs < 1:
-            raise ValueError(f"epochs_per_stage={epochs!r} must be an int from 1 on.")
+            raise ValueError(
+                f"epochs_per_stage={epochs!r} must be an int of 1 or more."
+            )
         if not isinstance(decay, Real) or not decay > 0:
             raise ValueError(f"layer_decay={decay!r} must be a number above 0.")
         is_lbfgs = any(isinstance(o, torch.optim.LBFGS) for o in _optimizers(net))
         if is_lbfgs and len(self.stages) > 1:
-            raise ValueError("LBFGS cannot take new parameters. Use another optimizer.")
+            raise ValueError("LBFGS cannot unfreeze parameters. Use another optimizer.")
         super().on_train_begin(net)
 
     def on_epoch_begin(self, net, dataset_train=None, dataset_valid=None, **kwargs):

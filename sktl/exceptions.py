@@ -73,7 +73,7 @@ class ImageReadError(ValueError):
         return (
             f"{len(self.failures)} image(s) of X could not be read:\n"
             + "\n".join(lines)
-            + "\nRepair these files or leave their rows out."
+            + "\nRepair these images or leave their rows out."
         )
 
     def __reduce__(self):
@@ -90,11 +90,11 @@ class WeightsMismatchError(ValueError):
 
 
 class WeightsNotAvailableError(OSError):
-    """Named weights are neither on this machine nor could they be fetched intact."""
+    """Named weights are not on this machine and could not be downloaded intact."""
 
 
 class ModelFileError(ValueError):
-    """A file is no model that sktl saved, or was changed since."""
+    """A file is not a model that sktl saved, or was changed since."""
 
 
 class TrainingDivergedError(RuntimeError):
@@ -102,7 +102,7 @@ class TrainingDivergedError(RuntimeError):
 
 
 class ImageSizeWarning(UserWarning):
-    """The images are much larger than what the network sees of them."""
+    """The images are much larger than the size at which the network sees them."""
 
 
 class ImageRangeWarning(UserWarning):
@@ -110,7 +110,7 @@ class ImageRangeWarning(UserWarning):
 
 
 class ImageOrientationWarning(UserWarning):
-    """PIL images that may be upright already are turned by their EXIF orientation."""
+    """PIL images that may already be upright are rotated by their EXIF orientation."""
 
 
 class BatchSizeWarning(UserWarning):
@@ -118,11 +118,11 @@ class BatchSizeWarning(UserWarning):
 
 
 class CacheWarning(UserWarning):
-    """The cache could not keep what was computed, or others may write to it."""
+    """The cache could not store what was computed, or others may write to it."""
 
 
 class CheckpointWarning(UserWarning):
-    """Training cannot go on from a checkpoint: a parameter can't be compared."""
+    """No checkpoint can be used, because a parameter cannot be compared."""
 
 
 def warn_caller(message, category, warned=None):
@@ -146,7 +146,7 @@ def warn_caller(message, category, warned=None):
 
 
 class _UnknownNameError(ValueError):
-    """A name that is not among the known ones; the message gives the nearest."""
+    """A name that is not among the known ones; the message suggests similar ones."""
 
     hint = ""
 
@@ -159,7 +159,7 @@ class _UnknownNameError(ValueError):
         nearest = f" Closest: {', '.join(map(repr, close))}." if close else ""
         return (
             f"{self.parameter}={self.name!r} is not one of the {len(self.known)} "
-            f"names sktl knows here.{nearest} {self.hint}"
+            f"known names.{nearest} {self.hint}"
         )
 
     def __reduce__(self):
@@ -170,7 +170,7 @@ class UnknownBackboneError(_UnknownNameError):
     """`backbone` names no network."""
 
     hint = (
-        "sktl.list_backbones() gives them all; a torch.nn.Module that torch.fx can "
+        "sktl.list_backbones() lists them; a torch.nn.Module that torch.fx can "
         "trace is accepted too."
     )
 
@@ -178,7 +178,7 @@ class UnknownBackboneError(_UnknownNameError):
 class UnknownLayerError(_UnknownNameError):
     """A layer name that the network does not have."""
 
-    hint = "sktl.layer_names(backbone) gives them all, in order."
+    hint = "sktl.layer_names(backbone) lists them, in order."
 
 
 class UnknownStageError(UnknownLayerError):

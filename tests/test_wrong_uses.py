@@ -159,7 +159,7 @@ BACKBONE = [
             backbone=torch.nn.Sequential(torch.nn.Linear(9, 5), torch.nn.Linear(5, 2))
         ),
         ValueError,
-        r"backbone='Sequential' cannot take images of 224 x 224 .*9.*network for such",
+        r"backbone='Sequential' cannot take images of 224 x 224 .*9.*that takes such",
     ),
     (
         "takes grey",
@@ -172,7 +172,7 @@ BACKBONE = [
             )
         ),
         ValueError,
-        r"backbone='Sequential' cannot take .* 3 channels .*1 channel.*network for",
+        r"backbone='Sequential' cannot take .* 3 channels .*1 channel.*network that",
     ),
     (
         "classifier's typo",
@@ -441,7 +441,7 @@ PARAMETERS = [
         "refit and warm_start",
         train(refit=True, warm_start=True),
         ValueError,
-        r"warm_start=True goes on .* refit=True begins anew\. Set one",
+        r"warm_start=True continues .* refit=True starts over\. Set one",
     ),
     (
         "checkpoint without a seed",
@@ -529,7 +529,7 @@ SHAPES = [
         "image_shape of other images",
         extract(image_shape=(8, 8)),
         ImageLayoutError,
-        r"X has shape \(6, 12, 12, 3\).*image_shape=\(8, 8\). Give image_shape=None",
+        r"X has shape \(6, 12, 12, 3\).*image_shape=\(8, 8\). Pass image_shape=None",
     ),
     (
         "channels word",
@@ -698,19 +698,19 @@ IMAGES = [
         "missing file",
         extract(lambda d: [d.good, "nope.png"]),
         ImageReadError,
-        r"row 1: nope.png: no such file \(seen from .*\nRepair these files or leave",
+        r"row 1: nope.png: no such file \(seen from .*\nRepair these images or leave",
     ),
     (
         "URL",
         extract(["https://example.org/a.png"]),
         ImageReadError,
-        r"row 0: https://example.org/a.png: no such file.*Repair these files or leave",
+        r"row 0: https://example.org/a.png: no such file.*Repair these images or leave",
     ),
     (
         "text file",
         extract(lambda d: [d.text]),
         ImageReadError,
-        r"row 0: .*text.png: is no image .* begins with b'hello world'\nRepair these",
+        r"row 0: .*text.png: is not in .* begins with b'hello world'\nRepair these",
     ),
     (
         "empty file",
@@ -722,7 +722,7 @@ IMAGES = [
         "truncated file",
         extract(lambda d: [d.good, d.cut]),
         ImageReadError,
-        r"row 1: .*cut.png: .*\nRepair these files or leave their rows out",
+        r"row 1: .*cut.png: .*\nRepair these images or leave their rows out",
     ),
     (
         "folder among files",
@@ -758,7 +758,7 @@ IMAGES = [
         "classifier's missing file",
         train(X=lambda d: [d.good] * 5 + ["nope.png"]),
         ImageReadError,
-        r"row 5: nope.png: no such file.*Repair these files or leave",
+        r"row 5: nope.png: no such file.*Repair these images or leave",
     ),
 ]
 
@@ -813,13 +813,13 @@ ORDER = [
         "floats after uint8",
         lambda d: PretrainedFeatureExtractor().fit(d.photos).transform(d.photos / 255),
         ValueError,
-        r"X holds numbers from 0.0 to 1.0 .*Pass value_range=\(lo, hi\)",
+        r"X holds numbers from 0.0 to 1.0. .*Pass value_range=\(lo, hi\)",
     ),
     (
         "new label",
         lambda d: train(strategy="full")(d).partial_fit(d.photos, d.y + 1),
         ValueError,
-        r"y holds labels that were not there at first: \[2\].*classes=",
+        r"y holds labels that were not in the first call: \[2\].*classes=",
     ),
 ]
 
@@ -840,7 +840,7 @@ LABELS = [
         "y of one class",
         train(y=np.zeros(N, int)),
         ValueError,
-        r"y holds 1 class only, .*0.*at least 2 classes",
+        r"y holds only 1 class, .*0.*at least 2 classes",
     ),
     (
         "y one-hot",
@@ -891,13 +891,13 @@ FUNCTIONS = [
         "cache_info of a number",
         lambda d: cache_info(3),
         TypeError,
-        r"cache=3 is no cache. Pass 'memory', the path of a directory",
+        r"cache=3 is not accepted. Pass 'memory', the path of a directory",
     ),
     (
         "clear_cache of a flag",
         lambda d: clear_cache(True),
         TypeError,
-        r"cache=True is no cache. Pass 'memory', the path of a directory",
+        r"cache=True is not accepted. Pass 'memory', the path of a directory",
     ),
 ]
 

@@ -63,7 +63,7 @@ def default_contenders(backbone="sktl_mini"):
     if not extractors:
         raise ValueError(
             "backbone={} holds no network. Pass a dict of label to network with at "
-            "least one entry, such as BackboneRanking.best gives."
+            "least one entry, such as BackboneRanking.best returns."
         )
     first = next(iter(extractors.values()))
     pixels = RawPixels(**{name: getattr(first, name) for name in OF_IMAGES})

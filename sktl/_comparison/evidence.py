@@ -175,8 +175,8 @@ def check_margin(margin):
     if isinstance(margin, bool) or not isinstance(margin, Real) or not 0 < margin < inf:
         raise ValueError(
             f"margin={margin!r} must be a number above 0, in the unit of the score: "
-            "the largest difference that does not matter. None is 0.01 for scores that "
-            "are at best 1."
+            "the largest difference that does not matter. None is 0.01 for scores "
+            "whose best value is 1."
         )
 
 

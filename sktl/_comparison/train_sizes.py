@@ -52,9 +52,9 @@ def check_train_sizes(train_sizes, n_rows, n_classes):
     """
     if isinstance(train_sizes, Real | str) or not len(train_sizes):
         raise ValueError(
-            f"train_sizes={shown(train_sizes)} must be a list: whole numbers are rows, "
-            "and floats are shares of the smallest training part, which has "
-            f"{n_rows} rows."
+            f"train_sizes={shown(train_sizes)} must be a list of whole numbers (of "
+            "rows) or floats (fractions of the smallest training part, which has "
+            f"{n_rows} rows)."
         )
     rows = []
     for i, size in enumerate(train_sizes):
@@ -63,12 +63,12 @@ def check_train_sizes(train_sizes, n_rows, n_classes):
             raise ValueError(
                 f"train_sizes[{i}]={shown(size)} is {'no size' if n is None else n}. "
                 f"Accepted: {n_classes} (a row of each class) to {n_rows} rows (the "
-                "smallest training part), or a share of the latter as a float."
+                "smallest training part), or a fraction of the latter as a float."
             )
         if rows and n <= rows[-1]:
             raise ValueError(
-                f"train_sizes[{i}]={shown(size)} is {n} rows, not more than the "
-                f"{rows[-1]} before it. Pass increasing sizes, each once."
+                f"train_sizes[{i}]={shown(size)} is {n} rows, which is not more than "
+                f"the {rows[-1]} before it. Pass sizes in increasing order, each once."
             )
         rows.append(n)
     return rows

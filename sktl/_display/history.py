@@ -83,8 +83,8 @@ class TrainingHistoryDisplay:
         if not hasattr(estimator, "history"):
             raise ValueError(
                 f"estimator is of type {name}, which has no history of a training. "
-                "Pass a fitted skorch net: of a pipeline the last step, of a search "
-                "its best_estimator_."
+                "Pass a fitted skorch net: the last step of a pipeline, or the "
+                "best_estimator_ of a search."
             )
         if estimator.history is None:
             raise NotFittedError(
@@ -127,8 +127,8 @@ class TrainingHistoryDisplay:
         if not losses:
             raise ValueError(
                 f"The history has {len(rows)} epochs and no losses in them: there is "
-                "nothing to draw. strategy='linear_probe' is solved without epochs; "
-                "any other net has to be trained for one or more."
+                "nothing to draw. strategy='linear_probe' has no epochs; any other net "
+                "has to be trained for at least one."
             )
         if scores is None:
             names = {name for row in rows for name in row}
@@ -137,8 +137,8 @@ class TrainingHistoryDisplay:
         for name in scores:
             if name not in columns:
                 raise ValueError(
-                    f"scores={shown(scores)}: {name!r} is no column of numbers in this "
-                    f"history. These are: {', '.join(map(repr, columns))}."
+                    f"scores={shown(scores)}: {name!r} is not a column of numbers in "
+                    f"this history, which has {', '.join(map(repr, columns))}."
                 )
         display = cls(
             {name: columns[name] for name in losses},
@@ -245,8 +245,8 @@ def _axes_below(ax):
     place = ax.get_subplotspec()
     if place is None:
         raise ValueError(
-            "ax has no place in a grid that losses and scores could share. Make it by "
-            "plt.subplots, or pass scores=[]."
+            "ax has no place in a grid that losses and scores could share. Create it "
+            "with plt.subplots, or pass scores=[]."
         )
     upper, lower = place.subgridspec(2, 1)
     ax.set_subplotspec(upper)

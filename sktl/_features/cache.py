@@ -236,13 +236,13 @@ def resolve_cache(cache):
         return cache
     if not isinstance(cache, (str, Path)) or cache == "":
         raise TypeError(
-            f"cache={cache!r} is no cache. Pass 'memory', the path of a "
-            "directory (str or pathlib.Path), or None to keep nothing."
+            f"cache={cache!r} is not accepted. Pass 'memory', the path of a "
+            "directory (str or pathlib.Path), or None for no caching."
         )
     if isinstance(cache, str) and cache.lower() in ("none", "null", "no", "off"):
         raise ValueError(
             f"cache={cache!r} would be a directory of that name. Pass None, without "
-            f"quotes, to keep nothing, or './{cache}' for the directory."
+            f"quotes, for no caching, or './{cache}' for the directory."
         )
     return os.path.realpath(os.path.expanduser(cache))
 
@@ -357,7 +357,7 @@ def prune_cache(cache, *, max_bytes=None, older_than=None):
     """
     for name, bound in [("max_bytes", max_bytes), ("older_than", older_than)]:
         if bound is not None and (type(bound) is not int or bound < 0):
-            raise ValueError(f"{name}={bound!r} is not a whole number from 0 up.")
+            raise ValueError(f"{name}={bound!r} is not a whole number of 0 or more.")
     if max_bytes is None and older_than is None:
         raise ValueError("Pass max_bytes (of the file) or older_than (days), or both.")
     return open_cache(cache).prune(max_bytes, older_than)

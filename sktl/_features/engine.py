@@ -220,7 +220,7 @@ def resolve_device(device):
     except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
         raise ValueError(
             f"device={device!r} cannot be used on this machine ({_reason(error)}). "
-            'Pass "cpu", or "auto" for the best there is.'
+            'Pass "cpu", or "auto" for the best that is available.'
         ) from error
     return probe.device
 
@@ -241,8 +241,8 @@ def _computes(device):
         return (torch.ones(1, device=device) + 1).item() == 2
     except (RuntimeError, AssertionError) as error:  # the latter: not compiled for it
         warn_caller(
-            f'device="auto": {device} is there but does not compute '
-            f'({_reason(error)}); the CPU is used. Pass device="cpu" to say so.',
+            f'device="auto": {device} is present but does not work '
+            f'({_reason(error)}); the CPU is used. Pass device="cpu" to silence this.',
             UserWarning,
         )
         return False

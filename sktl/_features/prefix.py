@@ -169,9 +169,9 @@ class FrozenPrefix:
         if engine != self.engine:
             warn_caller(
                 f"Out of memory: batches of {self.engine.batch_size} images do not fit "
-                f"on device={str(engine.device)!r}; used {engine.batch_size}. The "
-                "numbers differ by rounding only. Pass "
-                f"batch_size={engine.batch_size} to begin with that.",
+                f"on device={str(engine.device)!r}; used {engine.batch_size}. "
+                "Results differ by rounding only. Pass "
+                f"batch_size={engine.batch_size} to start with that size.",
                 BatchSizeWarning,
             )
         return outputs
@@ -358,9 +358,9 @@ class FrozenPrefix:
         warn_caller(
             f"{result.n_large} of {result.n_rows} images are more than "
             f"{MUCH_LARGER} times as large as the {side} pixels that "
-            f"backbone={self.backbone.name!r} sees: their detail is lost. Networks "
-            "such as 'mobilenet_v3_small', 'resnet18' or 'efficientnet_b0' see 224 "
-            "pixels; or pass a larger image_size.",
+            f"backbone={self.backbone.name!r} sees, so fine detail is lost. Use a "
+            "network that sees 224 pixels, such as 'mobilenet_v3_small', 'resnet18' "
+            "or 'efficientnet_b0', or pass a larger image_size.",
             ImageSizeWarning,
         )
 
@@ -384,7 +384,7 @@ class FrozenPrefix:
             raise ValueError(
                 f"backbone={self.backbone.name!r} cannot take images of {side} x "
                 f"{side} pixels in 3 channels ({error}). Pass another image_size, or a "
-                "network for such images."
+                "network that takes such images."
             ) from error
         return [out.shape[1:] for out in outputs]
 
@@ -396,8 +396,8 @@ class FrozenPrefix:
         if self.engine.dtype == torch.float16 and not all(map(_is_finite, outputs)):
             raise ValueError(
                 f"Activations of backbone={self.backbone.name!r} are too large for "
-                "precision='float16', which ends at 65504. Pass precision='bfloat16' "
-                "or 'float32', which reach 3e38. Nothing of this was cached."
+                "precision='float16', whose largest number is 65504. Pass "
+                "precision='bfloat16' or 'float32'. None of these features were cached."
             )
         return outputs
 

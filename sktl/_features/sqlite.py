@@ -99,9 +99,9 @@ class Database:
             self._attempt(_write_rows, items)
         except OSError as error:
             self._warn(
-                f"cache={str(self.directory)!r}: features could not be kept ({error})."
-                " The results are right; what is not kept is computed again next "
-                "time. Make room, or pass a directory that can be written."
+                f"cache={str(self.directory)!r}: features could not be saved ({error})."
+                " The results are right, but these features will be computed again "
+                "next time. Free some space, or pass a directory that can be written."
             )
 
     def size(self):
@@ -201,9 +201,9 @@ class Database:
             raise OSError(f"sktl made none of the files {', '.join(taken)}")
         if taken:
             self._warn(
-                f"cache={str(self.directory)!r}: {', '.join(taken)} is damaged or no "
-                f"file of sktl and is left alone; {path.name} takes its place. The "
-                "results are right. Remove the file if it is not yours."
+                f"cache={str(self.directory)!r}: {', '.join(taken)} is damaged or not "
+                f"a file of sktl and is left alone; {path.name} is used instead. The "
+                "results are right. Remove the file if you do not need it."
             )
         return path
 

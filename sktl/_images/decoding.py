@@ -102,8 +102,8 @@ def decode(data, value_range=None):
             return _upright_pixels(image, value_range)
     except Image.DecompressionBombError as error:
         raise ValueError(
-            "is larger than PIL.Image.MAX_IMAGE_PIXELS allows, which PIL's reader of "
-            f"this format asks; raise it too ({error})"
+            "is larger than PIL.Image.MAX_IMAGE_PIXELS allows, a limit that PIL's "
+            f"reader of this format obeys; raise it too ({error})"
         ) from error
 
 
@@ -116,7 +116,7 @@ def _check_size(width, height):
         raise ValueError(
             f"declares {width} x {height} pixels, more than the {limit} that sktl "
             "decodes; scale it down, or raise the environment variable "
-            "SKTL_MAX_IMAGE_PIXELS (each takes 7 to 16 bytes of memory)"
+            "SKTL_MAX_IMAGE_PIXELS (each pixel takes 7 to 16 bytes of memory)"
         )
 
 
@@ -138,7 +138,7 @@ def _check_scans(data, image):
     if n_scans * image.width * image.height > MAX_SCANS * _max_pixels():
         raise ValueError(
             f"has {n_scans} scans of {image.width} x {image.height} pixels, which "
-            "would take very long to decode; save it anew"
+            "would take very long to decode; save it again with fewer scans"
         )
 
 
@@ -231,7 +231,7 @@ def _png_pixel_data(image, data):
 def _refuse_under_the_flag(what):
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise ValueError(
-            f"is {what}, which PIL reads without telling damage while "
+            f"is {what}, which PIL reads without reporting damage while "
             "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set; set it to False"
         )
 
@@ -258,8 +258,8 @@ def _open_heif(stream):
         from pillow_heif import HeifImageFile
     except ImportError as error:
         raise ValueError(
-            "is a HEIC or HEIF image; install pillow-heif (pip install 'sktl[heif]'), "
-            "and sktl reads it"
+            "is a HEIC or HEIF image; to read it, install pillow-heif "
+            "(pip install 'sktl[heif]')"
         ) from error
     return HeifImageFile(stream)
 
@@ -291,15 +291,15 @@ _READERS = {
 # What comes instead of images most often, and what to do about it.
 _NO_IMAGES = {
     rb"\xff\x0a|\0\0\0\x0cJXL ": "is a JPEG XL image, which PIL cannot read",
-    rb"%PDF|%!PS": "is a PDF or PostScript file; make images of its pages",
+    rb"%PDF|%!PS": "is a PDF or PostScript file; convert its pages to images",
     rb"8BPS": "is a Photoshop file; save the image as PNG",
-    rb".{128}DICM": "is a DICOM file; give its pixel array, or save it as PNG",
-    rb"\s*<(\?xml|svg)": "is an SVG or XML file; draw it as PNG",
+    rb".{128}DICM": "is a DICOM file; pass its pixel array, or save it as PNG",
+    rb"\s*<(\?xml|svg)": "is an SVG or XML file; convert it to PNG",
     rb"\s*<(?i:!doctype html|html)": "is a web page, not an image",
-    rb"version https://git-lfs": "is a pointer of Git LFS; fetch it by 'git lfs pull'",
+    rb"version https://git-lfs": "is a Git LFS pointer; fetch it with 'git lfs pull'",
     rb".*TRUEVISION-XFILE\.\0$": (
-        "is a TGA image. Most of these have no signature, and an alpha channel that "
-        "means nothing, so that sktl cannot tell what they show; save it as PNG"
+        "is a TGA image, which sktl does not read, as such files often have no "
+        "signature and a meaningless alpha channel; save it as PNG"
     ),
 }
 
@@ -326,7 +326,7 @@ def _what_else(data):
     for signature, meaning in _NO_IMAGES.items():
         if any(re.match(signature, end, re.DOTALL) for end in ends):
             return meaning
-    return f"is no image in a format sktl reads; it begins with {ends[0][:16]!r}"
+    return f"is not in an image format that sktl reads; it begins with {ends[0][:16]!r}"
 
 
 # PIL images
@@ -435,5 +435,5 @@ def _declared_range(image):
     raise ValueError(
         f"holds {'float' if image.mode == 'F' else '32-bit integer'} numbers "
         f"(PIL mode {image.mode!r}) from {low} to {high}, "
-        "which do not say what black and white are; pass value_range=(lo, hi)"
+        "whose black and white are unknown; pass value_range=(lo, hi)"
     )

@@ -464,7 +464,7 @@ def _why_not_found(path, error):
             "like a path; pass the bytes, base64.b64decode(text)"
         )
     if len(path) > LONGEST_PATH:
-        return f"{reprlib.repr(path)} of {len(path)} characters is no path"
+        return f"{reprlib.repr(path)} of {len(path)} characters is too long for a path"
     if not isinstance(error, FileNotFoundError):
         return _reason_of(error)
     if path != path.strip():
@@ -633,10 +633,10 @@ class Items:
         edited = [n for n, x in enumerate(self._items) if is_pil(x) and is_edited(x)]
         if edited:
             warn_caller(
-                f"{len(edited)} PIL images, first that of row {edited[0]}, are turned "
-                "by the EXIF orientation they carry, though they are not as PIL read "
-                "them from a file. If they were turned upright before, they are now "
-                "turned once too often: use PIL.ImageOps.exif_transpose(image), which "
-                "takes the orientation away.",
+                f"{len(edited)} PIL images, the first in row {edited[0]}, were "
+                "processed after PIL read them and still have an EXIF orientation, by "
+                "which sktl rotates them. If you had already rotated them upright, "
+                "they are now rotated twice: use PIL.ImageOps.exif_transpose(image), "
+                "which removes the orientation.",
                 ImageOrientationWarning,
             )

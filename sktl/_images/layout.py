@@ -63,9 +63,8 @@ def _check_container(X):
         lengths = sorted({len(row) if hasattr(row, "__len__") else 1 for row in X})
         raise ImageLayoutError(
             f"X is a list of {len(X)} rows whose lengths, or those within them, differ "
-            f"({reprlib.repr(lengths)}). Rows of numbers are of one length; images of "
-            "different sizes are each passed as an array, [numpy.asarray(image) for "
-            "image in X]."
+            f"({reprlib.repr(lengths)}). Rows of numbers must have one length; images "
+            "of different sizes must be arrays: [numpy.asarray(image) for image in X]."
         ) from error
 
 
@@ -100,7 +99,7 @@ class Layout:
             raise ImageLayoutError(
                 f"{name}, which are images of (h, w, c) = "
                 f"{(height, width, *(depth or [1]))}, but image_shape="
-                f"{self.image_shape}. Give image_shape=None or the shape they have."
+                f"{self.image_shape}. Pass image_shape=None or their actual shape."
             )
         return array
 
@@ -123,7 +122,7 @@ class Layout:
         if not self._matches((height, width)):
             raise ImageLayoutError(
                 f"is {height} pixels high and {width} wide, but image_shape="
-                f"{self.image_shape}; give image_shape=None for images of any size"
+                f"{self.image_shape}; pass image_shape=None for images of any size"
             )
 
     def _matches(self, shape):
@@ -154,7 +153,7 @@ class Layout:
         if fits:
             raise ImageLayoutError(
                 f"{name}: both the first and the last axis of an image {shape} can "
-                "hold the channels, so the layout is not clear. Pass channels='last' "
+                "be the channels, so the layout is ambiguous. Pass channels='last' "
                 "for (h, w, c) or channels='first' for (c, h, w)."
             )
         raise ImageLayoutError(

@@ -72,7 +72,7 @@ class ValueRange:
             fault = f"{share:.0%} of them lie far outside it and are clipped"
         elif n_telling >= FEW_IMAGES and max(s.reach for s in seen) < LITTLE_FILLED:
             fault = (
-                "they fill little of it, so that all images have hardly any contrast"
+                "they fill little of it, so that the images have hardly any contrast"
             )
         else:
             return
@@ -80,9 +80,9 @@ class ValueRange:
         low, high = min(s.low for s in seen), max(s.high for s in seen)
         warn_caller(
             f"X holds {seen[0].dtype} numbers from {low:.6g} to {high:.6g}, which are "
-            f"read by the range {lo:g} (black) to {hi:g} (white): {fault}. Bring X to "
-            "the scale of that range, or pass value_range=(lo, hi), the numbers that "
-            "mean black and white, to the estimator.",
+            f"read by the range {lo:g} (black) to {hi:g} (white): {fault}. Rescale X "
+            "to that range, or pass value_range=(lo, hi), the numbers that mean black "
+            "and white, to the estimator.",
             ImageRangeWarning,
         )
 
@@ -143,7 +143,7 @@ def learn_range(extent):
     slack = OVERSHOOT * (largest - smallest)
     if not math.isfinite(slack):
         raise ValueError(
-            f"X holds numbers from {smallest} to {largest}, too far apart for a range; "
+            f"X holds numbers from {smallest} to {largest}, too far apart to scale by; "
             "pass value_range=(lo, hi)"
         )
     for lo, hi in COMMON_RANGES:
@@ -156,10 +156,10 @@ def require_no_range(extent):
     """Refuse numbers that need a range where `fit` learnt none."""
     if extent is not None:
         raise ValueError(
-            f"X holds numbers from {extent[0]} to {extent[1]} whose dtype does not say "
-            "what black and white are, and fit saw none such to learn it from. Pass "
-            "value_range=(lo, hi) to the estimator, for instance (0, 1) or (0, 255), "
-            "or give X as uint8."
+            f"X holds numbers from {extent[0]} to {extent[1]}. Their dtype does not "
+            "say which mean black and white, and fit saw none from which to infer it. "
+            "Pass value_range=(lo, hi) to the estimator, for instance (0, 1) or (0, "
+            "255), or pass X as uint8."
         )
 
 

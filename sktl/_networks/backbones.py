@@ -166,6 +166,6 @@ def rebuild_backbone(name, expected, preprocessing, state):
             network.load(state)
             return Backbone(name, network, preprocessing)
     raise WeightsMismatchError(
-        f"The installed torch and torchvision build another {name!r} than the one that "
-        "was saved. Install the versions that it was saved with."
+        f"The installed torch and torchvision build a {name!r} that differs from the "
+        "saved one. Install the versions that it was saved with."
     )

@@ -62,8 +62,8 @@ def _check_float32(module):
     if wrong:
         raise ValueError(
             f"backbone={type(module).__name__} has weights in {', '.join(wrong)}; pass "
-            "it in float32 (network.float()), and choose what it computes in by "
-            "precision."
+            "it in float32 (network.float()), and choose the number format of the "
+            "computation with precision."
         )
 
 
@@ -71,8 +71,9 @@ def _warn_of_doubt(network, name):
     if network.doubt:
         warn_caller(
             f"backbone={name}: {network.doubt}. Taken as its features is "
-            f"{network.penultimate!r}. If that is wrong, end it in a Linear layer that "
-            "makes scores or, where its output is features, in a norm or activation.",
+            f"{network.penultimate!r}. If that is wrong, end the network in a Linear "
+            "layer for class scores or, if its output is features, in a norm or "
+            "activation.",
             UserWarning,
             _warned,
         )
@@ -83,7 +84,7 @@ def _check_numbers(module, name):
     if faults:
         raise WeightsMismatchError(
             f"backbone={name} has NaN, infinity or a negative variance in "
-            f"{', '.join(faults[:3])}, so its features would be no numbers. Pass a "
+            f"{', '.join(faults[:3])}, so its features would not be numbers. Pass a "
             "network whose training did not diverge."
         )
 

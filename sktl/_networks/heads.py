@@ -203,6 +203,6 @@ def _refuse_functions(sources, module):
         if _name(source) in PRODUCTS and weights:
             raise ValueError(
                 f"backbone={type(module).__name__} ends in a function that uses the "
-                f"weights {weights[0].target!r}, so its last layer cannot be told. "
-                "Make it a Linear or convolution layer."
+                f"weights {weights[0].target!r}, so it is not clear what its last "
+                "layer is. Make it a Linear or convolution layer."
             )

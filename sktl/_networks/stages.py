@@ -86,10 +86,10 @@ class StagedNetwork:
         others = [node for node in layers if node not in ending.heads]
         if not others:
             raise ValueError(
-                f"backbone={name} has no penultimate layer: a layer with weights that "
-                "lies before the one that makes scores. Pass a network that ends in a "
-                "Linear or convolution, with other layers before it; or one without "
-                "that, whose output is features."
+                f"backbone={name} has no penultimate layer: a layer with weights "
+                "before the classification layer. Pass a network that ends in a Linear "
+                "or convolution, with other layers before it; or one without a "
+                "classification layer, whose output is features."
             )
         cut = self._names[ending.output]
         if ending.heads:
@@ -100,9 +100,9 @@ class StagedNetwork:
             self._cuts[cut]
         ):
             raise ValueError(
-                f"backbone={name}: what its last layer reads is not all that is used "
-                f"after {cut or 'the image'!r}. Write its forward so that nothing else "
-                "is, shapes included: x.flatten(1) instead of x.view(n, -1)."
+                f"backbone={name}: after {cut or 'the image'!r}, it uses more than the "
+                "input of its last layer. Write its forward so that nothing else is "
+                "used, shapes included: x.flatten(1) instead of x.view(n, -1)."
             )
         return cut
 
@@ -258,9 +258,9 @@ class StagedNetwork:
         if more:
             cuts = self.cuts[: self.cuts.index(self.penultimate)]
             warn_caller(
-                f"{parameter}={stage!r}: the network cannot be cut right before that, "
-                f"so {reprlib.repr(more) if cut else 'everything'} is trained too. It "
-                f"can be cut behind {reprlib.repr(cuts)}, and its stages are "
+                f"{parameter}={stage!r}: the network cannot be split right before "
+                f"that, so {reprlib.repr(more) if cut else 'everything'} is trained "
+                f"too. It can be split after {reprlib.repr(cuts)}, and its stages are "
                 f"{[stage.name for stage in self.stages]}.",
                 UserWarning,
                 self._warned,
@@ -273,7 +273,8 @@ class StagedNetwork:
         if not names:
             raise ValueError(
                 "This network has no stage that could be unfrozen: no layer with "
-                'weights before its head. Use strategy="linear_probe" or "full".'
+                'weights before its classification layer. Use strategy="linear_probe" '
+                'or "full".'
             )
         if stage == "last":
             found = self.stages[-1]
@@ -339,7 +340,7 @@ class StagedNetwork:
         if not 1 <= n_stages <= len(self.stages):
             raise ValueError(
                 f"{parameter}={n_stages!r} must be between 1 and {len(self.stages)}, "
-                "the number of stages of this network counted from the head; they are "
+                "the number of stages of this network, counted from the head; they are "
                 f"{[stage.name for stage in self.stages]}. To train the head alone, "
                 'use strategy="linear_probe".'
             )
@@ -393,7 +394,7 @@ def _refuse_batch_statistics(graph, module):
             raise ValueError(
                 f"backbone={type(module).__name__}: the batch norm {node.target!r} has "
                 "no running statistics, so an image's features would depend on the "
-                "images beside it. Build it with track_running_stats=True."
+                "rest of its batch. Build it with track_running_stats=True."
             )
 
 

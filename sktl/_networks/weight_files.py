@@ -80,8 +80,8 @@ def _download(file, path):
     except (OSError, HTTPException, ValueError) as error:
         raise WeightsNotAvailableError(
             f"The weights {path.name} could not be fetched from {file.url} "
-            f"({type(error).__name__}: {error}). Without network, put that file into "
-            f"{path.parent}, or pass weights=<path of a state dict>, or "
+            f"({type(error).__name__}: {error}). If you are offline, put that file "
+            f"into {path.parent}, or pass weights=<path of a state dict>, or "
             "backbone='sktl_mini', which needs no download."
         ) from error
 
@@ -149,9 +149,9 @@ def read_file(file):
         ) from error
     if not digest.startswith(file.sha256):
         raise WeightsNotAvailableError(
-            f"The weights in {file.path} are not what they should be: their SHA-256 "
-            f"begins with {digest[:16]}, expected {file.sha256[:16]}. The file is "
-            "damaged or was replaced; delete it and it is fetched again."
+            f"The weights in {file.path} are not as published: their SHA-256 begins "
+            f"with {digest[:16]}, expected {file.sha256[:16]}. The file is damaged or "
+            "was replaced; delete it, and it will be downloaded again."
         )
     return digest, content
 
@@ -234,7 +234,7 @@ def plain_state(state, source):
         faults += [f"{reprlib.repr(name)} is {fault}"] if fault else []
     if faults:
         raise WeightsMismatchError(
-            f"{source} is no state dict: {'; '.join(faults[:3])}. Pass tensors by "
+            f"{source} is not a state dict: {'; '.join(faults[:3])}. Pass tensors by "
             "name: network.state_dict(), or the path of a file that holds it."
         )
     return {_modern_name(name): tensor.detach().cpu() for name, tensor in state.items()}

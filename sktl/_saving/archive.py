@@ -161,13 +161,13 @@ def _check_readable(manifest, path, kind):
     schema, found = manifest["schema"], manifest["kind"]
     if schema > SCHEMA:
         raise ModelFileError(
-            f"{str(path)!r} has schema {schema}, and this version of sktl reads "
-            f"{SCHEMA}. Update sktl: pip install --upgrade sktl."
+            f"{str(path)!r} was saved by a later version of sktl (schema {schema}; "
+            f"this one reads {SCHEMA}). Update sktl: pip install --upgrade sktl."
         )
     if schema < SCHEMA:
         raise ModelFileError(
-            f"{str(path)!r} has the form of an earlier version of sktl (schema "
-            f"{schema}), which this one does not read. Fit the model again and save it."
+            f"{str(path)!r} was saved by an earlier version of sktl (schema "
+            f"{schema}), which this one cannot read. Fit the model again and save it."
         )
     if found != kind:
         raise ModelFileError(

@@ -130,8 +130,8 @@ def _errors_of(path, manifest):
         yield
     except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise ModelFileError(
-            f"{str(path)!r} describes no classifier that this version of sktl can "
-            f"build: {str(error)[:300]}. It was written with "
+            f"{str(path)!r} does not describe a classifier that this version of sktl "
+            f"can build: {str(error)[:300]}. It was written with "
             f"{reprlib.repr(manifest['versions'])}."
         ) from error
 

@@ -189,7 +189,7 @@ def _refusal(value, where):
         f"{where or 'This'} is {named}, which a model file cannot hold. It holds None, "
         "bools, numbers, strings, paths, lists, tuples, dicts, tensors, dtypes, "
         "devices, torchvision's weights, and torch's optimizer and loss classes. Set "
-        "it to one of these before saving, or keep the whole estimator by joblib.dump, "
-        "to be loaded only where that file is trusted. save_backbone writes the "
+        "it to one of these before saving, or save the whole estimator with "
+        "joblib.dump, for use only where that file is trusted. save_backbone saves the "
         "weights of any network."
     )

@@ -283,8 +283,8 @@ def _label_by_name(backbones):
             )
         if backbone in backbones[:i]:
             raise ValueError(
-                f"backbones[{i}]={backbone!r} is there twice. Remove one, or pass a "
-                "dict of label to PretrainedFeatureExtractor if they are to differ."
+                f"backbones[{i}]={backbone!r} is listed twice. Remove one, or, if they "
+                "should differ, pass a dict of label to PretrainedFeatureExtractor."
             )
     return {backbone: backbone for backbone in backbones}
 
@@ -294,10 +294,9 @@ def check_finite(features, label):
     (bad,) = np.nonzero(~np.isfinite(features).all(axis=1))
     if len(bad):
         raise ValueError(
-            f"The features of {label!r} are not finite in {len(bad)} row(s), first "
-            f"{bad[:5].tolist()}. sktl.check_images(X) lists unreadable images; leave "
-            "these rows out of X and y, or compute in precision='float32' if all are "
-            "readable."
+            f"The features of {label!r} are not finite in {len(bad)} row(s), first in "
+            f"{bad[:5].tolist()}. sktl.check_images(X) lists unreadable images: leave "
+            "these rows out of X and y. If all are readable, set precision='float32'."
         )
 
 

@@ -89,8 +89,8 @@ class Checkpoint:
             content = _read(self.path, self.run)
         except (OSError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
             raise ModelFileError(
-                f"checkpoint={str(self.path)!r} is there, but no training can go on "
-                f"from it: {error}. Delete it to begin anew, or pass another path."
+                f"checkpoint={str(self.path)!r} exists, but training cannot resume "
+                f"from it: {error}. Delete it to start over, or pass another path."
             ) from error
         if content is None:  # another run's: it will be replaced
             return 0
@@ -165,8 +165,8 @@ def _saved(content):
         refused = [error]
     if refused:
         raise TypeError(
-            f"checkpoint cannot keep what callbacks or the history hold: {refused[0]}. "
-            "Leave checkpoint out, or have them hold numbers, strings and tensors."
+            f"checkpoint cannot save what callbacks or the history hold: {refused[0]}. "
+            "Leave checkpoint out, or store only numbers, strings and tensors in them."
         )
     return buffer.getvalue()
 
@@ -225,8 +225,8 @@ def _digest(net, dataset, epochs):
         except Exception as error:  # of anyone's __reduce__
             warn_caller(
                 f"{name}={reprlib.repr(value)} cannot be compared with that of another "
-                f"run ({type(error).__name__}: {error}). So training begins anew, and "
-                f"no checkpoint is kept. Pass {name} as something that can be pickled.",
+                f"run ({type(error).__name__}: {error}). So training starts over, and "
+                f"no checkpoint is saved. Pass a {name} that can be pickled.",
                 CheckpointWarning,
             )
             return None

@@ -55,8 +55,8 @@ def has_epochs(net):
     """Whether training is by epochs, to which others can be added."""
     if net.strategy == "linear_probe" and not net.hidden_units:
         raise AttributeError(
-            "strategy='linear_probe' is solved on all rows at once and cannot go "
-            "on from where it was. Use fit, or strategy='lp_ft'."
+            "strategy='linear_probe' fits the head on all rows at once and cannot "
+            "continue training. Use fit, or strategy='lp_ft'."
         )
     return True
 
@@ -212,8 +212,8 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         self._refuse_module_params(names)
         if self.initialized_ and any(n.startswith("compile__") for n in names):
             raise ValueError(
-                "compile__* cannot be set on a fitted network: skorch would build it "
-                "anew, without what it has learnt. Set them on a clone."
+                "compile__* cannot be set on a fitted network: skorch would rebuild it "
+                "without what it has learnt. Set them on a clone."
             )
         super().set_params(**params)
         if not self.initialized_:
@@ -234,8 +234,9 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         for name in sorted(names):
             if name == "module" or name.startswith("module__"):
                 raise ValueError(
-                    f"{name} is skorch's parameter and has no use here: the network is "
-                    "built from backbone, weights, hidden_units and dropout."
+                    f"{name} is skorch's parameter and not used here: the network is "
+                    "built from backbone, weights, hidden_units and dropout. Leave it "
+                    "out."
                 )
 
     def _move(self):
@@ -268,14 +269,14 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             get_scorer(self.monitor)  # or says which there are
         if self.warm_start and self.refit:
             raise ValueError(
-                "warm_start=True goes on from the weights of the last fit, and "
-                "refit=True begins anew. Set one of them to False."
+                "warm_start=True continues from the weights of the last fit, and "
+                "refit=True starts over. Set one of them to False."
             )
         if self.checkpoint is not None and not isinstance(self.random_state, Integral):
             raise ValueError(
-                f"checkpoint={self.checkpoint!r} with random_state="
-                f"{self.random_state!r}: without a fixed seed no later fit is the same "
-                "run. Pass an int."
+                f"checkpoint={self.checkpoint!r} with "
+                f"random_state={self.random_state!r}: without a fixed seed no later "
+                "fit would be the same. Pass an int as random_state."
             )
         wrong = [
             width for width in self.hidden_units if not COUNT.is_satisfied_by(width)
@@ -283,7 +284,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         if wrong:
             raise ValueError(
                 f"hidden_units={self.hidden_units!r} holds {wrong[0]!r}. Pass the "
-                "widths of hidden layers, whole numbers from 1 up; () for none."
+                "widths of hidden layers, whole numbers of 1 or more; () for none."
             )
 
     # ---- the network and its optimiser
@@ -343,8 +344,8 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             groups = self.plan.groups(self.backbone_.network, trained, kwargs["lr"])
         if self.optimizer is torch.optim.LBFGS and len(groups) > 1:
             raise ValueError(
-                "optimizer=LBFGS has one learning rate for all that it trains, and "
-                "here are several. Set backbone_lr_ratio=1.0 and layer_decay=1.0."
+                "optimizer=LBFGS allows only one learning rate, and here there are "
+                "several. Set backbone_lr_ratio=1.0 and layer_decay=1.0."
             )
         return (groups,), kwargs
 
@@ -382,9 +383,9 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
     def _open_images(self, X, *, reset=False):
         if is_dataset(X):
             raise TypeError(
-                f"X is a torch data set ({type(X).__name__}), which may hold anything. "
-                "Pass its images: an array, or a list of paths or PIL images; of an "
-                "ImageFolder, [path for path, _ in folder.samples]."
+                f"X is a torch data set ({type(X).__name__}), whose items are not only "
+                "images. Pass its images: an array, or a list of paths or PIL images; "
+                "for an ImageFolder, [path for path, _ in folder.samples]."
             )
         return super()._open_images(X, reset=reset)
 
@@ -427,9 +428,9 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             return split(X, y)
         except ValueError as error:
             raise ValueError(
-                "early_stopping sets rows aside by "
+                "early_stopping cannot hold out "
                 f"validation_fraction={self.validation_fraction!r}, and of {len(y)} "
-                f"rows that cannot be: {error} Pass another fraction, or more rows."
+                f"rows: {error} Pass another fraction, or more rows."
             ) from error
 
     # ---- training
@@ -543,8 +544,8 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             watches = isinstance(callback, EarlyStopping) and not valid
             if watches and callback.monitor.startswith("valid_") and name != STOP:
                 raise ValueError(
-                    f"callback {name!r} watches {callback.monitor!r}, and no row is "
-                    "set aside. Pass train_split=ValidSplit(5, stratified=True), or "
+                    f"callback {name!r} watches {callback.monitor!r}, but no rows are "
+                    "held out. Pass train_split=ValidSplit(5, stratified=True), or "
                     "use early_stopping=True instead of the callback."
                 )
 
@@ -552,13 +553,13 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         """What `train_split` gets: nothing else reads what `fit` has no name for."""
         if "epochs" in fit_params:
             raise TypeError(
-                "fit() takes no `epochs`. Set max_epochs, as in "
+                "fit() takes no argument `epochs`. Set max_epochs, as in "
                 f"set_params(max_epochs={fit_params['epochs']!r})."
             )
         if fit_params and self.train_split is None:
             raise TypeError(
                 f"fit() got an unexpected keyword argument {next(iter(fit_params))!r}. "
-                "It would go to train_split, and there is none."
+                "Such arguments are passed to train_split, which is not set."
             )
         if not fit_params or not _routing_enabled():
             return fit_params
@@ -574,9 +575,10 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         self.run_single_epoch(batches, True, "train", self.train_step)
         if not self.history[-1, "train_batch_count"]:
             raise ValueError(
-                f"{len(train)} training rows make no whole batch of "
-                f"batch_size={self.batch_size}, and iterator_train__drop_last leaves "
-                "out what is none. Set a smaller batch_size, or drop_last=False."
+                f"{len(train)} training rows do not fill a batch of "
+                f"batch_size={self.batch_size}, and iterator_train__drop_last=True "
+                "leaves out incomplete batches. Set it to False, or a smaller "
+                "batch_size."
             )
         self.run_single_epoch(held_out, False, "valid", self.validation_step)
         self.notify("on_epoch_end", **sets)

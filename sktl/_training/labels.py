@@ -26,7 +26,7 @@ def check_labels(y):
     if missing:
         raise ValueError(
             f"y holds no label (None or NaN) in {len(missing)} row(s), first in row "
-            f"{missing[0]}. Label them, or leave them out."
+            f"{missing[0]}. Label these rows, or leave them out."
         )
     check_classification_targets(y)
     return y
@@ -39,12 +39,12 @@ def list_classes(labels):
     except TypeError as error:
         kinds = sorted({type(label).__name__ for label in labels})
         raise ValueError(
-            f"y mixes labels of the kinds {', '.join(kinds)}, which have no order. "
-            "Make them all of one kind."
+            f"y mixes labels of the types {', '.join(kinds)}, which cannot be sorted. "
+            "Convert them to one type."
         ) from error
     if len(classes) < 2:
         raise ValueError(
-            f"y holds 1 class only, {classes.tolist()}; at least 2 classes are needed. "
+            f"y holds only 1 class, {classes.tolist()}; at least 2 classes are needed. "
             "Was X sorted and then cut?"
         )
     return classes

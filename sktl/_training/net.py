@@ -234,7 +234,7 @@ class EstimatorNet(NeuralNet):
             raise TypeError(
                 f"criterion={type(criterion).__name__} gives a loss of shape "
                 f"{tuple(losses.shape)} for {len(y_true)} rows when its `reduction` is "
-                '"none", so its losses cannot be weighted by row. Leave out '
+                '"none", so it cannot be weighted by row. Leave out '
                 "sample_weight and class_weight, or use a loss of torch.nn."
             )
         losses = losses.flatten(1).mean(1) if losses.ndim > 1 else losses

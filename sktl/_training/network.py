@@ -57,7 +57,7 @@ class FineTunedNetwork(torch.nn.Module):
         if shared:
             raise ValueError(
                 f"The network uses {sorted(shared)[0]!r} both before and after "
-                f"{cut!r}, so it cannot be frozen before and trained after. Choose "
+                f"{cut!r}, so it would have to be both frozen and trained. Choose "
                 "another unfreeze_from, or strategy='linear_probe' or 'full'."
             )
         self.keep_statistics = keep_statistics

@@ -62,7 +62,9 @@ def make_rows(images, y, target, sample_weight=None, class_weight=None):
         )
         kept = np.flatnonzero(weights)
         if not len(kept):
-            raise ValueError("sample_weight is zero in every row: nothing to fit.")
+            raise ValueError(
+                "sample_weight is zero in every row, so there is nothing to fit."
+            )
         images, y, weights = images.take(kept), y[kept], weights[kept]
     if isinstance(target, type):
         target = target.learn(y, weights)

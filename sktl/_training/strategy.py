@@ -84,8 +84,8 @@ class Strategy:
         if not random <= {name for names in trained for name in names}:
             raise ValueError(
                 f"reinit_from={self.reinit_from!r} begins before what "
-                f"strategy={self.strategy!r} trains (after {frozen!r}), so "
-                "random weights would stay random. Begin later, or unfreeze more."
+                f"strategy={self.strategy!r} trains (after {frozen!r}), so random "
+                "weights would stay random. Pass a later stage, or unfreeze more."
             )
         return random
 

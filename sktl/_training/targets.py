@@ -51,8 +51,9 @@ class Labels:
         unknown = np.setdiff1d(y, self.classes)
         if len(unknown):
             raise ValueError(
-                f"y holds labels that were not there at first: {unknown[:5].tolist()}. "
-                "Pass all labels as classes= in the first call of partial_fit."
+                "y holds labels that were not in the first call: "
+                f"{unknown[:5].tolist()}. Pass all labels as classes= in the first "
+                "call of partial_fit."
             )
         return np.searchsorted(self.classes, y)
 
@@ -166,8 +167,8 @@ class Numbers:
         wrong = np.flatnonzero(~np.isfinite(y).reshape(len(y), -1).all(axis=1))
         if len(wrong):
             raise ValueError(
-                f"y holds no finite number (NaN or infinity) in {len(wrong)} row(s), "
-                f"first in row {wrong[0]}. Fill them in, or leave them out."
+                f"y holds NaN or infinity in {len(wrong)} row(s), first in row "
+                f"{wrong[0]}. Fill them in, or leave these rows out."
             )
         return y
 
@@ -190,7 +191,8 @@ class Numbers:
         """Return what the loss reads: `(n, n_outputs)` in standard deviations."""
         if y.shape[1:] != self.mean.shape:
             raise ValueError(
-                f"y has the shape {y.shape}, and was (n, *{self.mean.shape}) at first."
+                f"y has shape {y.shape}; in the first call it was (n, "
+                f"*{self.mean.shape}). Pass as many outputs as then."
             )
         scaled = (y - self.mean) / self.scale
         return scaled.reshape(len(y), self.n_outputs).astype(np.float32)
@@ -215,8 +217,8 @@ class Numbers:
 
 def _warn_of(criterion, solver):
     warn_caller(
-        f"The head is solved by {solver}, which does not follow "
-        f"criterion={criterion!r}; only epochs do. To begin with the loss, use "
-        "strategy='full', or hidden_units.",
+        f"The head is fitted by {solver}, which does not follow "
+        f"criterion={criterion!r}; only training by epochs does. To use this loss from "
+        "the start, set strategy='full' or hidden_units.",
         UserWarning,
     )

@@ -48,7 +48,7 @@ def replacing(path):
     except OSError as error:
         raise OSError(
             error.errno,
-            f"{error.strerror}. Nothing was saved, and what was there is as it was. "
+            f"{error.strerror}. Nothing was saved, and an existing file is unchanged. "
             "Pass a path in a folder that exists, can be written to and has room",
             str(path),
         ) from error

@@ -23,14 +23,14 @@ def get_scorers(scoring):
     """
     several = scoring if isinstance(scoring, list | tuple) else [scoring]
     if not several:
-        raise ValueError(f"scoring={shown(scoring)} holds no score. Pass one or more.")
+        raise ValueError(f"scoring={shown(scoring)} is empty. Pass one score or more.")
     scorers = {}
     for one in several:
         name = scoring_name(one)
         if name in scorers or (scorers and name == "score"):
             raise ValueError(
-                f"scoring={shown(scoring)} holds {name!r} twice or a callable without "
-                "a __name__ after the first. Pass each score once, by a name."
+                f"scoring={shown(scoring)} holds {name!r} twice, or a callable without "
+                "a __name__ after the first score. Pass each score once, by name."
             )
         own = name == neg_expected_calibration_error.__name__
         known = neg_expected_calibration_error if own else get_scorer(one or name)

@@ -40,8 +40,8 @@ def make_splits(X, y, cv, groups):
     ]
     if len(splits) < 2:
         raise ValueError(
-            f"cv={shown(cv)} gives {len(splits)} split; a standard error needs at "
-            "least 2."
+            f"cv={shown(cv)} gives {len(splits)} split, and at least 2 are needed. "
+            "Pass an int of 2 or more, or another splitter."
         )
     for i, (train, test) in enumerate(splits):
         classes = np.unique(y[train])
@@ -63,9 +63,9 @@ def _check_enough(y, n_folds):
     most = counts.max()
     if most < n_folds:
         raise ValueError(
-            f"cv={n_folds} folds need as many rows of a class, and y has at most "
-            f"{most} (of {labels[counts.argmax()]!r}) in {len(y)} rows. Pass a smaller "
-            "cv, a splitter such as StratifiedShuffleSplit, or more rows."
+            f"cv={n_folds} folds need a class of at least {n_folds} rows; the largest "
+            f"in y, {labels[counts.argmax()]!r}, has {most} of {len(y)} rows. Pass a "
+            "smaller cv, a splitter such as StratifiedShuffleSplit, or more rows."
         )
 
 

@@ -426,9 +426,18 @@ def test_subsets_are_drawn_by_random_state(digits):
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ([40, 20], r"train_sizes\[1\]=20 is 20 rows, not more than the 40 before"),
-        ([20, 40, 40], r"train_sizes\[2\]=40 is 40 rows, not more than the 40 before"),
-        ([0.5, 0.501], r"train_sizes\[1\]=0.501 is 40 rows, not more than the 40"),
+        (
+            [40, 20],
+            r"train_sizes\[1\]=20 is 20 rows, which is not more than the 40 before",
+        ),
+        (
+            [20, 40, 40],
+            r"train_sizes\[2\]=40 is 40 rows, which is not more than the 40 before",
+        ),
+        (
+            [0.5, 0.501],
+            r"train_sizes\[1\]=0.501 is 40 rows, which is not more than the 40",
+        ),
         ([20, 81], r"train_sizes\[1\]=81 is 81. Accepted: 10 .* to 80 rows"),
         ([9], r"train_sizes\[0\]=9 is 9. Accepted: 10 .* to 80 rows"),
         ([0.5, 1.5], r"train_sizes\[1\]=1.5 is no size. Accepted: 10"),
@@ -461,10 +470,10 @@ def unfitted():
 @pytest.mark.parametrize(
     ("y", "params", "message"),
     [
-        (np.zeros(12), {}, "y holds 1 class only"),
+        (np.zeros(12), {}, "y holds only 1 class"),
         (np.arange(12) % 4, {"cv": 5}, "cv=5 folds need .* at most 3 .* in 12 rows"),
         (np.arange(12) % 2, {"scoring": "acuracy"}, "acuracy"),
-        (np.arange(12) % 2, {"scoring": []}, "holds no score"),
+        (np.arange(12) % 2, {"scoring": []}, "is empty"),
         (np.arange(12) % 2, {"scoring": ["f1", "f1"]}, "holds 'f1' twice"),
         (np.arange(12) % 2, {"scoring": 3}, "scoring"),
         (np.arange(12) // 6, {"cv": KFold(2)}, r"Split 0 of cv=.* trains on 6 rows"),

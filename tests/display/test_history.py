@@ -322,7 +322,7 @@ def test_training_without_epochs_is_told_so():
     X, y = load_digits(return_X_y=True)
     clf = FineTunedCNNClassifier(strategy="linear_probe").fit(X[:30], y[:30])
     for history in (clf.history, []):
-        with pytest.raises(ValueError, match="has 0 epochs .*'linear_probe' is solved"):
+        with pytest.raises(ValueError, match="has 0 epochs .*'linear_probe' has no"):
             TrainingHistoryDisplay.from_history(history)
     with pytest.raises(ValueError, match="has 0 epochs and no losses in them"):
         TrainingHistoryDisplay.from_estimator(make_net().initialize())
@@ -348,6 +348,6 @@ def test_estimator_without_a_history_is_told_so(net):
     ],
 )
 def test_scores_that_are_no_numbers_are_told_with_those_that_are(net, scores, wrong):
-    fault = f"scores=.*: '{wrong}' is no column of numbers .* are: .*'valid_acc'"
+    fault = f"scores=.*: '{wrong}' is not a column of numbers .* has .*'valid_acc'"
     with pytest.raises(ValueError, match=fault):
         TrainingHistoryDisplay.from_estimator(net, scores=scores)

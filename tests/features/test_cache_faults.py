@@ -301,7 +301,7 @@ with warnings.catch_warnings(record=True) as caught:
 store.release()
 assert n_right(store, range(20_000)) >= before
 assert len(caught) == 1, [str(warning.message) for warning in caught]
-assert "features could not be kept" in str(caught[0].message)
+assert "features could not be saved" in str(caught[0].message)
 assert caught[0].filename == "<string>"
 print(n_kept)
 """
@@ -338,7 +338,7 @@ with warnings.catch_warnings(record=True) as caught:
         assert n_right(store, range(100)) == 50
         store.put(rows(range(50, 100)))
 assert len(caught) == 1, caught
-assert "features could not be kept" in str(caught[0].message)
+assert "features could not be saved" in str(caught[0].message)
 assert cache_info(pathlib.Path(sys.argv[1]) / "cache").entries == 50
 absent = open_cache(pathlib.Path(sys.argv[1]) / "absent")
 with warnings.catch_warnings(record=True) as caught:
@@ -390,7 +390,7 @@ def test_warning_comes_once_from_each_call_site(tmp_path):
     assert [warning.filename for warning in caught] == [__file__] * 2
     assert caught[1].lineno == caught[0].lineno + 1
     for warning in caught:
-        assert f"cache={str(tmp_path / 'file')!r}: features could not be kept (" in (
+        assert f"cache={str(tmp_path / 'file')!r}: features could not be saved (" in (
             str(warning.message)
         )
         assert "The results are right" in str(warning.message)

@@ -953,7 +953,7 @@ REFUSED_UNBUILT = {
     "classes_list": (put("fitted", classes_inferred_=["a", "b", "c"]), "unpack"),
     "classes_fewer": (classes("a", "b"), "its head has layers"),
     "classes_more": (classes("a", "b", "c", "d"), "its head has layers"),
-    "class_single": (classes("a"), "1 class only"),
+    "class_single": (classes("a"), "only 1 class"),
     "classes_swapped": (classes("two", "one", "zer"), "not in order"),
     "class_twice": (classes("a", "a", "b"), "not in order"),
     "classes_nan": (array("<f8", 0.0, 1.0, math.nan), "not in order"),
@@ -1095,9 +1095,18 @@ def renamed(content):
 BIAS = "tail.layer3.0.bn1.bias"
 REFUSED_BUILT = {
     # The network of that name has to be there to tell.
-    "structure": (put("backbone", structure="0" * 64), "build another 'sktl_mini'"),
-    "structure_number": (put("backbone", structure=3), "build another 'sktl_mini'"),
-    "other_network": (both_names("squeezenet1_1"), "build another 'squeezenet1_1'"),
+    "structure": (
+        put("backbone", structure="0" * 64),
+        "build a 'sktl_mini' that differs",
+    ),
+    "structure_number": (
+        put("backbone", structure=3),
+        "build a 'sktl_mini' that differs",
+    ),
+    "other_network": (
+        both_names("squeezenet1_1"),
+        "build a 'squeezenet1_1' that differs",
+    ),
     "strategy": (put("parameters", strategy="full"), "do not fit the model"),
     "unfreeze_from": (put("parameters", unfreeze_from="layer2"), "do not fit"),
     "unfreeze_from_nowhere": (put("parameters", unfreeze_from="x"), "stages are"),

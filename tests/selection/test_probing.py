@@ -488,7 +488,7 @@ class TestDisplay:
 # --- wrong use ------------------------------------------------------------------------
 
 WRONG = [
-    ({"y": [1] * 20}, r"y holds 1 class only, \[1\]; at least 2"),
+    ({"y": [1] * 20}, r"y holds only 1 class, \[1\]; at least 2"),
     ({"y": np.linspace(0, 1, 20)}, r"Unknown label type: continuous"),
     ({"y": ["a", None] * 10}, r"no label \(None or NaN\) in 10 row"),
     ({"y": [0, 1]}, r"inconsistent numbers of samples"),
@@ -501,7 +501,7 @@ WRONG = [
     ({"cv": 1}, r"k-fold|n_splits=1"),
     (
         {"cv": [(range(10), range(10, 20))]},
-        r"gives 1 split; a standard error needs at least 2",
+        r"gives 1 split, and at least 2 are needed",
     ),
     ({"scoring": "beauty"}, r"beauty"),
     (

@@ -386,9 +386,9 @@ WRONG = [
     ({"backbones": "sktl_mini"}, r"backbones='sktl_mini' must be 'default', a list"),
     ({"backbones": 3}, r"backbones=3 must be"),
     ({"backbones": ["sktl_mini", EXTRACTOR]}, r"backbones\[1\] is a PretrainedF.*dict"),
-    ({"backbones": ["sktl_mini"] * 2}, r"backbones\[1\]='sktl_mini' is there twice"),
+    ({"backbones": ["sktl_mini"] * 2}, r"backbones\[1\]='sktl_mini' is listed twice"),
     ({"backbones": {"a": 5}}, r"backbones\['a'\] is a int. Accepted: a name"),
-    ({"y": [1] * 20}, r"y holds 1 class only, \[1\]; at least 2"),
+    ({"y": [1] * 20}, r"y holds only 1 class, \[1\]; at least 2"),
     ({"y": np.linspace(0, 1, 20)}, r"Unknown label type: continuous"),
     (
         {"y": ["a", None] * 10},

@@ -545,7 +545,7 @@ def test_parameter_that_cannot_be_compared_begins_anew_and_warns(tmp_path, steps
     clf = make_classifier(augment=locked, checkpoint=path)
     with pytest.warns(CheckpointWarning, match="augment=<function.*cannot be compared"):
         crash(steps, clf.fit, *data, limit=7)
-    with pytest.warns(CheckpointWarning, match="training begins anew, and no checkp"):
+    with pytest.warns(CheckpointWarning, match="training starts over, and no checkp"):
         clf.fit(*data)
     assert len(steps) == N_EPOCHS * N_STEPS
     assert_same(results(clf), results(fresh))
@@ -662,7 +662,7 @@ def test_file_that_is_no_checkpoint_is_refused_and_kept(tmp_path, damage):
     make_classifier(checkpoint=path).fit(*data)
     damaged = damage(path.read_bytes())
     path.write_bytes(damaged)
-    with pytest.raises(ModelFileError, match="Delete it to begin anew") as caught:
+    with pytest.raises(ModelFileError, match="Delete it to start over") as caught:
         make_classifier(checkpoint=path).fit(*data)
     assert repr(str(path)) in str(caught.value)
     assert path.read_bytes() == damaged
@@ -707,7 +707,7 @@ def test_state_that_could_not_be_read_back_is_refused_at_once(tmp_path):
         checkpoint=tmp_path / "checkpoint",
         callbacks=[Remembering("StepLR", step_size=1)],
     )
-    with pytest.raises(TypeError, match="checkpoint cannot keep.*Leave checkpoint out"):
+    with pytest.raises(TypeError, match="checkpoint cannot save.*Leave checkpoint out"):
         clf.fit(*make_data())
     assert list(tmp_path.iterdir()) == []
 

@@ -261,7 +261,7 @@ def test_partial_fit_goes_on_from_where_it_was(three):
     clf = quick().fit(X, y)
     clf.partial_fit(X, y)
     assert len(clf.history) == 4
-    with pytest.raises(ValueError, match=r"labels that were not there.*'three'"):
+    with pytest.raises(ValueError, match=r"labels that were not in.*'three'"):
         clf.partial_fit(X[:1], ["three"])
 
 
@@ -277,7 +277,7 @@ def test_partial_fit_of_a_solved_head_is_refused(three):
     clf = quick(strategy="linear_probe")
     with pytest.raises(AttributeError, match="no attribute 'partial_fit'") as raised:
         clf.partial_fit(*three)
-    assert "cannot go on from where it was" in str(raised.value.__cause__)
+    assert "cannot continue training" in str(raised.value.__cause__)
     clf.set_params(hidden_units=[4]).partial_fit(*three).partial_fit(*three)
     assert len(clf.history) == 4
 
@@ -296,7 +296,7 @@ def test_warm_start_keeps_the_classes_it_began_with(three):
     clf = quick(strategy="full", warm_start=True).fit(X, y)
     clf.fit(X, y)
     assert len(clf.history) == 4
-    with pytest.raises(ValueError, match="labels that were not there"):
+    with pytest.raises(ValueError, match="labels that were not in"):
         clf.fit(X, np.arange(len(X)) % 2)
 
 

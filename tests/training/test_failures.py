@@ -82,7 +82,7 @@ def test_rows_that_are_refused_change_nothing_where_training_goes_on(make, goes_
     clf = make("full", warm_start=goes_on == "warm_start").fit(light, Y)
     before = clf.predict_proba(light), clf.value_range_
     go_on = clf.fit if goes_on == "warm_start" else clf.partial_fit
-    with pytest.raises(ValueError, match="not there at first"):
+    with pytest.raises(ValueError, match="not in the first call"):
         go_on(light / 2, Y + 7)
     with pytest.raises(ValueError, match="inconsistent numbers"):
         go_on(light, Y[:-1])
@@ -149,7 +149,7 @@ def test_parameters_of_the_module_are_refused(make, name):
 
 def test_rows_that_make_no_batch_are_refused(make):
     clf = make("full", batch_size=64, iterator_train__drop_last=True)
-    with pytest.raises(ValueError, match="36 training rows make no whole batch of"):
+    with pytest.raises(ValueError, match="36 training rows do not fill a batch of"):
         clf.fit(X, Y)
 
 
@@ -168,7 +168,7 @@ def test_initialize_says_what_to_call_instead():
 
 def test_early_stopping_of_skorch_without_held_out_rows_is_refused(make):
     stop = skorch_callbacks.EarlyStopping()
-    with pytest.raises(ValueError, match="watches 'valid_loss', and no row is set"):
+    with pytest.raises(ValueError, match="watches 'valid_loss', but no rows are held"):
         make(callbacks=[stop]).fit(X, Y)
     watches_training = skorch_callbacks.EarlyStopping("train_loss", patience=1)
     clf = make("full", callbacks=[watches_training], max_epochs=5, lr=1e-12)
@@ -205,7 +205,7 @@ def test_lbfgs_lowers_the_loss_where_all_has_one_rate(make, strategy, params):
     [
         ("full", {}, "Set backbone_lr_ratio=1.0 and layer_decay=1.0"),
         ("lp_ft", {"precision": "float16"}, "Use 'float32' or 'bfloat16'"),
-        ("gradual", {}, "LBFGS cannot take new parameters"),
+        ("gradual", {}, "LBFGS cannot unfreeze parameters"),
     ],
 )
 def test_lbfgs_says_what_it_cannot_do(make, strategy, params, message):

@@ -105,7 +105,7 @@ def test_callback_is_given_what_fit_was_given(make):
 @needs_callbacks
 def test_callback_is_torn_down_when_fit_fails(make):
     record = Record()
-    with pytest.raises(ValueError, match="1 class only"):
+    with pytest.raises(ValueError, match="only 1 class"):
         make().set_callbacks(record).fit(X, np.zeros(24))
     assert record.events[-1] == "teardown"
 

@@ -1,13 +1,14 @@
 """Freezing callbacks for any skorch net.
 
-Frozen means, in every training step: in eval mode, without gradients, and not among
-the parameters that the optimiser updates. So what is frozen is bit-identical after
-training, the statistics and counters of its batch norms included.
+In every training step, frozen layers are in eval mode, have no gradients, and are not
+among the parameters that the optimiser updates. So they are bit-identical after
+training, the statistics and counters of their batch norms included.
 
 A freeze lasts for one training step. Between steps and after training, `requires_grad`
 and the optimiser are as without the callback: checkpoints load into any net of the same
-module, learning rate schedulers find the groups they began with, pickles and clones
-hold nothing of a freeze, and fitting again with other arguments honours these.
+module, learning rate schedulers find the parameter groups they started with, pickles
+and clones contain no trace of a freeze, and fitting again with other arguments works as
+expected.
 """
 
 import fnmatch
@@ -129,8 +130,8 @@ class Freeze(_StepFreeze):
     Parameters
     ----------
     patterns : str or list of str
-        Paths of submodules or names of parameters (`"backbone.layer1"`), or globs
-        over these as in `fnmatch` (`"*.bn?"`). What lies inside a match is frozen too.
+        Paths of submodules or names of parameters (`"backbone.layer1"`), or globs over
+        these as in `fnmatch` (`"*.bn?"`). Everything inside a match is frozen too.
 
     Raises
     ------
@@ -143,11 +144,11 @@ class Freeze(_StepFreeze):
 
     Notes
     -----
-    What is frozen is bit-identical after training, statistics of batch norms included:
-    in each training step it is in eval mode, without gradients, and not in the
-    optimiser. Between steps and after training the net is as without this callback.
-    A submodule is in eval mode if all that it consists of is frozen. If a step raises,
-    its freeze stays on until this callback's next training begins or
+    Frozen layers are bit-identical after training, statistics of batch norms included:
+    in each training step they are in eval mode, without gradients, and not in the
+    optimiser. Between steps and after training the net is as without this callback. A
+    submodule is in eval mode if everything in it is frozen. If a step raises an error,
+    its freeze stays on until the next training with this callback begins or
     `net.initialize()` is called.
 
     Names are those of `net.module_`.
@@ -179,9 +180,9 @@ class Freeze(_StepFreeze):
 class FreezeUpTo(_StepFreeze):
     """Freeze a net's module from its beginning up to and including a layer.
 
-    The order is that of `named_parameters()`: submodules as they were assigned in
-    `__init__`, each after the parameters of what it is part of. Where a head was
-    assigned before its backbone, `Freeze` by name instead.
+    The order is that of `named_parameters()`: submodules in the order in which they
+    were assigned in `__init__`, each after the parameters of its parent. If a head was
+    assigned before its backbone, use `Freeze` to freeze by name instead.
 
     Parameters
     ----------
@@ -197,8 +198,8 @@ class FreezeUpTo(_StepFreeze):
 
     See Also
     --------
-    Freeze : Freezes by name, and says more about freezing.
-    GradualUnfreeze : Takes the freeze back, stage by stage.
+    Freeze : Freezes by name, and describes freezing in detail.
+    GradualUnfreeze : Unfreezes stage by stage.
 
     Examples
     --------
@@ -224,42 +225,42 @@ class FreezeUpTo(_StepFreeze):
 class GradualUnfreeze(_StepFreeze):
     """Unfreeze a net's module stage by stage, from the head down.
 
-    Training begins with all stages frozen but the last. After each
-    `epochs_per_stage` epochs the stage before is trained too. The history says in
-    `phase`, for each epoch, which stage was unfrozen last.
+    Training begins with all stages frozen except the last. After every
+    `epochs_per_stage` epochs, the stage before is unfrozen as well. The column `phase`
+    of the history says, for each epoch, which stage was unfrozen last.
 
     Parameters
     ----------
     stages : list of str, or dict of {str: str or list of str}
         From the input to the head: paths of submodules, names of parameters, or globs
-        over these as in `fnmatch`; or a dict from the name of each stage to these.
-        What several stages match belongs to the first. What none matches is trained
-        from the beginning.
+        over these as in `fnmatch`; or a dict from the name of each stage to these. A
+        parameter that several stages match belongs to the first of them. A parameter
+        that no stage matches is trained from the beginning.
     epochs_per_stage : int, default=1
         Epochs until the next stage is unfrozen. They are counted in the history, so
-        `partial_fit` and `warm_start=True` go on where training ended.
+        `partial_fit` and `warm_start=True` continue where training ended.
     layer_decay : float, default=1.0
         Learning rate of each stage as a share of that of the stage after it. The last
-        stage, and what no stage matches, have the rates that the optimiser, or a
-        scheduler, gives them.
+        stage, and parameters that no stage matches, have the rates that the optimiser
+        or a scheduler gives them.
 
     Raises
     ------
     UnknownSubmoduleError
         When training begins, if a stage matches nothing.
     ValueError
-        When training begins, for other wrong arguments, and for several stages with
-        LBFGS, whose parameters cannot change.
+        When training begins, if other arguments are wrong, or if there are several
+        stages and the optimiser is LBFGS, whose parameters cannot change.
 
     See Also
     --------
-    Freeze : Says more about freezing.
+    Freeze : Describes freezing in detail.
 
     Notes
     -----
-    A stage with a rate of its own is a parameter group for the length of each step. An
-    optimiser that counts in its groups, as none of `torch.optim` does, needs
-    `layer_decay=1`.
+    During each step, a stage with a learning rate of its own is a separate parameter
+    group. An optimiser that keeps counters in its parameter groups, which none of
+    `torch.optim` does, needs `layer_decay=1`.
 
     Howard & Ruder, ACL 2018, unfreeze a stage each epoch, with `layer_decay=1 / 2.6`.
 

@@ -39,10 +39,10 @@ class TransferComparisonDisplay:
     scoring : str
         What the scores are.
     train_sizes : array-like of shape (n_entries,) or None, default=None
-        Rows that the contender was trained on. None means the same for all.
+        Number of rows that the contender was trained on. None means the same for all.
     kinds : sequence of str or None, default=None
-        What each entry takes from a network, as in `TransferComparison.results_`; it
-        gives the colour.
+        Kind of each entry, as in `TransferComparison.results_`; it determines the
+        colour.
     chance : float, default=nan
         Score of the most frequent class.
     n_splits : int or None, default=None

@@ -24,10 +24,10 @@ class TrainingHistoryDisplay:
     scores : dict of str to ndarray of shape (n_epochs,)
         Drawn on axes of their own; may be empty.
     phases : sequence of str or None, of shape (n_epochs,)
-        What was trained in each epoch; None where it went on as before.
+        What was trained in each epoch; None where that did not change.
     kept : int or None, default=None
-        Epochs that led to the weights kept; 0 are those that the training began with.
-        None where that is not known.
+        Number of epochs after which the final weights were reached; 0 if they are those
+        from before the first epoch. None if that is not known.
 
     Attributes
     ----------
@@ -108,7 +108,7 @@ class TrainingHistoryDisplay:
             which there is a column with `_best` at the end of its name, as skorch's
             scoring callbacks write it.
         kept : int or None, default=None
-            Epochs that led to the weights kept, if that is known.
+            Number of epochs after which the final weights were reached, if known.
         ax : matplotlib.axes.Axes or None, default=None
             As in `plot`.
 

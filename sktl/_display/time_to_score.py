@@ -20,7 +20,7 @@ class TimeToScoreDisplay:
         over splits, of that shape; and how far its interval reaches to both sides, or,
         of shape (2, n_points), below and above.
     contenders : sequence of str
-        All of the comparison, so that each looks the same in all of its images.
+        All contenders of the comparison, so that each looks the same in all plots.
     references : sequence of str
         Contenders whose final score is drawn as a line.
     scoring : str
@@ -28,8 +28,8 @@ class TimeToScoreDisplay:
     over : {"epoch", "seconds"}
         What `x` is.
     kinds : dict of str to str or None, default=None
-        What each contender takes from a network, as in `TransferComparison.results_`;
-        it gives the colour.
+        Kind of each contender, as in `TransferComparison.results_`; it determines the
+        colour.
 
     Attributes
     ----------

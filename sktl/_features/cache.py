@@ -297,12 +297,12 @@ if hasattr(os, "register_at_fork"):  # not on Windows
 
 
 def cache_info(cache="memory"):
-    """Tell what a cache did in this process, and what it holds.
+    """Report what a cache holds, and its hits and misses in this process.
 
     Parameters
     ----------
     cache : "memory", str or Path of a directory, or None, default="memory"
-        As given to the estimators. A directory that does not exist is not made.
+        As given to the estimators. A directory that does not exist is not created.
 
     Returns
     -------
@@ -316,10 +316,10 @@ def cache_info(cache="memory"):
 def clear_cache(cache="memory"):
     """Empty a cache and set its counters to zero.
 
-    In a directory, only sktl's own files are touched; a damaged one is removed. Other
-    processes that use it go on with the empty one. `"memory"` also gives up the
-    networks that this process keeps, 2 GiB of them at most; the next call loads its
-    network anew.
+    In a directory, only sktl's own files are touched; damaged ones are removed. Other
+    processes that use the directory continue with an empty cache. `"memory"` also frees
+    the networks that this process holds in memory, at most 2 GiB; the next call loads
+    its network again.
 
     Parameters
     ----------
@@ -334,18 +334,18 @@ def clear_cache(cache="memory"):
 
 
 def prune_cache(cache, *, max_bytes=None, older_than=None):
-    """Remove from a directory what was used least recently, and damaged files.
+    """Remove the least recently used features from a directory, and damaged files.
 
-    A directory has no bound of its own. The cache in memory has: 1 GiB, or the
-    number of bytes in the environment variable `SKTL_CACHE_BYTES` when it is first
-    used.
+    The size of a directory is not limited otherwise. The cache in memory is limited to
+    1 GiB, or to the number of bytes in the environment variable `SKTL_CACHE_BYTES` when
+    it is first used.
 
     Parameters
     ----------
     cache : str or Path of a directory
         As given to the estimators.
     max_bytes : int, default=None
-        Remove entries until the file is at most that large; an empty one takes
+        Remove entries until the file has at most this many bytes; an empty one takes
         about 100 kB.
     older_than : int, default=None
         Remove entries that were last used more than that many days ago.

@@ -132,16 +132,16 @@ def open_images(
 def check_images(
     X, *, image_shape=None, channels="auto", value_range="auto", n_jobs=None
 ):
-    """Find the images of `X` that cannot be read, before a long search meets them.
+    """Find the images of `X` that cannot be read, before starting a long computation.
 
-    Reads and decodes every image once and keeps none.
+    Reads and decodes every image once and stores none.
 
     Parameters
     ----------
     X : array-like or sequence of images
         As the estimators of sktl take it.
     image_shape : tuple of (h, w) or (h, w, c), default=None
-        As in the estimators of sktl, like the two that follow.
+        As in the estimators of sktl, like the next two parameters.
     channels : {"auto", "last", "first"}, default="auto"
         Where the channels of arrays are.
     value_range : "auto" or (lo, hi), default="auto"
@@ -152,8 +152,8 @@ def check_images(
     Returns
     -------
     unreadable : list of (int, str or None, str)
-        Row, path (None for what is not a path) and reason of each image that cannot be
-        read, in the order of `X`. Empty when all is well.
+        Row, path (None if the image was not given as a path) and reason for each image
+        that cannot be read, in the order of `X`. Empty if all can be read.
     """
     images = open_images(
         X,

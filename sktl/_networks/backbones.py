@@ -41,14 +41,14 @@ class Backbone:
 
 
 def layer_names(backbone="sktl_mini"):
-    """List the layers of a network at which it can be cut, from the image on.
+    """List the layers of a network whose output can be used as features, in order.
 
     Parameters
     ----------
     backbone : str or torch.nn.Module, default="sktl_mini"
         A name of `list_backbones()` or a network that `torch.fx` can trace. A named
         network is built with random weights: nothing is downloaded, but the largest
-        need gigabytes of memory for a moment.
+        networks briefly need gigabytes of memory.
 
     Returns
     -------

@@ -41,7 +41,7 @@ LAYER_SLACK = 1.0
 class LayerProbe(TableMixin):
     """How well a linear model on each stage of a network tells the classes apart.
 
-    Made by `probe_layers`; `print` shows it as a table with the advice below.
+    Returned by `probe_layers`; `print` shows a table with the advice below it.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ class LayerProbe(TableMixin):
     scoring : str
         What the scores are; larger is better.
     labels_per_class : float
-        Rows by classes.
+        Number of rows divided by number of classes.
 
     Attributes
     ----------
@@ -71,14 +71,15 @@ class LayerProbe(TableMixin):
         What to do, as plain values: `strategy` and `unfreeze_from` for
         `FineTunedCNNClassifier`, `layers` (the layer with the best score) for
         `PretrainedFeatureExtractor`; and why: `case` (such as "small, similar"),
-        `last_minus_middle` (mean over folds of the last stage's score less that of
-        the middle stage; of an even number of stages, the earlier in the middle),
-        `standard_error` of that, `labels_per_class`; `text` says all of it in words.
+        `last_minus_middle` (mean over folds of the last stage's score less that of the
+        middle stage; of an even number of stages, the earlier in the middle),
+        `standard_error` of that difference, `labels_per_class`. `text` puts it all into
+        words.
 
     See Also
     --------
-    probe_layers : Makes one.
-    LayerProbeDisplay : Draws one.
+    probe_layers : Probes a network.
+    LayerProbeDisplay : Plots the scores.
 
     Examples
     --------
@@ -117,7 +118,7 @@ class LayerProbe(TableMixin):
         self.recommendation_ = advise(stages, layers, scores, scoring, labels_per_class)
 
     def plot(self, ax=None):
-        """Draw the scores over the layers, with what is advised.
+        """Plot the scores over the layers, with the advice.
 
         Parameters
         ----------
@@ -159,8 +160,9 @@ def probe_layers(
 ):
     """Find the layers whose features suit the labels, and advise what to fine-tune.
 
-    Each image passes the network once. Then a logistic regression is cross-validated
-    on what each stage ends in, standardised, on the same folds for all.
+    A network is a chain of stages (such as `layer1` to `layer4` of a ResNet). Each
+    image passes through it once. Then a logistic regression on the standardised output
+    of each stage is cross-validated, on the same folds for all.
 
     Parameters
     ----------
@@ -169,16 +171,16 @@ def probe_layers(
     y : array-like of shape (n_samples,)
         Labels, of at least two classes.
     backbone : str, torch.nn.Module or PretrainedFeatureExtractor, default="sktl_mini"
-        The network. An extractor brings its own `weights`, `image_size`, `cache`,
-        `device` and so on; its `layers` and `pooling` are not used.
+        The network. An extractor is used with its own `weights`, `image_size`, `cache`,
+        `device` and so on, but not with its `layers` and `pooling`.
     cv : int, splitter or iterable of splits, default=5
         At least two splits. An int means stratified folds in the order of `X`, and at
         most as many as the smallest class has rows.
     scoring : str, callable or None, default=None
         One score, the larger the better; None is accuracy.
     n_jobs : int or None, default=None
-        Folds fitted at the same time, once the features are there. (An extractor's own
-        `n_jobs` are threads that read images.)
+        Number of folds fitted in parallel, once the features are computed. (An
+        extractor's own `n_jobs` is the number of threads that read images.)
     verbose : int, default=0
         Positive values show progress bars.
 
@@ -189,29 +191,29 @@ def probe_layers(
     Raises
     ------
     ValueError
-        If `backbone` is of an unknown kind or has fewer than two stages, `y` is not
-        made of two classes or more, a class has fewer rows than there are folds, there
-        are fewer than two splits, or features are not finite.
+        If `backbone` is not a network or has fewer than two stages, `y` has fewer than
+        two classes, a class has fewer rows than there are folds, there are fewer than
+        two splits, or features are not finite.
     UnknownBackboneError
-        If a name is not known; the message gives the nearest.
+        If a name is not known; the message suggests similar ones.
     WeightsNotAvailableError
-        If named weights are not on this machine and cannot be fetched.
+        If named weights are not on this machine and cannot be downloaded.
     ImageReadError
         If images cannot be read; it lists all of them.
 
     See Also
     --------
-    rank_backbones : Says which network.
-    compare_transfer : Says how much transfer helps.
+    rank_backbones : Helps to choose a network.
+    compare_transfer : Measures how much transfer helps.
     FineTunedCNNClassifier : Takes `strategy` and `unfreeze_from`.
 
     Notes
     -----
-    The advice follows the four textbook cases. A set is large or small by its labels
-    per class. The task counts as similar to the one that the network was trained for
-    where features of the last stage beat those of the middle one by a standard error
-    (of the difference, paired over folds); where the last is no better, late features
-    are too special.
+    The advice follows the four textbook cases. A data set counts as large or small by
+    its labels per class. The task counts as similar to the one that the network was
+    trained for if features of the last stage beat those of the middle one by a standard
+    error (of the difference, paired over folds); if the last is no better, late
+    features are too specific to the original task.
 
     ======  =========  ============================================================
     set     task       advice
@@ -224,12 +226,12 @@ def probe_layers(
 
     The best layer is the last one that is not worse than the highest mean by more than
     a standard error. Folds share training rows, so these standard errors are a rough
-    guide. Thresholds were set on five sets of images with one network. There, the
-    advised way was within 2 points, or a standard error, of the best in 9 of 13 cases
-    (`benchmarks/bench_advice.py`): where it matters, let `compare_transfer` decide.
+    guide. Thresholds were set on five sets of images with one network. On these, the
+    advised choice was within 2 points, or a standard error, of the best in 9 of 13
+    cases (`benchmarks/bench_advice.py`): if it matters, let `compare_transfer` decide.
 
     Time: one pass of each image, and `cv` small fits for each stage. Memory: 4 bytes
-    for each image and column of all stages together. Nothing is random but what `cv`
+    for each image and column of all stages together. Nothing is random except what `cv`
     shuffles.
 
     References

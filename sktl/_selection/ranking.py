@@ -28,9 +28,9 @@ FEATURE_PRECISION = float(np.finfo(np.float32).eps)
 
 
 class BackboneRanking(TableMixin):
-    """Networks in the order of how well their features suit the labels.
+    """Networks ranked by how well their features suit the labels.
 
-    Made by `rank_backbones`; `print` shows it as a table.
+    Returned by `rank_backbones`; `print` shows it as a table.
 
     Parameters
     ----------
@@ -46,14 +46,14 @@ class BackboneRanking(TableMixin):
     results_ : dict of str to ndarray
         One entry per network in each array, the best first: `rank` (1 is the best;
         equal scores share a rank), `backbone` (its name or label), `score` (larger is
-        better), `n_features`, `extraction_time` (seconds for all images; next to
-        nothing where the features were in the cache).
+        better), `n_features`, `extraction_time` (seconds for all images; close to zero
+        if the features were in the cache).
     method_ : str
         What the scores are.
 
     See Also
     --------
-    rank_backbones : Makes one.
+    rank_backbones : Ranks networks.
 
     Examples
     --------
@@ -81,7 +81,7 @@ class BackboneRanking(TableMixin):
         self._backbones = backbones or {}
 
     def best(self, k):
-        """Choose the best networks, to be compared in earnest.
+        """Choose the best networks, to be compared by `compare_transfer`.
 
         Parameters
         ----------
@@ -129,8 +129,8 @@ def rank_backbones(
 ):
     """Rank networks by how well their frozen features suit the labels.
 
-    No network is trained: each image passes each network once, and the features are
-    scored. Take the best few into `compare_transfer`.
+    No network is trained: each image passes through each network once, and the features
+    are scored. Then pass the best few to `compare_transfer`.
 
     Parameters
     ----------
@@ -139,19 +139,19 @@ def rank_backbones(
     y : array-like of shape (n_samples,)
         Labels, of at least two classes.
     backbones : "default", list of str or dict, default="default"
-        What is ranked. A list holds names of `list_backbones()`, each taken with its
-        default weights (fetched once where they are not on this machine). A dict has
-        labels of your choice as keys; its values are such names, networks (a
-        `torch.nn.Module`) or instances of `PretrainedFeatureExtractor`, which bring
-        their own `weights`, `layers`, `image_size`, `cache`, `n_jobs`.
-        `"default"` needs no download: the network that ships inside the package, and
-        the same one untrained.
+        The networks to rank. A list holds names of `list_backbones()`, each used with
+        its default weights (downloaded once if they are not on this machine). A dict
+        has labels of your choice as keys; its values are such names, networks (a
+        `torch.nn.Module`) or instances of `PretrainedFeatureExtractor`, which have
+        their own `weights`, `layers`, `image_size`, `cache`, `n_jobs`. `"default"`
+        needs no download: the network that ships with the package, and the same network
+        untrained.
     method : {"logme", "hscore", "probe"}, default="logme"
-        The score. `"logme"`: logarithm of the maximum evidence of a linear model,
-        mean over classes, per image. `"hscore"`: how much of the spread of the
-        features lies between the classes, at most the number of classes less one.
-        `"probe"`: cross-validated score of a logistic regression on standardised
-        features; the slowest, and the nearest to what you may want to know.
+        The score. `"logme"`: logarithm of the maximum evidence of a linear model, mean
+        over classes, per image. `"hscore"`: how much of the spread of the features lies
+        between the classes, at most the number of classes less one. `"probe"`:
+        cross-validated score of a logistic regression on standardised features; the
+        slowest, and the closest to what matters in the end.
     cv : int, splitter or iterable of splits, default=5
         Folds of `"probe"`; an int means stratified folds in the order of `X`. The
         other methods do not split.
@@ -167,12 +167,12 @@ def rank_backbones(
     Raises
     ------
     ValueError
-        If `method` is not known, `backbones` holds none or an unknown kind, `y` is
-        not made of two classes or more, or features are not finite.
+        If `method` is not known, `backbones` is empty or holds something else, `y` has
+        fewer than two classes, or features are not finite.
     UnknownBackboneError
-        If a name is not known; the message gives the nearest.
+        If a name is not known; the message suggests similar ones.
     WeightsNotAvailableError
-        If named weights are not on this machine and cannot be fetched.
+        If named weights are not on this machine and cannot be downloaded.
 
     See Also
     --------
@@ -181,8 +181,8 @@ def rank_backbones(
 
     Notes
     -----
-    Nothing is random. All networks are loaded once before the first image passes, so
-    that a wrong name or missing weights show at once.
+    Nothing is random. All networks are loaded before the first image is processed, so
+    that a wrong name or missing weights are found at once.
 
     LogME puts a linear model with a normal prior on the weights and normal noise
     behind each class's column of zeros and ones, and chooses the two variances that
@@ -198,9 +198,9 @@ def rank_backbones(
     Ledoit and Wolf, which vanishes as the images become many. Columns that do not
     vary are left out.
 
-    Both scores see the images they explain, and say nothing about what fine-tuning
-    would add. While images are fewer than features, the H-score still favours
-    networks with many features; LogME charges for them.
+    Both scores are computed on the images that they explain, and say nothing about what
+    fine-tuning would add. With fewer images than features, the H-score still favours
+    networks with many features; LogME penalises them.
 
     References
     ----------

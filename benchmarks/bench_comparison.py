@@ -4,7 +4,7 @@ Claim: `compare_transfer` with its default contenders on photographs takes at mo
 times as long as the cheapest honest way to the same numbers: extract the features of
 the pretrained and of the untrained network once, shrink the images once, and
 cross-validate each classifier on these arrays and both networks on the images,
-without scoring them after each epoch. Every repeat begins with an empty store, and both
+without scoring them after each epoch. Every repeat begins with an empty cache, and both
 ways give the same scores, but for raw pixels, which are shrunk by Pillow here.
 
 SqueezeNet 1.1 with real weights at 64 pixels, five folds.

@@ -2,7 +2,7 @@
 
 Claim: `GridSearchCV(cv=5)` with 20 grid points over `Pipeline([extractor, classifier])`
 takes at most 1.15 times as long as extracting the features once and searching over the
-classifier alone, with `cache="memory"`. Every repeat begins with an empty store, and
+classifier alone, with `cache="memory"`. Every repeat begins with an empty cache, and
 both give the same scores.
 
 Printed beside it, and not claimed:

@@ -7,7 +7,7 @@ holds for the default, whose linear head is solved, and for a head with a hidden
 (`hidden_units=(64,)`), which is trained for 30 epochs. A loop that does not keep what
 the frozen part gives would need 30 passes for that.
 
-Every repeat begins with an empty store. Both sides read and decode the files.
+Every repeat begins with an empty cache. Both sides read and decode the files.
 
 Usage: python benchmarks/bench_linear_probe.py [--shared PATH] [--images N]
 [--repeats N]. Exits with 1 when the claim fails. About two minutes on two cores.

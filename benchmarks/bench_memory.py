@@ -3,7 +3,7 @@
 Claim: with ten times as many files, the peak memory of `fit_transform` grows by no more
 than the growth of its result plus 5 % of the smaller peak; with `cache=None` and with a
 directory, for narrow rows (256 numbers) and for wide ones (12288). With
-`cache="memory"` it grows by what the store holds too: printed beside its bound, and not
+`cache="memory"` it grows by what the cache holds too: printed beside its bound, and not
 claimed.
 
 Peaks are those that the system counts for a whole process (`ru_maxrss`), so each run
@@ -34,7 +34,7 @@ KINDS = {
 }
 FACTOR = 10
 CLAIMED_SHARE = 0.05
-MEMORY_BOUND = 32 * 2**20  # of the store in memory, for its own line
+MEMORY_BOUND = 32 * 2**20  # of the cache in memory, for its own line
 N_IMAGES = 50
 SIZE = 160, 120  # less than four times what `sktl_mini` sees, so that it does not warn
 MIB = 2**20

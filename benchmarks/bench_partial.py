@@ -10,7 +10,7 @@ made beforehand. Its network is torchvision's with a new classifier, its layout,
 optimizer, batch size and number of epochs the same as sktl's, and so is the learning
 rate of the last stage; the classifier's is ten times that, as it is not solved first.
 sktl reads and decodes the files within the time taken, solves the head, and begins with
-an empty store.
+an empty cache.
 
 What `"auto"` means is decided by the machine and printed. On a CPU without matrix units
 for bfloat16 (AMX) it is float32: both bounds are then set to the same figure.

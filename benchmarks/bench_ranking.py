@@ -4,9 +4,9 @@ Claim: over the photograph sets of `shared/data` (120 images of each), Kendall's
 between the order of eight networks by `method="logme"` and their order by five-fold
 probe accuracy is at least 0.5, mean over sets. For `method="hscore"` the same figures
 are printed and nothing is claimed: with fewer images than features it favours wide
-networks. The eight are four pretrained networks and their untrained twins. That the
-twins lose is the easier half of the claim, so tau among the pretrained four is printed
-too; of six pairs, it is coarse.
+networks. The eight are four pretrained networks and the same four untrained. That the
+untrained ones lose is the easier half of the claim, so tau among the pretrained four is
+printed too; of six pairs, it is coarse.
 
 Usage: python benchmarks/bench_ranking.py [--shared PATH]. Exits with 1 when the claim
 fails. About six minutes on two cores.

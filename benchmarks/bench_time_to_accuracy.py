@@ -15,7 +15,7 @@ convolution, as the weights at hand are its own. On fewer than 4 cores there are
 processes as cores.
 
 Time is training alone, from files on disk: evaluation after each epoch is left out, on
-both sides, and sktl begins with an empty store. Who reaches the target when is the
+both sides, and sktl begins with an empty cache. Who reaches the target when is the
 first epoch at its accuracy or above; sktl's first point is the solved head, before any
 epoch. One that never arrives counts as infinitely slow.
 

@@ -1,11 +1,11 @@
 """Measure what images add to a table of numbers.
 
-What is the postage of a parcel? The table has its weight and length, and the path of an
-image: the number of its zone, as somebody wrote it. The images are real, from
-scikit-learn's handwritten digits (8 x 8 grey pixels). Weights and lengths are drawn at
-random, and a tariff made up here gives the label, one of four prices: near or far, and
-light or heavy. So we know what should come out: numbers alone and the image alone
-get half of the parcels right, and the length is of no use. Needs no download; less than
+The task is to predict the postage of a parcel. The table has its weight and length, and
+the path of an image that shows the number of its zone, written by hand. The images are
+real, from scikit-learn's handwritten digits (8 x 8 grey pixels). Weights and lengths
+are drawn at random, and a made-up tariff gives the label, one of four prices: near or
+far, and light or heavy. So we know the right answer: numbers alone and the image alone
+get half of the parcels right, and the length is useless. Needs no download; less than
 half a minute on two cores.
 """
 
@@ -82,9 +82,9 @@ CONTENDERS = {
 }
 
 
-# %% [markdown]
-# The findings below the table are about the transfer: what the pretrained weights give
-# over random ones. What a column adds is the difference of two other contenders.
+# %% [markdown] The findings below the table are about transfer: what the pretrained
+# weights add to random ones. What a column adds is the difference between two other
+# contenders.
 
 
 # %%

@@ -1,11 +1,11 @@
 """Find the layers that suit the task, and train from there.
 
-Early layers of a network see edges, late ones what its own task needed. `probe_layers`
-fits a linear model to what each stage ends in, in one pass of the images, and advises
-which stages to train. The comparison after it checks the advice: the advised way beside
-other depths, on other images. The images are scikit-learn's handwritten digits
-(8 x 8 grey pixels), which the network, `sktl_mini`, has never seen. Needs no download;
-less than one minute on two cores.
+Early layers of a network respond to edges, late ones to what its original task needed.
+`probe_layers` fits a linear model to the output of each stage, in one pass of the
+images, and advises which stages to train. The comparison after it checks the advice on
+other images, beside training from other stages on. The images are scikit-learn's
+handwritten digits (8 x 8 grey pixels), which the network, `sktl_mini`, has never seen.
+Needs no download; less than one minute on two cores.
 """
 
 # %%
@@ -26,10 +26,9 @@ from sktl import (
 N_PROBED, N_COMPARED, N_FOLDS = 150, 150, 3
 IMAGE = Path("choose_layers.png")
 
-# %% [markdown]
-# `recommendation_` has the advice as values of parameters, and the numbers that led to
-# it: how many labels there are of each class, and by how much the last stage is better
-# than the middle one.
+# %% [markdown] `recommendation_` has the advice as parameter values, and the numbers
+# that led to it: how many labels there are per class, and by how much the last stage is
+# better than the middle one.
 
 
 # %%

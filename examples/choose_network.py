@@ -1,11 +1,12 @@
-"""Choose a network: rank all of them, then compare the best two in earnest.
+"""Choose a network: rank four of them, then compare whole models on the best two.
 
 Which of four networks suits handwritten digits from 5 to 9? `sktl_mini` comes with the
-package and has never seen a digit. Two small ones are trained here, on the digits from
-0 to 4: one to tell them apart, one to tell whether an image is mirrored. The last is
-untrained. Ranking trains nothing and takes seconds; the comparison after it fits whole
-models, those from scratch included, on the same folds. The images are scikit-learn's
-(8 x 8 grey pixels). Needs no download; about two minutes on two cores.
+package and has never seen a digit. Two small networks are trained here on the digits
+from 0 to 4: one to tell them apart, one to tell whether an image is mirrored. The
+fourth is untrained. Ranking trains no network and takes seconds; the comparison after
+it fits whole models on the same folds, including networks trained from scratch. The
+images are scikit-learn's (8 x 8 grey pixels). Needs no download; about two minutes on
+two cores.
 """
 
 # %%
@@ -26,9 +27,8 @@ N_SOURCE, N_TARGET, N_FOLDS = 300, 100, 3
 N_COMPARED = 2
 IMAGE = Path("choose_network.png")
 
-# %% [markdown]
-# Two source networks of our own. `save_backbone` writes all of a network but its head,
-# and `weights` takes the file.
+# %% [markdown] Train the two source networks. `save_backbone` saves a network without
+# its head (its new last layer), and `weights` takes the file.
 
 
 # %%
@@ -51,10 +51,9 @@ def candidates(images, labels, folder):
     }
 
 
-# %% [markdown]
-# LogME asks how well a linear model on the features explains the labels. It says
-# nothing of fine-tuning, and nothing of how far apart two networks are in accuracy:
-# the comparison does. `best` gives it the networks, each under its label.
+# %% [markdown] LogME measures how well a linear model on the features explains the
+# labels. It says nothing about fine-tuning, or about how far apart two networks are in
+# accuracy; the comparison does. `best` returns the networks for it, by label.
 
 
 # %%

@@ -1,11 +1,11 @@
 """Measure whether transfer helps when there are few labels.
 
-scikit-learn's handwritten digits (1,797 grey images of 8 x 8 pixels), 5 or 20 of each
-labelled, 200 others to be recognised; eight random draws. Six contenders on the same
-draws: classical models on raw pixels, the same models on the features of a frozen
-network, that network fine-tuned, and the same network trained from scratch. The
-network, `sktl_mini`, comes with the package and has never seen a digit. Needs no
-download; about a minute on two cores.
+The images are scikit-learn's handwritten digits (1,797 grey images of 8 x 8 pixels).
+Models are trained on 5 or 20 labels per class and tested on 200 other images, in eight
+random draws. Six models are compared on the same draws: classical models on raw pixels,
+the same models on the features of a frozen network, that network fine-tuned, and the
+same network trained from scratch. The network, `sktl_mini`, comes with the package and
+has never seen a digit. Needs no download; about a minute on two cores.
 """
 
 # %%
@@ -26,8 +26,8 @@ N_TEST = 200
 N_DRAWS = 8
 IMAGE = Path("compare_digits.png")
 
-# %% [markdown]
-# The contenders are plain scikit-learn estimators.
+# %% [markdown] The contenders (the models to compare) are plain scikit-learn
+# estimators.
 
 
 # %%
@@ -55,8 +55,8 @@ CONTENDERS = {
 }
 
 
-# %% [markdown]
-# Both sizes are parts of the same draws, the smaller within the larger.
+# %% [markdown] Both training sets come from the same draws, the smaller as a subset of
+# the larger.
 
 
 # %%

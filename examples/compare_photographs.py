@@ -1,11 +1,12 @@
 """Measure what ImageNet weights give on four sets of photographs.
 
-Ants and bees, seventeen flowers, seven kinds of landscape from above, ten hand signs:
-some images of each set, as many of every class, and SqueezeNet 1.1 with real weights.
-The default contenders on the same folds: classical models on raw pixels and on frozen
-features, the network fine-tuned, and from scratch. Prints a Markdown table, contenders
-by sets, and writes one HTML page per set. Needs the images and weights, by default in
-the folder `shared` beside this repository; twenty minutes on two cores.
+The sets are ants and bees, seventeen flowers, seven kinds of landscape from above, and
+ten hand signs, with equally many images of each class. The network is SqueezeNet 1.1
+with ImageNet weights. The default contenders are compared on the same folds: classical
+models on raw pixels and on frozen features, the fine-tuned network, and the network
+trained from scratch. Prints a Markdown table of contenders by sets, and writes one HTML
+page per set. Needs the images and weights, by default in the folder `shared` beside
+this repository; twenty minutes on two cores.
 """
 
 # %%
@@ -35,14 +36,13 @@ def parse(arguments=None):
     return parser.parse_args(arguments)
 
 
-# %% [markdown]
-# A set is a folder for each class, in the folders `train` and `val`. The images of a
-# class are drawn from both.
+# %% [markdown] Each set has the folders `train` and `val`, with one folder per class in
+# each. The images of a class are drawn from both.
 
 
 # %%
 def load(folder, n_images):
-    """Paths and labels of a set, as many of each class; at least one."""
+    """Paths and labels of a set, equally many of each class; at least one."""
     paths = np.array(sorted(folder.glob("*/*/*.*")))
     labels = np.array([path.parent.name for path in paths])
     rng = np.random.default_rng(0)
@@ -57,9 +57,8 @@ def load(folder, n_images):
     return paths[chosen].tolist(), labels[chosen]
 
 
-# %% [markdown]
-# An extractor instead of the network's name brings the weights and the size of the
-# images, which all contenders take over.
+# %% [markdown] If `backbone` is an extractor, all contenders use its weights and image
+# size.
 
 
 # %%

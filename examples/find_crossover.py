@@ -1,11 +1,11 @@
 """Find the number of labels from which a network from scratch catches up.
 
 With few labels a pretrained network is ahead; with enough of them it need not be. Where
-does that end? Four sizes of the training part, each subset within the next, of
-scikit-learn's handwritten digits (grey scans of 8 x 8 pixels), and the same 200 others
-to be recognised. The pretrained contenders, fine-tuned and frozen, and the network from
-scratch have the same architecture, `sktl_mini`, which comes with the package and has
-never seen a digit. Needs no download; about three minutes on two cores.
+is the crossover? Models are trained on four nested subsets of scikit-learn's
+handwritten digits (grey scans of 8 x 8 pixels) and tested on the same 200 other digits.
+The pretrained networks, fine-tuned and frozen, and the network from scratch have the
+same architecture, `sktl_mini`, which comes with the package and has never seen a digit.
+Needs no download; about three minutes on two cores.
 """
 
 # %%
@@ -23,9 +23,9 @@ from sktl import FineTunedCNNClassifier, compare_transfer
 N_TEST = 200
 IMAGE = Path("find_crossover.png")
 
-# %% [markdown]
-# `"linear_probe"` is a linear model on frozen features, as a classifier of the same
-# kind, so that the network from scratch is found as its twin.
+# %% [markdown] `"linear_probe"` is a linear model on frozen features. As it is a
+# `FineTunedCNNClassifier` too, the comparison pairs it with the network from scratch,
+# its counterpart without transfer (its twin).
 
 # %%
 CONTENDERS = {
@@ -51,10 +51,10 @@ def compare(sizes, n_draws):
     )
 
 
-# %% [markdown]
-# The findings name two sizes between which the twin catches up, if it does: the last
-# one at which the difference is clear, and the next. Few draws make wide intervals, so
-# "catches up" may also mean that the data cannot tell any more.
+# %% [markdown] The findings name two sizes between which the network from scratch
+# catches up, if it does: the last one at which the difference is clear, and the next.
+# With few draws, intervals are wide, so "catches up" may also mean that the data no
+# longer show a difference.
 
 
 # %%

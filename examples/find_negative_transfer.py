@@ -1,12 +1,14 @@
 """Find out whether transfer hurts.
 
-A pretrained network helps if what it learned is of use to you. Here one is of none: its
-labels got out of order, as in a sheet of which one column was sorted, and it learned
-them by heart. The images are scikit-learn's handwritten digits (grey scans of 8 x 8
-pixels). Then it is to read 150 others, beside `sktl_mini`, which comes with the package
-and is sound, and beside the same network from scratch. `compare_transfer` pairs each
-pretrained contender with its untrained or from-scratch twin, and says where the twin
-wins. Needs no download; about one minute on two cores.
+A pretrained network helps if what it learned is useful for your task. Here one network
+learned nothing useful: its labels were shuffled, as in a spreadsheet in which only one
+column was sorted, and it memorised them. The images are scikit-learn's handwritten
+digits (grey scans of 8 x 8 pixels). The network is then used on 250 other digits,
+beside `sktl_mini`, which comes with the package and is sound, and beside the same
+network trained from scratch. `compare_transfer` pairs each pretrained model with its
+counterpart without transfer (its twin: the same on an untrained network, or trained
+from scratch) and says where the counterpart wins. Needs no download; about one minute
+on two cores.
 """
 
 # %%
@@ -25,25 +27,25 @@ N_SOURCE, N_TARGET, N_FOLDS = 400, 250, 5
 IMAGE_SIZE = 32  # half of what sktl_mini was made for: enough for digits, and quicker
 IMAGE = Path("find_negative_transfer.png")
 
-# %% [markdown]
-# The unsound network. With enough epochs it knows every label of its own images.
+# %% [markdown] Train the misled network. With enough epochs it memorises the label of
+# every image.
 
 
 # %%
 def misled_weights(X, y, path):
-    """Train a network on labels out of order; save all of it but its head."""
+    """Train a network on shuffled labels; save it without its head."""
     labels = shuffle(y, random_state=0)
     misled = FineTunedCNNClassifier(
         strategy="scratch", image_size=IMAGE_SIZE, max_epochs=15, random_state=0
     )
     misled.fit(X, labels).save_backbone(path)
-    print(f"It knows {misled.score(X, labels):.0%} of its wrong labels.")
+    print(f"It memorised {misled.score(X, labels):.0%} of its wrong labels.")
     return path
 
 
-# %% [markdown]
-# What is done with it, on images that it never saw. Twins need no mention: they are
-# the contenders that differ in the weights alone, or begin with random ones.
+# %% [markdown] The models to compare, on images that the network never saw. Pairs need
+# not be declared: `compare_transfer` finds contenders that differ only in the weights,
+# or that start from random ones.
 
 
 # %%

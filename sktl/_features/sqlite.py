@@ -184,8 +184,8 @@ class Database:
             return
         self._warn(
             f"cache={str(self.directory)!r} {whose} of this machine. Whoever can write "
-            "there decides what is read as features: nothing of it is run, but the "
-            "numbers are theirs. Pass a directory of your own, or trust them."
+            "there can put wrong features into the cache (though no code in it is ever "
+            "run). Pass a directory that only you can write to, unless you trust them."
         )
 
     def _choose_file(self):
@@ -210,8 +210,8 @@ class Database:
     def _set_aside(self, error):
         self._warn(
             f"cache={str(self.directory)!r}: {self._path.name} is damaged ({error}). "
-            f"It is {DAMAGED} now, and a new file takes its place. The results are "
-            "right. sktl.prune_cache and sktl.clear_cache remove the damaged one."
+            f"It was renamed {DAMAGED}, and a new file takes its place. The results "
+            "are right. sktl.prune_cache and sktl.clear_cache remove the damaged one."
         )
         target = self.directory / DAMAGED
         if is_free(target) or _is_stamped(target):

@@ -70,7 +70,7 @@ def _check_float32(module):
 def _warn_of_doubt(network, name):
     if network.doubt:
         warn_caller(
-            f"backbone={name}: {network.doubt}. Taken as its features is "
+            f"backbone={name}: {network.doubt}. Its features are taken from "
             f"{network.penultimate!r}. If that is wrong, end the network in a Linear "
             "layer for class scores or, if its output is features, in a norm or "
             "activation.",

@@ -79,7 +79,7 @@ def _download(file, path):
     # headers ValueError.
     except (OSError, HTTPException, ValueError) as error:
         raise WeightsNotAvailableError(
-            f"The weights {path.name} could not be fetched from {file.url} "
+            f"The weights {path.name} could not be downloaded from {file.url} "
             f"({type(error).__name__}: {error}). If you are offline, put that file "
             f"into {path.parent}, or pass weights=<path of a state dict>, or "
             "backbone='sktl_mini', which needs no download."

@@ -128,7 +128,7 @@ def squeezed(*before):
 
 
 def test_head_like_that_of_squeezenet_is_in_doubt_without_a_dropout():
-    with pytest.warns(UserWarning, match=r"ends in a convolution.*Taken as its feat"):
+    with pytest.warns(UserWarning, match=r"ends in a convolution.*features are tak"):
         assert load_backbone(squeezed()).network.penultimate == "1"
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -428,9 +428,9 @@ def compare_transfer(
         Positive values show a progress bar.
     margin : float or None, default=None
         The largest difference of two scores that does not matter, in the unit of the
-        score: contenders are called equivalent if their difference is smaller with
-        confidence. None is 0.01 for scores whose best value is 1 (accuracy, R2, area
-        under a curve); for others, no contenders are called equivalent.
+        score: two contenders are called equivalent if the interval of their difference
+        lies within it. None is 0.01 for scores whose best value is 1 (accuracy, R2,
+        area under a curve); for others, no contenders are called equivalent.
 
     Returns
     -------

@@ -196,9 +196,9 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         return callbacks
 
     def set_params(self, **params):
-        """Set parameters; a fitted net goes on with those of its device and optimiser.
+        """Set parameters; those of device and optimiser apply to a fitted net at once.
 
-        All others count from the next `fit` on.
+        All others take effect at the next `fit`.
 
         Parameters
         ----------

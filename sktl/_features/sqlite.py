@@ -84,7 +84,7 @@ class Database:
 
     def __init__(self, directory):
         self.directory = Path(directory)
-        self._connection = self._path = self._opened_as = None
+        self._connection = self._path = self._opened_by = None
         self._rests_until = {}
         self._warned_at = set()
 
@@ -127,7 +127,7 @@ class Database:
 
     def close(self):
         connection, self._connection = self._connection, None
-        if connection is not None and self._opened_as[0] != os.getpid():
+        if connection is not None and self._opened_by != os.getpid():
             _inherited.append(connection)
         elif connection is not None:
             with contextlib.suppress(sqlite3.Error):
@@ -141,7 +141,9 @@ class Database:
             try:
                 return work(self._connected(), *args)
             except _TROUBLE as error:
-                self.close()  # the file may not be the one that was opened
+                # Of a file that was moved or deleted, SQLite says so when it writes
+                # (SQLITE_READONLY_DBMOVED).
+                self.close()
                 if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
                     self._rests_until[work] = time.monotonic() + _REST_SECONDS
                     raise OSError(str(error)) from error
@@ -151,23 +153,15 @@ class Database:
                     raise OSError(str(error)) from error
 
     def _connected(self):
-        if self._connection is not None and self._opened_as != self._identity():
+        if self._connection is not None and self._opened_by != os.getpid():
             self.close()
         if self._connection is None:
             os.makedirs(self.directory, mode=0o700, exist_ok=True)
             self._check_trust()
             self._path = self._choose_file()
             self._connection = _connect(self._path)
-            self._opened_as = self._identity()
+            self._opened_by = os.getpid()
         return self._connection
-
-    def _identity(self):
-        """Tell this process and this file: neither may change under a connection."""
-        try:
-            status = os.stat(self._path)
-        except OSError:
-            return os.getpid(), None
-        return os.getpid(), (status.st_dev, status.st_ino)
 
     def _check_trust(self):
         """Warn where others may plant features: their checksums would be right."""

@@ -435,9 +435,10 @@ def test_directory_deleted_meanwhile_is_made_again(tmp_path):
         assert right(store, range(n_rows)) == set(range(n_rows))
         shutil.rmtree(tmp_path / "cache")
         right(store, range(n_rows))
-        store.put(rows(range(100, 110)))
+        new = range(10 * n_rows, 10 * n_rows + 10)
+        store.put(rows(new))
         store.release()
-        assert right(store, range(110)) == set(range(100, 110))
+        assert right(store, [*range(n_rows), *new]) == set(new)
 
 
 @pytest.mark.parametrize("suffix", ["", "-journal"])

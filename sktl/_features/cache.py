@@ -27,6 +27,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from sktl._features.sqlite import Database, is_free
+from sktl._utils.environment import number_from_environment
 
 # Enough for the processes of one machine, and few enough to take all of them.
 N_LOCKS = 64
@@ -250,17 +251,11 @@ def resolve_cache(cache):
 def _make_rows(name):
     if name is None:
         return Memory(0)
-    return Memory(_memory_bytes()) if name == "memory" else Database(name)
-
-
-def _memory_bytes():
-    text = os.environ.get("SKTL_CACHE_BYTES", str(_DEFAULT_MEMORY_BYTES))
-    if not (text.isascii() and text.isdecimal()):
-        raise ValueError(
-            f"The environment variable SKTL_CACHE_BYTES={text!r} is not a number of "
-            "bytes. Set it to a whole number such as 2000000000, or unset it."
-        )
-    return int(text)
+    if name != "memory":
+        return Database(name)
+    return Memory(
+        number_from_environment("SKTL_CACHE_BYTES", _DEFAULT_MEMORY_BYTES, "bytes")
+    )
 
 
 def _release_all():

@@ -26,7 +26,6 @@ or 16-bit grey 1.0 GB, CMYK 1.1 GB and a WebP, whose decoder holds it twice, 1.6
 
 import functools
 import io
-import os
 import re
 import struct
 import threading
@@ -56,6 +55,7 @@ from PIL import (
 from PIL import __version__ as pillow_version
 
 from sktl._images.pixels import array_pixels, bands
+from sktl._utils.environment import number_from_environment
 
 __all__ = ["decode", "decoding_stack", "is_edited", "is_pil", "pil_pixels"]
 
@@ -121,13 +121,8 @@ def _check_size(width, height):
 
 
 def _max_pixels():
-    text = os.environ.get("SKTL_MAX_IMAGE_PIXELS", str(DEFAULT_MAX_PIXELS))
-    if not (text.isascii() and text.isdecimal()):
-        raise ValueError(
-            f"The environment variable SKTL_MAX_IMAGE_PIXELS={text!r} is not a number "
-            "of pixels. Set it to a whole number such as 105000000, or unset it."
-        )
-    return int(text)
+    name = "SKTL_MAX_IMAGE_PIXELS"
+    return number_from_environment(name, DEFAULT_MAX_PIXELS, "pixels")
 
 
 def _check_scans(data, image):

@@ -1,0 +1,28 @@
+"""Settings of a process, from environment variables."""
+
+import os
+
+
+def number_from_environment(name, default, unit):
+    """Return the whole number that an environment variable holds.
+
+    Parameters
+    ----------
+    name : str
+    default : int
+        Where there is no such variable.
+    unit : str
+        What is counted, for the message of the error.
+
+    Raises
+    ------
+    ValueError
+        If it holds anything else.
+    """
+    text = os.environ.get(name, str(default))
+    if not (text.isascii() and text.isdecimal()):
+        raise ValueError(
+            f"The environment variable {name}={text!r} is not a number of {unit}. Set "
+            f"it to a whole number such as {default}, or unset it."
+        )
+    return int(text)

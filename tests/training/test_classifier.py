@@ -25,7 +25,7 @@ STRATEGIES = ["linear_probe", "lp_ft", "full", "scratch"]
 
 
 @pytest.fixture(autouse=True)
-def _empty_store():
+def _empty_cache():
     clear_cache()
 
 

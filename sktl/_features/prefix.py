@@ -38,7 +38,8 @@ from tqdm import tqdm
 from sktl._features.cache import N_LOCKS, fingerprint, make_key, open_cache
 from sktl._features.engine import Engine, is_of_device, is_out_of_memory
 from sktl._features.pixel_network import place
-from sktl._images.forms import decoding_stack, fit_to
+from sktl._images.decoding import decoding_stack
+from sktl._images.geometry import fit_to
 from sktl._networks.backbones import Backbone
 from sktl._utils.torch_state import plain_torch
 from sktl.exceptions import (

@@ -57,8 +57,6 @@ from PIL import __version__ as pillow_version
 from sktl._images.pixels import array_pixels, bands
 from sktl._utils.environment import number_from_environment
 
-__all__ = ["decode", "decoding_stack", "is_edited", "is_pil", "pil_pixels"]
-
 # Above the 102 million pixels of the largest common camera sensors.
 DEFAULT_MAX_PIXELS = 105_000_000
 

@@ -23,8 +23,7 @@ from collections.abc import Sequence
 import numpy as np
 from joblib import Parallel, delayed
 
-from sktl._images.decoding import decode, decoding_stack, is_edited, is_pil, pil_pixels
-from sktl._images.geometry import Geometry, fit_to
+from sktl._images.decoding import decode, is_edited, is_pil, pil_pixels
 from sktl._images.layout import Layout, check_numbers
 from sktl._images.pixels import array_pixels
 from sktl._images.value_range import (
@@ -41,16 +40,6 @@ from sktl.exceptions import (
     ImageReadError,
     warn_caller,
 )
-
-__all__ = [
-    "Geometry",
-    "Images",
-    "LazyImage",
-    "check_images",
-    "decoding_stack",
-    "fit_to",
-    "open_images",
-]
 
 # Of the systems in use, none takes a longer one.
 LONGEST_PATH = 4096

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-__all__ = ["Geometry", "fit_to"]
-
 # An image of 1 x 2000 resized to a short side of 256 would be 512000 x 256. Up to this
 # many pixels (67 MB in PIL) the whole is resized, above it only what the crop keeps.
 MAX_RESIZED_PIXELS = 2**24

@@ -13,8 +13,6 @@ from sklearn.utils import assert_all_finite, check_array
 
 from sktl.exceptions import ImageLayoutError
 
-__all__ = ["Layout", "check_numbers"]
-
 # Grey, RGB, RGBA. Two channels (grey and alpha) are read where `channels` is given.
 TELLING_CHANNELS = (1, 3, 4)
 POSSIBLE_CHANNELS = (1, 2, 3, 4)

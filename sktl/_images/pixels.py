@@ -2,8 +2,6 @@
 
 import numpy as np
 
-__all__ = ["array_pixels", "bands"]
-
 # Large images are converted by bands of rows of about this many pixels: what that takes
 # besides the result is then a few bytes for each of these alone.
 PIXELS_PER_BAND = 2**21

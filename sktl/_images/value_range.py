@@ -7,8 +7,6 @@ import numpy as np
 
 from sktl.exceptions import ImageRangeWarning, warn_caller
 
-__all__ = ["ValueRange", "check_value_range", "extent", "joint_extent", "learn_range"]
-
 COMMON_RANGES = ((0.0, 1.0), (0.0, 16.0), (0.0, 255.0), (0.0, 65535.0))
 
 # Share of their own width by which numbers may lie outside a range when it is learnt:

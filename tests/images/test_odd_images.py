@@ -11,7 +11,8 @@ import pytest
 from PIL import Image, ImageFile, ImageOps
 
 from sktl._images import decoding
-from sktl._images.forms import check_images, decoding_stack
+from sktl._images.decoding import decoding_stack
+from sktl._images.forms import check_images
 from sktl.exceptions import ImageReadError
 from tests.helpers import encode
 from tests.images.samples import NOISE, read

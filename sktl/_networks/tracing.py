@@ -6,14 +6,14 @@ layers, nor those that are kinds of Linear and convolution, nor what timm says n
 trace: such a *leaf* is one node.
 """
 
-import functools
 import inspect
 import sys
-import types
 
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torchvision.models.feature_extraction import NodePathTracer
+
+from sktl._utils.digests import digest_of_class
 
 
 def trace(module):
@@ -75,22 +75,6 @@ def describe_leaf(layer):
     """
     kinds = bool | int | float | str | tuple | None
     plain = {k: v for k, v in sorted(vars(layer).items()) if isinstance(v, kinds)}
-    codes = [_describe_class(base) for base in type(layer).__mro__]
-    return f"{layer!r} {plain} {[code for code in codes if code]}"
-
-
-@functools.cache
-def _describe_class(kind):
-    if kind.__module__.partition(".")[0] in ("torch", "builtins"):
-        return ""
-    functions = [f for f in vars(kind).values() if isinstance(f, types.FunctionType)]
-    codes = [_describe_code(function.__code__) for function in functions]
-    return f"{kind.__module__}.{kind.__qualname__} {codes}"
-
-
-def _describe_code(code):
-    constants = [
-        _describe_code(c) if isinstance(c, types.CodeType) else repr(c)
-        for c in code.co_consts
-    ]
-    return f"{code.co_code.hex()} {code.co_names} {constants}"
+    is_torchs = type(layer).__module__.partition(".")[0] == "torch"
+    code = "" if is_torchs else digest_of_class(type(layer))
+    return f"{layer!r} {plain} {code}"

@@ -5,21 +5,16 @@ of, and the SHA-256 of the rest, as torch does not check its own checksums. It i
 with `weights_only=True`, which runs no code.
 """
 
-import functools
 import hashlib
 import io
 import os
 import pickle
 import reprlib
-from itertools import chain
 from pathlib import Path
-from types import CodeType, FunctionType, ModuleType, SimpleNamespace
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator
 from skorch.callbacks import (
-    Callback,
     EarlyStopping,
     EpochScoring,
     LRScheduler,
@@ -28,6 +23,7 @@ from skorch.callbacks import (
 from skorch.history import History
 
 from sktl._utils.atomic import replacing
+from sktl._utils.digests import digest_of
 from sktl.exceptions import CheckpointWarning, ModelFileError, warn_caller
 
 TITLE = b"sktl checkpoint, form 2"
@@ -43,8 +39,6 @@ REMEMBERED = {
     LRScheduler: ("lr_scheduler_", "batch_idx_"),
     PassthroughScoring: ("best_score_",),
 }
-# Constants of a class.
-PLAIN = {type(None), type(...), bool, int, float, complex, str, bytes}
 # What may differ between a run and its continuation.
 IRRELEVANT = ("cache", "checkpoint", "n_jobs", "verbose")
 
@@ -216,12 +210,12 @@ def _digest(net, dataset, epochs):
     """Digest what decides the course of a run; None if that cannot be told."""
     state = [net.module_.state_dict(), net.optimizer_.state_dict()]
     where = [epochs, len(net.history), net.device.type]
-    digests = [_digest_of([where, state, dataset.X, dataset.y])]
+    digests = [digest_of([where, state, dataset.X, dataset.y])]
     for name, value in sorted(net.get_params(deep=False).items()):
         if name in IRRELEVANT:
             continue
         try:
-            digests.append(_digest_of([name, value]))
+            digests.append(digest_of([name, value]))
         except Exception as error:  # of anyone's __reduce__
             warn_caller(
                 f"{name}={reprlib.repr(value)} cannot be compared with that of another "
@@ -231,72 +225,3 @@ def _digest(net, dataset, epochs):
             )
             return None
     return hashlib.sha256(repr(digests).encode()).hexdigest().encode()
-
-
-def _digest_of(value):
-    """Digest a value, so that digests differ where what it does differs.
-
-    Raises
-    ------
-    Exception
-        Whatever pickle raises of what it cannot keep.
-    """
-    digest = hashlib.sha256()
-    pickler = _Comparer(SimpleNamespace(write=digest.update), protocol=5)
-    pickler.fast = True  # whether equal parts are one object makes no difference
-    pickler.dump(value)
-    return digest.hexdigest()
-
-
-class _Comparer(pickle.Pickler):
-    """Pickles to compare, not to load: code by what it does, not by its name."""
-
-    def reducer_override(self, value):
-        if isinstance(value, torch.Tensor):
-            numbers = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-            parts = [str(value.dtype), *value.shape, numbers.numpy()]
-        elif isinstance(value, CodeType):
-            parts = [value.co_code, value.co_names, *map(_sketch, value.co_consts)]
-        elif isinstance(value, FunctionType):
-            around = [cell.cell_contents for cell in value.__closure__ or ()]
-            names = sorted(_names_in(value.__code__) & value.__globals__.keys())
-            around += [_sketch(value.__globals__[name]) for name in names]
-            parts = [_sketch(value), value.__defaults__, value.__kwdefaults__, around]
-        elif isinstance(value, Callback | BaseEstimator):  # what ends in _ was learnt
-            own = {n: v for n, v in vars(value).items() if not n.endswith("_")}
-            parts = [type(value), own]
-        elif isinstance(value, ModuleType):
-            parts = [value.__name__]
-        elif isinstance(value, type) and value.__module__ != "builtins":
-            parts = [_name(value), _digest_of_class(value)]
-        else:
-            return NotImplemented
-        return list, (parts,)
-
-
-def _sketch(value):
-    """A function without what it reads around itself; sets in an order."""
-    if isinstance(value, FunctionType):
-        return [_name(value), value.__code__]
-    return sorted(map(repr, value)) if isinstance(value, set | frozenset) else value
-
-
-@functools.lru_cache
-def _digest_of_class(kind):
-    """Digest the functions and constants in a class and those it is made from."""
-    members = []
-    for name, value in chain(*(vars(base).items() for base in kind.__mro__[:-1])):
-        value = getattr(value, "__func__", value)
-        constant = type(value) in PLAIN and not name.startswith("__")
-        if constant or isinstance(value, FunctionType):
-            members.append([name, _sketch(value)])
-    return _digest_of(members)
-
-
-def _names_in(code):
-    inner = [_names_in(c) for c in code.co_consts if isinstance(c, CodeType)]
-    return set(code.co_names).union(*inner)
-
-
-def _name(named):
-    return f"{named.__module__}.{named.__qualname__}"

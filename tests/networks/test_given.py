@@ -14,6 +14,7 @@ from sktl import PretrainedFeatureExtractor
 from sktl._networks import given, kept
 from sktl._networks.backbones import load_backbone
 from sktl._networks.kept import free_networks
+from tests.helpers import run_python
 
 
 @pytest.fixture
@@ -71,6 +72,29 @@ def test_given_network_with_another_layer_is_a_new_network():
     before = load_backbone(network).digest
     network.activation = torch.nn.Tanh()
     assert load_backbone(network).digest != before
+
+
+def test_digest_of_a_given_network_is_the_same_in_every_process():
+    """Sets of strings are in another order in each."""
+    script = """
+import torch
+from torch import nn
+from sktl import PretrainedFeatureExtractor
+
+class Scaled(nn.Conv2d):
+    def forward(self, x):
+        x = super().forward(x)
+        return x / 2 if self.padding_mode in {"zeros", "reflect", "circular"} else x
+
+network = nn.Sequential(Scaled(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(2))
+network(torch.zeros(1, 3, 8, 8))
+for parameter in network.parameters():
+    nn.init.ones_(parameter)
+extractor = PretrainedFeatureExtractor(network, image_size=8)
+print(extractor.fit(torch.zeros(2, 8, 8, 3)).network_digest_)
+"""
+    digests = {run_python(script, PYTHONHASHSEED=str(seed)) for seed in range(3)}
+    assert len(digests) == 1
 
 
 def test_given_network_unchanged_is_traced_once():

@@ -1,1 +1,1 @@
-"""Any `X` as images of 8-bit RGB: forms, layout, decoding, geometry."""
+"""Any `X` as images of 8-bit RGB: forms, layout, value range, decoding, geometry."""

@@ -1,1 +1,1 @@
-"""A name as a network in stages: backbones, weight files, cuts."""
+"""A name as a network in stages: architectures, weight files, tracing, cuts."""

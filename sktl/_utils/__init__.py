@@ -1,1 +1,1 @@
-"""What several rooms share: files written whole, fit tasks."""
+"""What several rooms share: atomic writes, torch's process-wide state, splits, ..."""

@@ -871,7 +871,7 @@ def both_names(name):
 
 REFUSED_UNBUILT = {
     # the manifest
-    "schema_newer": (top(schema=3), "schema 3, and .* reads 2. Update sktl"),
+    "schema_newer": (top(schema=3), "schema 3; .* reads 2.*Update sktl"),
     "schema_older": (top(schema=1), "earlier version of sktl.*Fit the model again"),
     "schema_text": (top(schema="2"), "begin with a header of sktl"),
     "schema_null": (top(schema=None), "begin with a header of sktl"),

@@ -188,7 +188,9 @@ class Database:
             path = self.directory / name
             # Of a process that was killed; SQLite undoes what that had begun.
             journal = Path(f"{path}-journal")
-            if (is_free(path) or _is_stamped(path)) and not journal.is_symlink():
+            if not journal.is_symlink() and (
+                is_free(path) or _is_stamped(path) or _gets_stamped(path)
+            ):
                 break
             taken.append(name)
         else:
@@ -247,6 +249,18 @@ def _is_stamped(path):
     except OSError:
         return False
     return header.startswith(b"SQLite format 3\0") and header[68:] == APPLICATION_ID
+
+
+def _gets_stamped(path):
+    """Whether another process is just making this file: then wait for its stamp."""
+    for _ in range(20):
+        with contextlib.suppress(OSError):
+            if time.time() - os.lstat(path).st_mtime > 10:
+                break
+        time.sleep(0.05)
+        if _is_stamped(path):
+            return True
+    return False
 
 
 def _connect(path):

@@ -471,7 +471,7 @@ def unfitted():
     ("y", "params", "message"),
     [
         (np.zeros(12), {}, "y holds only 1 class"),
-        (np.arange(12) % 4, {"cv": 5}, "cv=5 folds need .* at most 3 .* in 12 rows"),
+        (np.arange(12) % 4, {"cv": 5}, "cv=5 folds need .* has 3 of 12 rows"),
         (np.arange(12) % 2, {"scoring": "acuracy"}, "acuracy"),
         (np.arange(12) % 2, {"scoring": []}, "is empty"),
         (np.arange(12) % 2, {"scoring": ["f1", "f1"]}, "holds 'f1' twice"),

@@ -133,7 +133,7 @@ def test_kill_while_writing_loses_nothing_that_was_written(tmp_path, n_rounds):
     """What `put` had returned from is there, whole; nothing else stays behind."""
     rng = random.Random(0)
     written = 0
-    for _ in range(n_rounds):
+    for n in range(n_rounds):
         process = start(WRITER, tmp_path, written)
         assert process.stdout.readline() == "ready\n"
         time.sleep(rng.uniform(0, 0.15))
@@ -144,10 +144,10 @@ def test_kill_while_writing_loses_nothing_that_was_written(tmp_path, n_rounds):
         found = right(store, range(at_least + 40))
         assert found >= set(range(at_least))
         written = len(found)
-        store.put(rows([-1]))  # SQLite removes a journal with the next write
+        store.put(rows([-1 - n]))  # SQLite removes a journal with the next write
         store.release()
         assert files(tmp_path) == ["sktl-features.sqlite"]
-    assert cache_info(tmp_path).entries == written + 1 > 1
+    assert cache_info(tmp_path).entries == written + n_rounds > n_rounds
 
 
 RACER = """

@@ -21,6 +21,7 @@ An `X` of up to three rows takes a short path. Batches of a fixed size, filled u
 blank images, give a row the same bits in any company (`engine`); for one image that
 would take eight times as long. So these few are computed by themselves, which changes
 them by rounding, and are not kept; where longer ones have kept them, they are found.
+Where a whole batch has few pixels, and so takes but a moment, nothing is cut short.
 """
 
 import functools
@@ -61,6 +62,8 @@ LOCK_SECONDS = 600
 # Up to so many rows of `X`, as when a service is asked for one image, a batch has no
 # other rows.
 FEW_ROWS = 3
+# ... unless a whole batch has no more pixels than this.
+SMALL_BATCH = 2**13
 # Beyond this ratio of an image's short side to the network's, detail is lost.
 MUCH_LARGER = 4
 # What most networks see; for those that do, there is hardly a better one to name.
@@ -302,7 +305,9 @@ class FrozenPrefix:
                 except ImageReadError as error:
                     block.remove(content)
                     self._fail(content, error, result)
-        is_short = result.n_rows <= FEW_ROWS
+        side = self.backbone.preprocessing.geometry.crop
+        is_small = self.engine.batch_size * side**2 <= SMALL_BATCH
+        is_short = result.n_rows <= FEW_ROWS and not is_small
         locks = {content.lock() for content in decoded if not is_short}
         with plain_torch(), cache.locked(locks, patience) as is_ours:
             if not is_ours and not patience:

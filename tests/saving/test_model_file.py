@@ -33,7 +33,7 @@ from torch import nn
 from torchvision.models import ResNet18_Weights, ViT_B_16_Weights
 
 from sktl import FineTunedCNNClassifier, PretrainedFeatureExtractor
-from sktl._networks import backbones
+from sktl._networks import architectures
 from sktl.exceptions import ModelFileError
 from tests.helpers import run_python
 
@@ -187,7 +187,7 @@ def test_load_needs_no_other_file(tmp_path, data):
 
 
 def build(name):
-    builder = backbones._named_architecture(name, True).build
+    builder = architectures.named_architecture(name, True).build
     torch.manual_seed(0)
     return builder()
 
@@ -205,7 +205,9 @@ def test_network_for_published_weights_comes_back(
     if published:
         weights = tmp_path / "published.pth"
         torch.save(build(name).state_dict(), weights)
-        monkeypatch.setattr(backbones, "_published_name", lambda *args: "IMAGENET1K_V1")
+        monkeypatch.setattr(
+            architectures.Architecture, "published_name", lambda *args: "IMAGENET1K_V1"
+        )
     clf = make_classifier(weights=weights, **parameters).fit(X, y)
     clf.save(tmp_path / "model")
     loaded = FineTunedCNNClassifier.load(tmp_path / "model")

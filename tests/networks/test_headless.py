@@ -103,7 +103,7 @@ def test_networks_of_torchvision_are_told_from_their_headless_forms(form):
         side = 299 if name == "inception_v3" else 224
         try:
             output = module.eval()(torch.zeros(1, 3, side, side, device="meta"))
-        except RuntimeError:
+        except (RuntimeError, AssertionError):
             continue  # not a chain of its children
         output = output["features"] if form == "extractor" else output
         network = StagedNetwork(module, side)

@@ -5,7 +5,7 @@ package and has never seen a digit. Two small networks are trained here on the d
 from 0 to 4: one to tell them apart, one to tell whether an image is mirrored. The
 fourth is untrained. Ranking trains no network and takes seconds; the comparison after
 it fits whole models on the same folds, including networks trained from scratch. The
-images are scikit-learn's (8 x 8 grey pixels). Needs no download; about two minutes on
+images are scikit-learn's (8 x 8 grey pixels). Needs no download; about three minutes on
 two cores.
 """
 

@@ -1,18 +1,14 @@
-"""Every example reads alike, runs nothing when imported, and is run in CI.
+"""What the examples claim of transfer is so: their comparisons are made.
 
-What examples claim of transfer is so: they are imported and their comparisons made.
+That each of them runs to its end, `.ci/run` shows.
 """
 
-import ast
 import importlib.util
-import re
 from pathlib import Path
 
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
-EXAMPLES = sorted((REPOSITORY / "examples").glob("*.py"))
-HARMLESS = ast.Import | ast.ImportFrom | ast.Assign | ast.FunctionDef | ast.ClassDef
 
 
 def load(name):
@@ -21,39 +17,6 @@ def load(name):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-@pytest.fixture(params=EXAMPLES, ids=lambda path: path.stem)
-def example(request):
-    return request.param
-
-
-def test_example_is_short_and_in_cells(example):
-    lines = example.read_text("utf-8").splitlines()
-    assert sum(line.startswith("# %%") for line in lines) >= 4
-    assert 60 <= len(lines) <= 120
-
-
-def test_example_says_what_it_asks_and_how_long_it_takes(example):
-    docstring = ast.get_docstring(ast.parse(example.read_text("utf-8")))
-    assert docstring.splitlines()[0].endswith(".")
-    has_time = re.search(r"\bminutes? on two cores\b", " ".join(docstring.split()))
-    assert has_time
-
-
-def test_example_runs_nothing_when_imported(example):
-    _, *body, guard = ast.parse(example.read_text("utf-8")).body
-    assert [ast.unparse(n) for n in body if not isinstance(n, HARMLESS)] == []
-    assert ast.unparse(guard).startswith("if __name__ == '__main__':\n    ")
-
-
-def test_ci_runs_every_example():
-    """A loop over the folder; what it skips has a step of its own, but for one."""
-    ci = (REPOSITORY / ".ci" / "run").read_text("utf-8")
-    assert "for example in examples/*.py; do" in ci
-    skipped = re.findall(r"examples/(\w+)\.py\) continue", ci)
-    without = [name for name in skipped if f"python examples/{name}.py" not in ci]
-    assert without == []
 
 
 @pytest.mark.slow

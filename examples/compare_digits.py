@@ -5,7 +5,7 @@ Models are trained on 5 or 20 labels per class and tested on 200 other images, i
 random draws. Six models are compared on the same draws: classical models on raw pixels,
 the same models on the features of a frozen network, that network fine-tuned, and the
 same network trained from scratch. The network, `sktl_mini`, comes with the package and
-has never seen a digit. Needs no download; about a minute on two cores.
+has never seen a digit. Needs no download; about two minutes on two cores.
 """
 
 # %%

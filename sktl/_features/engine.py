@@ -8,6 +8,7 @@ is in `X`.
 import functools
 import multiprocessing
 import re
+from collections import deque
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
@@ -27,6 +28,8 @@ _DTYPES = {
 # Maps of few images stay in a CPU's caches, and in memory that the allocator reuses:
 # eight of 224 pixels at once are 1.4 to 1.7 times as fast as 32 (benchmarks/README.md).
 MAX_PIXELS_ON_CPU = 8 * 224**2
+# Launched and not yet fetched: one that a GPU computes, one to go on with.
+BATCHES_UNDER_WAY = 2
 
 
 @dataclass(frozen=True)
@@ -60,19 +63,50 @@ class Engine:
         outputs : list of ndarray of shape (n, ...), dtype float32
             One per output of `module`.
         """
-        fetched, launched = [], None
+        return self.launch(module, rows)()
+
+    def launch(self, module, rows):
+        """Begin what `run` does; on a GPU this comes back before it is computed.
+
+        Returns
+        -------
+        fetch : callable
+            Waits for the device and gives the outputs.
+        """
+        outputs, waiting = [], deque()
+
+        def fetch():
+            start, ready, event = waiting.popleft()
+            if event is not None:
+                event.synchronize()
+            if not outputs:
+                outputs.extend(np.empty((len(rows), *o.shape[1:]), "f4") for o in ready)
+            for output, part in zip(outputs, ready, strict=True):
+                # The last batch has more rows than there are.
+                output[start : start + len(part)] = part[: len(rows) - start].cpu()
+
+        def fetch_all():
+            while waiting:
+                fetch()
+            return outputs
+
         with torch.inference_mode(), self.autocast():
             for start in range(0, len(rows), self.batch_size):
                 batch = self._batch(rows[start : start + self.batch_size])
-                # A batch is fetched while the device computes the next one: it never
-                # waits, and never holds the outputs of more than two.
-                launched, ready = module(batch), launched
-                if ready is not None:
-                    fetched.append(_fetch(ready))
-            fetched.append(_fetch(launched))
-        return [
-            np.concatenate(parts)[: len(rows)] for parts in zip(*fetched, strict=True)
-        ]
+                waiting.append((start, *self._send_back(module(batch))))
+                # The device always has another batch to go on with, and never holds
+                # the outputs of more than two.
+                if len(waiting) > BATCHES_UNDER_WAY:
+                    fetch()
+        return fetch_all
+
+    def host_array(self, shape):
+        """An uninitialised uint8 array for images on their way to the device."""
+        if self.device.type != "cuda":
+            return np.empty(shape, np.uint8)
+        # From pinned memory they are copied while the device computes.
+        like = {"dtype": torch.uint8, "device": "cpu", "pin_memory": True}
+        return torch.empty(shape, **like).numpy()
 
     def _batch(self, rows):
         """A batch of the fixed size on the device."""
@@ -82,9 +116,25 @@ class Engine:
             rows = np.concatenate([rows, padding])
         batch = torch.from_numpy(rows)
         if self.device.type == "cuda":
-            # From pinned memory the copy runs while the device computes.
+            # `launch` keeps the rows until the batch is computed.
             return batch.pin_memory().to(self.device, non_blocking=True)
         return batch.to(self.device)
+
+    def _send_back(self, outputs):
+        """Copy outputs to the host; give them with the event that says they are there.
+
+        A copy that the host waits for would wait for the next batch too, where that is
+        launched already.
+        """
+        outputs = [output.float() for output in outputs]
+        if self.device.type != "cuda":
+            return outputs, None
+        hosts = [torch.empty(o.shape, dtype=o.dtype, pin_memory=True) for o in outputs]
+        for host, output in zip(hosts, outputs, strict=True):
+            host.copy_(output, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record(torch.cuda.current_stream(self.device))
+        return hosts, event
 
     def halved(self):
         """The engine to go on with when batches of this size do not fit."""
@@ -151,10 +201,6 @@ def _cpu_numerics(device):
         "convolution": backends.mkldnn.conv.fp32_precision,
         "matmul": backends.mkldnn.matmul.fp32_precision,
     }
-
-
-def _fetch(outputs):
-    return [output.float().cpu().numpy() for output in outputs]
 
 
 def is_out_of_memory(error):

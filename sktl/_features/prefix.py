@@ -4,12 +4,10 @@ The prefix is a pure function of one image, so what it gives is looked up by the
 image's content first and computed only when nobody has asked before. Both estimators
 get their activations here.
 
-From `X` to a row, an image takes six steps. It is *read*: a file's bytes or an array's
-pixels, and their digest. Its digest, with that of all else that decides the numbers,
-makes keys, one per cut, which are *looked up* in the cache. What is missing goes on in
-batches: images are *decoded* to the size of the network (one batch ahead, by threads);
-the batch is *computed*; what comes out is *kept* in the cache; and *written* to the
-rows of the result that show this image.
+From `X` to a row, an image takes six steps. It is *read*, *looked up* by its keys and,
+if they are unknown, *decoded*, all of which `blocks` does by threads, a block of images
+ahead. The block is *computed*; what comes out is *kept* in the cache, and *written* to
+the rows of the result that show these images.
 
 Processes that share a cache directory share the work. An image's digest names one of a
 few file locks, and a process computes an image only while it has that lock, after it
@@ -24,23 +22,20 @@ them by rounding, and are not kept; where longer ones have kept them, they are f
 Where a whole batch has few pixels, and so takes but a moment, nothing is cut short.
 """
 
-import functools
-import secrets
+import sys
 import weakref
-from collections import defaultdict, deque
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 
 import joblib
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from sktl._features.cache import N_LOCKS, fingerprint, make_key, open_cache
+from sktl._features.blocks import MUCH_LARGER, Blocks, look_up
+from sktl._features.cache import fingerprint, open_cache
 from sktl._features.engine import Engine, is_of_device, is_out_of_memory
 from sktl._features.pixel_network import place
 from sktl._images.decoding import decoding_stack
-from sktl._images.geometry import fit_to
 from sktl._networks.backbones import Backbone
 from sktl._utils.torch_state import plain_torch
 from sktl.exceptions import (
@@ -50,43 +45,15 @@ from sktl.exceptions import (
     warn_caller,
 )
 
-# Whatever the length of X, at most twice so much of it is in memory: of what was read
-# (files' bytes, or pixels), and of what was decoded.
-MAX_BYTES_READ = 2**27
-MAX_BYTES_DECODED = 2**25
-MAX_IMAGES = 1024
-# So that several processes find work in what each has read.
-BLOCKS_PER_READING = 16
-# No block should take longer; a process that hangs must not keep the others for ever.
-LOCK_SECONDS = 600
 # Up to so many rows of `X`, as when a service is asked for one image, a batch has no
 # other rows.
 FEW_ROWS = 3
 # ... unless a whole batch has no more pixels than this.
 SMALL_BATCH = 2**13
-# Beyond this ratio of an image's short side to the network's, detail is lost.
-MUCH_LARGER = 4
 # What most networks see; for those that do, there is hardly a better one to name.
 IMAGENET_SIZE = 224
 
 _shapes = weakref.WeakKeyDictionary()  # network -> {cuts, poolings, side: shapes}
-
-
-@dataclass(eq=False)
-class _Content:
-    """What one image shows, on its way to the rows of `X` that show it."""
-
-    digest: bytes
-    keys: tuple[bytes, ...]  # one per cut
-    images: list = field(default_factory=list)  # (row, Image), of equal content
-    known: dict = field(default_factory=dict)  # key -> activation
-    decoding: Future | None = None
-
-    def missing(self):
-        return [key for key in self.keys if key not in self.known]
-
-    def lock(self):
-        return self.digest[0] % N_LOCKS
 
 
 class _Result:
@@ -96,22 +63,28 @@ class _Result:
         self.n_rows = n_rows
         self.outputs = None  # made once it is known what an activation is
         self.failures = {}  # row -> ImageReadError
-        self.n_large = 0
+        self.n_large = self.n_hits = 0
         self.bar = bar
 
-    def write(self, content):
-        activations = [content.known[key] for key in content.keys]
-        if self.outputs is None:
-            shapes = [(self.n_rows, *a.shape) for a in activations]
-            self.outputs = list(map(np.empty, shapes, [a.dtype for a in activations]))
-        for row, _ in content.images:
-            for output, activation in zip(self.outputs, activations, strict=True):
-                output[row] = activation
-        self.bar.update(len(content.images))
-
-    def fail(self, row, error):
-        self.failures[row] = error
-        self.bar.update(1)
+    def write(self, block):
+        """Write all images of a block, whose activations are known by now."""
+        n_images = len(block.errors)
+        for content in block.contents:
+            activations = [content.known[key] for key in content.keys]
+            if self.outputs is None:
+                shapes = [(self.n_rows, *a.shape) for a in activations]
+                dtypes = [a.dtype for a in activations]
+                self.outputs = list(map(np.empty, shapes, dtypes))
+            for row, _ in content.images:
+                for output, activation in zip(self.outputs, activations, strict=True):
+                    output[row] = activation
+            n_images += len(content.images)
+        self.failures |= block.errors
+        self.n_large += block.n_large
+        if block.pixels is None:
+            self.n_hits += n_images - len(block.errors)
+        self.bar.set_postfix(hits=self.n_hits, refresh=False)
+        self.bar.update(n_images)
 
 
 @dataclass(frozen=True)
@@ -183,163 +156,100 @@ class FrozenPrefix:
     def _pass(self, images, on_error):
         # The cut "" freezes nothing: there is nothing worth keeping.
         cache = open_cache(None if self.cuts == ("",) else self.cache)
-        n_threads = joblib.effective_n_jobs(self.n_jobs)
-        threads = ThreadPoolExecutor(n_threads)
-        # Handing a file's reading to a single thread takes longer than reading it.
-        apply = threads.map if n_threads > 1 else map
-        side, batch_size = (
-            self.backbone.preprocessing.geometry.crop,
-            self.engine.batch_size,
-        )
-        n_images = min(MAX_IMAGES, MAX_BYTES_DECODED // (3 * side**2))
-        size = max(1, n_images // batch_size) * batch_size
+        geometry = self.backbone.preprocessing.geometry
+        prints = self.fingerprints()
         bar = tqdm(total=len(images), unit=" images", disable=not self.verbose)
         result = _Result(len(images), bar)
-        n_rows = size * (BLOCKS_PER_READING if cache.is_shared else 1)
-        readings = self._read(images, n_rows, 8 * n_threads, apply, result)
-        blocks = deque()  # of images that are missing, with seconds to wait for a lock
-        n_hits = 0
-
-        def begin_next():
-            nonlocal n_hits
-            while not blocks and (contents := next(readings, None)) is not None:
-                missing = self._look_up(contents, cache)
-                for content in contents:
-                    if not content.missing():
-                        n_hits += len(content.images)
-                        result.write(content)
-                bar.set_postfix(hits=n_hits, refresh=False)
-                divided = self._divide(missing, size, cache.is_shared)
-                blocks.extend((block, 0) for block in divided)
-            if not blocks:
-                return None
-            block, patience = blocks.popleft()
-            missing = self._look_up(block, cache, True) if cache.is_shared else block
-            for content in missing:
-                (_, image), *_ = content.images
-                content.decoding = threads.submit(self._decode, image)
-            return block, patience
-
-        try:
-            with bar:
-                current = begin_next()
-                while current:
-                    # One block is decoded while the network is busy with another.
-                    following = begin_next()
-                    if not self._compute(*current, cache, result):
-                        # Another process is here: go on somewhere else, come back.
-                        blocks.rotate(secrets.randbelow(len(blocks) + 1))
-                        blocks.append((current[0], LOCK_SECONDS))
-                    current = following or begin_next()
-        finally:
-            threads.shutdown(cancel_futures=True)
+        blocks = Blocks(images, prints, geometry, self.engine, cache, self.n_jobs)
+        # Of the block that was launched last: its digests, and what is left to do.
+        launched, finish = set(), None
+        with bar, blocks:
+            for block in blocks:
+                if not launched.isdisjoint(block.digests()):
+                    finish = finish()  # equal images are computed once
+                begun = self._begin(block, blocks, result)
+                if finish:
+                    finish()
+                launched, finish = block.digests() if begun else set(), begun
+            if finish:
+                finish()
+            if self.verbose:
+                self._tell_what_limits(blocks, bar)
         return self._finish(result, on_error)
 
-    def _read(self, images, n_rows, n_at_once, apply, result):
-        """Read as many images at a time as memory should hold, and their digests.
+    def _begin(self, block, blocks, result):
+        """Launch what nobody has computed of a block.
 
-        Yields
-        ------
-        contents : list of _Content
-            Equal images are one.
+        Returns
+        -------
+        finish : callable or None
+            Waits for the device, keeps and writes. None if that is done, or if another
+            process has the block.
         """
-        fingerprints = self.fingerprints()
-        contents, n_read, n_bytes = {}, 0, 0
-        for start in range(0, len(images), n_at_once):
-            rows = range(start, min(start + n_at_once, len(images)))
-            opened = apply(functools.partial(_open, images), rows)
-            for row, (image, digest, error) in zip(rows, opened, strict=True):
-                if error:
-                    result.fail(row, error)
-                    continue
-                if digest not in contents:
-                    keys = tuple(make_key(digest, print_) for print_ in fingerprints)
-                    contents[digest] = _Content(digest, keys)
-                contents[digest].images.append((row, image))
-                n_bytes += image.n_bytes
-            n_read += len(rows)
-            if n_read >= n_rows or n_bytes >= MAX_BYTES_READ:
-                yield list(contents.values())
-                contents, n_read, n_bytes = {}, 0, 0
-        yield list(contents.values())
-
-    def _look_up(self, contents, cache, again=False):
-        """Learn what is known, counted at the first time, and return what is not."""
-        found = cache.get([key for c in contents for key in c.missing()], again)
-        for content in contents:
-            known = {key: found[key] for key in content.missing() if key in found}
-            content.known |= known
-        return [content for content in contents if content.missing()]
-
-    def _divide(self, contents, size, is_shared):
-        """Put images in blocks, for other processes' sake those of a lock in one."""
-        if not is_shared:
-            return [contents[i : i + size] for i in range(0, len(contents), size)]
-        # A few for each process, if they are not for a batch or two.
-        batch_size = self.engine.batch_size
-        n_batches = -(-len(contents) // (4 * batch_size))
-        size = min(size, max(n_batches, 4) * batch_size)
-        by_lock, blocks = defaultdict(list), [[]]
-        for content in contents:
-            by_lock[content.lock()].append(content)
-        for group in by_lock.values():
-            if len(blocks[-1]) + len(group) > size:
-                blocks.append([])
-            blocks[-1].extend(group)
-        return [block for block in blocks if block]
-
-    def _decode(self, image):
-        """Give the pixels that the network sees, and whether that leaves detail out."""
-        geometry = self.backbone.preprocessing.geometry
-        pixels = image.pixels()
-        is_large = min(pixels.shape[:2]) > MUCH_LARGER * geometry.crop
-        return fit_to(pixels, geometry), is_large
-
-    def _compute(self, block, patience, cache, result):
-        """Compute, keep and write a block; False if another process is computing it."""
-        decoded = {}
-        for content in list(block):
-            if content.missing():
-                try:
-                    decoded[content] = content.decoding.result()
-                except ImageReadError as error:
-                    block.remove(content)
-                    self._fail(content, error, result)
-        side = self.backbone.preprocessing.geometry.crop
-        is_small = self.engine.batch_size * side**2 <= SMALL_BATCH
+        if block.pixels is None:
+            return result.write(block)
+        cache, patience = blocks.cache, block.patience
+        missing = [content for content in block.contents if content.missing()]
+        is_small = self.engine.batch_size * self._side() ** 2 <= SMALL_BATCH
         is_short = result.n_rows <= FEW_ROWS and not is_small
-        locks = {content.lock() for content in decoded if not is_short}
+        locks = {content.lock() for content in missing if not is_short}
         with plain_torch(), cache.locked(locks, patience) as is_ours:
             if not is_ours and not patience:
-                return False
-            if wanted := self._look_up(decoded, cache, again=True):
-                pixels = np.stack([decoded[content][0] for content in wanted])
-                prefix = self
-                if is_short:
-                    engine = replace(self.engine, batch_size=len(wanted))
-                    prefix = replace(self, engine=engine)
-                outputs = prefix.compute(pixels)
-                computed = {}
-                for content, *activations in zip(wanted, *outputs, strict=True):
-                    values = dict(zip(content.keys, activations, strict=True))
-                    computed |= {key: values[key] for key in content.missing()}
-                    content.known = values | content.known
+                # Go on somewhere else, and come back.
+                return blocks.postpone(block)
+            look_up(missing, cache, again=True)
+            places = [n for n, content in enumerate(missing) if content.missing()]
+            wanted = [missing[n] for n in places]
+            is_all = len(wanted) == len(missing)
+            pixels = block.pixels if is_all else block.pixels[places]
+            fetch = self._launch(pixels, is_short)
+
+            def finish():
+                computed = _distribute(self._check_finite(fetch()), wanted)
                 if not is_short:
                     cache.put(computed)
-        for content in block:
-            result.write(content)
-        result.n_large += sum(is_large for _, is_large in decoded.values())
-        return True
+                result.write(block)
 
-    def _fail(self, content, error, result):
-        """Every row that shows an unreadable image needs its own verdict."""
-        (row, _), *others = content.images
-        result.fail(row, error)
-        for row, image in others:
-            try:
-                self._decode(image)
-            except ImageReadError as same_error:
-                result.fail(row, same_error)
+            # A GPU goes on with the next block while one is kept and written, unless
+            # other processes wait for it.
+            return finish() if cache.is_shared else finish
+
+    def _launch(self, pixels, is_short):
+        """Begin to run the network itself on uint8 images of its size.
+
+        Returns
+        -------
+        fetch : callable
+            Gives the activations, one array per cut.
+        """
+        if self.cuts == ("",):
+            return lambda: [pixels]
+        if not len(pixels):
+            return lambda: [[] for _ in self.cuts]
+        engine = self.engine
+        if is_short:
+            engine = replace(engine, batch_size=len(pixels))
+        return engine.launch(self._module(), pixels)
+
+    def _check_finite(self, outputs):
+        if self.engine.dtype != torch.float16 or all(map(_is_finite, outputs)):
+            return outputs
+        raise ValueError(
+            f"Activations of backbone={self.backbone.name!r} are too large for "
+            "precision='float16', whose largest number is 65504. Pass "
+            "precision='bfloat16' or 'float32'. None of these features were cached."
+        )
+
+    def _tell_what_limits(self, blocks, bar):
+        n_threads, n_cores = blocks.n_threads, joblib.effective_n_jobs(-1)
+        share = blocks.seconds_waited / max(bar.format_dict["elapsed"], 1)
+        if share > 0.5 and n_threads < n_cores:
+            bar.write(
+                f"The network waited {share:.0%} of the time for images to be read "
+                f"and decoded (n_jobs={self.n_jobs}: threads: {n_threads}). n_jobs=-1 "
+                f"does that by {n_cores} threads.",
+                file=sys.stderr,
+            )
 
     def _finish(self, result, on_error):
         """Report what could not be read, and return the outputs."""
@@ -347,7 +257,7 @@ class FrozenPrefix:
         failures = [f for row in failed for f in result.failures[row].failures]
         if failures and on_error == "raise":
             raise ImageReadError(failures)
-        sees_little = self.backbone.preprocessing.geometry.crop < IMAGENET_SIZE
+        sees_little = self._side() < IMAGENET_SIZE
         if sees_little and result.n_large > result.n_rows / 2:
             self._warn_large(result)
         if result.outputs is None:  # not one image could be read
@@ -360,7 +270,7 @@ class FrozenPrefix:
         return result.outputs
 
     def _warn_large(self, result):
-        side = self.backbone.preprocessing.geometry.crop
+        side = self._side()
         warn_caller(
             f"{result.n_large} of {result.n_rows} images are more than "
             f"{MUCH_LARGER} times as large as the {side} pixels that "
@@ -394,19 +304,6 @@ class FrozenPrefix:
             ) from error
         return [out.shape[1:] for out in outputs]
 
-    def compute(self, pixels):
-        """Run the network itself on uint8 images of its size."""
-        if self.cuts == ("",):
-            return [pixels]
-        outputs = self.engine.run(self._module(), pixels)
-        if self.engine.dtype == torch.float16 and not all(map(_is_finite, outputs)):
-            raise ValueError(
-                f"Activations of backbone={self.backbone.name!r} are too large for "
-                "precision='float16', whose largest number is 65504. Pass "
-                "precision='bfloat16' or 'float32'. None of these features were cached."
-            )
-        return outputs
-
     def fingerprints(self):
         """One digest per cut of all that decides the numbers, the image aside."""
         preprocessing = asdict(self.backbone.preprocessing)
@@ -429,6 +326,9 @@ class FrozenPrefix:
             for cut, pooling in zip(self.cuts, self.poolings, strict=True)
         ]
 
+    def _side(self):
+        return self.backbone.preprocessing.geometry.crop
+
     def _module(self):
         mean, std = self.backbone.preprocessing.mean, self.backbone.preprocessing.std
         network, engine = self.backbone.network, self.engine
@@ -436,13 +336,14 @@ class FrozenPrefix:
         return place(network, self.cuts, mean, std, self.poolings, *where)
 
 
-def _open(images, row):
-    """Read one image; give it, its digest, and what went wrong."""
-    try:
-        image = images[row]
-        return image, image.digest(), None
-    except ImageReadError as error:
-        return None, None, error
+def _distribute(outputs, contents):
+    """Tell images their activations; give those that are new, by their keys."""
+    computed = {}
+    for content, *activations in zip(contents, *outputs, strict=True):
+        values = dict(zip(content.keys, activations, strict=True))
+        computed |= {key: values[key] for key in content.missing()}
+        content.known = values | content.known
+    return computed
 
 
 def _is_finite(array):

@@ -197,7 +197,7 @@ def test_lock_that_is_never_freed_costs_one_wait(
     images, features, monkeypatch, tmp_path
 ):
     expected = clone(features).set_params(cache=None).fit_transform(images)
-    monkeypatch.setattr("sktl._features.prefix.LOCK_SECONDS", 0.5)
+    monkeypatch.setattr("sktl._features.blocks.LOCK_SECONDS", 0.5)
     for lock in (locks := lock_files(tmp_path / "features")):
         lock.acquire()
     started = time.monotonic()

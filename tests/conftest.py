@@ -9,6 +9,7 @@ os.environ["SCIPY_ARRAY_API"] = "1"  # without it scikit-learn skips a check
 os.environ["MPLBACKEND"] = "Agg"
 
 import random
+import re
 import signal
 import socket
 from contextlib import contextmanager
@@ -24,13 +25,16 @@ THIS_MACHINE = {None, "", "localhost", "127.0.0.1", b"localhost", b"127.0.0.1"}
 
 
 def pytest_configure(config):
-    """Make each warning class of sktl an error."""
+    """Make each warning class of sktl an error; hide GPUs from all but `-m gpu`."""
     tree = ast.parse((REPOSITORY / "sktl" / "exceptions.py").read_text("utf-8"))
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and node.name.endswith("Warning"):
             config.addinivalue_line(
                 "filterwarnings", f"error::sktl.exceptions.{node.name}"
             )
+    # Before CUDA starts; other processes that tests start inherit it.
+    if not re.search(r"(?<!not )\bgpu\b", config.option.markexpr):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture(autouse=True)
@@ -85,9 +89,11 @@ def shared():
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request):
-    """Each device in turn; CUDA only in runs that select the marker `gpu`."""
+    """What `device="auto"` is: the CPU, or CUDA in runs that select `gpu`."""
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
+    if request.param == "cpu" and torch.cuda.is_available():
+        pytest.skip("a run that sees a GPU is for tests of it: -m gpu")
     return request.param
 
 
@@ -139,7 +145,6 @@ def make(tiny_network):
             "image_size": 8,
             "batch_size": 12,
             "max_epochs": 2,
-            "device": "cpu",
             "precision": "float32",
             "random_state": 0,
         }

@@ -267,7 +267,7 @@ def count_images(monkeypatch):
 def test_features_and_fine_tuning_share_one_pass(tiny_network, count_images):
     sktl.clear_cache()
     X = np.random.default_rng(0).integers(0, 256, (24, 8, 8, 3), dtype=np.uint8)
-    network = {"backbone": tiny_network, "image_size": 8, "device": "cpu"}
+    network = {"backbone": tiny_network, "image_size": 8}
     frozen = PretrainedFeatureExtractor(**network)
     tuned = FineTunedCNNClassifier(**network, max_epochs=1, unfreeze_from=1)
     report = compare_transfer(
@@ -774,7 +774,7 @@ def test_pass_is_shared_whatever_comes_first_and_however_it_trains(
 ):
     sktl.clear_cache()
     X = np.random.default_rng(0).integers(0, 256, (24, 8, 8, 3), dtype=np.uint8)
-    network = {"backbone": tiny_network, "image_size": 8, "device": "cpu"}
+    network = {"backbone": tiny_network, "image_size": 8}
     tuned = FineTunedCNNClassifier(
         **network, batch_size=5, max_epochs=1, unfreeze_from=1
     )
@@ -1042,7 +1042,7 @@ def test_score_that_is_not_reached_is_told_by_the_splits():
 
 def test_best_of_a_ranking_are_compared_side_by_side(digits, tiny_network):
     X, y = digits
-    small = {"image_size": 8, "device": "cpu"}
+    small = {"image_size": 8}
     ranking = rank_backbones(
         X,
         y,

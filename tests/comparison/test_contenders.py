@@ -45,7 +45,6 @@ def test_default_contenders_take_over_what_an_extractor_says():
         "channels": "last",
         "value_range": (0, 16),
         "image_size": 48,
-        "device": "cpu",
         "precision": "float32",
         "cache": None,
         "n_jobs": 2,

@@ -15,6 +15,8 @@ from sklearn.exceptions import NotFittedError
 from sktl import PretrainedFeatureExtractor, clear_cache
 from sktl.exceptions import ImageReadError
 
+pytestmark = pytest.mark.usefixtures("device")  # on a GPU too
+
 
 def images(seed, n=6):
     rng = np.random.default_rng(seed)

@@ -10,6 +10,8 @@ from PIL import Image
 from sktl import PretrainedFeatureExtractor, cache_info, clear_cache
 from tests.helpers import encode
 
+pytestmark = pytest.mark.usefixtures("device")  # on a GPU too
+
 # Name to the side, in pixels, of the square it sees.
 BACKBONES = {
     "sktl_mini": None,

@@ -26,6 +26,8 @@ from sktl.exceptions import (
     WeightsMismatchError,
 )
 
+pytestmark = pytest.mark.usefixtures("device")  # on a GPU too
+
 
 @pytest.fixture(autouse=True)
 def _empty_cache():

@@ -26,6 +26,8 @@ from sklearn.pipeline import Pipeline
 from sktl import PretrainedFeatureExtractor, clear_cache
 from sktl._utils.torch_state import plain_torch
 
+pytestmark = pytest.mark.usefixtures("device")  # on a GPU too
+
 N_IMAGES = 90
 CLASSES = np.arange(N_IMAGES) % 3
 

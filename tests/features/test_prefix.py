@@ -13,6 +13,8 @@ from sktl._features.engine import Engine
 from sktl.exceptions import BatchSizeWarning
 from tests.helpers import encode
 
+pytestmark = pytest.mark.usefixtures("device")  # on a GPU too
+
 N_BLOCK = 1024
 
 
@@ -28,7 +30,7 @@ def _empty_cache():
 
 @pytest.fixture
 def extractor(tiny_network):
-    params = {"image_size": 8, "precision": "float32", "device": "cpu", "cache": None}
+    params = {"image_size": 8, "precision": "float32", "cache": None}
     return PretrainedFeatureExtractor(tiny_network, **params)
 
 
@@ -135,7 +137,7 @@ def test_other_errors_of_the_network_are_not_taken_for_lack_of_memory(
 
 def test_classifier_goes_on_with_smaller_batches_too(tiny_network, monkeypatch):
     clf = FineTunedCNNClassifier(
-        tiny_network, image_size=8, strategy="linear_probe", cache=None, device="cpu"
+        tiny_network, image_size=8, strategy="linear_probe", cache=None
     )
     X, y = images(40), np.arange(40) % 2
     expected = clf.fit(X, y).predict_proba(X)

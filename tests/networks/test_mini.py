@@ -97,7 +97,7 @@ def test_features_of_drawn_images_are_the_stored_ones():
     by up to 5e-4 of their size; processors differ by about 1e-5.
     """
     features = PretrainedFeatureExtractor(
-        precision="float32", device="cpu", cache=None
+        precision="float32", cache=None
     ).fit_transform(drawn_images())
     expected = np.load(REFERENCE)
     assert features.shape == expected.shape

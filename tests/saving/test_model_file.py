@@ -37,6 +37,8 @@ from sktl._networks import architectures
 from sktl.exceptions import ModelFileError
 from tests.helpers import run_python
 
+pytestmark = pytest.mark.usefixtures("device")  # on a GPU too
+
 STRATEGIES = ["linear_probe", "lp_ft", "full", "gradual", "scratch"]
 NAMES = np.array(["one", "two", "zero"])
 
@@ -48,7 +50,7 @@ def data():
 
 
 def make_classifier(**parameters):
-    small = {"image_size": 16, "max_epochs": 1, "random_state": 0, "device": "cpu"}
+    small = {"image_size": 16, "max_epochs": 1, "random_state": 0}
     return FineTunedCNNClassifier(**small | parameters)
 
 

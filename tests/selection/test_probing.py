@@ -78,7 +78,7 @@ def test_features_of_a_layer_are_those_that_torch_computes(tiny_network):
     X = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), dtype=np.uint8)
     y = np.arange(12) % 2
     extractor = PretrainedFeatureExtractor(
-        tiny_network, image_size=16, device="cpu", precision="float32"
+        tiny_network, image_size=16, precision="float32"
     )
     probe = probe_layers(X, y, extractor, cv=3, scoring="neg_log_loss")
     assert probe.results_["layer"].tolist() == ["relu1", "flatten"]

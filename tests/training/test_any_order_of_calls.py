@@ -23,6 +23,8 @@ from torch import nn
 
 from sktl import FineTunedCNNClassifier
 
+pytestmark = pytest.mark.usefixtures("device")  # on a GPU too
+
 RNG = np.random.default_rng(0)
 NAMES = np.array(["a", "b", "c"])
 Y = np.arange(12) % 3
@@ -78,7 +80,7 @@ class Calls(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.clf = FineTunedCNNClassifier(
-            NETWORK, image_size=8, batch_size=6, device="cpu", random_state=0
+            NETWORK, image_size=8, batch_size=6, random_state=0
         )
         self.fitted = None  # the data, and what is predicted for them
 

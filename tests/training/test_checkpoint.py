@@ -34,6 +34,8 @@ from sktl._utils import atomic
 from sktl.exceptions import CheckpointWarning, ModelFileError, TrainingDivergedError
 from tests.helpers import make_tiny_network
 
+pytestmark = pytest.mark.usefixtures("device")  # on a GPU too
+
 N_ROWS, BATCH_SIZE, N_EPOCHS = 48, 16, 6
 N_STEPS = N_ROWS // BATCH_SIZE  # in each epoch
 OPTIM = torch.optim
@@ -98,7 +100,6 @@ def make_classifier(setting="lp_ft", network_seed=0, **parameters):
         "batch_size": BATCH_SIZE,
         "max_epochs": N_EPOCHS,
         "random_state": 3,
-        "device": "cpu",
         "cache": None,
         **make_settings()[setting],
         **parameters,

@@ -21,6 +21,8 @@ from sktl._features.cache import clear_cache
 from sktl._networks.backbones import load_backbone
 from sktl.exceptions import TrainingDivergedError, WeightsMismatchError
 
+pytestmark = pytest.mark.usefixtures("device")  # on a GPU too
+
 STRATEGIES = ["linear_probe", "lp_ft", "full", "scratch"]
 
 

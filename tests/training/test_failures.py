@@ -17,6 +17,8 @@ from torch.utils.data import Subset, TensorDataset
 
 from sktl import FineTunedCNNClassifier
 
+pytestmark = pytest.mark.usefixtures("device")  # on a GPU too
+
 STRATEGIES = ["linear_probe", "lp_ft", "full", "gradual", "scratch"]
 BY_EPOCHS = STRATEGIES[1:]
 Y = np.arange(36) % 3

@@ -14,6 +14,8 @@ from torch import nn
 
 from sktl import PretrainedFeatureExtractor
 
+pytestmark = pytest.mark.usefixtures("device")  # on a GPU too
+
 STRATEGIES = ["linear_probe", "lp_ft", "full", "gradual", "scratch"]
 Y = np.arange(36) % 3
 X = np.random.default_rng(0).integers(0, 200, (36, 8, 8, 3)).astype(np.uint8)
@@ -93,7 +95,7 @@ def test_class_weights_of_the_loss_reach_the_solved_head(make, criterion):
         "linear_probe", criterion=criterion, criterion__weight=torch.tensor(weight)
     ).fit(X, Y)
     extractor = PretrainedFeatureExtractor(
-        make().backbone, image_size=8, device="cpu", precision="float32"
+        make().backbone, image_size=8, precision="float32"
     )
     features = extractor.fit_transform(X).astype(float)
     model = make_pipeline(

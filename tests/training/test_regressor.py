@@ -20,6 +20,8 @@ from skorch.dataset import ValidSplit
 
 from sktl import FineTunedCNNRegressor, PretrainedFeatureExtractor
 
+pytestmark = pytest.mark.usefixtures("device")  # on a GPU too
+
 STRATEGIES = ["linear_probe", "lp_ft", "full", "gradual", "scratch"]
 RNG = np.random.default_rng(0)
 X = RNG.integers(0, 120, (36, 8, 8, 3)).astype(np.uint8)
@@ -36,7 +38,6 @@ def regressor(tiny_network):
             "image_size": 8,
             "batch_size": 12,
             "max_epochs": 2,
-            "device": "cpu",
             "precision": "float32",
             "random_state": 0,
         }
@@ -50,7 +51,7 @@ def regressor(tiny_network):
 @pytest.fixture
 def features(regressor):
     extractor = PretrainedFeatureExtractor(
-        regressor().backbone, image_size=8, device="cpu", precision="float32"
+        regressor().backbone, image_size=8, precision="float32"
     )
     return extractor.fit_transform(X).astype(float)
 

@@ -17,6 +17,8 @@ from sktl import FineTunedCNNClassifier
 from sktl.callbacks import GradualUnfreeze
 from sktl.exceptions import UnknownStageError
 
+pytestmark = pytest.mark.usefixtures("device")  # on a GPU too
+
 STAGES = ["stem", "block1", "block2"]
 EVERYTHING = [*STAGES, "head"]
 Y = np.arange(24) % 3
@@ -74,7 +76,6 @@ def make(strategy, **params):
         "batch_size": 12,
         "max_epochs": 4,
         "lr": 0.01,
-        "device": "cpu",
         "random_state": 0,
     }
     return FineTunedCNNClassifier(**defaults | params)

@@ -14,6 +14,8 @@ from torch import nn
 
 from sktl import PretrainedFeatureExtractor
 
+pytestmark = pytest.mark.usefixtures("device")  # on a GPU too
+
 STRATEGIES = ["linear_probe", "lp_ft", "full", "gradual", "scratch"]
 BY_EPOCHS = STRATEGIES[1:]
 Y = np.arange(36) % 3
@@ -78,7 +80,7 @@ def test_probe_is_solved_on_changed_copies_of_each_image(make, sample_weight):
     probe.fit(X, Y, sample_weight=sample_weight)
     assert len(spy.made) == 3 * 36 > 36 == len(shown(spy.seen)) < len(shown(spy.made))
     extractor = PretrainedFeatureExtractor(
-        make().backbone, image_size=8, device="cpu", precision="float32"
+        make().backbone, image_size=8, precision="float32"
     ).fit(X)
     copies = torch.stack(spy.made).permute(0, 2, 3, 1).numpy()
     weights = np.tile(np.ones(36) if sample_weight is None else sample_weight, 3) / 3
@@ -146,7 +148,7 @@ def test_weight_of_a_solved_head_is_a_number_of_copies(make, n_classes):
 def test_class_weight_is_that_of_logistic_regression(make, class_weight):
     rows = np.flatnonzero((Y != 1) | (np.arange(36) > 20))
     extractor = PretrainedFeatureExtractor(
-        make().backbone, image_size=8, device="cpu", precision="float32"
+        make().backbone, image_size=8, precision="float32"
     )
     features = extractor.fit_transform(X).astype(float)
     clf = make("linear_probe", class_weight=class_weight).fit(X[rows], Y[rows])

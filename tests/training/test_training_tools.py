@@ -275,7 +275,6 @@ def fit_mini(strategy):
         image_size=16,
         max_epochs=1,
         augment=("flip", "crop", "color"),
-        device="cpu",
         random_state=0,
         hidden_units=(5,),
     )

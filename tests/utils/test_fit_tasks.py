@@ -121,7 +121,7 @@ def test_clone_keeps_callbacks_and_fit_leaves_no_context(make):
 @needs_callbacks
 def test_search_hands_callbacks_down_through_a_pipeline_without_a_warning(tiny_network):
     record = Record()
-    frozen = PretrainedFeatureExtractor(tiny_network, image_size=8, device="cpu")
+    frozen = PretrainedFeatureExtractor(tiny_network, image_size=8)
     model = make_pipeline(frozen, LogisticRegression())
     search = GridSearchCV(model, {"logisticregression__C": [1, 2]}, cv=2)
     with warnings.catch_warnings():

@@ -21,7 +21,7 @@ import numpy as np
 from sktl._features.cache import N_LOCKS, Cache, make_key
 from sktl._features.engine import Engine
 from sktl._images.forms import Images
-from sktl._images.geometry import Geometry, fit_to
+from sktl._images.geometry import Geometry
 from sktl.exceptions import ImageReadError
 
 # Whatever the length of X, at most twice so much of it is in memory: of what was read
@@ -248,12 +248,11 @@ class Blocks:
         errors = []
         for row, image in content.images:
             try:
-                full = image.pixels()
+                pixels[number], size = image.fitted(self.geometry)
             except ImageReadError as error:
                 errors.append((row, error))
                 continue
-            pixels[number] = fit_to(full, self.geometry)
-            return errors, min(full.shape[:2]) > MUCH_LARGER * self.geometry.crop
+            return errors, min(size) > MUCH_LARGER * self.geometry.crop
         return errors, False
 
     def _map(self, function, items):

@@ -87,7 +87,13 @@ def decoding_stack():
 
 
 def decode(data, value_range=None):
-    """Decode an encoded image; `value_range` is for what is deeper than 8 bits."""
+    """Decode an encoded image; `value_range` is for what is deeper than 8 bits.
+
+    Returns
+    -------
+    image : PIL image of mode RGB, or ndarray of shape (h, w, 3), dtype uint8
+        Upright; the former where that is at hand, because it can be resized uncopied.
+    """
     if not data:
         raise ValueError("is empty (0 bytes)")
     try:
@@ -97,7 +103,7 @@ def decode(data, value_range=None):
                 _check_scans(data, image)
             _refuse_lenient_reading(image)
             image.load()
-            return _upright_pixels(image, value_range)
+            return _upright(image, value_range)
     except Image.DecompressionBombError as error:
         raise ValueError(
             "is larger than PIL.Image.MAX_IMAGE_PIXELS allows, a limit that PIL's "
@@ -347,7 +353,7 @@ def pil_pixels(image, value_range=None):
     # Loading an image is not safe in two threads; X may hold the same image twice.
     with _LOCKS[hash(id(image)) % len(_LOCKS)]:
         _load_once(image)
-        return _upright_pixels(image, value_range)
+        return np.asarray(_upright(image, value_range))
 
 
 _LOCKS = tuple(threading.Lock() for _ in range(61))
@@ -368,12 +374,15 @@ def _load_once(image):
         raise
 
 
-def _upright_pixels(image, value_range):
+def _upright(image, value_range):
     orientation = _orientation(image)
+    is_deep = image.mode == "F" or image.mode.startswith("I")
+    if orientation not in _AS_STORED and not (is_deep or image.has_transparency_data):
+        return image if image.mode == "RGB" else image.convert("RGB")
     lies = orientation in (5, 6, 7, 8)
     upright = np.empty((*image.size[:: 1 if lies else -1], 3), np.uint8)
     stored = _AS_STORED.get(orientation, np.asarray)(upright)
-    if image.mode == "F" or image.mode.startswith("I"):
+    if is_deep:
         stored[:] = _deep_pixels(image, value_range)
         return upright
     mode = "RGBA" if image.has_transparency_data else "RGB"

@@ -24,6 +24,7 @@ import numpy as np
 from joblib import Parallel, delayed
 
 from sktl._images.decoding import decode, is_edited, is_pil, pil_pixels
+from sktl._images.geometry import fit_to, size_of
 from sktl._images.layout import Layout, check_numbers
 from sktl._images.pixels import array_pixels
 from sktl._images.value_range import (
@@ -220,6 +221,17 @@ class LazyImage(ABC):
     def pixels(self):
         """Give the upright image, uint8 (h, w, 3), C-contiguous."""
 
+    def fitted(self, geometry):
+        """Give what a network sees, uint8 (crop, crop, 3), and how large the image is.
+
+        Returns
+        -------
+        pixels : ndarray
+        size : (h, w)
+        """
+        pixels = self.pixels()
+        return fit_to(pixels, geometry), size_of(pixels)
+
 
 class EncodedImage(LazyImage):
     """A file's bytes: what is hashed is what is decoded."""
@@ -238,6 +250,13 @@ class EncodedImage(LazyImage):
         return digest.digest()
 
     def pixels(self):
+        return np.asarray(self._decode())
+
+    def fitted(self, geometry):
+        image = self._decode()
+        return fit_to(image, geometry), size_of(image)
+
+    def _decode(self):
         try:
             return decode(self._data, self._value_range)
         except Exception as error:  # decoders raise nearly anything on damaged files

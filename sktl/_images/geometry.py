@@ -43,46 +43,58 @@ class Geometry:
             )
 
 
-def fit_to(pixels, geometry):
-    """Resize and crop uint8 (h, w, 3) to uint8 (crop, crop, 3).
+def fit_to(image, geometry):
+    """Resize and crop an image to uint8 (crop, crop, 3).
 
     Bit for bit what torchvision's `resize` and `center_crop` make of a PIL image.
-    Pixels that already fit come back as they are.
+    An array that already fits comes back as it is.
+
+    Parameters
+    ----------
+    image : ndarray of shape (h, w, 3), dtype uint8, or PIL image of mode RGB
+    geometry : Geometry
     """
     if geometry.stretch:
-        return _resize(pixels, (geometry.crop, geometry.crop), geometry)
-    size = _short_side_to(geometry.resize, pixels.shape)
-    if size[0] * size[1] > max(MAX_RESIZED_PIXELS, pixels.shape[0] * pixels.shape[1]):
-        return _centre_crop(_resize_kept_part(pixels, size, geometry), geometry.crop)
-    return _centre_crop(_resize(pixels, size, geometry), geometry.crop)
+        return _resize(image, (geometry.crop, geometry.crop), geometry)
+    height, width = size_of(image)
+    size = _short_side_to(geometry.resize, height, width)
+    if size[0] * size[1] > max(MAX_RESIZED_PIXELS, height * width):
+        return _centre_crop(_resize_kept_part(image, size, geometry), geometry.crop)
+    return _centre_crop(_resize(image, size, geometry), geometry.crop)
 
 
-def _short_side_to(length, shape):
-    height, width = shape[:2]
+def size_of(image):
+    """Height and width of an array or a PIL image."""
+    return image.shape[:2] if isinstance(image, np.ndarray) else image.size[::-1]
+
+
+def _short_side_to(length, height, width):
     if width <= height:
         return int(length * height / width), length
     return length, int(length * width / height)
 
 
-def _resize(pixels, size, geometry, box=None):
-    if box is None and pixels.shape[:2] == size:
-        return pixels
+def _resize(image, size, geometry, box=None):
+    if box is None and size_of(image) == size:
+        return np.asarray(image)
     method = Image.Resampling[geometry.interpolation.upper()]
-    resized = Image.fromarray(pixels).resize((size[1], size[0]), method, box=box)
-    return np.array(resized)
+    if isinstance(image, np.ndarray):
+        image = Image.fromarray(image)
+    return np.asarray(image.resize((size[1], size[0]), method, box=box))
 
 
-def _resize_kept_part(pixels, size, geometry):
+def _resize_kept_part(image, size, geometry):
     """Resize only the part along the long side that the centre crop will keep."""
+    shape = size_of(image)
     axis = int(size[1] > size[0])
     kept = list(size)
     kept[axis] = min(geometry.crop, size[axis])
     start = round((size[axis] - kept[axis]) / 2)
-    scale = pixels.shape[axis] / size[axis]
-    box = [0, 0, pixels.shape[1], pixels.shape[0]]  # left, upper, right, lower
+    scale = shape[axis] / size[axis]
+    box = [0, 0, shape[1], shape[0]]  # left, upper, right, lower
     box[1 - axis] = start * scale
     box[3 - axis] = (start + kept[axis]) * scale
-    return _resize(pixels, tuple(kept), geometry, box)
+    return _resize(image, tuple(kept), geometry, box)
 
 
 def _centre_crop(pixels, crop):

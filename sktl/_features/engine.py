@@ -63,42 +63,37 @@ class Engine:
         outputs : list of ndarray of shape (n, ...), dtype float32
             One per output of `module`.
         """
-        return self.launch(module, rows)()
+        parts = [outputs for _, outputs in self.batches(module, rows)]
+        return [np.concatenate(part) for part in zip(*parts, strict=True)]
 
-    def launch(self, module, rows):
-        """Begin what `run` does; on a GPU this comes back before it is computed.
+    def batches(self, module, rows):
+        """Give what `run` does, batch by batch, while a GPU computes the next ones.
 
-        Returns
-        -------
-        fetch : callable
-            Waits for the device and gives the outputs.
+        Yields
+        ------
+        start : int
+            The first of the batch's rows.
+        outputs : list of ndarray
         """
-        outputs, waiting = [], deque()
+        under_way = deque()
 
         def fetch():
-            start, ready, event = waiting.popleft()
+            start, outputs, event = under_way.popleft()
             if event is not None:
                 event.synchronize()
-            if not outputs:
-                outputs.extend(np.empty((len(rows), *o.shape[1:]), "f4") for o in ready)
-            for output, part in zip(outputs, ready, strict=True):
-                # The last batch has more rows than there are.
-                output[start : start + len(part)] = part[: len(rows) - start].cpu()
+            n_rows = min(len(rows) - start, self.batch_size)  # the last was filled up
+            return start, [output[:n_rows].cpu().numpy() for output in outputs]
 
-        def fetch_all():
-            while waiting:
-                fetch()
-            return outputs
-
-        with torch.inference_mode(), self.autocast():
-            for start in range(0, len(rows), self.batch_size):
+        for start in range(0, len(rows), self.batch_size):
+            with torch.inference_mode(), self.autocast():
                 batch = self._batch(rows[start : start + self.batch_size])
-                waiting.append((start, *self._send_back(module(batch))))
-                # The device always has another batch to go on with, and never holds
-                # the outputs of more than two.
-                if len(waiting) > BATCHES_UNDER_WAY:
-                    fetch()
-        return fetch_all
+                under_way.append((start, *self._send_back(module(batch))))
+            # The device always has a batch to go on with, and never holds the outputs
+            # of many.
+            if len(under_way) > BATCHES_UNDER_WAY:
+                yield fetch()
+        while under_way:
+            yield fetch()
 
     def host_array(self, shape):
         """An uninitialised uint8 array for images on their way to the device."""
@@ -116,8 +111,13 @@ class Engine:
             rows = np.concatenate([rows, padding])
         batch = torch.from_numpy(rows)
         if self.device.type == "cuda":
-            # `launch` keeps the rows until the batch is computed.
-            return batch.pin_memory().to(self.device, non_blocking=True)
+            # Copied while the batch before is computed; `batches` keeps the rows.
+            with torch.cuda.stream(_upload_stream(self.device)):
+                batch = batch.pin_memory().to(self.device, non_blocking=True)
+            computing = torch.cuda.current_stream(self.device)
+            computing.wait_stream(_upload_stream(self.device))
+            batch.record_stream(computing)
+            return batch
         return batch.to(self.device)
 
     def _send_back(self, outputs):
@@ -172,6 +172,11 @@ class Engine:
             }
             on = _cuda_numerics if self.device.type == "cuda" else _cpu_numerics
             return fields | on(self.device)
+
+
+@functools.cache
+def _upload_stream(device):
+    return torch.cuda.Stream(device)
 
 
 def _cuda_numerics(device):

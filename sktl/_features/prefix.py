@@ -66,10 +66,9 @@ class _Result:
         self.n_large = self.n_hits = 0
         self.bar = bar
 
-    def write(self, block):
-        """Write all images of a block, whose activations are known by now."""
-        n_images = len(block.errors)
-        for content in block.contents:
+    def write(self, contents):
+        """Write images whose activations are known by now."""
+        for content in contents:
             activations = [content.known[key] for key in content.keys]
             if self.outputs is None:
                 shapes = [(self.n_rows, *a.shape) for a in activations]
@@ -78,13 +77,18 @@ class _Result:
             for row, _ in content.images:
                 for output, activation in zip(self.outputs, activations, strict=True):
                     output[row] = activation
-            n_images += len(content.images)
-        self.failures |= block.errors
-        self.n_large += block.n_large
-        if block.pixels is None:
-            self.n_hits += n_images - len(block.errors)
+            self.bar.update(len(content.images))
+
+    def hit(self, contents):
+        """Write images that were found in the cache."""
+        self.n_hits += sum(len(content.images) for content in contents)
         self.bar.set_postfix(hits=self.n_hits, refresh=False)
-        self.bar.update(n_images)
+        self.write(contents)
+
+    def fail(self, errors):
+        """Note why rows could not be read."""
+        self.failures |= errors
+        self.bar.update(len(errors))
 
 
 @dataclass(frozen=True)
@@ -161,75 +165,56 @@ class FrozenPrefix:
         bar = tqdm(total=len(images), unit=" images", disable=not self.verbose)
         result = _Result(len(images), bar)
         blocks = Blocks(images, prints, geometry, self.engine, cache, self.n_jobs)
-        # Of the block that was launched last: its digests, and what is left to do.
-        launched, finish = set(), None
         with bar, blocks:
             for block in blocks:
-                if not launched.isdisjoint(block.digests()):
-                    finish = finish()  # equal images are computed once
-                begun = self._begin(block, blocks, result)
-                if finish:
-                    finish()
-                launched, finish = block.digests() if begun else set(), begun
-            if finish:
-                finish()
+                if block.pixels is None:
+                    result.hit(block.contents)
+                elif not self._compute(block, cache, result):
+                    blocks.postpone(block)  # go on somewhere else, and come back
+                    continue
+                result.fail(block.errors)
+                result.n_large += block.n_large
             if self.verbose:
                 self._tell_what_limits(blocks, bar)
         return self._finish(result, on_error)
 
-    def _begin(self, block, blocks, result):
-        """Launch what nobody has computed of a block.
-
-        Returns
-        -------
-        finish : callable or None
-            Waits for the device, keeps and writes. None if that is done, or if another
-            process has the block.
-        """
-        if block.pixels is None:
-            return result.write(block)
-        cache, patience = blocks.cache, block.patience
+    def _compute(self, block, cache, result):
+        """Compute, keep and write a block; False if another process is computing it."""
         missing = [content for content in block.contents if content.missing()]
         is_small = self.engine.batch_size * self._side() ** 2 <= SMALL_BATCH
         is_short = result.n_rows <= FEW_ROWS and not is_small
         locks = {content.lock() for content in missing if not is_short}
-        with plain_torch(), cache.locked(locks, patience) as is_ours:
-            if not is_ours and not patience:
-                # Go on somewhere else, and come back.
-                return blocks.postpone(block)
+        computed = {}
+        with plain_torch(), cache.locked(locks, block.patience) as is_ours:
+            if not is_ours and not block.patience:
+                return False
             look_up(missing, cache, again=True)
             places = [n for n, content in enumerate(missing) if content.missing()]
             wanted = [missing[n] for n in places]
             is_all = len(wanted) == len(missing)
             pixels = block.pixels if is_all else block.pixels[places]
-            fetch = self._launch(pixels, is_short)
-
-            def finish():
-                computed = _distribute(self._check_finite(fetch()), wanted)
-                if not is_short:
+            for start, outputs in self._run(pixels, is_short):
+                some = wanted[start : start + len(outputs[0])]
+                computed |= _distribute(self._check_finite(outputs), some)
+                if not (is_short or cache.is_shared):  # one write a block to a file
                     cache.put(computed)
-                result.write(block)
+                    computed = {}
+                result.write(some)
+            if computed and not is_short:
+                cache.put(computed)
+        computed_here = set(wanted)
+        result.write([c for c in block.contents if c not in computed_here])
+        return True
 
-            # A GPU goes on with the next block while one is kept and written, unless
-            # other processes wait for it.
-            return finish() if cache.is_shared else finish
-
-    def _launch(self, pixels, is_short):
-        """Begin to run the network itself on uint8 images of its size.
-
-        Returns
-        -------
-        fetch : callable
-            Gives the activations, one array per cut.
-        """
+    def _run(self, pixels, is_short):
+        """Run the network itself on uint8 images of its size, batch by batch."""
         if self.cuts == ("",):
-            return lambda: [pixels]
-        if not len(pixels):
-            return lambda: [[] for _ in self.cuts]
-        engine = self.engine
+            return [(0, [pixels])]
         if is_short:
-            engine = replace(engine, batch_size=len(pixels))
-        return engine.launch(self._module(), pixels)
+            engine = replace(self.engine, batch_size=max(1, len(pixels)))
+        else:
+            engine = self.engine
+        return engine.batches(self._module(), pixels)
 
     def _check_finite(self, outputs):
         if self.engine.dtype != torch.float16 or all(map(_is_finite, outputs)):

@@ -175,9 +175,12 @@ class Images(Sequence):
         Width of a two-dimensional `X` or a frame.
     value_range : (float, float) or None
         The range given or learnt; None where the dtype or the file format decides.
+    is_array : bool
+        Whether all of them are one array.
     """
 
     def __init__(self, source, ranges, rows=None):
+        self.is_array = isinstance(source, Numbers)
         self._source, self._ranges = source, ranges
         self._rows = range(len(source)) if rows is None else rows
         self.n_columns = source.n_columns

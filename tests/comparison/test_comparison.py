@@ -254,13 +254,13 @@ def count_images(monkeypatch):
     """How many images passed frozen networks since the test began."""
     passed = []
 
-    def launch(self, module, pixels):
+    def batches(self, module, pixels):
         if self.batch_size > 1:  # one blank image shows what shapes there are
             passed.append(len(pixels))
         return original(self, module, pixels)
 
-    original = Engine.launch
-    monkeypatch.setattr(Engine, "launch", launch)
+    original = Engine.batches
+    monkeypatch.setattr(Engine, "batches", batches)
     return lambda: sum(passed)
 
 

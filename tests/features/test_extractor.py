@@ -132,7 +132,11 @@ def test_pooling_is_what_numpy_makes_of_the_map(
         batch = torch.tensor(normal, dtype=torch.float32).permute(0, 3, 1, 2)
         feature_map = tiny_network[:6](batch).numpy()
     features = PretrainedFeatureExtractor(
-        tiny_network, layers="relu2", pooling=pooling, image_size=32
+        tiny_network,
+        layers="relu2",
+        pooling=pooling,
+        image_size=32,
+        precision="float32",
     ).fit_transform(images)
     np.testing.assert_allclose(features, expected(feature_map), rtol=1e-4, atol=1e-5)
 

@@ -45,7 +45,7 @@ class Recorder:
         shown = images.flatten(2).std(dim=2).amax(dim=1) > 0
         digests = [
             hashlib.sha256(image.numpy().tobytes()).hexdigest()
-            for image in images[shown].contiguous()
+            for image in images[shown].contiguous().cpu()
         ]
         with open(self.path, "a") as file:
             file.writelines(f"{digest}\n" for digest in digests)
@@ -315,6 +315,7 @@ def test_recorder_sees_other_processes(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("device", ["cpu"], indirect=True)  # a fork cannot use CUDA
 @pytest.mark.parametrize("cache", [None, "directory"])
 @pytest.mark.parametrize("backend", ["loky", "multiprocessing", "threading"])
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")

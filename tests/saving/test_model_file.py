@@ -373,6 +373,7 @@ for _ in range(int(sys.argv[2])):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("device", ["cpu"], indirect=True)  # a fork cannot use CUDA
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_file_is_whole_after_kills_at_any_moment(saved, data):
     before = FineTunedCNNClassifier.load(saved).predict_proba(data[0])

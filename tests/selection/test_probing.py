@@ -129,14 +129,14 @@ def test_every_image_passes_the_network_once(digits, stages, monkeypatch):
     """For all layers together; the store gets a row for each."""
     X, y = digits
     passes = []
-    launch = Engine.launch
+    batches = Engine.batches
 
     def counted(self, module, pixels):
         if self.batch_size > 1:  # one blank image shows what shapes there are
             passes.append(len(pixels))
-        return launch(self, module, pixels)
+        return batches(self, module, pixels)
 
-    monkeypatch.setattr(Engine, "launch", counted)
+    monkeypatch.setattr(Engine, "batches", counted)
     sktl.clear_cache()
     probe_layers(X, y, cv=3)
     n_images = len(np.unique(X, axis=0))

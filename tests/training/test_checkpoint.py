@@ -109,10 +109,12 @@ def make_classifier(setting="lp_ft", network_seed=0, **parameters):
 
 def results(clf):
     """All that training left behind, times aside."""
-    arrays = {n: t.numpy() for n, t in clf.module_.state_dict().items()}
+    arrays = {n: t.cpu().numpy() for n, t in clf.module_.state_dict().items()}
     for i, values in clf.optimizer_.state_dict()["state"].items():
         arrays |= {
-            f"{i}.{n}": np.asarray(v) for n, v in values.items() if v is not None
+            f"{i}.{n}": torch.as_tensor(v).cpu().numpy()
+            for n, v in values.items()
+            if v is not None
         }
     for name in clf.history[-1].keys() - {"dur", "batches"} if clf.history else ():
         arrays[f"history.{name}"] = np.array(clf.history[:, name])
@@ -179,6 +181,7 @@ def fit_and_kill(setting, folder, n_kills):
             killed += 1
 
 
+@pytest.mark.parametrize("device", ["cpu"], indirect=True)  # a fork cannot use CUDA
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 @pytest.mark.parametrize(
     ("setting", "n_kills"),

@@ -72,9 +72,11 @@ def test_labels_of_any_kind(digits, labels):
 
 def test_linear_probe_is_logistic_regression_on_the_features(digits):
     X, y, X_test, _ = digits
-    probe = FineTunedCNNClassifier(strategy="linear_probe").fit(X, y)
+    probe = FineTunedCNNClassifier(strategy="linear_probe", precision="float32").fit(
+        X, y
+    )
     model = make_pipeline(
-        PretrainedFeatureExtractor(),
+        PretrainedFeatureExtractor(precision="float32"),
         FunctionTransformer(np.float64),  # in float32, lbfgs ends earlier
         StandardScaler(),
         LogisticRegression(max_iter=10_000, tol=1e-8),
@@ -87,9 +89,11 @@ def test_linear_probe_is_logistic_regression_on_the_features(digits):
 def test_linear_probe_of_two_classes_is_logistic_regression_too(digits):
     X, y, X_test, _ = digits
     X, y = X[y < 2], y[y < 2]
-    probe = FineTunedCNNClassifier(strategy="linear_probe").fit(X, y)
+    probe = FineTunedCNNClassifier(strategy="linear_probe", precision="float32").fit(
+        X, y
+    )
     model = make_pipeline(
-        PretrainedFeatureExtractor(),
+        PretrainedFeatureExtractor(precision="float32"),
         FunctionTransformer(np.float64),
         StandardScaler(),
         LogisticRegression(tol=1e-9),
@@ -136,7 +140,7 @@ def test_frozen_part_is_bit_identical_and_untouched(digits, unfreeze_from):
     before = load_backbone("sktl_mini").network.module.state_dict()
     after = clf.module_.prefix.state_dict()
     assert after.keys() < before.keys()
-    assert all(torch.equal(tensor, before[name]) for name, tensor in after.items())
+    assert all(torch.equal(t.cpu(), before[name]) for name, t in after.items())
     seen = dict(clf.callbacks_)["WatchFrozen"].seen
     assert len(seen) == 4
     assert not any(seen)
@@ -147,7 +151,7 @@ def test_unfrozen_part_does_change(digits):
     clf = quick().fit(X, y)
     before = load_backbone("sktl_mini").network.module.state_dict()
     tail = clf.module_.tail.state_dict()
-    changed = {k for k, v in tail.items() if not torch.equal(v, before[k])}
+    changed = {k for k, v in tail.items() if not torch.equal(v.cpu(), before[k])}
     assert {name.split(".")[0] for name in changed} == {"layer3"}
 
 
@@ -179,7 +183,7 @@ def test_each_image_passes_the_frozen_part_once(digits):
 def test_module_is_the_whole_network(digits):
     """From preprocessed images to logits, for users of plain torch."""
     X, y, X_test, _ = digits
-    clf = quick().fit(X, y)
+    clf = quick(precision="float32").fit(X, y)
     pixels = np.round(X_test.reshape(-1, 8, 8) * 255 / 16).astype(np.uint8)
     resized = [
         np.asarray(Image.fromarray(p).convert("RGB").resize((64, 64), Image.BILINEAR))
@@ -187,8 +191,10 @@ def test_module_is_the_whole_network(digits):
     ]
     images = (torch.tensor(np.array(resized)) / 255 - 0.5) / 0.25
     with torch.no_grad():
-        logits = clf.module_.eval()(images.permute(0, 3, 1, 2))
-    np.testing.assert_allclose(logits, clf.decision_function(X_test), atol=1e-3)
+        weights = next(clf.module_.parameters())
+        logits = clf.module_.eval()(images.permute(0, 3, 1, 2).to(weights.device))
+    expected = clf.decision_function(X_test)
+    np.testing.assert_allclose(logits.cpu(), expected, atol=1e-3)
 
 
 # ---- randomness
@@ -232,7 +238,7 @@ def test_rows_do_not_influence_one_another(digits):
 @pytest.mark.parametrize("strategy", ["full", "lp_ft"])
 def test_few_rows_are_computed_alone_and_differ_by_rounding(digits, strategy, n_rows):
     X, y, X_test, _ = digits
-    clf = quick(strategy=strategy, max_epochs=1).fit(X, y)
+    clf = quick(strategy=strategy, max_epochs=1, precision="float32").fit(X, y)
     together = clf.decision_function(X_test)[:n_rows]
     seen = []
     clf.module_.head.register_forward_pre_hook(lambda _, x: seen.append(len(x[0])))

@@ -129,8 +129,11 @@ class Truth(Callback):
         rows, codes = zip(*dataset_valid, strict=True)
         pixels = torch.tensor(np.stack([row["rows"] for row in rows]))
         with torch.no_grad():
+            pixels = pixels.to(next(net.module_.parameters()).device)
             logits = net.module_.eval().classify(pixels)
-        self.accuracy = float((logits.argmax(1).numpy() == np.array(codes)).mean())
+        self.accuracy = float(
+            (logits.argmax(1).cpu().numpy() == np.array(codes)).mean()
+        )
 
 
 @pytest.mark.parametrize("names", [[5, 9, 7], ["a", "b", "c"]])

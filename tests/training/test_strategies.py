@@ -88,7 +88,8 @@ def fit(strategy, **params):
 def state_of(net):
     """Every tensor by the name that the backbone gives it; the head's by `head.`."""
     state = {n: t for n, t in net.module_.state_dict().items() if n.startswith("head.")}
-    return copy.deepcopy(net.module_.backbone_state() | state)
+    state = net.module_.backbone_state() | state
+    return {name: tensor.cpu().clone() for name, tensor in state.items()}
 
 
 def changed(before, after):
@@ -385,9 +386,9 @@ def by_hand(network, head, stages, head_lr=0.01, decay=1.0):
 
 def assert_trained_as(clf, network, head):
     for name, tensor in clf.module_.backbone_state().items():
-        torch.testing.assert_close(tensor, network[name], rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(tensor.cpu(), network[name], rtol=1e-3, atol=1e-5)
     for name, tensor in clf.module_.head.state_dict().items():
-        torch.testing.assert_close(tensor, head[name], rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(tensor.cpu(), head[name], rtol=1e-3, atol=1e-5)
 
 
 def probed_head(network):
@@ -424,7 +425,7 @@ def test_lp_ft_equals_a_loop_written_by_hand(first):
 def test_full_equals_a_loop_written_by_hand(layer_decay, hidden_units):
     class KeepHead(Callback):
         def on_train_begin(self, net, **kwargs):
-            heads.append(copy.deepcopy(net.module_.head))
+            heads.append(copy.deepcopy(net.module_.head).cpu())
 
     heads = []
     params = {"layer_decay": layer_decay, "hidden_units": hidden_units}

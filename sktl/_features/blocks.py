@@ -149,9 +149,11 @@ class Blocks:
         return self._prepare(self._postponed.popleft().contents, LOCK_SECONDS)
 
     def _prepare_all(self):
-        n_rows = self._size * (BLOCKS_PER_READING if self.cache.is_shared else 1)
+        most = self._size * (BLOCKS_PER_READING if self.cache.is_shared else 1)
         stop = 0
         while stop < len(self.images):
+            # The network begins with the first batch, and is never waited for later.
+            n_rows = min(max(stop, self.engine.batch_size), most)
             rows = range(stop, min(stop + n_rows, len(self.images)))
             contents, errors, stop = self._read(rows)
             look_up(contents, self.cache)

@@ -218,7 +218,7 @@ def test_network_for_published_weights_comes_back(
 
 def test_parameters_can_be_changed_when_loading(tmp_path, data):
     X, y = data
-    clf = make_classifier(cache=tmp_path / "cache").fit(X, y)
+    clf = make_classifier(cache=tmp_path / "cache", precision="float32").fit(X, y)
     clf.save(tmp_path / "model")
     loaded = FineTunedCNNClassifier.load(tmp_path / "model", cache=None, batch_size=7)
     assert (loaded.cache, loaded.batch_size) == (None, 7)
@@ -226,6 +226,7 @@ def test_parameters_can_be_changed_when_loading(tmp_path, data):
         loaded.predict_proba(X), clf.predict_proba(X), rtol=0, atol=1e-5
     )
     loaded = FineTunedCNNClassifier.load(tmp_path / "model", device="cpu", cache=None)
+    clf.set_params(device="cpu")
     assert np.array_equal(loaded.predict_proba(X), clf.predict_proba(X))
 
 
@@ -241,7 +242,7 @@ def test_wrong_parameter_when_loading_is_the_callers_error(saved, parameters):
 def test_device_of_the_file_can_be_changed(tmp_path, data):
     """A model from a machine with a GPU works on one without."""
     X, y = data
-    clf = make_classifier(strategy="linear_probe").fit(X, y)
+    clf = make_classifier(strategy="linear_probe", device="cpu").fit(X, y)
     clf.save(tmp_path / "model")
     forge(tmp_path / "model", lambda c: c["parameters"].update(device="cuda:7"))
     loaded = FineTunedCNNClassifier.load(tmp_path / "model", device="cpu")
@@ -410,7 +411,7 @@ def test_saved_backbone_gives_the_features_of_the_classifier(
     tmp_path, data, precision, atol
 ):
     X, y = data
-    clf = make_classifier(strategy="full", lr=0.01).fit(X, y)
+    clf = make_classifier(strategy="full", lr=0.01, device="cpu").fit(X, y)
     path = tmp_path / "tuned.safetensors"
     clf.save_backbone(path, precision)
     extractor = PretrainedFeatureExtractor(

@@ -131,6 +131,8 @@ class Blocks:
     def __iter__(self):
         """Give each block while a thread prepares the next one."""
         blocks = self._prepare_all()
+        if len(self.images) <= self.engine.batch_size:
+            yield from blocks  # there is nothing to prepare meanwhile
         block = next(blocks, None)
         while block:
             following = self._ahead.submit(next, blocks, None)

@@ -2,20 +2,18 @@
 
 import numpy as np
 import torch
-from sklearn.exceptions import NotFittedError
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
 from skorch import NeuralNetClassifier
 
-from sktl._saving import model_file
-from sktl._training.early_stopping import HeldOutClassifier
+from sktl._saving.model_file import SavedMixin
 from sktl._training.fine_tuning import FineTunedNet, has_epochs
 from sktl._training.net import holds_rows
-from sktl._training.targets import Labels
+from sktl._training.targets import Indicators, Labels
 from sktl._utils.fit_tasks import with_callbacks
 
 
-class FineTunedCNNClassifier(FineTunedNet, NeuralNetClassifier):
+class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
     """Classify images with a pretrained network whose last layers are trained on them.
 
     The network's classification layer is replaced by a new one, the head. `strategy`
@@ -192,7 +190,7 @@ class FineTunedCNNClassifier(FineTunedNet, NeuralNetClassifier):
         "classes": "no_validation",  # refused in words of its own
         "class_weight": [dict, StrOptions({"balanced"}), None],
     }
-    _kind, _seen_by_scorers = Labels, HeldOutClassifier
+    _kinds, _saved_as = (Indicators, Labels), "FineTunedCNNClassifier"
 
     def __init__(
         self,
@@ -275,18 +273,8 @@ class FineTunedCNNClassifier(FineTunedNet, NeuralNetClassifier):
 
     @property
     def classes_(self):
-        """The labels seen in `fit`."""
-        if "classes_inferred_" not in vars(self):
-            raise NotFittedError(
-                "This classifier has not seen any labels yet. Call fit, or partial_fit "
-                "with classes=; initialize() need not be called."
-            )
-        return self.classes_inferred_
-
-    @property
-    def target(self):
-        """What is predicted, as seen in `fit`."""
-        return Labels(self.classes_)
+        """The labels seen in `fit`; of tags the numbers of the columns."""
+        return self.target.classes
 
     @with_callbacks
     def fit(self, X, y, sample_weight=None, **fit_params):
@@ -361,7 +349,7 @@ class FineTunedCNNClassifier(FineTunedNet, NeuralNetClassifier):
             Of the same type as `y`. (Callbacks that pass on the data sets or batches of
             `fit`, whose targets are class numbers, get class numbers.)
         """
-        codes = self.predict_proba(X).argmax(axis=1)
+        codes = self.target.choose(self.predict_proba(X))
         return codes if holds_rows(X) else self.target.decode(codes)
 
     def predict_proba(self, X):
@@ -395,7 +383,7 @@ class FineTunedCNNClassifier(FineTunedNet, NeuralNetClassifier):
         """
         self.check_is_fitted()
         if self._gives_probabilities():
-            return self.forward(X).detach().log_softmax(dim=1).numpy()
+            return self.target.log_probabilities(self.forward(X).detach()).numpy()
         return np.log(self.predict_proba(X))
 
     def decision_function(self, X):
@@ -411,74 +399,7 @@ class FineTunedCNNClassifier(FineTunedNet, NeuralNetClassifier):
             For two classes, of shape (n_samples,): the second logit less the first.
         """
         self.check_is_fitted()
-        logits = self.forward(X).detach().numpy()
-        return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
-
-    def save(self, path):
-        """Save the fitted classifier to one file, which `load` reads.
-
-        Unlike a pickle, the file holds only numbers and plain settings, and no code. It
-        is written whole or not at all, and `load` rejects a file that was changed. It
-        does not hold the state of the optimiser (`partial_fit` starts with a new one),
-        nor `cache` and `checkpoint`, which are paths on this machine.
-
-        Parameters
-        ----------
-        path : path-like
-            A file that is there is replaced.
-
-        Raises
-        ------
-        NotFittedError
-            If the classifier is not fitted, or `fit` did not finish.
-        TypeError
-            If a parameter cannot be stored in such a file: a callback, a network or a
-            function. Use pickle or joblib for these, if whoever loads the file trusts
-            you.
-        OSError
-            If the file cannot be written.
-        """
-        model_file.save_model(self, path)
-
-    @classmethod
-    def load(cls, path, **parameters):
-        """Load a classifier that `save` wrote; no code in the file is run.
-
-        Needs no other file and no internet: the file holds all weights.
-
-        Parameters
-        ----------
-        path : path-like
-        **parameters : dict
-            Parameters to change, such as `device="cpu"` or `cache=None`.
-
-        Returns
-        -------
-        classifier : FineTunedCNNClassifier
-            Makes the same predictions as the saved one. Its `cache` is "memory",
-            whatever the saved one's was.
-
-        Raises
-        ------
-        ModelFileError
-            If the file was not written by `save`, or was changed since; or if the
-            installed torchvision has a different network under this name.
-        ValueError
-            If a parameter does not exist or cannot have this value.
-        """
-        return model_file.load_model(cls, path, **parameters)
-
-    def save_backbone(self, path, precision="float32"):
-        """Save the network without its head, to be used as `weights=path`.
-
-        Parameters
-        ----------
-        path : path-like
-            Ends in `.safetensors`.
-        precision : {"float32", "float16"}, default="float32"
-            float16 halves the file and changes weights by up to 5e-4 of their size.
-        """
-        model_file.save_backbone(self, path, precision)
+        return self.target.margins(self.forward(X).detach().numpy())
 
     def _check_params(self):
         super()._check_params()
@@ -488,8 +409,10 @@ class FineTunedCNNClassifier(FineTunedNet, NeuralNetClassifier):
                 "labels are taken from y. Leave it out, or pass it to partial_fit."
             )
 
-    def _learn(self, target):
-        self.classes_inferred_ = target.classes
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
 
     def _get_predict_nonlinearity(self):
         # skorch knows what to do for three losses, and gives logits for all others.

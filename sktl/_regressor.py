@@ -1,17 +1,16 @@
 """`FineTunedCNNRegressor`: images in, numbers out, by a network trained in part."""
 
-from sklearn.exceptions import NotFittedError
 from sklearn.utils.metaestimators import available_if
 from skorch import NeuralNetRegressor
 
-from sktl._training.early_stopping import HeldOutRegressor
+from sktl._saving.model_file import SavedMixin
 from sktl._training.fine_tuning import FineTunedNet, has_epochs
 from sktl._training.net import holds_rows
 from sktl._training.targets import Numbers
 from sktl._utils.fit_tasks import with_callbacks
 
 
-class FineTunedCNNRegressor(FineTunedNet, NeuralNetRegressor):
+class FineTunedCNNRegressor(SavedMixin, FineTunedNet, NeuralNetRegressor):
     """Predict numbers for images with a partly trained, pretrained network.
 
     Like `FineTunedCNNClassifier`, with the same parameters except for `class_weight`.
@@ -75,17 +74,17 @@ class FineTunedCNNRegressor(FineTunedNet, NeuralNetRegressor):
     True
     """
 
-    _kind, _seen_by_scorers = Numbers, HeldOutRegressor
+    _kinds, _saved_as = (Numbers,), "FineTunedCNNRegressor"
 
     @property
-    def target(self):
-        """What is predicted, as seen in `fit`."""
-        if "target_mean_" not in vars(self):
-            raise NotFittedError(
-                "This regressor has not seen any targets yet. Call fit or partial_fit; "
-                "initialize() need not be called."
-            )
-        return Numbers(self.target_mean_, self.target_scale_)
+    def target_mean_(self):
+        """Mean of the `y` of `fit`."""
+        return self.target.mean
+
+    @property
+    def target_scale_(self):
+        """Standard deviation of the `y` of `fit`."""
+        return self.target.scale
 
     @with_callbacks
     def fit(self, X, y, sample_weight=None, **fit_params):
@@ -165,6 +164,3 @@ class FineTunedCNNRegressor(FineTunedNet, NeuralNetRegressor):
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags
-
-    def _learn(self, target):
-        self.target_mean_, self.target_scale_ = target.mean, target.scale

@@ -7,7 +7,6 @@ from os import PathLike
 
 import numpy as np
 from sklearn.base import clone
-from sklearn.dummy import DummyClassifier
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_consistent_length
 from tqdm import tqdm
@@ -36,7 +35,7 @@ from sktl._comparison.twins import kind_of
 from sktl._display.comparison import TransferComparisonDisplay
 from sktl._display.html import write_html
 from sktl._display.table import TableMixin, numbers, ranges, words
-from sktl._training.labels import check_labels, list_classes
+from sktl._training.targets import learn_target
 from sktl._utils.printable import shown
 from sktl._utils.scoring import get_scorers
 from sktl._utils.splits import make_splits
@@ -71,6 +70,8 @@ class TransferComparison(TableMixin):
         As `findings_`.
     parameters, versions : dict of str to str or None, default=None
         As the attributes.
+    target : {"labels", "indicators", "numbers"}, default="labels"
+        As `target_`.
     evidence : Evidence or None, default=None
         What `compare_transfer` records for the intervals: how much each row moves the
         scores, and which rows the splits share. None: only the scores are known.
@@ -118,16 +119,19 @@ class TransferComparison(TableMixin):
         and the `score` on the test part. Empty if the split failed.
     predictions_ : dict of str to dict of str to ndarray
         Each contender's predictions for rows it was not fitted on, at the largest
-        training size, ordered by row: `row` (of `X`), `split`, `predict`, and
-        `predict_proba` of shape (n, n_classes) if it has probabilities. A row that is
-        in the test part of several splits occurs several times. Failed splits are left
-        out.
+        training size, ordered by row: `row` (of `X`), `split`, `y` (what is true),
+        `predict`, and `predict_proba` of shape (n, n_classes) or (n, n_tags) if it has
+        probabilities. A row that is in the test part of several splits occurs several
+        times. Failed splits are left out.
     classes_ : ndarray of shape (n_classes,) or None
-        The labels, in the order of the columns of `predict_proba`.
+        The labels, in the order of the columns of `predict_proba`; of tags the numbers
+        of the columns of `y`. None for numbers.
+    target_ : str
+        What was predicted: "labels", "indicators" or "numbers".
     chance_ : float
-        Mean score, at the largest training size, of always predicting the most frequent
-        class, with the class frequencies as probabilities. NaN if that cannot be
-        scored.
+        Mean score, at the largest training size, of what knows `y` alone: of always
+        predicting the most frequent class, with the class frequencies as probabilities;
+        the same for each tag; the mean of numbers. NaN if that cannot be scored.
     findings_ : list of str
         Short sentences: where transfer hurts, where it helps, where it makes no
         relevant difference, where that cannot be told and how much data would tell,
@@ -211,6 +215,7 @@ class TransferComparison(TableMixin):
         parameters=None,
         versions=None,
         evidence=None,
+        target="labels",
     ):
         self._evidence = evidence or evidence_of_sizes(results, scoring)
         low, high = intervals(results, self._evidence)
@@ -226,6 +231,7 @@ class TransferComparison(TableMixin):
         self.findings_ = list(findings)
         self.parameters_ = parameters or {}
         self.versions_ = versions or {}
+        self.target_ = target
 
     def gain(self, contender, over):
         """Estimate how far a contender is ahead of another on the same splits.
@@ -377,6 +383,7 @@ def compare_transfer(
     random_state=None,
     verbose=0,
     margin=None,
+    target="auto",
 ):
     """Compare transfer with training from scratch and with classical models.
 
@@ -389,32 +396,37 @@ def compare_transfer(
     X : array-like or sequence of images
         In any form that `PretrainedFeatureExtractor.transform` takes; or a table, for
         contenders that select its columns.
-    y : array-like of shape (n_samples,)
-        Labels.
+    y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        Labels; or indicators, with a column of 0 and 1 for each of several tags; or
+        numbers, in one column or several. See `target`.
     contenders : "default" or dict of str to estimator, default="default"
         The models to compare, by name. `"default"`: the most frequent class; logistic
         regression on raw pixels; logistic regression on features of the untrained
         network; logistic regression, SVM and gradient boosting on frozen features; the
-        fine-tuned network; the same network from scratch.
+        fine-tuned network; the same network from scratch. Of indicators, one model per
+        tag (`OneVsRestClassifier`); for numbers, their counterparts among regressors:
+        the mean, ridge regression, and so on.
     backbone : str, torch.nn.Module, extractor or dict, default="sktl_mini"
         The network of the default contenders. If it is a `PretrainedFeatureExtractor`,
         all of them use its `weights`, `image_size`, `image_shape`, `cache` and so on. A
         dict of label to any of these compares several networks; `BackboneRanking.best`
         returns such a dict.
     cv : int, splitter or iterable of splits, default=5
-        An int means stratified folds in the order of `X`; with `groups`, folds that
-        keep groups together. Two splits or more.
+        An int means folds in the order of `X`, which are stratified if `y` holds
+        labels; with `groups`, folds that keep groups together. Two splits or more.
     scoring : str, callable, None, or list of these, default=None
-        One score or several; larger is better, and None is accuracy. Of several,
+        One score or several; larger is better. None is accuracy of labels, the average
+        precision of indicators (mean over tags), and R2 of numbers. Of several,
         contenders are compared by the first, and the others are columns of the table.
         Besides the names that scikit-learn knows, there is
-        "neg_expected_calibration_error": how far predicted probabilities are from
-        observed frequencies.
+        "neg_expected_calibration_error": how far predicted probabilities of labels are
+        from observed frequencies.
     train_sizes : sequence of int or float, or None, default=None
         Training sizes for learning curves, in increasing order: numbers of rows, or
         floats as fractions of the smallest training part. Every contender is fitted on
-        subsets of each size. Larger subsets contain the smaller ones, and all are
-        stratified. None is one size, all rows.
+        subsets of each size. Larger subsets contain the smaller ones, and those of
+        labels are stratified (of indicators, by each row's rarest tag). None is one
+        size, all rows.
     groups : array-like of shape (n_samples,) or None, default=None
         Passed to the splitter: rows of one group stay together.
     n_jobs : int or None, default=None
@@ -431,6 +443,10 @@ def compare_transfer(
         score: two contenders are called equivalent if the interval of their difference
         lies within it. None is 0.01 for scores whose best value is 1 (accuracy, R2,
         area under a curve); for others, no contenders are called equivalent.
+    target : {"auto", "labels", "indicators", "numbers"}, default="auto"
+        What `y` holds. With `"auto"`, fractions are numbers; several columns are
+        numbers too, or indicators if they hold 0 and 1 only; all else is labels. That
+        includes whole numbers: pass `"numbers"` for a price in whole dollars.
 
     Returns
     -------
@@ -442,9 +458,11 @@ def compare_transfer(
         If `X` is a single path or name.
     ValueError
         Before anything is fitted: if `contenders` is neither "default" nor a dict of
-        estimators with names; `y` holds one class, or no class with as many rows as
-        there are folds; there are fewer than two splits; `train_sizes` do not increase,
-        or are out of range; a `scoring` is not known or given twice; `margin` is not
+        estimators with names, or one is a regressor for labels or a classifier for
+        numbers; `y` holds one class, a tag that is the same in all rows, numbers that
+        are not finite, or no class with as many rows as there are folds; there are
+        fewer than two splits; `train_sizes` do not increase, or are out of range; a
+        `scoring` is not known, does not suit `y`, or is given twice; `margin` is not
         above 0.
     UnknownBackboneError, WeightsNotAvailableError
         If there is no such `backbone`, or its weights cannot be downloaded.
@@ -460,14 +478,14 @@ def compare_transfer(
     `X` themselves or in the first step of a pipeline, and that cache features (`cache`,
     which has to be a directory if `n_jobs` starts processes). Networks that are trained
     by epochs are scored after each epoch, which is not included in fit seconds either.
-    That applies only to classifiers that are contenders themselves, not to those at the
+    That applies only to networks that are contenders themselves, not to those at the
     end of a pipeline.
 
     Pairs with and without transfer are found by comparing parameters. A contender on
     frozen features is paired with the one that differs only in the extractor's
-    `weights=None`; a fine-tuned `FineTunedCNNClassifier` is paired with one on the same
-    `backbone` that starts from random weights. Contenders without such a counterpart
-    (twin) have no row in `effects_`.
+    `weights=None`; a fine-tuned `FineTunedCNNClassifier` or `FineTunedCNNRegressor` is
+    paired with one on the same `backbone` that starts from random weights. Contenders
+    without such a counterpart (twin) have no row in `effects_`.
 
     Examples
     --------
@@ -493,32 +511,31 @@ def compare_transfer(
         )
     check_consistent_length(X, y)
     check_margin(margin)
-    y = check_labels(y)
-    classes = list_classes(y)
-    contenders = check_contenders(contenders, backbone)
-    (what, scorer), *others = get_scorers(scoring).items()
+    y, target = learn_target(y, target)
+    contenders = check_contenders(contenders, backbone, target)
+    (what, scorer), *others = get_scorers(scoring, target, y).items()
     others = dict(others)
     given = np.random.RandomState() if random_state is None else random_state
     rng = check_random_state(given)
-    splits = make_splits(X, y, cv, groups)
+    splits = make_splits(X, y, cv, groups, target)
     seeds = [None] * len(splits)
     if random_state is not None:
         seeds = rng.randint(2**31, size=len(seeds)).tolist()
-    splits = shrink(splits, y, train_sizes, rng)
+    splits = shrink(splits, y, target, train_sizes, rng)
     # Whatever may be wrong with them shows before the first is fitted: what is no
     # estimator, what cannot say its parameters.
     clones = {name: clone(contender) for name, contender in contenders.items()}
     described = {name: repr(contender) for name, contender in contenders.items()}
     parameters = {
         "rows": str(len(y)),
-        "classes": str(len(classes)),
+        target.outputs: str(target.n_outputs),
         "cv": shown(cv),
         "scoring": ", ".join([what, *others]),
         "train_sizes": shown(train_sizes),
         "random_state": repr(random_state),
     }
     versions = _versions()
-    chance = _score_of_labels_alone(X, y, splits[-1], scorer)
+    chance = _score_without_images(X, y, splits[-1], scorer, target.baseline())
     kinds = [kind_of(contender) for contender in contenders.values()]
     seconds = share_passes(contenders, X, splits, n_jobs)
     whose = np.arange(len(y)) if groups is None else np.asarray(groups)
@@ -546,7 +563,7 @@ def compare_transfer(
         *(results, curves, contenders, evidence),
     )
     predictions = _attempt(
-        problems, "the predictions", collect_predictions, trials, splits, classes
+        problems, "the predictions", collect_predictions, trials, splits, y, target
     )
     effects, indicators, findings = said or (None, None, [])
     return TransferComparison(
@@ -556,12 +573,13 @@ def compare_transfer(
         indicators=indicators,
         curves=curves,
         predictions=predictions,
-        classes=classes,
+        classes=getattr(target, "classes", None),
         chance=chance,
         findings=[*findings, *problems],
         parameters=parameters | {"seconds of the passes": f"{seconds:.2f}"} | described,
         versions=versions,
         evidence=evidence,
+        target=target.name,
     )
 
 
@@ -582,12 +600,12 @@ def _attempt(problems, what, work_out, *args):
         )
 
 
-def _score_of_labels_alone(X, y, splits, scorer):
-    """Mean score of the most frequent class; NaN where it has none."""
+def _score_without_images(X, y, splits, scorer, baseline):
+    """Mean score of what knows `y` alone; NaN where it has none."""
     seeds = [None] * len(splits)
     with warnings.catch_warnings():  # such as of a precision of nothing
         warnings.simplefilter("ignore")
-        (trials,) = run_trials(DummyClassifier(), X, y, [splits], seeds, scorer, 1, {})
+        (trials,) = run_trials(baseline, X, y, [splits], seeds, scorer, 1, {})
     return float(np.mean([trial.score for trial in trials]))
 
 

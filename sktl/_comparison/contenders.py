@@ -1,28 +1,29 @@
 """Who takes part in a comparison, where the user names nobody."""
 
 from sklearn.base import clone
-from sklearn.dummy import DummyClassifier
-from sklearn.ensemble import GradientBoostingClassifier
-from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.svm import SVC
+from sklearn.utils import get_tags
 
 from sktl._classifier import FineTunedCNNClassifier
 from sktl._comparison.raw_pixels import OF_IMAGES, RawPixels
 from sktl._comparison.twins import feature_contenders
 from sktl._extractor import as_extractor
 from sktl._networks.backbones import load_backbone
+from sktl._regressor import FineTunedCNNRegressor
 from sktl._utils.printable import shown
 
 # What an extractor says of the network, besides what it says of the images.
 OF_NETWORK = ("backbone", "weights", "image_size", "device", "precision", "cache")
+FACES = {
+    face.__name__: face for face in (FineTunedCNNClassifier, FineTunedCNNRegressor)
+}
 
 
-def check_contenders(contenders, backbone):
-    """Return the contenders by name."""
+def check_contenders(contenders, backbone, target):
+    """Return the contenders by name; they have to predict what the target is."""
     if isinstance(contenders, str) and contenders == "default":
-        contenders = default_contenders(backbone)
+        contenders = default_contenders(backbone, target)
         for name in feature_contenders(contenders):
             # A network that cannot be had is not the failure of some contenders only.
             extractor = contenders[name].steps[0][1]
@@ -42,16 +43,31 @@ def check_contenders(contenders, backbone):
                 f"contenders[{name!r}]={shown(contender)} must be a scikit-learn "
                 "estimator, an instance with a fit method."
             )
+        kind = _estimator_type(contender)
+        if kind in ("classifier", "regressor") and kind != target.estimator_type:
+            raise ValueError(
+                f"contenders[{name!r}] is a {kind}, and y holds {target.name}. Pass a "
+                f"{target.estimator_type}, or say by target= what y holds."
+            )
     return contenders
 
 
-def default_contenders(backbone="sktl_mini"):
+def _estimator_type(contender):
+    try:
+        return get_tags(contender).estimator_type
+    except Exception:  # it does not say, or asks a part that is none
+        return None
+
+
+def default_contenders(backbone, target):
     """Build the contenders of `compare_transfer`, by name.
 
     Parameters
     ----------
     backbone : str, torch.nn.Module, PretrainedFeatureExtractor, or dict of str to these
         The names of a dict's contenders end in its labels.
+    target : Labels, Indicators or Numbers
+        What they are to predict.
     """
     if isinstance(backbone, dict):
         extractors = {
@@ -68,34 +84,32 @@ def default_contenders(backbone="sktl_mini"):
     first = next(iter(extractors.values()))
     pixels = RawPixels(**{name: getattr(first, name) for name in OF_IMAGES})
     contenders = {
-        "most frequent class": DummyClassifier(),
-        "raw pixels + logistic regression": _linear(pixels),
+        target.baseline_name: target.baseline(),
+        f"raw pixels + {target.linear_name}": _scaled(pixels, target.linear_model()),
     }
     for ending, extractor in extractors.items():
-        own = _contenders_of(extractor)
+        own = _contenders_of(extractor, target)
         contenders |= {f"{name}{ending}": one for name, one in own.items()}
     return contenders
 
 
-def _contenders_of(extractor):
+def _contenders_of(extractor, target):
     # One network for all: a clone's is a copy, and twins have the same.
     untrained = clone(extractor).set_params(weights=None, backbone=extractor.backbone)
     shared = {name: getattr(extractor, name) for name in (*OF_IMAGES, *OF_NETWORK)}
+    net, linear = FACES[target.estimator], target.linear_name
     return {
-        "untrained network + logistic regression": _linear(untrained),
-        "frozen features + logistic regression": _linear(extractor),
-        "frozen features + SVM": make_pipeline(extractor, StandardScaler(), SVC()),
-        # Few rows, many columns: there histograms do not pay, and are less accurate.
+        f"untrained network + {linear}": _scaled(untrained, target.linear_model()),
+        f"frozen features + {linear}": _scaled(extractor, target.linear_model()),
+        "frozen features + SVM": _scaled(extractor, target.svm()),
         "frozen features + gradient boosting": make_pipeline(
-            extractor, GradientBoostingClassifier(max_features="sqrt")
+            extractor, target.boosting()
         ),
-        "fine-tuned network": FineTunedCNNClassifier(**shared),
+        "fine-tuned network": net(**shared),
         # Random weights need more epochs than pretrained ones.
-        "network from scratch": FineTunedCNNClassifier(
-            **shared, strategy="scratch", max_epochs=40
-        ),
+        "network from scratch": net(**shared, strategy="scratch", max_epochs=40),
     }
 
 
-def _linear(features):
-    return make_pipeline(features, StandardScaler(), LogisticRegression(max_iter=1000))
+def _scaled(features, model):
+    return make_pipeline(features, StandardScaler(), model)

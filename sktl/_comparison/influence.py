@@ -3,8 +3,9 @@
 import warnings
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator
 from sklearn.metrics import get_scorer
+from sklearn.utils import get_tags
 from sklearn.utils.metaestimators import available_if
 
 MOST_UNITS = 200  # of rows: more take time, and make the intervals hardly better
@@ -38,7 +39,7 @@ def influence(predicted, y, units, scorer, score, n_units):
     ----------
     predicted : Predicted
         What was predicted of the rows.
-    y : ndarray of shape (n_rows,)
+    y : ndarray of shape (n_rows,) or (n_rows, n_outputs)
     units : ndarray of shape (n_rows,)
         As from `make_units`.
     scorer : callable
@@ -60,6 +61,7 @@ def influence(predicted, y, units, scorer, score, n_units):
         return None
     if repr(scorer) == ACCURACY:
         hits = predicted.predict(np.arange(len(y))) == y
+        hits = hits.reshape(len(y), -1).all(axis=1)  # of tags, all
         without = _accuracy_without(hits, unit_of_row)
     else:
         without = _score_without(predicted, y, unit_of_row, scorer, score)
@@ -97,6 +99,8 @@ def _recall(method):
     def predict(self, positions):
         if method not in self.known_:
             answer = getattr(self.estimator, method)(self.X)
+            if isinstance(answer, list):  # an array per tag: that of having it
+                answer = np.transpose([of_tag[:, -1] for of_tag in answer])
             self.known_[method] = np.asarray(answer)
         return self.known_[method][positions]
 
@@ -104,8 +108,8 @@ def _recall(method):
     return available_if(lambda self: hasattr(self.estimator, method))(predict)
 
 
-class Predicted(ClassifierMixin, BaseEstimator):
-    """A fitted classifier that predicts some rows once, and takes their positions."""
+class Predicted(BaseEstimator):
+    """A fitted estimator that predicts some rows once, and takes their positions."""
 
     def __init__(self, estimator, X):
         self.estimator, self.X = estimator, X
@@ -115,3 +119,6 @@ class Predicted(ClassifierMixin, BaseEstimator):
     predict = _recall("predict")
     predict_proba = _recall("predict_proba")
     decision_function = _recall("decision_function")
+
+    def __sklearn_tags__(self):
+        return get_tags(self.estimator)

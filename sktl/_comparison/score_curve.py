@@ -3,10 +3,10 @@
 import time
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin
 from skorch.callbacks import Callback
 
 from sktl._comparison.row_names import rows_named
+from sktl._training.early_stopping import NetInTraining
 
 
 class ScoreCurve(Callback):
@@ -16,7 +16,7 @@ class ScoreCurve(Callback):
     ----------
     scorer : callable
         As scikit-learn's: of estimator, X and y.
-    X, y : rows and labels to score
+    X, y : rows and targets to score
     rows : sequence of int
         Which rows of the user's `X` they are.
 
@@ -77,29 +77,6 @@ class ScoreCurve(Callback):
         if not self.scores_:
             with rows_named("test part", self.rows):
                 self.data_ = net.get_dataset(self.X)  # passes the frozen part once
-        snapshot = _Snapshot(net, self.X, self.data_)
-        self.scores_.append(self.scorer(snapshot, self.X, self.y))
+        so_far = NetInTraining(net, (self.X, self.data_))
+        self.scores_.append(self.scorer(so_far, self.X, self.y))
         self.seconds_outside_ += time.perf_counter() - now
-
-
-class _Snapshot(ClassifierMixin, BaseEstimator):
-    """The classifier that a net is so far; rows it has met are not opened again."""
-
-    def __init__(self, net, X, data):
-        self.net, self.X, self.data = net, X, data
-        self.classes_ = net.classes_
-
-    def predict(self, X):
-        return self.classes_[self.predict_proba(X).argmax(axis=1)]
-
-    def predict_proba(self, X):
-        return self.net.predict_proba(self._data(X))
-
-    def decision_function(self, X):
-        return self.net.decision_function(self._data(X))
-
-    def __sklearn_is_fitted__(self):
-        return True
-
-    def _data(self, X):
-        return self.data if X is self.X else X

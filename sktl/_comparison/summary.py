@@ -35,15 +35,16 @@ def summarize(trials, splits):
     return _results(trials, splits), curves
 
 
-def collect_predictions(trials, splits, classes):
+def collect_predictions(trials, splits, y, target):
     """Join what was predicted on the splits of the largest size.
 
     Parameters
     ----------
     trials, splits
         As in `summarize`.
-    classes : ndarray of shape (n_classes,)
-        A training part may lack some of them.
+    y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
+    target : Labels, Indicators or Numbers
+        What `y` is.
 
     Returns
     -------
@@ -56,26 +57,18 @@ def collect_predictions(trials, splits, classes):
         for i, (trial, split) in enumerate(zip(of_largest, splits[-1], strict=True)):
             if trial.predictions is not None:
                 part = {"row": split.test, "split": np.full(len(split.test), i)}
-                parts.append(part | _of_all_classes(trial.predictions, classes))
+                part |= {"y": y[split.test]} | trial.predictions
+                known = part.pop("known")
+                if "predict_proba" in part and known is not None:
+                    part["predict_proba"] = target.align(part["predict_proba"], known)
+                elif "predict_proba" in part:
+                    del part["predict_proba"]  # nobody knows of what
+                parts.append(part)
         if parts:
             keys = [key for key in parts[0] if all(key in part for part in parts)]
             joined = {k: np.concatenate([part[k] for part in parts]) for k in keys}
             order = np.lexsort((joined["split"], joined["row"]))
             predictions[name] = {key: values[order] for key, values in joined.items()}
-    return predictions
-
-
-def _of_all_classes(predictions, classes):
-    """Give classes that the training part did not hold a probability of zero."""
-    predictions = dict(predictions)
-    known = predictions.pop("classes")
-    if known is None:
-        predictions.pop("predict_proba", None)  # nobody knows of what
-    elif "predict_proba" in predictions:
-        of_known = predictions["predict_proba"]
-        of_all = np.zeros((len(of_known), len(classes)))
-        of_all[:, np.searchsorted(classes, known)] = of_known
-        predictions["predict_proba"] = of_all
     return predictions
 
 

@@ -1,4 +1,4 @@
-"""Learning curves: nested parts of each training part, nearly stratified."""
+"""Learning curves: nested parts of each training part, stratified where they can be."""
 
 from numbers import Integral, Real
 
@@ -8,13 +8,15 @@ from sktl._utils.printable import shown
 from sktl._utils.splits import Split
 
 
-def shrink(splits, y, train_sizes, rng):
+def shrink(splits, y, target, train_sizes, rng):
     """Shrink the training parts to some sizes; larger ones contain smaller ones.
 
     Parameters
     ----------
     splits : list of Split
-    y : ndarray of shape (n_samples,)
+    y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
+    target : Labels, Indicators or Numbers
+        What `y` is.
     train_sizes : sequence of int or float, or None
         As in `compare_transfer`; None leaves the splits as they are.
     rng : numpy.random.RandomState
@@ -28,8 +30,10 @@ def shrink(splits, y, train_sizes, rng):
     if train_sizes is None:
         return [splits]
     n_rows = min(len(split.train) for split in splits)
-    sizes = check_train_sizes(train_sizes, n_rows, len(np.unique(y)))
-    orders = [nested_order(y[train], rng) for train, _ in splits]
+    strata = target.strata(y)
+    n_least = max(2, len(np.unique(strata)))
+    sizes = check_train_sizes(train_sizes, n_rows, n_least, target.name)
+    orders = [nested_order(strata[train], rng) for train, _ in splits]
     return [
         [
             Split(train[np.sort(order[:size])], test)
@@ -39,7 +43,7 @@ def shrink(splits, y, train_sizes, rng):
     ]
 
 
-def check_train_sizes(train_sizes, n_rows, n_classes):
+def check_train_sizes(train_sizes, n_rows, n_least, what):
     """Return training sizes in rows.
 
     Parameters
@@ -47,8 +51,10 @@ def check_train_sizes(train_sizes, n_rows, n_classes):
     train_sizes : sequence of int (rows) or float (shares of `n_rows`)
     n_rows : int
         Rows of the smallest training part.
-    n_classes : int
+    n_least : int
         The smallest size that there can be.
+    what : str
+        What needs so many rows.
     """
     if isinstance(train_sizes, Real | str) or not len(train_sizes):
         raise ValueError(
@@ -59,11 +65,11 @@ def check_train_sizes(train_sizes, n_rows, n_classes):
     rows = []
     for i, size in enumerate(train_sizes):
         n = _in_rows(size, n_rows)
-        if n is None or not n_classes <= n <= n_rows:
+        if n is None or not n_least <= n <= n_rows:
             raise ValueError(
                 f"train_sizes[{i}]={shown(size)} is {'no size' if n is None else n}. "
-                f"Accepted: {n_classes} (a row of each class) to {n_rows} rows (the "
-                "smallest training part), or a fraction of the latter as a float."
+                f"Accepted: {n_least} (the fewest for these {what}) to {n_rows} rows "
+                "(the smallest training part), or a fraction of the latter as a float."
             )
         if rows and n <= rows[-1]:
             raise ValueError(

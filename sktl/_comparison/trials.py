@@ -9,10 +9,10 @@ from sklearn.base import clone
 from sklearn.utils import _safe_indexing
 from sklearn.utils.parallel import Parallel, delayed
 
-from sktl._classifier import FineTunedCNNClassifier
 from sktl._comparison.influence import Predicted, influence
 from sktl._comparison.row_names import rows_named
 from sktl._comparison.score_curve import ScoreCurve
+from sktl._training.fine_tuning import FineTunedNet
 
 
 class Trial(NamedTuple):
@@ -35,7 +35,7 @@ def run_trials(contender, X, y, splits, seeds, scorer, n_jobs, others=None, unit
     ----------
     contender : estimator
     X : sequence of images
-    y : ndarray of shape (n_samples,)
+    y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
     splits : list of list of Split
         By size. In the last, networks are watched as they are trained, and
         predictions are kept.
@@ -118,7 +118,7 @@ def _score_or_nan(scorer, contender, X, y):
 
 def _all_of(predicted, n_rows):
     """What a contender predicts, and its probabilities where it has any."""
-    predictions = {"classes": predicted.classes_}
+    predictions = {"known": predicted.classes_}
     for method in ("predict", "predict_proba"):
         with contextlib.suppress(Exception):  # its score is there without
             predictions[method] = getattr(predicted, method)(np.arange(n_rows))
@@ -138,7 +138,7 @@ def _seeded(contender, seed):
 
 def _watch(contender, curve):
     """Have a network note its scores as it is trained by epochs."""
-    if not isinstance(contender, FineTunedCNNClassifier):
+    if not isinstance(contender, FineTunedNet):
         return
     if not isinstance(contender.callbacks, str):  # "disable"
         own = contender.callbacks or []

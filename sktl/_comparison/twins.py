@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sktl._classifier import FineTunedCNNClassifier
 from sktl._extractor import PretrainedFeatureExtractor
+from sktl._training.fine_tuning import FineTunedNet
 
 UNTRAINED, SCRATCH = "untrained", "from scratch"
 CLASSICAL, FROZEN, TUNED, RANDOM = KINDS = (
@@ -38,8 +38,8 @@ def find_pairs(contenders):
     """Pair pretrained contenders with those that differ in the transfer alone.
 
     An untrained twin of features has `weights=None` in their extractors and all else
-    equal. A from-scratch twin of a fine-tuned network is a classifier on the same
-    backbone that begins with random weights; of several, the one in which fewest other
+    equal. A from-scratch twin of a fine-tuned network is another on the same backbone
+    that begins with random weights; of several, the one in which fewest other
     parameters differ.
 
     Parameters
@@ -73,7 +73,7 @@ def feature_contenders(contenders):
 
 def kind_of(contender):
     """Say what a contender takes from a network: one of `KINDS`."""
-    networks = parts_of(contender, FineTunedCNNClassifier)
+    networks = parts_of(contender, FineTunedNet)
     extractors = parts_of(contender, PretrainedFeatureExtractor)
     if any(not is_from_scratch(network) for network in networks):
         solved = all(network.strategy == "linear_probe" for network in networks)
@@ -93,9 +93,9 @@ def parts_of(contender, kind):
     return list({id(part): part for part in parts if isinstance(part, kind)}.values())
 
 
-def is_from_scratch(classifier):
-    """Whether a `FineTunedCNNClassifier` begins with random weights."""
-    return classifier.strategy == "scratch" or classifier.weights is None
+def is_from_scratch(net):
+    """Whether a `FineTunedNet` begins with random weights."""
+    return net.strategy == "scratch" or net.weights is None
 
 
 def comparable(value, untrained=False):
@@ -128,13 +128,13 @@ def _untrained_twin(contender, contenders):
 
 
 def _scratch_twin(contender, contenders):
-    networks = parts_of(contender, FineTunedCNNClassifier)
+    networks = parts_of(contender, FineTunedNet)
     if len(networks) != 1 or is_from_scratch(networks[0]):
         return None
     _, own = comparable(networks[0])
     n_different = {}
     for name, other in contenders.items():
-        others = parts_of(other, FineTunedCNNClassifier)
+        others = parts_of(other, FineTunedNet)
         if len(others) == 1 and is_from_scratch(others[0]):
             _, its = comparable(others[0])
             if own["backbone"] == its["backbone"]:

@@ -1,4 +1,4 @@
-"""A fitted classifier as a file that runs nothing when it is loaded."""
+"""A fitted network as a file that runs nothing when it is loaded."""
 
 import contextlib
 import json
@@ -16,17 +16,16 @@ from sktl._images.geometry import Geometry
 from sktl._networks.backbones import Preprocessing, rebuild_backbone
 from sktl._saving.archive import read_archive, to_bytes, write_archive
 from sktl._saving.plain_data import decode, decode_array, encode, encode_array
-from sktl._training.labels import list_classes
+from sktl._training.targets import TARGETS
 from sktl._utils.atomic import replacing
 from sktl.exceptions import ModelFileError
 
-KIND = "FineTunedCNNClassifier"
 FIELDS = ("parameters", "fitted", "backbone", "history", "versions")
 # Parameters that say where the writer's machine keeps things; the reader's is another.
 OF_THE_MACHINE = {"cache", "checkpoint"}
 # What `fit` learns besides tensors; of columns only where there are some.
 FITTED = {
-    "classes_inferred_": np.ndarray,
+    "target_": tuple(TARGETS.values()),
     "value_range_": tuple | None,
     "n_epochs_": int,
 }
@@ -35,8 +34,78 @@ LINEAR_LAYER = r"head\.(?:(\d+)\.)?weight"
 PACKAGES = ("sktl", "torch", "torchvision", "skorch", "scikit-learn", "numpy")
 
 
-def save_model(estimator, path):
-    """Write a fitted classifier to a file, as `FineTunedCNNClassifier.save` says."""
+class SavedMixin:
+    """What can be saved: a `FineTunedNet` with `_saved_as`, the name of its face."""
+
+    def save(self, path):
+        """Save the fitted estimator to one file, which `load` reads.
+
+        Unlike a pickle, the file holds only numbers and plain settings, and no code. It
+        is written whole or not at all, and `load` rejects a file that was changed. It
+        does not hold the state of the optimiser (`partial_fit` starts with a new one),
+        nor `cache` and `checkpoint`, which are paths on this machine.
+
+        Parameters
+        ----------
+        path : path-like
+            A file that is there is replaced.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted, or `fit` did not finish.
+        TypeError
+            If a parameter cannot be stored in such a file: a callback, a network or a
+            function. Use pickle or joblib for these, if whoever loads the file trusts
+            you.
+        OSError
+            If the file cannot be written.
+        """
+        _save_model(self, path)
+
+    @classmethod
+    def load(cls, path, **parameters):
+        """Load an estimator that `save` wrote; no code in the file is run.
+
+        Needs no other file and no internet: the file holds all weights.
+
+        Parameters
+        ----------
+        path : path-like
+        **parameters : dict
+            Parameters to change, such as `device="cpu"` or `cache=None`.
+
+        Returns
+        -------
+        estimator : object of this class
+            Makes the same predictions as the saved one. Its `cache` is "memory",
+            whatever the saved one's was.
+
+        Raises
+        ------
+        ModelFileError
+            If the file was not written by `save` of such an estimator, or was changed
+            since; or if the installed torchvision has a different network under this
+            name.
+        ValueError
+            If a parameter does not exist or cannot have this value.
+        """
+        return _load_model(cls, path, **parameters)
+
+    def save_backbone(self, path, precision="float32"):
+        """Save the network without its head, to be used as `weights=path`.
+
+        Parameters
+        ----------
+        path : path-like
+            Ends in `.safetensors`.
+        precision : {"float32", "float16"}, default="float32"
+            float16 halves the file and changes weights by up to 5e-4 of their size.
+        """
+        _save_backbone(self, path, precision)
+
+
+def _save_model(estimator, path):
     estimator.check_is_fitted(["module_", *FITTED])
     defaults = type(estimator)().get_params(deep=False)
     parameters = {
@@ -60,40 +129,38 @@ def save_model(estimator, path):
         ],
         "versions": {name: version(name) for name in PACKAGES},
     }
-    write_archive(path, KIND, manifest, estimator.module_.state_dict())
+    write_archive(path, estimator._saved_as, manifest, estimator.module_.state_dict())
 
 
-def load_model(cls, path, **parameters):
-    """Make a `cls` of a file, as `FineTunedCNNClassifier.load` says."""
-    manifest, tensors = read_archive(path, KIND, FIELDS)
+def _load_model(cls, path, **parameters):
+    manifest, tensors = read_archive(path, cls._saved_as, FIELDS)
     with _errors_of(path, manifest):
-        saved, fitted = _decode_parameters(manifest, cls), _decode_fitted(manifest)
+        saved, fitted = _decode_parameters(manifest, cls), _decode_fitted(manifest, cls)
         history = [decode(row) for row in manifest["history"]]
         _check_fitted(fitted, history, tensors, saved)
-        classifier = cls(**saved)
-        classifier._check_params()
-    classifier.set_params(**parameters)._check_params()
+        estimator = cls(**saved)
+        estimator._check_params()
+    estimator.set_params(**parameters)._check_params()
     with _errors_of(path, manifest):
         network = manifest["backbone"]
-        if classifier.backbone != network["name"]:
+        if estimator.backbone != network["name"]:
             raise ValueError(f"its network is {reprlib.repr(network['name'])}")
-        vars(classifier).update(fitted)
+        vars(estimator).update(fitted)
         backbone = rebuild_backbone(
             network["name"],
             network["structure"],
             _preprocessing(network["preprocessing"]),
             {n.removeprefix("prefix."): t for n, t in tensors.items()},
         )
-        with classifier._seeded():
-            classifier.initialize(backbone)
-        _check_tensors(tensors, classifier.module_.state_dict())
-        classifier.module_.load_state_dict(tensors)
-        classifier.history_ = History(history)
-    return classifier
+        with estimator._seeded():
+            estimator.initialize(backbone)
+        _check_tensors(tensors, estimator.module_.state_dict())
+        estimator.module_.load_state_dict(tensors)
+        estimator.history_ = History(history)
+    return estimator
 
 
-def save_backbone(estimator, path, precision="float32"):
-    """Write the network without its head, as the method of that name says."""
+def _save_backbone(estimator, path, precision):
     estimator.check_is_fitted()
     dtypes = {"float32": torch.float32, "float16": torch.float16}
     if precision not in dtypes or Path(path).suffix != ".safetensors":
@@ -109,7 +176,10 @@ def save_backbone(estimator, path, precision="float32"):
     metadata = {
         "backbone": estimator.backbone_.name,
         "sktl": version("sktl"),
-        "classes": json.dumps(estimator.classes_.tolist(), default=str),
+        **{
+            field: json.dumps(values.tolist(), default=str)
+            for field, values in vars(estimator.target).items()
+        },
     }
     with replacing(path) as file:
         file.write(to_bytes(state, metadata))
@@ -130,7 +200,7 @@ def _errors_of(path, manifest):
         yield
     except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise ModelFileError(
-            f"{str(path)!r} does not describe a classifier that this version of sktl "
+            f"{str(path)!r} does not describe a model that this version of sktl "
             f"can build: {str(error)[:300]}. It was written with "
             f"{reprlib.repr(manifest['versions'])}."
         ) from error
@@ -146,25 +216,34 @@ def _decode_parameters(manifest, cls):
 
 
 def _encode_fitted(value):
+    if type(value) in TARGETS.values():
+        arrays = {name: encode_array(array) for name, array in vars(value).items()}
+        return {value.name: arrays}
     return encode_array(value) if isinstance(value, np.ndarray) else encode(value)
 
 
-def _decode_fitted(manifest):
+def _decode_fitted(manifest, cls):
     """What `fit` learns, each of its kind."""
     fitted, kinds = {}, FITTED | OPTIONAL
     for name in [*FITTED, *manifest["fitted"]]:
         kind, plain = kinds.get(name), manifest["fitted"].get(name, "missing")
+        if name == "target_":
+            fitted[name] = _decode_target(plain, cls._kinds)
+            continue
         fitted[name] = decode_array(plain) if kind is np.ndarray else decode(plain)
         if kind is None or not isinstance(fitted[name], kind):
             raise ValueError(f"its {reprlib.repr(name)} is {reprlib.repr(plain)}")
     return fitted
 
 
+def _decode_target(plain, kinds):
+    ((name, arrays),) = plain.items()
+    kind = {kind.name: kind for kind in kinds}[name]
+    return kind(**{field: decode_array(array) for field, array in arrays.items()})
+
+
 def _check_fitted(fitted, history, tensors, parameters):
     """Raise unless this is what `fit` learns, and the head's widths go with it."""
-    classes = fitted["classes_inferred_"]
-    if not np.array_equal(classes, list_classes(classes)):
-        raise ValueError("its classes are not in order, or one is there twice")
     low, high = map(float, fitted["value_range_"] or (0, 1))
     if not low < high:
         raise ValueError(f"its range is {low} to {high}")
@@ -175,7 +254,7 @@ def _check_fitted(fitted, history, tensors, parameters):
     layers = [(re.fullmatch(LINEAR_LAYER, name), t) for name, t in tensors.items()]
     layers = {int(match[1] or 0): len(t) for match, t in layers if match}
     widths = [layers[i] for i in sorted(layers)]
-    if widths != [*parameters.get("hidden_units", ()), len(classes)]:
+    if widths != [*parameters.get("hidden_units", ()), fitted["target_"].n_outputs]:
         raise ValueError(f"its head has layers of {widths} units")
 
 

@@ -110,10 +110,11 @@ def _decode(plain):
 
 
 def encode_array(array):
-    """Turn a 1-D array, of labels for instance, into plain data."""
+    """Turn an array, of labels for instance, into plain data."""
     dtype = _dtype_of(array.dtype.str)
     items = array.view(f"{dtype.str[0]}i8") if dtype.kind in "Mm" else array
-    return [dtype.str, [encode(item) for item in items.tolist()]]
+    plain = [encode(item) for item in items.ravel().tolist()]
+    return [dtype.str, list(array.shape), plain]
 
 
 def decode_array(plain):
@@ -122,14 +123,16 @@ def decode_array(plain):
 
 
 def _decode_array(plain):
-    text, items = plain
+    text, shape, items = plain
     dtype = _dtype_of(text)
     if dtype.itemsize * len(items) > LARGEST_ARRAY:
         raise ValueError(f"an array of {len(items)} items of dtype {text!r}")
     items = [_decode(item) for item in items]
     if dtype.kind in "Mm":
-        return np.fromiter(items, f"{text[0]}i8", len(items)).view(dtype)
-    return np.fromiter(items, dtype, len(items))
+        array = np.fromiter(items, f"{text[0]}i8", len(items)).view(dtype)
+    else:
+        array = np.fromiter(items, dtype, len(items))
+    return array.reshape(shape)
 
 
 def _dtype_of(text):

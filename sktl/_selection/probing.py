@@ -1,4 +1,4 @@
-"""`probe_layers`: how well each layer tells the classes apart, and what to train.
+"""`probe_layers`: what each layer knows of labels, tags or numbers, and what to train.
 
 Numbers first: one linear probe per stage, on the same folds. `advise` turns them into
 a recommendation; its thresholds stand at the top.
@@ -7,8 +7,6 @@ a recommendation; its thresholds stand at the top.
 import textwrap
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import check_scoring
 from sklearn.model_selection import StratifiedKFold, check_cv
 from sklearn.utils.validation import check_consistent_length
 from tqdm import tqdm
@@ -18,9 +16,9 @@ from sktl._display.table import TableMixin, numbers, words
 from sktl._extractor import as_extractor
 from sktl._networks.backbones import load_backbone
 from sktl._selection.ranking import check_finite, probe_scores
-from sktl._training.labels import check_labels, list_classes
+from sktl._training.targets import TARGETS, learn_target
 from sktl._utils.printable import shown
-from sktl._utils.scoring import scoring_name
+from sktl._utils.scoring import get_scorers
 from sktl._utils.splits import make_splits
 
 # From so many labels a class on, a set counts as large. With 17 to 42, training every
@@ -39,7 +37,7 @@ LAYER_SLACK = 1.0
 
 
 class LayerProbe(TableMixin):
-    """How well a linear model on each stage of a network tells the classes apart.
+    """How well a linear model on each stage of a network predicts what is asked for.
 
     Returned by `probe_layers`; `print` shows a table with the advice below it.
 
@@ -56,7 +54,9 @@ class LayerProbe(TableMixin):
     scoring : str
         What the scores are; larger is better.
     labels_per_class : float
-        Number of rows divided by number of classes.
+        Number of rows divided by number of classes; half the rows for tags and numbers.
+    target : {"labels", "indicators", "numbers"}, default="labels"
+        What is predicted.
 
     Attributes
     ----------
@@ -69,12 +69,12 @@ class LayerProbe(TableMixin):
         What the scores are.
     recommendation_ : dict
         What to do, as plain values: `strategy` and `unfreeze_from` for
-        `FineTunedCNNClassifier`, `layers` (the layer with the best score) for
-        `PretrainedFeatureExtractor`; and why: `case` (such as "small, similar"),
-        `last_minus_middle` (mean over folds of the last stage's score less that of the
-        middle stage; of an even number of stages, the earlier in the middle),
-        `standard_error` of that difference, `labels_per_class`. `text` puts it all into
-        words.
+        `FineTunedCNNClassifier` or `FineTunedCNNRegressor`, `layers` (the layer with
+        the best score) for `PretrainedFeatureExtractor`; and why: `case` (such as
+        "small, similar"), `last_minus_middle` (mean over folds of the last stage's
+        score less that of the middle stage; of an even number of stages, the earlier in
+        the middle), `standard_error` of that difference, `labels_per_class`. `text`
+        puts it all into words.
 
     See Also
     --------
@@ -103,7 +103,16 @@ class LayerProbe(TableMixin):
     'small, similar'
     """
 
-    def __init__(self, stages, layers, n_features, scores, scoring, labels_per_class):
+    def __init__(
+        self,
+        stages,
+        layers,
+        n_features,
+        scores,
+        scoring,
+        labels_per_class,
+        target="labels",
+    ):
         scores = np.asarray(scores, dtype=float)
         n_folds = scores.shape[1]
         self.results_ = {
@@ -115,7 +124,9 @@ class LayerProbe(TableMixin):
             "se_test_score": scores.std(axis=1, ddof=1) / np.sqrt(n_folds),
         }
         self.scoring_ = scoring
-        self.recommendation_ = advise(stages, layers, scores, scoring, labels_per_class)
+        self.recommendation_ = advise(
+            stages, layers, scores, scoring, labels_per_class, TARGETS[target]
+        )
 
     def plot(self, ax=None):
         """Plot the scores over the layers, with the advice.
@@ -157,32 +168,38 @@ def probe_layers(
     scoring=None,
     n_jobs=None,
     verbose=0,
+    target="auto",
 ):
-    """Find the layers whose features suit the labels, and advise what to fine-tune.
+    """Find the layers whose features suit the task, and advise what to fine-tune.
 
     A network is a chain of stages (such as `layer1` to `layer4` of a ResNet). Each
-    image passes through it once. Then a logistic regression on the standardised output
-    of each stage is cross-validated, on the same folds for all.
+    image passes through it once. Then a linear model on the standardised output of each
+    stage is cross-validated, on the same folds for all: logistic regression for labels
+    and for each tag, ridge regression for numbers.
 
     Parameters
     ----------
     X : array-like or sequence of images
         In any form that `PretrainedFeatureExtractor.transform` takes.
-    y : array-like of shape (n_samples,)
-        Labels, of at least two classes.
+    y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        Labels, of at least two classes; or indicators of several tags, or numbers: see
+        `target`.
     backbone : str, torch.nn.Module or PretrainedFeatureExtractor, default="sktl_mini"
         The network. An extractor is used with its own `weights`, `image_size`, `cache`,
         `device` and so on, but not with its `layers` and `pooling`.
     cv : int, splitter or iterable of splits, default=5
-        At least two splits. An int means stratified folds in the order of `X`, and at
-        most as many as the smallest class has rows.
+        At least two splits. An int means folds in the order of `X`; for labels they are
+        stratified, and at most as many as the smallest class has rows.
     scoring : str, callable or None, default=None
-        One score, the larger the better; None is accuracy.
+        One score, the larger the better. None is accuracy of labels, average precision
+        of indicators, R2 of numbers.
     n_jobs : int or None, default=None
         Number of folds fitted in parallel, once the features are computed. (An
         extractor's own `n_jobs` is the number of threads that read images.)
     verbose : int, default=0
         Positive values show progress bars.
+    target : {"auto", "labels", "indicators", "numbers"}, default="auto"
+        What `y` holds, as in `compare_transfer`.
 
     Returns
     -------
@@ -192,8 +209,9 @@ def probe_layers(
     ------
     ValueError
         If `backbone` is not a network or has fewer than two stages, `y` has fewer than
-        two classes, a class has fewer rows than there are folds, there are fewer than
-        two splits, or features are not finite.
+        two classes or is not as `target` says, a class has fewer rows than there are
+        folds, there are fewer than two splits, a `scoring` does not suit `y`, or
+        features are not finite.
     UnknownBackboneError
         If a name is not known; the message suggests similar ones.
     WeightsNotAvailableError
@@ -205,15 +223,16 @@ def probe_layers(
     --------
     rank_backbones : Helps to choose a network.
     compare_transfer : Measures how much transfer helps.
-    FineTunedCNNClassifier : Takes `strategy` and `unfreeze_from`.
+    FineTunedCNNClassifier, FineTunedCNNRegressor : Take `strategy` and `unfreeze_from`.
 
     Notes
     -----
     The advice follows the four textbook cases. A data set counts as large or small by
-    its labels per class. The task counts as similar to the one that the network was
-    trained for if features of the last stage beat those of the middle one by a standard
-    error (of the difference, paired over folds); if the last is no better, late
-    features are too specific to the original task.
+    its labels per class; one of tags or numbers as if its rows were of two classes. The
+    task counts as similar to the one that the network was trained for if features of
+    the last stage beat those of the middle one by a standard error (of the difference,
+    paired over folds); if the last is no better, late features are too specific to the
+    original task.
 
     ======  =========  ============================================================
     set     task       advice
@@ -226,9 +245,10 @@ def probe_layers(
 
     The best layer is the last one that is not worse than the highest mean by more than
     a standard error. Folds share training rows, so these standard errors are a rough
-    guide. Thresholds were set on five sets of images with one network. On these, the
-    advised choice was within 2 points, or a standard error, of the best in 9 of 13
-    cases (`benchmarks/bench_advice.py`): if it matters, let `compare_transfer` decide.
+    guide. Thresholds were set on five sets of labelled images with one network. On
+    these, the advised choice was within 2 points, or a standard error, of the best in 9
+    of 13 cases (`benchmarks/bench_advice.py`); for tags and numbers it has not been
+    measured. If it matters, let `compare_transfer` decide.
 
     Time: one pass of each image, and `cv` small fits for each stage. Memory: 4 bytes
     for each image and column of all stages together. Nothing is random except what `cv`
@@ -256,10 +276,9 @@ def probe_layers(
     """
     extractor = as_extractor(backbone)
     check_consistent_length(X, y)
-    y = check_labels(y)
-    n_classes = len(list_classes(y))
-    folds = _check_folds(cv, y)
-    _check_scoring(scoring)
+    y, target = learn_target(y, target)
+    folds = _check_folds(cv, y, target)
+    what, scorer = _check_scoring(scoring, target, y)
     network, name = _load_network(extractor)
     ends = network.stage_ends()
     extractor.set_params(
@@ -272,20 +291,21 @@ def probe_layers(
     widths = extractor.layer_widths_
     parts = np.split(features, np.cumsum(widths)[:-1], axis=1)
     with tqdm(parts, disable=not verbose, unit="layer") as bar:
-        scores = [probe_scores(part, y, folds, scoring, n_jobs) for part in bar]
+        scores = [probe_scores(part, y, target, folds, scorer, n_jobs) for part in bar]
     return LayerProbe(
         list(ends),
         list(ends.values()),
         widths,
         scores,
-        scoring_name(scoring),
-        len(y) / n_classes,
+        what,
+        len(y) / target.n_groups,
+        target.name,
     )
 
 
-def _check_folds(cv, y):
+def _check_folds(cv, y, target):
     """Return the splits, which are to be the same for all layers."""
-    splitter = check_cv(cv, y, classifier=True)
+    splitter = check_cv(cv, y, classifier=target.stratified)
     if isinstance(splitter, StratifiedKFold):
         n_folds = splitter.n_splits
         classes, counts = np.unique(y, return_counts=True)
@@ -296,16 +316,18 @@ def _check_folds(cv, y):
                 f"{counts.min()} row(s) only. Pass a smaller cv (at least 2), label "
                 "more images of that class, or leave it out of X and y."
             )
-    return make_splits(np.zeros(len(y)), y, cv, groups=None)
+    return make_splits(np.zeros(len(y)), y, cv, None, target)
 
 
-def _check_scoring(scoring):
+def _check_scoring(scoring, target, y):
+    """Return the name of a score, and the score."""
     if not (scoring is None or isinstance(scoring, str) or callable(scoring)):
         raise ValueError(
             f"scoring={shown(scoring)} must be one score: a name, a callable or None, "
-            "which is accuracy."
+            f"which is {target.scoring}."
         )
-    check_scoring(LogisticRegression(), scoring)
+    (named,) = get_scorers(scoring, target, y).items()
+    return named
 
 
 def _load_network(extractor):
@@ -323,7 +345,7 @@ def _load_network(extractor):
 # ---- the advice
 
 
-def advise(stages, layers, scores, scoring, labels_per_class):
+def advise(stages, layers, scores, scoring, labels_per_class, target):
     """Turn scores into a recommendation, as `LayerProbe.recommendation_`.
 
     Parameters
@@ -333,6 +355,8 @@ def advise(stages, layers, scores, scoring, labels_per_class):
     scores : ndarray of shape (n_stages, n_folds)
     scoring : str
     labels_per_class : float
+    target : type
+        Labels, Indicators or Numbers.
 
     Returns
     -------
@@ -354,8 +378,8 @@ def advise(stages, layers, scores, scoring, labels_per_class):
         "standard_error": float(error),
         "labels_per_class": float(labels_per_class),
     }
-    what = _say(advice, is_last=best == len(layers) - 1)
-    why = _explain(advice, stages[-1], stages[middle], scoring)
+    what = _say(advice, best == len(layers) - 1, target)
+    why = _explain(advice, stages[-1], stages[middle], scoring, target)
     return advice | {"text": f"Advice: {what} {why}"}
 
 
@@ -381,39 +405,40 @@ def _best_layer(scores):
             return layer
 
 
-def _say(advice, is_last):
+def _say(advice, is_last, target):
     """Say what to do; `is_last` is whether the best layer is the last."""
+    net, linear = target.estimator, type(target.linear_model()).__name__
     strategy, layer = advice["strategy"], advice["layers"]
     stage = advice["unfreeze_from"]
     if strategy == "full":
-        what = "train the whole network: FineTunedCNNClassifier(strategy='full')."
+        what = f"train the whole network: {net}(strategy='full')."
     elif strategy == "lp_ft":
         what = (
             f"train the stages from {stage!r} on, after a linear probe: "
-            f"FineTunedCNNClassifier(strategy='lp_ft', unfreeze_from={stage!r})."
+            f"{net}(strategy='lp_ft', unfreeze_from={stage!r})."
         )
     else:
         way = (
-            "FineTunedCNNClassifier(strategy='linear_probe')."
+            f"{net}(strategy='linear_probe')."
             if is_last
             else f"PretrainedFeatureExtractor(layers={layer!r}) before StandardScaler "
-            "and LogisticRegression."
+            f"and {linear}."
         )
         what = f"train nothing but a linear model on the output of {layer!r}: {way}"
     return what
 
 
-def _explain(advice, last, middle, scoring):
+def _explain(advice, last, middle, scoring, target):
     """Say which of the four cases it is, with the numbers that make it so."""
     size, domain = advice["case"].split(", ")
     gain, error = advice["last_minus_middle"], advice["standard_error"]
     side = "below" if gain < 0 else "above"
     kind = "similar to" if domain == "similar" else "different from"
     return (
-        f"The set is {size}: {advice['labels_per_class']:.3g} labels per class "
-        f"({MANY_LABELS} or more count as large). The task is {kind} the one that the "
-        f"network was trained for: with features of the last stage, {last}, {scoring} "
-        f"is {abs(gain):.3f} {side} that with the middle one, {middle}, and the "
-        f"standard error is {error:.3f} (above by {CLEAR_GAIN:.3g} standard error or "
-        "more counts as similar)."
+        f"The set is {size}: "
+        f"{target.size_in_words(advice['labels_per_class'], MANY_LABELS)}. The task is "
+        f"{kind} the one that the network was trained for: with features of the last "
+        f"stage, {last}, {scoring} is {abs(gain):.3f} {side} that with "
+        f"the middle one, {middle}, and the standard error is {error:.3f} "
+        f"(above by {CLEAR_GAIN:.3g} standard error or more counts as similar)."
     )

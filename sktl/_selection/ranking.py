@@ -1,6 +1,6 @@
-"""`rank_backbones`: which network's features suit these labels, without training one.
+"""`rank_backbones`: which network's features suit this `y`, without training one.
 
-The two closed-form scores work on one matrix of features and one of labels; each takes
+The two closed-form scores work on one matrix of features and one of targets; each takes
 one singular value decomposition, and none inverts a matrix, so that more features than
 images, dead channels and duplicate columns need no special care.
 """
@@ -10,7 +10,6 @@ from numbers import Integral
 
 import numpy as np
 from sklearn.base import clone
-from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -19,8 +18,9 @@ from tqdm import tqdm
 
 from sktl._display.table import TableMixin, numbers, words
 from sktl._extractor import PretrainedFeatureExtractor, as_extractor
-from sktl._training.labels import check_labels, list_classes
+from sktl._training.targets import learn_target
 from sktl._utils.printable import shown
+from sktl._utils.scoring import get_scorers
 
 METHODS = ("logme", "hscore", "probe")
 # Features are float32: beyond this ratio they cannot tell signal from rounding.
@@ -126,8 +126,9 @@ def rank_backbones(
     cv=5,
     scoring=None,
     verbose=0,
+    target="auto",
 ):
-    """Rank networks by how well their frozen features suit the labels.
+    """Rank networks by how well their frozen features suit labels, tags or numbers.
 
     No network is trained: each image passes through each network once, and the features
     are scored. Then pass the best few to `compare_transfer`.
@@ -136,8 +137,9 @@ def rank_backbones(
     ----------
     X : array-like or sequence of images
         In any form that `PretrainedFeatureExtractor.transform` takes.
-    y : array-like of shape (n_samples,)
-        Labels, of at least two classes.
+    y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        Labels, of at least two classes; or indicators of several tags, or numbers: see
+        `target`.
     backbones : "default", list of str or dict, default="default"
         The networks to rank. A list holds names of `list_backbones()`, each used with
         its default weights (downloaded once if they are not on this machine). A dict
@@ -148,17 +150,21 @@ def rank_backbones(
         untrained.
     method : {"logme", "hscore", "probe"}, default="logme"
         The score. `"logme"`: logarithm of the maximum evidence of a linear model, mean
-        over classes, per image. `"hscore"`: how much of the spread of the features lies
-        between the classes, at most the number of classes less one. `"probe"`:
-        cross-validated score of a logistic regression on standardised features; the
-        slowest, and the closest to what matters in the end.
+        over classes, tags or columns of numbers, per image. `"hscore"`: how much of the
+        spread of the features lies between the classes, at most the number of classes
+        less one; for labels only. `"probe"`: cross-validated score of a linear model on
+        standardised features (logistic regression, or ridge regression for numbers);
+        the slowest, and the closest to what matters in the end.
     cv : int, splitter or iterable of splits, default=5
-        Folds of `"probe"`; an int means stratified folds in the order of `X`. The
-        other methods do not split.
+        Folds of `"probe"`; an int means folds in the order of `X`, stratified for
+        labels. The other methods do not split.
     scoring : str, callable or None, default=None
-        Score of `"probe"`; None is accuracy. The other methods have their own.
+        Score of `"probe"`; None is accuracy of labels, average precision of indicators,
+        R2 of numbers. The other methods have their own.
     verbose : int, default=0
         Positive values show a progress bar.
+    target : {"auto", "labels", "indicators", "numbers"}, default="auto"
+        What `y` holds, as in `compare_transfer`.
 
     Returns
     -------
@@ -167,8 +173,9 @@ def rank_backbones(
     Raises
     ------
     ValueError
-        If `method` is not known, `backbones` is empty or holds something else, `y` has
-        fewer than two classes, or features are not finite.
+        If `method` is not known or not for such a `y`, `backbones` is empty or holds
+        something else, `y` has fewer than two classes or is not as `target` says, or
+        features are not finite.
     UnknownBackboneError
         If a name is not known; the message suggests similar ones.
     WeightsNotAvailableError
@@ -185,8 +192,9 @@ def rank_backbones(
     that a wrong name or missing weights are found at once.
 
     LogME puts a linear model with a normal prior on the weights and normal noise
-    behind each class's column of zeros and ones, and chooses the two variances that
-    make the column most probable. It does not depend on the scale of the features.
+    behind each class's or tag's column of zeros and ones, or each column of numbers, in
+    standard deviations from its mean. It chooses the two variances that make the column
+    most probable, and does not depend on the scale of the features or numbers.
     The paper finds the variances by an iteration of two equations; here the noise is
     eliminated exactly, and the one ratio that remains is searched over its whole
     range. The prior has no intercept, as in the paper.
@@ -231,8 +239,8 @@ def rank_backbones(
         raise ValueError(f"method={shown(method)} is not known. Accepted: {accepted}.")
     extractors = _check_backbones(backbones)
     check_consistent_length(X, y)
-    y = check_labels(y)
-    list_classes(y)
+    y, target = learn_target(y, target)
+    score = _make_score(method, cv, scoring, target, y)
     fitted = {label: extractor.fit(X) for label, extractor in extractors.items()}
     rows = []
     with tqdm(fitted.items(), disable=not verbose, unit="backbone") as bar:
@@ -242,8 +250,7 @@ def rank_backbones(
             features = extractor.transform(X)
             seconds = time.perf_counter() - start
             check_finite(features, label)
-            score = _score(features, y, method, cv, scoring)
-            rows.append((label, score, features.shape[1], seconds))
+            rows.append((label, score(features), features.shape[1], seconds))
     names = ("backbone", "score", "n_features", "extraction_time")
     columns = (np.array(values) for values in zip(*rows, strict=True))
     results = dict(zip(names, columns, strict=True))
@@ -303,20 +310,26 @@ def check_finite(features, label):
 # ---- scores
 
 
-def _score(features, y, method, cv, scoring):
+def _make_score(method, cv, scoring, target, y):
+    """A function of features; or say that the method is none for such a `y`."""
     if method == "probe":
-        return probe_scores(features, y, cv, scoring).mean()
-    _, codes = np.unique(y, return_inverse=True)
-    membership = np.eye(codes.max() + 1)[codes]  # (n, n_classes)
+        (scorer,) = get_scorers(scoring, target, y).values()
+        return lambda features: probe_scores(features, y, target, cv, scorer).mean()
+    if method == "hscore" and not target.stratified:
+        raise ValueError(
+            f"method='hscore' compares classes, and y holds {target.name}. Use "
+            "method='logme' or 'probe'; target='labels' if y holds labels."
+        )
     score = log_maximum_evidence if method == "logme" else shrunk_h_score
-    return score(features.astype(np.float64), membership)
+    columns = target.columns(y)
+    return lambda features: score(features.astype(np.float64), columns)
 
 
-def probe_scores(features, y, cv, scoring, n_jobs=None):
-    """Score of a logistic regression on standardised features, one per fold."""
-    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+def probe_scores(features, y, target, cv, scorer, n_jobs=None):
+    """Score of a linear model on standardised features, one per fold."""
+    probe = make_pipeline(StandardScaler(), target.linear_model())
     return cross_val_score(
-        probe, features, y, cv=cv, scoring=scoring, n_jobs=n_jobs, error_score="raise"
+        probe, features, y, cv=cv, scoring=scorer, n_jobs=n_jobs, error_score="raise"
     )
 
 

@@ -2,8 +2,12 @@
 
 import copy
 
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.base import BaseEstimator
+from sklearn.utils import get_tags
+from sklearn.utils.metaestimators import available_if
 from skorch.callbacks import EarlyStopping
+
+from sktl._training.net import holds_rows
 
 # What the history says of held-out rows: by the loss, or by a scorer of the user.
 LOSS, SCORE = "valid_loss", "valid_score"
@@ -38,41 +42,45 @@ class KeepBest(EarlyStopping):
         return self.best_epoch_ if compared else len(history)
 
 
-class _HeldOut(BaseEstimator):
-    """A net as scorers see it: targets of its own data sets.
+class NetInTraining(BaseEstimator):
+    """A net as scorers see it while it is trained: it takes its own data sets for `X`.
 
     Parameters
     ----------
     net : FineTunedNet
+    known : tuple of (X, data set) or None
+        Images that became a data set already, and are not opened again.
     """
 
-    def __init__(self, net):
-        self.net = net
+    def __init__(self, net, known=None):
+        self.net, self.known = net, known
+
+    def predict(self, X):
+        """Predict what `y` was."""
+        X = self._data(X)
+        predicted = self.net.predict(X)
+        return self.net.target.decode(predicted) if holds_rows(X) else predicted
+
+    @available_if(lambda self: hasattr(self.net, "predict_proba"))
+    def predict_proba(self, X):
+        """As the net's."""
+        return self.net.predict_proba(self._data(X))
+
+    @available_if(lambda self: hasattr(self.net, "decision_function"))
+    def decision_function(self, X):
+        """As the net's."""
+        return self.net.decision_function(self._data(X))
+
+    @property
+    def classes_(self):
+        """As the net's, if it has any."""
+        return self.net.classes_
+
+    def _data(self, X):
+        return self.known[1] if self.known and X is self.known[0] else X
 
     def __sklearn_is_fitted__(self):
         return True
 
-    def predict(self, X):
-        """Predict what `y` was."""
-        return self.net.target.decode(self.net.predict(X))
-
-
-class HeldOutRegressor(RegressorMixin, _HeldOut):
-    """Predicts numbers."""
-
-
-class HeldOutClassifier(ClassifierMixin, _HeldOut):
-    """Predicts labels."""
-
-    @property
-    def classes_(self):
-        """The labels."""
-        return self.net.classes_
-
-    def predict_proba(self, X):
-        """As the net's."""
-        return self.net.predict_proba(X)
-
-    def decision_function(self, X):
-        """As the net's."""
-        return self.net.decision_function(X)
+    def __sklearn_tags__(self):
+        return get_tags(self.net)

@@ -12,6 +12,7 @@ from os import PathLike
 
 import numpy as np
 import torch
+from sklearn.exceptions import NotFittedError
 from sklearn.metrics import get_scorer
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metadata_routing import _routing_enabled, process_routing
@@ -25,12 +26,13 @@ from sktl._features.pixel_network import normalize
 from sktl._images.forms import Images
 from sktl._training.augmentation import make_augment
 from sktl._training.checkpoint import Checkpoint
-from sktl._training.early_stopping import LOSS, SCORE, KeepBest
+from sktl._training.early_stopping import LOSS, SCORE, KeepBest, NetInTraining
 from sktl._training.head import linear_layer
 from sktl._training.net import ROWS, WEIGHT, EstimatorNet, holds_rows
 from sktl._training.network import FineTunedNetwork
 from sktl._training.rows import make_rows
 from sktl._training.strategy import Strategy
+from sktl._training.targets import recognise
 from sktl._utils.fit_tasks import CallbackSupportMixin, FitTask, start_fit
 from sktl._utils.torch_state import seeded
 from sktl.callbacks import GradualUnfreeze
@@ -45,9 +47,8 @@ STOP = "early_stopping"  # the name of a callback
 RATES = {"lr", "optimizer__lr", "backbone_lr_ratio", "layer_decay"}
 # What `fit` learns, and what a fit that failed has not learnt.
 LEARNT = (
-    "classes_inferred_ target_mean_ target_scale_ "
-    "module_ criterion_ optimizer_ scaler_ backbone_ plan_ frozen_up_to_ n_epochs_ "
-    "value_range_ n_features_in_ feature_names_in_"
+    "target_ module_ criterion_ optimizer_ scaler_ backbone_ plan_ frozen_up_to_ "
+    "n_epochs_ value_range_ n_features_in_ feature_names_in_"
 ).split()
 
 
@@ -65,8 +66,8 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
     """A skorch net whose module is a `FineTunedNetwork`.
 
     Its data sets hold what the frozen prefix gives for each image; or 8-bit images,
-    where nothing is frozen or each epoch sees other images (`augment`). A face has the
-    parameters, and says by `target` what is predicted.
+    where nothing is frozen or each epoch sees other images (`augment`). A face says by
+    `_kinds` what may be predicted; `target` is what `fit` saw.
     """
 
     _parameter_constraints = {
@@ -170,6 +171,16 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             iterator_train__shuffle=iterator_train__shuffle,
             **kwargs,
         )
+
+    @property
+    def target(self):
+        """What is predicted, as seen in `fit`."""
+        if "target_" not in vars(self):
+            raise NotFittedError(
+                f"This {type(self).__name__} has not seen any y yet. Call fit or "
+                "partial_fit; initialize() need not be called."
+            )
+        return self.target_
 
     @property
     def plan(self):
@@ -333,6 +344,15 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             self.module_.tail.load_state_dict(state, strict=False)
         return self
 
+    def initialize_criterion(self):
+        """As skorch's, with the loss that `criterion` stands for with this target."""
+        loss, params = (
+            self.target.loss(self.criterion),
+            self.get_params_for("criterion"),
+        )
+        self.criterion_ = self.initialized_instance(loss, params)
+        return self
+
     def get_params_for_optimizer(self, prefix, named_parameters):
         """Leave frozen tensors out, and give pretrained ones their lower rates."""
         trained = [(n, p) for n, p in named_parameters if p.requires_grad]
@@ -445,7 +465,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             at_most = None if n_epochs and self.refit else n_epochs
             task = start_fit(self, X, y, sample_weight, at_most)
             images = self._open_images(X, reset=not goes_on)
-            target = self.target if goes_on else self._kind
+            target = self.target if goes_on else recognise(y, self._kinds)
             rows = self._label(images, y, sample_weight, target)
             self._train(rows, goes_on=goes_on, task=task, split_params=fit_params)
             if self.early_stopping and self.refit and self.train_split is None:
@@ -459,9 +479,9 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             if first:
                 self._check_params()
             images = self._open_images(X, reset=first)
-            target = self._kind if first else self.target
+            target = recognise(y, self._kinds) if first else self.target
             if first and classes is not None:
-                target = target.learn(target.check(classes))
+                target = target.of_classes(classes)
             rows = self._label(images, y, sample_weight, target)
             self._train(rows, goes_on=not first, split_params=fit_params)
         return self
@@ -470,7 +490,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         """Put codes and weights to images, and learn what the codes mean."""
         class_weight = getattr(self, "class_weight", None)
         rows = make_rows(images, y, target, sample_weight, class_weight)
-        self._learn(rows.target)
+        self.target_ = rows.target
         return rows
 
     def _train(self, rows, *, goes_on, task=None, epochs=None, split_params=None):
@@ -672,10 +692,9 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
     def judge(self, dataset):
         """Mean loss over a data set, or what `monitor` says of its predictions."""
         if self.monitor != "loss":
-            judged = self._seen_by_scorers(self)
             _, codes = data_from_dataset(dataset)
-            labels = self.target.decode(np.asarray(codes))
-            return get_scorer(self.monitor)(judged, dataset, labels)
+            y = self.target.decode(np.asarray(codes))
+            return get_scorer(self.monitor)(NetInTraining(self), dataset, y)
         total = 0.0
         for batch in self.get_iterator(dataset):
             total += self.validation_step(batch)["loss"].item() * len(batch[1])

@@ -53,26 +53,57 @@ def solve_by_logistic_regression(layer, features, codes, weights, class_weights)
     """
     if len(np.unique(codes)) < 2:
         return  # nothing to tell apart yet: the first batch of a stream
-    features = features.astype(np.float64)
     rows = weights
     if class_weights is not None:
         rows = np.divide(
             weights, class_weights, out=np.zeros(len(codes)), where=class_weights > 0
         )
-    scaler = StandardScaler().fit(features, sample_weight=rows)
-    model = LogisticRegression(tol=SLOPE, max_iter=10_000)
-    model.fit(scaler.transform(features), codes, weights)
-    coef, intercept = model.coef_, model.intercept_
+    scaler = StandardScaler().fit(features.astype(np.float64), sample_weight=rows)
+    classes, coef, intercept = _logistic_regression(scaler, features, codes, weights)
     if len(coef) == 1:  # two classes: one logit, shared out
         coef, intercept = coef / 2 * [[-1], [1]], intercept / 2 * [-1, 1]
-    coef = coef / scaler.scale_
-    intercept = intercept - coef @ scaler.mean_
     with torch.no_grad():
         # Classes that are not there get no weight and an unlikely logit.
         layer.weight.zero_()
         layer.bias.fill_(intercept.min() - ABSENT)
-        layer.weight[model.classes_] = torch.tensor(coef).to(layer.weight)
-        layer.bias[model.classes_] = torch.tensor(intercept).to(layer.bias)
+        layer.weight[classes] = torch.tensor(coef).to(layer.weight)
+        layer.bias[classes] = torch.tensor(intercept).to(layer.bias)
+
+
+def solve_each_by_logistic_regression(layer, features, codes, weights):
+    """Set each row of `layer` to the logistic regression of a column of `codes`.
+
+    As `solve_by_logistic_regression`, for columns that know nothing of each other.
+
+    Parameters
+    ----------
+    layer : torch.nn.Linear
+    features : ndarray of shape (n, layer.in_features)
+    codes : ndarray of shape (n, layer.out_features)
+        0 or 1. Where a column is all of one, the output is an unlikely logit of the
+        other, whatever the features.
+    weights : ndarray of shape (n,)
+        A weight of k is the same as k equal rows.
+    """
+    scaler = StandardScaler().fit(features.astype(np.float64), sample_weight=weights)
+    for output, column in enumerate(codes.T):
+        coef, intercept = (
+            np.zeros((1, layer.in_features)),
+            [ABSENT * np.sign(column[0] - 0.5)],
+        )
+        if len(np.unique(column)) == 2:
+            _, coef, intercept = _logistic_regression(scaler, features, column, weights)
+        with torch.no_grad():
+            layer.weight[output] = torch.tensor(coef[0]).to(layer.weight)
+            layer.bias[output] = float(intercept[0])
+
+
+def _logistic_regression(scaler, features, codes, weights):
+    """Classes, coefficients and intercepts, for features as they were."""
+    model = LogisticRegression(tol=SLOPE, max_iter=10_000)
+    model.fit(scaler.transform(features.astype(np.float64)), codes, weights)
+    coef = model.coef_ / scaler.scale_
+    return model.classes_, coef, model.intercept_ - coef @ scaler.mean_
 
 
 # Penalties to choose from, on standardised features: from none to almost no slope.

@@ -18,7 +18,7 @@ class TrainingRows:
         Without those of weight zero.
     codes : ndarray of shape (n,) or (n, n_outputs)
         What the loss reads; of labels the class numbers.
-    target : Labels or Numbers
+    target : Labels, Indicators or Numbers
         What the codes mean.
     weights : ndarray of shape (n,) or None
         What `class_weight` and `sample_weight` make together.
@@ -44,8 +44,8 @@ def make_rows(images, y, target, sample_weight=None, class_weight=None):
     Parameters
     ----------
     images : Images
-    y : array-like of shape (n,)
-    target : Labels or Numbers, or the class, which learns from `y`
+    y : array-like of shape (n,) or (n, n_outputs)
+    target : Labels, Indicators or Numbers, or the class, which learns from `y`
     sample_weight : array-like of shape (n,) or None
     class_weight : dict, "balanced" or None
 

@@ -1,19 +1,49 @@
-"""What a target means: one object per kind, asked by whoever trains or predicts.
+"""What a target means: one object per kind, asked by all that train, compare or show.
 
-Another kind of target is another object with the same attributes and methods, and
-another face beside `FineTunedCNNClassifier` and `FineTunedCNNRegressor`.
+Another kind of target is another class with the same attributes and methods. Each says
+
+* what it is called: `name`, `outputs`, `baseline_name`, `linear_name`,
+  `size_in_words`; and which estimators predict it: `estimator`, the name of our own,
+  and `estimator_type`, scikit-learn's word;
+* what is scored, and how rows are split: `scoring`, `stratified`, `strata`, `n_groups`;
+* what `y` may be, and what it holds: `recognises` (labels are what no other kind
+  recognises), `check`, `learn`, `of_classes`;
+* how a network learns it: `n_outputs`, `loss`, `encode`, `weigh`, `solve`,
+  `as_read_by`;
+* how its outputs become predictions: `decode`, and where there are probabilities
+  `probabilities`, `log_probabilities`, `choose`, `margins`, `align`;
+* what models without a network learn: `columns`; and which do: `baseline`,
+  `linear_model`, `svm`, `boosting`.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.sparse import issparse
+from sklearn.compose import TransformedTargetRegressor
+from sklearn.dummy import DummyClassifier, DummyRegressor
+from sklearn.ensemble import GradientBoostingClassifier, GradientBoostingRegressor
+from sklearn.linear_model import LogisticRegression, RidgeCV
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.multioutput import MultiOutputRegressor
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC, SVR
 from sklearn.utils.class_weight import compute_class_weight
-from sklearn.utils.validation import check_array
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_array, column_or_1d
 
-from sktl._training.head import solve_by_logistic_regression, solve_by_ridge
-from sktl._training.labels import check_labels, list_classes
+from sktl._training.head import (
+    PENALTIES,
+    solve_by_logistic_regression,
+    solve_by_ridge,
+    solve_each_by_logistic_regression,
+)
+from sktl._utils.printable import shown
 from sktl.exceptions import warn_caller
+
+# Few rows, many columns: there histograms do not pay, and are less accurate.
+BOOSTING = {"max_features": "sqrt"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,11 +58,17 @@ class Labels:
 
     classes: np.ndarray
 
-    scoring = "accuracy"
-    stratified = True  # rows that are set aside are a share of each class
+    name, outputs, estimator = "labels", "classes", "FineTunedCNNClassifier"
+    baseline_name, linear_name = "most frequent class", "logistic regression"
+    estimator_type, scoring = "classifier", "accuracy"
+    stratified = True  # each row is of one class, and splits keep their shares
 
-    @classmethod
-    def check(cls, y):
+    def __post_init__(self):
+        if not np.array_equal(self.classes, list_classes(self.classes)):
+            raise ValueError("its classes are not in order, or one is there twice")
+
+    @staticmethod
+    def check(y):
         """Return `y` as an array of labels, or say in which row there is none."""
         return check_labels(y)
 
@@ -41,10 +77,37 @@ class Labels:
         """Learn the classes from checked labels; there must be two or more."""
         return cls(list_classes(y))
 
+    @classmethod
+    def of_classes(cls, classes):
+        """Learn from a list of all classes, before there are rows."""
+        return cls.learn(cls.check(classes))
+
     @property
     def n_outputs(self):
         """Width of the head."""
         return len(self.classes)
+
+    @property
+    def n_groups(self):
+        """Into how many parts the rows fall."""
+        return len(self.classes)
+
+    @staticmethod
+    def size_in_words(per_group, many):
+        """How many rows there are, and from how many on a set counts as large."""
+        return f"{per_group:.3g} labels per class ({many} or more count as large)"
+
+    def strata(self, y):
+        """Number the rows by what a small part of them has to hold in its share."""
+        return np.unique(y, return_inverse=True)[1]
+
+    def columns(self, y):
+        """Return what a linear model would predict: a column of 0 and 1 per class."""
+        return np.eye(self.n_outputs)[self.encode(y)]
+
+    def loss(self, criterion):
+        """Return the loss that a `criterion` stands for."""
+        return criterion
 
     def encode(self, y):
         """Return what the loss reads: the number of each label's class."""
@@ -127,6 +190,223 @@ class Labels:
         """Map logits `(n, n_classes)` to probabilities of the same shape."""
         return torch.softmax(logits, dim=-1)
 
+    def log_probabilities(self, logits):
+        """Map logits to the logarithms of probabilities."""
+        return torch.log_softmax(logits, dim=-1)
+
+    def choose(self, probabilities):
+        """Return the class numbers that probabilities speak for."""
+        return probabilities.argmax(axis=1)
+
+    def margins(self, logits):
+        """Return logits as scikit-learn shapes them: of two classes, the difference."""
+        return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
+
+    def align(self, probabilities, known):
+        """Give classes that a training part did not hold a probability of zero.
+
+        Parameters
+        ----------
+        probabilities : ndarray of shape (n, n_known)
+        known : ndarray of shape (n_known,)
+            The classes that the columns are of.
+
+        Returns
+        -------
+        probabilities : ndarray of shape (n, n_classes)
+        """
+        of_all = np.zeros((len(probabilities), len(self.classes)))
+        of_all[:, np.searchsorted(self.classes, known)] = probabilities
+        return of_all
+
+    def baseline(self):
+        """Build a model that knows the labels alone."""
+        return DummyClassifier()
+
+    @staticmethod
+    def linear_model():
+        """Build a linear model, for standardised columns, like those below."""
+        return LogisticRegression(max_iter=1000)
+
+    def svm(self):
+        """Build a support vector machine."""
+        return SVC()
+
+    def boosting(self):
+        """Build boosted trees."""
+        return GradientBoostingClassifier(**BOOSTING)
+
+
+@dataclass(frozen=True, eq=False)
+class Indicators:
+    """Any number of tags per image: a column per tag, 1 where an image has it.
+
+    Parameters
+    ----------
+    classes : ndarray of shape (n_tags,)
+        The numbers of the columns, as scikit-learn's `MLPClassifier` has them.
+    """
+
+    classes: np.ndarray
+
+    name, outputs, estimator = "indicators", "tags", "FineTunedCNNClassifier"
+    baseline_name, linear_name = "most frequent tags", "logistic regression"
+    estimator_type = "classifier"
+    scoring = "average_precision"  # mean over tags, as usual for tagged images
+    stratified = False
+    n_groups = 2  # of each tag, the rows with it and those without
+
+    def __post_init__(self):
+        if not np.array_equal(self.classes, np.arange(max(2, self.n_outputs))):
+            raise ValueError("its tags are not numbered 0, 1 and so on")
+
+    @staticmethod
+    def recognises(y):
+        """Whether `y` has a column per tag."""
+        return _n_columns(y) > 1
+
+    @staticmethod
+    def check(y):
+        """Return `y` as zeros and ones, or say where there is something else.
+
+        Returns
+        -------
+        y : ndarray of shape (n, n_tags), dtype int64
+        """
+        y = np.asarray(y.toarray() if issparse(y) else y)
+        if y.ndim != 2 or y.shape[1] < 2:
+            raise ValueError(
+                f"y has shape {y.shape}. Indicators have a row per image and a column "
+                "per tag, of two tags or more; one label per image is a 1-D y."
+            )
+        wrong = np.argwhere(~np.isin(y, (0, 1)))
+        if len(wrong):
+            row, column = wrong[0].tolist()
+            raise ValueError(
+                f"y holds {shown(y[row, column])} in row {row}, column {column}. "
+                "Indicators are 0 or 1, with a column per tag. Numbers are for "
+                "FineTunedCNNRegressor; one label per image is a 1-D y."
+            )
+        return y.astype(np.int64)
+
+    @classmethod
+    def learn(cls, y, sample_weight=None):
+        """Learn how many tags there are; each must be on in some rows, not in all."""
+        for value in (1, 0):
+            empty = np.flatnonzero(~(y == value).any(axis=0))
+            if len(empty):
+                raise ValueError(
+                    f"y holds no {value} in column(s) {empty[:5].tolist()}, so there "
+                    "is nothing to learn about these tags. Leave the columns out, or "
+                    "add images that differ in them."
+                )
+        return cls(np.arange(y.shape[1]))
+
+    @classmethod
+    def of_classes(cls, classes):
+        """Learn from a list of all tags, before there are rows."""
+        return cls(np.arange(len(classes)))
+
+    @property
+    def n_outputs(self):
+        """Width of the head."""
+        return len(self.classes)
+
+    @staticmethod
+    def size_in_words(per_group, many):
+        """As `Labels.size_in_words`."""
+        return _rows_in_words(per_group, many)
+
+    def strata(self, y):
+        """Number the rows by their rarest tag, so that few of them hold each tag."""
+        order = np.argsort(y.sum(axis=0), kind="stable")
+        tagged = y[:, order].astype(bool)
+        return np.where(tagged.any(axis=1), tagged.argmax(axis=1), y.shape[1])
+
+    def columns(self, y):
+        """Return what a linear model would predict: the indicators."""
+        return y.astype(float)
+
+    def loss(self, criterion):
+        """Return the loss that a `criterion` stands for: of tags, the binary one."""
+        if criterion is torch.nn.CrossEntropyLoss:
+            return torch.nn.BCEWithLogitsLoss
+        return criterion
+
+    def encode(self, y):
+        """Return what the loss reads: the indicators as float32."""
+        if y.shape[1] != self.n_outputs:
+            raise ValueError(
+                f"y has {y.shape[1]} columns; in the first call there were "
+                f"{self.n_outputs}. Pass a column for each tag."
+            )
+        return y.astype(np.float32)
+
+    def decode(self, codes):
+        """Return indicators as scikit-learn has them."""
+        return codes.astype(np.int64)
+
+    def weigh(self, y, class_weight, sample_weight=None):
+        """There are no classes to weigh."""
+        if class_weight is not None:
+            raise ValueError(
+                f"class_weight={shown(class_weight)} weighs labels, and y holds "
+                "indicators. Pass sample_weight to fit; or criterion__pos_weight, a "
+                "tensor with the weight of each tag, with strategy='full'."
+            )
+
+    def solve(self, layer, features, codes, weights, class_weights, criterion):
+        """As `Labels.solve`, by a logistic regression for each tag."""
+        plain = type(criterion) in (torch.nn.BCEWithLogitsLoss, torch.nn.BCELoss)
+        weighs = getattr(criterion, "pos_weight", None) is not None
+        if not plain or weighs or criterion.weight is not None:
+            _warn_of(criterion, "logistic regression")
+        solve_each_by_logistic_regression(layer, features, codes, weights)
+
+    def as_read_by(self, criterion, logits):
+        """Turn logits into what a loss reads: `BCELoss` reads probabilities."""
+        if isinstance(criterion, torch.nn.BCELoss):
+            return torch.sigmoid(logits)
+        return logits
+
+    def probabilities(self, logits):
+        """Map logits `(n, n_tags)` to the probability of each tag, which is never 1."""
+        below_one = 1 - torch.finfo(logits.dtype).eps / 2
+        return torch.sigmoid(logits).clamp(max=below_one)
+
+    def log_probabilities(self, logits):
+        """Map logits to the logarithms of probabilities."""
+        return torch.nn.functional.logsigmoid(logits)
+
+    def choose(self, probabilities):
+        """Return indicators of the tags that are more probable than not."""
+        return (probabilities > 0.5).astype(np.int64)
+
+    def margins(self, logits):
+        """Return logits, one per tag."""
+        return logits
+
+    def align(self, probabilities, known):
+        """Return probabilities as they are: each training part holds every tag."""
+        return probabilities
+
+    def baseline(self):
+        """As `Labels.baseline`."""
+        return OneVsRestClassifier(DummyClassifier())
+
+    @staticmethod
+    def linear_model():
+        """As `Labels.linear_model`, one per tag, like those below."""
+        return OneVsRestClassifier(LogisticRegression(max_iter=1000))
+
+    def svm(self):
+        """As `Labels.svm`."""
+        return OneVsRestClassifier(SVC())
+
+    def boosting(self):
+        """As `Labels.boosting`."""
+        return OneVsRestClassifier(GradientBoostingClassifier(**BOOSTING))
+
 
 @dataclass(frozen=True, eq=False)
 class Numbers:
@@ -141,11 +421,32 @@ class Numbers:
     mean: np.ndarray
     scale: np.ndarray
 
-    scoring = "r2"
+    name, outputs, estimator = "numbers", "outputs", "FineTunedCNNRegressor"
+    baseline_name, linear_name = "mean", "ridge regression"
+    estimator_type, scoring = "regressor", "r2"
     stratified = False
+    n_groups = 2  # as if large and small were classes
 
-    @classmethod
-    def check(cls, y):
+    def __post_init__(self):
+        both = np.array([self.mean, self.scale])  # or they have two shapes
+        if both.ndim > 2 or not np.isfinite(both).all() or np.any(both[1] <= 0):
+            raise ValueError("its mean and scale are no means and deviations")
+
+    @staticmethod
+    def recognises(y):
+        """Whether `y` can be nothing but numbers: fractions, or columns of others."""
+        if issparse(y):
+            return False
+        values = np.asarray(y) if _n_columns(y) else None
+        if values is None or values.dtype.kind not in "biuf":
+            return False
+        if _n_columns(y) > 1:
+            return not np.isin(values, (0, 1)).all()
+        finite = values[np.isfinite(values)]
+        return bool(np.any(finite != np.floor(finite)))
+
+    @staticmethod
+    def check(y):
         """Return `y` as an array of finite numbers, or say in which row there is none.
 
         Returns
@@ -158,7 +459,7 @@ class Numbers:
                 "Pass one number per image."
             )
         y = check_array(
-            y,
+            _without_missing(y),
             dtype=np.float64,
             ensure_2d=False,
             ensure_all_finite=False,
@@ -175,6 +476,8 @@ class Numbers:
     @classmethod
     def learn(cls, y, sample_weight=None):
         """Learn mean and scale from checked numbers."""
+        if not len(y):
+            raise ValueError("y holds no numbers; at least 1 is needed.")
         mean = np.average(y, axis=0, weights=sample_weight)
         variance = np.average((y - mean) ** 2, axis=0, weights=sample_weight)
         # What does not vary has rounding errors for a variance.
@@ -186,6 +489,23 @@ class Numbers:
     def n_outputs(self):
         """Width of the head."""
         return self.mean.size
+
+    @staticmethod
+    def size_in_words(per_group, many):
+        """As `Labels.size_in_words`."""
+        return _rows_in_words(per_group, many)
+
+    def strata(self, y):
+        """All rows are of one kind."""
+        return np.zeros(len(y), dtype=int)
+
+    def columns(self, y):
+        """Return what a linear model would predict: `y` in standard deviations."""
+        return self.encode(y).astype(float)
+
+    def loss(self, criterion):
+        """Return the loss that a `criterion` stands for."""
+        return criterion
 
     def encode(self, y):
         """Return what the loss reads: `(n, n_outputs)` in standard deviations."""
@@ -213,6 +533,150 @@ class Numbers:
     def as_read_by(self, criterion, outputs):
         """Outputs, as they are."""
         return outputs
+
+    def baseline(self):
+        """As `Labels.baseline`."""
+        return DummyRegressor()
+
+    @staticmethod
+    def linear_model():
+        """As `Labels.linear_model`; its penalty as that of a solved head."""
+        return RidgeCV(PENALTIES, alpha_per_target=True)
+
+    def svm(self):
+        """As `Labels.svm`, in standard deviations, as its margin has no unit."""
+        return TransformedTargetRegressor(
+            self._per_output(SVR()), transformer=StandardScaler()
+        )
+
+    def boosting(self):
+        """As `Labels.boosting`."""
+        return self._per_output(GradientBoostingRegressor(**BOOSTING))
+
+    def _per_output(self, regressor):
+        return regressor if self.n_outputs == 1 else MultiOutputRegressor(regressor)
+
+
+# By what users call them; the first that recognises a `y` has it.
+TARGETS = {kind.name: kind for kind in (Numbers, Indicators, Labels)}
+
+
+def recognise(y, kinds):
+    """Find out which kind of target `y` is: the first that recognises it, or the last.
+
+    Parameters
+    ----------
+    y : array-like, as users pass it
+    kinds : sequence of type
+
+    Returns
+    -------
+    kind : type
+    """
+    *others, last = kinds
+    return next((kind for kind in others if kind.recognises(y)), last)
+
+
+def learn_target(y, target="auto"):
+    """Check the `y` of a tool, and learn what it means.
+
+    Parameters
+    ----------
+    y : array-like, as users pass it
+    target : {"auto", "labels", "indicators", "numbers"}
+
+    Returns
+    -------
+    y : ndarray of shape (n,) or (n, n_outputs)
+        Without the second axis where it has length 1.
+    target : Labels, Indicators or Numbers
+    """
+    if not isinstance(target, str) or target not in ("auto", *TARGETS):
+        raise ValueError(
+            f"target={shown(target)} must be 'auto', 'labels', 'indicators' or "
+            "'numbers'."
+        )
+    kind = TARGETS.get(target) or recognise(y, TARGETS.values())
+    y = kind.check(y)
+    y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+    return y, kind.learn(y)
+
+
+def check_labels(y):
+    """Return the labels as an array, or say in which row there is none.
+
+    Parameters
+    ----------
+    y : array-like of shape (n,)
+
+    Returns
+    -------
+    labels : ndarray of shape (n,)
+    """
+    if y is None:
+        raise ValueError(
+            "This estimator requires y to be passed, but the target y is None. Pass "
+            "one label per image."
+        )
+    y = column_or_1d(y, warn=True)
+    missing = [i for i, label in enumerate(y) if _is_missing(label)]
+    if missing:
+        raise ValueError(
+            f"y holds no label (None or NaN) in {len(missing)} row(s), first in row "
+            f"{missing[0]}. Label these rows, or leave them out."
+        )
+    check_classification_targets(y)
+    return y
+
+
+def list_classes(labels):
+    """Return the different labels in order; there must be two or more."""
+    try:
+        classes = np.unique(labels)
+    except TypeError as error:
+        kinds = sorted({type(label).__name__ for label in labels})
+        raise ValueError(
+            f"y mixes labels of the types {', '.join(kinds)}, which cannot be sorted. "
+            "Convert them to one type."
+        ) from error
+    if len(classes) < 2:
+        raise ValueError(
+            f"y holds only 1 class, {classes.tolist()}; at least 2 classes are needed. "
+            "Was X sorted and then cut?"
+        )
+    return classes
+
+
+def _n_columns(y):
+    """How many columns `y` has; 0 where it is no array of any shape."""
+    if issparse(y):
+        return y.shape[1]
+    try:
+        shape = np.asarray(y).shape
+    except ValueError:  # rows of several lengths
+        return 0
+    return int(np.prod(shape[1:])) if shape else 0
+
+
+def _is_missing(label):
+    """Whether there is no label: None, NaN, NaT or pandas' NA."""
+    try:
+        return label is None or bool(label != label)
+    except TypeError:  # NA is neither equal to itself nor not
+        return True
+
+
+def _without_missing(y):
+    """What pandas' NA stands for in a column of objects is NaN."""
+    values = np.asarray(y)
+    if values.dtype.kind != "O":
+        return y
+    flat = [np.nan if _is_missing(value) else value for value in values.ravel()]
+    return np.array(flat, dtype=object).reshape(values.shape)
+
+
+def _rows_in_words(per_group, many):
+    return f"{2 * per_group:.4g} rows ({2 * many} or more count as large)"
 
 
 def _warn_of(criterion, solver):

@@ -1,5 +1,7 @@
 """What a `scoring` asks for: scorers by name, the calibration among them."""
 
+import warnings
+
 import numpy as np
 from sklearn.metrics import get_scorer
 
@@ -8,13 +10,17 @@ from sktl._utils.printable import shown
 N_BINS = 15  # as Guo et al. (ICML 2017)
 
 
-def get_scorers(scoring):
+def get_scorers(scoring, target, y):
     """Return scorers by name, the one that contenders are compared by first.
 
     Parameters
     ----------
     scoring : str, callable, None, or list of these
         As in `compare_transfer`.
+    target : Labels, Indicators or Numbers
+        Has a score of its own for None.
+    y : ndarray
+        A named score has to be one for this.
 
     Returns
     -------
@@ -26,7 +32,7 @@ def get_scorers(scoring):
         raise ValueError(f"scoring={shown(scoring)} is empty. Pass one score or more.")
     scorers = {}
     for one in several:
-        name = scoring_name(one)
+        name = target.scoring if one is None else scoring_name(one)
         if name in scorers or (scorers and name == "score"):
             raise ValueError(
                 f"scoring={shown(scoring)} holds {name!r} twice, or a callable without "
@@ -34,14 +40,29 @@ def get_scorers(scoring):
             )
         own = name == neg_expected_calibration_error.__name__
         known = neg_expected_calibration_error if own else get_scorer(one or name)
+        if not callable(one):
+            _check_scores(known, name, target, y)
         scorers[name] = known
     return scorers
 
 
+def _check_scores(scorer, name, target, y):
+    """Refuse a score that cannot even tell how good a guess at this `y` is."""
+    nothing = np.zeros((len(y), 1))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            scorer(target.linear_model().fit(nothing, y), nothing, y)
+    except Exception as error:
+        reason = str(error).rstrip(".")
+        raise ValueError(
+            f"scoring={name!r} does not suit y, which holds {target.name}: {reason}. "
+            f"Pass another score; {target.scoring!r} is the default."
+        ) from error
+
+
 def scoring_name(scoring):
     """Say in a word what a `scoring` measures."""
-    if scoring is None:
-        return "accuracy"
     return getattr(scoring, "__name__", "score") if callable(scoring) else scoring
 
 
@@ -53,6 +74,8 @@ def neg_expected_calibration_error(estimator, X, y):
     AAAI 2015): the score is the mean gap, weighted by rows, with a minus.
     """
     probabilities = estimator.predict_proba(X)
+    if y.ndim > 1:
+        raise ValueError("it is for one label per row")
     sure = probabilities.max(axis=1)
     right = estimator.classes_[probabilities.argmax(axis=1)] == y
     groups = np.minimum((sure * N_BINS).astype(int), N_BINS - 1)

@@ -4,7 +4,7 @@ from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.model_selection import StratifiedGroupKFold, check_cv
+from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, check_cv
 
 from sktl._utils.printable import shown
 
@@ -16,25 +16,29 @@ class Split(NamedTuple):
     test: np.ndarray
 
 
-def make_splits(X, y, cv, groups):
-    """Split the rows, or say why these labels cannot be split so.
+def make_splits(X, y, cv, groups, target):
+    """Split the rows, or say why this `y` cannot be split so.
 
     Parameters
     ----------
     X : sequence of images
-    y : ndarray of shape (n_samples,)
+    y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
     cv : int, None, splitter or iterable of splits
     groups : array-like of shape (n_samples,) or None
         An int as `cv` then keeps the rows of a group together.
+    target : Labels, Indicators or Numbers
+        What `y` is.
 
     Returns
     -------
     splits : list of Split
     """
-    _check_enough(y, 5 if cv is None else cv)
-    if groups is not None and (cv is None or isinstance(cv, Integral)):
-        cv = StratifiedGroupKFold(5 if cv is None else cv)
-    splitter = check_cv(cv, y, classifier=True)
+    n_folds = 5 if cv is None else cv
+    if target.stratified:
+        _check_enough(y, n_folds)
+    if groups is not None and isinstance(n_folds, Integral):
+        cv = (StratifiedGroupKFold if target.stratified else GroupKFold)(n_folds)
+    splitter = check_cv(cv, y, classifier=target.stratified)
     splits = [
         Split(*map(_row_numbers, split)) for split in splitter.split(X, y, groups)
     ]
@@ -44,14 +48,17 @@ def make_splits(X, y, cv, groups):
             "Pass an int of 2 or more, or another splitter."
         )
     for i, (train, test) in enumerate(splits):
-        classes = np.unique(y[train])
-        if len(classes) < 2 or not len(test):
+        if not len(test):
             raise ValueError(
-                f"Split {i} of cv={shown(cv)} trains on {len(train)} rows of the "
-                f"classes {classes.tolist()} and tests on {len(test)} rows; at least 2 "
-                "classes and 1 row are needed. Shuffle the rows, or pass another "
-                "splitter."
+                f"Split {i} of cv={shown(cv)} tests on no rows. Pass another splitter."
             )
+        try:
+            target.learn(y[train])
+        except ValueError as error:
+            raise ValueError(
+                f"Split {i} of cv={shown(cv)} trains on {len(train)} rows that are not "
+                f"enough: {error} Shuffle the rows, or pass another splitter."
+            ) from error
     return splits
 
 

@@ -16,6 +16,7 @@ from sktl import FineTunedCNNClassifier, PretrainedFeatureExtractor, compare_tra
 from sktl._comparison.contenders import default_contenders
 from sktl._comparison.raw_pixels import RawPixels
 from sktl._comparison.twins import feature_contenders, find_pairs
+from sktl._training.targets import Labels
 
 NAMES = [
     "untrained network + logistic regression",
@@ -28,11 +29,14 @@ NAMES = [
 ONCE = ["most frequent class", "raw pixels + logistic regression"]
 
 
+LABELS = Labels(np.arange(2))
+
+
 # --- the default ones ---------------------------------------------------------------
 
 
 def test_default_contenders_of_several_networks_bear_their_labels():
-    contenders = default_contenders({"a": "sktl_mini", "b": "resnet18"})
+    contenders = default_contenders({"a": "sktl_mini", "b": "resnet18"}, LABELS)
     expected = [f"{name}, {label}" for label in "ab" for name in NAMES]
     assert list(contenders) == ONCE + expected
     assert contenders["fine-tuned network, b"].backbone == "resnet18"
@@ -49,7 +53,9 @@ def test_default_contenders_take_over_what_an_extractor_says():
         "cache": None,
         "n_jobs": 2,
     }
-    contenders = default_contenders(PretrainedFeatureExtractor("resnet18", **own))
+    contenders = default_contenders(
+        PretrainedFeatureExtractor("resnet18", **own), LABELS
+    )
     assert list(contenders) == ONCE + NAMES
     for name in NAMES:
         part = getattr(contenders[name], "steps", [("", contenders[name])])[0][1]
@@ -66,12 +72,12 @@ def test_default_contenders_take_over_what_an_extractor_says():
 @pytest.mark.parametrize("backbone", [3, {"mine": LogisticRegression()}])
 def test_backbone_of_another_kind_is_named(backbone):
     with pytest.raises(ValueError, match=r"backbone.* is a .*Accepted: a name of"):
-        default_contenders(backbone)
+        default_contenders(backbone, LABELS)
 
 
 def test_backbones_without_entry_are_refused():
     with pytest.raises(ValueError, match="backbone={} holds no network"):
-        default_contenders({})
+        default_contenders({}, LABELS)
 
 
 def test_kind_of_each_default_contender_is_in_the_results(make):
@@ -104,7 +110,7 @@ def features(classifier=None, **params):
 
 @pytest.mark.parametrize("network", ["sktl_mini", nn.Conv2d(3, 4, 3)])
 def test_default_contenders_that_have_twins(network):
-    pairs = find_pairs(default_contenders({"net": network}))
+    pairs = find_pairs(default_contenders({"net": network}, LABELS))
     assert pairs == [
         (f"{NAMES[1]}, net", f"{NAMES[0]}, net", "untrained"),
         (f"{NAMES[4]}, net", f"{NAMES[5]}, net", "from scratch"),
@@ -112,7 +118,7 @@ def test_default_contenders_that_have_twins(network):
 
 
 def test_twin_is_of_the_same_network():
-    contenders = default_contenders({"a": "sktl_mini", "b": "resnet18"})
+    contenders = default_contenders({"a": "sktl_mini", "b": "resnet18"}, LABELS)
     for contender, twin, _ in find_pairs(contenders):
         assert contender[-3:] == twin[-3:]
     assert len(find_pairs(contenders)) == 4

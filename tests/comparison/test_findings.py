@@ -21,6 +21,7 @@ from sktl._comparison.influence import make_units
 from sktl._comparison.summary import summarize
 from sktl._comparison.train_sizes import shrink
 from sktl._comparison.trials import run_trials
+from sktl._training.targets import Labels
 from sktl._utils.splits import Split, make_splits
 
 SIZES = [20, 40, 80]
@@ -66,7 +67,8 @@ SPLITS = {
 def report(X, y, actors, cv, seed):
     """The sentences of a comparison in which others act for the contenders."""
     rng = np.random.RandomState(seed)
-    splits = shrink(make_splits(X, y, cv, None), y, SIZES, rng)
+    labels = Labels.learn(y)
+    splits = shrink(make_splits(X, y, cv, None, labels), y, labels, SIZES, rng)
     seeds = rng.randint(2**31, size=len(splits[0])).tolist()
     whose = np.arange(len(y))
     scorer = get_scorer("accuracy")

@@ -860,7 +860,11 @@ def weight(plain):
 
 
 def array(dtype, *items):
-    return put("fitted", classes_inferred_=[dtype, [*items]])
+    return labels(classes=[dtype, [len(items)], [*items]])
+
+
+def labels(**arrays):
+    return put("fitted", target_={"labels": arrays})
 
 
 def classes(*labels):
@@ -954,9 +958,17 @@ REFUSED_UNBUILT = {
     # what fit learnt
     "attribute": (put("fitted", predict="x"), "'predict' is 'x'"),
     "network_attribute": (put("fitted", module_="x"), "'module_' is 'x'"),
-    "classes_missing": (drop("fitted", "classes_inferred_"), "build"),
+    "target_missing": (drop("fitted", "target_"), "build"),
+    "target_of_the_regressor": (put("fitted", target_={"numbers": {}}), "'numbers'"),
+    "target_unknown": (put("fitted", target_={"os.system": {}}), "'os.system'"),
+    "target_two": (put("fitted", target_={"labels": {}, "indicators": {}}), "unpack"),
+    "classes_missing": (labels(), "required positional argument"),
+    "classes_more_fields": (labels(classes=[], code=[]), "unpack"),
+    "classes_in_rows": (labels(classes=["|i1", [1, 3], [0, 1, 2]]), "not in order"),
+    "classes_shape_wrong": (labels(classes=["|i1", [2], [0, 1, 2]]), "reshape"),
+    "classes_shape_open": (labels(classes=["|i1", [-1], [0, 1, 2]]), "way sktl writes"),
     "range_missing": (drop("fitted", "value_range_"), "value_range_' is 'missing'"),
-    "classes_list": (put("fitted", classes_inferred_=["a", "b", "c"]), "unpack"),
+    "classes_list": (labels(classes=["a", "b"]), "unpack"),
     "classes_fewer": (classes("a", "b"), "its head has layers"),
     "classes_more": (classes("a", "b", "c", "d"), "its head has layers"),
     "class_single": (classes("a"), "only 1 class"),

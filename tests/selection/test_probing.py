@@ -490,7 +490,9 @@ class TestDisplay:
 
 WRONG = [
     ({"y": [1] * 20}, r"y holds only 1 class, \[1\]; at least 2"),
-    ({"y": np.linspace(0, 1, 20)}, r"Unknown label type: continuous"),
+    ({"y": np.linspace(0, 1, 20), "target": "labels"}, r"Unknown label type: continu"),
+    ({"y": np.linspace(0, 1, 20), "scoring": "f1"}, r"scoring='f1' does not suit y"),
+    ({"target": "tags"}, r"target='tags' must be 'auto', 'labels', 'indicators' or"),
     ({"y": ["a", None] * 10}, r"no label \(None or NaN\) in 10 row"),
     ({"y": [0, 1]}, r"inconsistent numbers of samples"),
     (

@@ -163,7 +163,9 @@ def test_epochs_of_fit_are_a_parameter(make):
 
 
 def test_initialize_says_what_to_call_instead():
-    with pytest.raises(NotFittedError, match="Call fit, or partial_fit with classes="):
+    with pytest.raises(
+        NotFittedError, match="not seen any y yet. Call fit or partial_fit"
+    ):
         FineTunedCNNClassifier().initialize()
     assert not hasattr(FineTunedCNNClassifier(), "classes_")
 

@@ -53,12 +53,7 @@ def solve_by_logistic_regression(layer, features, codes, weights, class_weights)
     """
     if len(np.unique(codes)) < 2:
         return  # nothing to tell apart yet: the first batch of a stream
-    rows = weights
-    if class_weights is not None:
-        rows = np.divide(
-            weights, class_weights, out=np.zeros(len(codes)), where=class_weights > 0
-        )
-    scaler = StandardScaler().fit(features.astype(np.float64), sample_weight=rows)
+    scaler = _scaler(features, weights, class_weights)
     classes, coef, intercept = _logistic_regression(scaler, features, codes, weights)
     if len(coef) == 1:  # two classes: one logit, shared out
         coef, intercept = coef / 2 * [[-1], [1]], intercept / 2 * [-1, 1]
@@ -70,7 +65,7 @@ def solve_by_logistic_regression(layer, features, codes, weights, class_weights)
         layer.bias[classes] = torch.tensor(intercept).to(layer.bias)
 
 
-def solve_each_by_logistic_regression(layer, features, codes, weights):
+def solve_each_by_logistic_regression(layer, features, codes, weights, class_weights):
     """Set each row of `layer` to the logistic regression of a column of `codes`.
 
     As `solve_by_logistic_regression`, for columns that know nothing of each other.
@@ -80,22 +75,33 @@ def solve_each_by_logistic_regression(layer, features, codes, weights):
     layer : torch.nn.Linear
     features : ndarray of shape (n, layer.in_features)
     codes : ndarray of shape (n, layer.out_features)
-        0 or 1. Where a column is all of one, the output is an unlikely logit of the
-        other, whatever the features.
-    weights : ndarray of shape (n,)
-        A weight of k is the same as k equal rows.
+        0 or 1. Where a column has only one of them, the other gets an unlikely logit.
+    weights : ndarray of shape (n,) or (n, layer.out_features)
+    class_weights : ndarray of shape (n, layer.out_features) or None
     """
-    scaler = StandardScaler().fit(features.astype(np.float64), sample_weight=weights)
-    for output, column in enumerate(codes.T):
-        coef, intercept = (
-            np.zeros((1, layer.in_features)),
-            [ABSENT * np.sign(column[0] - 0.5)],
-        )
+    scaler = _scaler(features, weights, class_weights)
+    weights = np.broadcast_to(weights.reshape(len(codes), -1), codes.shape)
+    for output, (column, of_rows) in enumerate(zip(codes.T, weights.T, strict=True)):
+        coef, intercept = np.zeros(layer.in_features), np.sign(column[0] - 0.5) * ABSENT
         if len(np.unique(column)) == 2:
-            _, coef, intercept = _logistic_regression(scaler, features, column, weights)
+            _, (coef,), (intercept,) = _logistic_regression(
+                scaler, features, column, of_rows
+            )
         with torch.no_grad():
-            layer.weight[output] = torch.tensor(coef[0]).to(layer.weight)
-            layer.bias[output] = float(intercept[0])
+            layer.weight[output] = torch.tensor(coef).to(layer.weight)
+            layer.bias[output] = float(intercept)
+
+
+def _scaler(features, weights, class_weights):
+    """Mean and deviation of features, by weights without those of classes."""
+    if class_weights is not None:
+        known = class_weights > 0
+        weights = np.divide(
+            weights, class_weights, np.zeros(weights.shape), where=known
+        )
+    if weights.ndim > 1:
+        weights = weights.max(axis=1)  # the same for each tag
+    return StandardScaler().fit(features.astype(np.float64), sample_weight=weights)
 
 
 def _logistic_regression(scaler, features, codes, weights):

@@ -237,8 +237,9 @@ class EstimatorNet(NeuralNet):
                 '"none", so it cannot be weighted by row. Leave out '
                 "sample_weight and class_weight, or use a loss of torch.nn."
             )
-        losses = losses.flatten(1).mean(1) if losses.ndim > 1 else losses
         weight = X[WEIGHT].to(losses.dtype)  # not every device has float64
+        if losses.ndim > weight.ndim:
+            losses = losses.flatten(weight.ndim).mean(-1)
         return (losses * to_tensor(weight, device=self.device)).mean()
 
     def forward_iter(self, X, training=False, device="cpu"):

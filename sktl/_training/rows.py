@@ -20,9 +20,9 @@ class TrainingRows:
         What the loss reads; of labels the class numbers.
     target : Labels, Indicators or Numbers
         What the codes mean.
-    weights : ndarray of shape (n,) or None
+    weights : ndarray of shape (n,), of tags (n, n_tags), or None
         What `class_weight` and `sample_weight` make together.
-    class_weights : ndarray of shape (n_classes,) or None
+    class_weights : ndarray of shape (n_classes,), of tags (2, n_tags), or None
         What of these is the class's.
     """
 
@@ -71,5 +71,6 @@ def make_rows(images, y, target, sample_weight=None, class_weight=None):
     codes = target.encode(y)
     class_weights = target.weigh(y, class_weight, weights)
     if class_weights is not None:
-        weights = class_weights[codes] * (1 if weights is None else weights)
+        of_classes = target.weights_of(codes, class_weights)
+        weights = of_classes if weights is None else (of_classes.T * weights).T
     return TrainingRows(images, codes, target, weights, class_weights)

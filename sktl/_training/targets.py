@@ -8,8 +8,8 @@ Another kind of target is another class with the same attributes and methods. Ea
 * what is scored, and how rows are split: `scoring`, `stratified`, `strata`, `n_groups`;
 * what `y` may be, and what it holds: `recognises` (labels are what no other kind
   recognises), `check`, `learn`, `of_classes`;
-* how a network learns it: `n_outputs`, `loss`, `encode`, `weigh`, `solve`,
-  `as_read_by`;
+* how a network learns it: `n_outputs`, `loss`, `encode`, `weigh`, `weights_of`,
+  `solve`, `as_read_by`;
 * how its outputs become predictions: `decode`, and where there are probabilities
   `probabilities`, `log_probabilities`, `choose`, `margins`, `align`;
 * what models without a network learn: `columns`; and which do: `baseline`,
@@ -147,6 +147,10 @@ class Labels:
         )
         return weights
 
+    def weights_of(self, codes, class_weights):
+        """The class weight of each row."""
+        return class_weights[codes]
+
     def solve(self, layer, features, codes, weights, class_weights, criterion):
         """Set the head's layer to where training would end.
 
@@ -172,8 +176,8 @@ class Labels:
             of_loss = criterion.weight.detach().cpu().double().numpy()
             weights = weights * of_loss[codes]
             class_weights = of_loss * (1 if class_weights is None else class_weights)
-        per_row = None if class_weights is None else class_weights[codes]
-        solve_by_logistic_regression(layer, features, codes, weights, per_row)
+        of_rows = None if class_weights is None else class_weights[codes]
+        solve_by_logistic_regression(layer, features, codes, weights, of_rows)
 
     def _is_log_loss(self, criterion):
         if type(criterion) is torch.nn.CrossEntropyLoss:
@@ -283,9 +287,9 @@ class Indicators:
         if len(wrong):
             row, column = wrong[0].tolist()
             raise ValueError(
-                f"y holds {shown(y[row, column])} in row {row}, column {column}. "
-                "Indicators are 0 or 1, with a column per tag. Numbers are for "
-                "FineTunedCNNRegressor; one label per image is a 1-D y."
+                f"y holds {shown(y[row].tolist()[column])} in row {row}, column "
+                f"{column}. Indicators are 0 or 1, with a column per tag. Numbers are "
+                "for FineTunedCNNRegressor; one label per image is a 1-D y."
             )
         return y.astype(np.int64)
 
@@ -347,13 +351,16 @@ class Indicators:
         return codes.astype(np.int64)
 
     def weigh(self, y, class_weight, sample_weight=None):
-        """There are no classes to weigh."""
-        if class_weight is not None:
-            raise ValueError(
-                f"class_weight={shown(class_weight)} weighs labels, and y holds "
-                "indicators. Pass sample_weight to fit; or criterion__pos_weight, a "
-                "tensor with the weight of each tag, with strategy='full'."
-            )
+        """As `Labels.weigh`, by tag: weights of 0 and 1, of shape (2, n_tags)."""
+        if class_weight is None:
+            return None
+        options = {"classes": np.arange(2), "sample_weight": sample_weight}
+        of_tags = [compute_class_weight(class_weight, y=tag, **options) for tag in y.T]
+        return np.transpose(of_tags)
+
+    def weights_of(self, codes, class_weights):
+        """The class weight of each row and tag, of shape (n, n_tags)."""
+        return np.take_along_axis(class_weights, codes.astype(int), axis=0)
 
     def solve(self, layer, features, codes, weights, class_weights, criterion):
         """As `Labels.solve`, by a logistic regression for each tag."""
@@ -361,7 +368,10 @@ class Indicators:
         weighs = getattr(criterion, "pos_weight", None) is not None
         if not plain or weighs or criterion.weight is not None:
             _warn_of(criterion, "logistic regression")
-        solve_each_by_logistic_regression(layer, features, codes, weights)
+        of_tags = None
+        if class_weights is not None:
+            of_tags = self.weights_of(codes, class_weights)
+        solve_each_by_logistic_regression(layer, features, codes, weights, of_tags)
 
     def as_read_by(self, criterion, logits):
         """Turn logits into what a loss reads: `BCELoss` reads probabilities."""
@@ -392,7 +402,7 @@ class Indicators:
 
     def baseline(self):
         """As `Labels.baseline`."""
-        return OneVsRestClassifier(DummyClassifier())
+        return DummyClassifier()
 
     @staticmethod
     def linear_model():

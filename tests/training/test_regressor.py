@@ -18,7 +18,12 @@ from sklearn.utils.estimator_checks import check_estimator
 from skorch.callbacks import EpochScoring
 from skorch.dataset import ValidSplit
 
-from sktl import FineTunedCNNRegressor, PretrainedFeatureExtractor
+from sktl import (
+    FineTunedCNNClassifier,
+    FineTunedCNNRegressor,
+    PretrainedFeatureExtractor,
+)
+from sktl.exceptions import ModelFileError
 
 pytestmark = pytest.mark.usefixtures("device")  # on a GPU too
 
@@ -192,6 +197,32 @@ def test_fitted_regressor_survives_pickle_clone_and_search(regressor):
     search = GridSearchCV(reg, {"lr": [1e-3, 1e-1]}, cv=2, error_score="raise")
     first, second = search.fit(X, PRICE).cv_results_["mean_test_score"]
     assert first != second
+
+
+@pytest.mark.parametrize("y", [PRICE, BOTH], ids=["one", "two"])
+def test_saved_regressor_is_loaded_as_it_was(tmp_path, y):
+    reg = FineTunedCNNRegressor(max_epochs=1, hidden_units=(4,), random_state=0)
+    reg.fit(X, y).save(tmp_path / "prices.safetensors")
+    again = FineTunedCNNRegressor.load(tmp_path / "prices.safetensors", device="cpu")
+    assert np.array_equal(again.predict(X), reg.predict(X))
+    assert np.array_equal(again.target_scale_, reg.target_scale_)
+    assert again.predict(X).shape == y.shape
+    assert again.history[:, "train_loss"] == reg.history[:, "train_loss"]
+
+
+def test_file_of_a_regressor_is_not_loaded_as_a_classifier(tmp_path):
+    reg = FineTunedCNNRegressor(strategy="linear_probe").fit(X, PRICE)
+    reg.save(tmp_path / "prices.safetensors")
+    with pytest.raises(ModelFileError, match="'FineTunedCNNRegressor', and 'FineT"):
+        FineTunedCNNClassifier.load(tmp_path / "prices.safetensors")
+
+
+def test_saved_backbone_of_a_regressor_is_a_network_for_others(tmp_path):
+    reg = FineTunedCNNRegressor(strategy="full", max_epochs=1, random_state=0)
+    path = tmp_path / "backbone.safetensors"
+    reg.fit(X, PRICE).save_backbone(path)
+    solved = FineTunedCNNRegressor(weights=path, strategy="linear_probe")
+    assert solved.fit(X, PRICE).predict(X).shape == PRICE.shape
 
 
 # ---- what goes wrong

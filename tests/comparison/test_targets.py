@@ -1,0 +1,286 @@
+"""Comparisons, probes and rankings of numbers and tags; scikit-learn is the oracle."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.datasets import load_digits
+from sklearn.dummy import DummyClassifier, DummyRegressor
+from sklearn.linear_model import LogisticRegression, RidgeCV
+from sklearn.metrics import average_precision_score, r2_score
+from sklearn.model_selection import GroupKFold, KFold, cross_val_score
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.multioutput import MultiOutputClassifier
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from sktl import (
+    FineTunedCNNClassifier,
+    FineTunedCNNRegressor,
+    PretrainedFeatureExtractor,
+    compare_transfer,
+    probe_layers,
+    rank_backbones,
+)
+from sktl._comparison.contenders import default_contenders
+from sktl._training.targets import learn_target
+
+X, NUMBER = load_digits(return_X_y=True)
+X, NUMBER = X[:120], NUMBER[:120]
+RNG = np.random.default_rng(0)
+PRICE = 1000 * NUMBER + RNG.normal(0, 300, 120)  # the number an image shows, plus noise
+BOTH = np.c_[PRICE, X.sum(axis=1) / 7]  # and how much ink it has
+TAGS = np.c_[NUMBER % 2 == 0, np.isin(NUMBER, [0, 6, 8, 9])]  # even, has a loop
+RIDGE = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-2, 6, 33)))
+LOGISTIC = OneVsRestClassifier(LogisticRegression(max_iter=500))
+BASE = {"numbers": PRICE, "two numbers": BOTH, "tags": TAGS}
+
+
+def scores_of(report, name, what="test_score"):
+    (row,) = np.flatnonzero(report.results_["contender"] == name)
+    splits = range(report.n_splits_)
+    return np.array([report.results_[f"split{i}_{what}"][row] for i in splits])
+
+
+# ---- compare_transfer
+
+
+@pytest.mark.parametrize("y", [PRICE, BOTH], ids=["one", "two"])
+def test_scores_of_numbers_are_those_of_cross_val_score(y):
+    contenders = {"ridge": RIDGE, "mean": DummyRegressor()}
+    report = compare_transfer(X, y, contenders, cv=3)
+    assert (report.scoring_, report.target_) == ("r2", "numbers")
+    assert report.classes_ is None
+    for name, contender in contenders.items():
+        expected = cross_val_score(contender, X, y, cv=KFold(3), scoring="r2")
+        np.testing.assert_allclose(scores_of(report, name), expected)
+    assert report.chance_ == pytest.approx(scores_of(report, "mean").mean())
+    found = report.predictions_["ridge"]
+    assert found["row"].tolist() == list(range(120))
+    assert (found["y"] == y).all()
+    for i in range(3):
+        here = found["split"] == i
+        score = r2_score(found["y"][here], found["predict"][here])
+        assert score == pytest.approx(scores_of(report, "ridge")[i])
+    assert "predict_proba" not in found
+
+
+def test_scores_of_tags_are_mean_average_precisions():
+    contenders = {
+        "logistic": LOGISTIC,
+        "neighbours": KNeighborsClassifier(),  # probabilities come as a list
+        "each": MultiOutputClassifier(LogisticRegression(max_iter=500)),
+    }
+    report = compare_transfer(X, TAGS, contenders, cv=3)
+    assert (report.scoring_, report.target_) == ("average_precision", "indicators")
+    for name, contender in contenders.items():
+        expected = cross_val_score(contender, X, TAGS, cv=3, scoring=report.scoring_)
+        np.testing.assert_allclose(scores_of(report, name), expected)
+        found = report.predictions_[name]
+        assert found["predict_proba"].shape == TAGS.shape
+        for i in range(3):
+            here = found["split"] == i
+            shown = found["predict_proba"][here]
+            score = average_precision_score(found["y"][here], shown)
+            assert score == pytest.approx(expected[i])
+    share = [
+        average_precision_score(TAGS[t], 0 * TAGS[t]) for _, t in KFold(3).split(X)
+    ]
+    assert report.chance_ == pytest.approx(np.mean(share))
+
+
+@pytest.mark.parametrize("y", BASE.values(), ids=BASE)
+def test_default_contenders_have_their_counterparts(y):
+    y, target = learn_target(y)
+    contenders = default_contenders("sktl_mini", target)
+    for name in ("fine-tuned network", "network from scratch"):
+        contenders[name].set_params(max_epochs=1)
+    report = compare_transfer(X, y, contenders, cv=2, random_state=0)
+    assert (report.results_["error"] == "").all()
+    scores = dict(zip(contenders, report.results_["mean_test_score"], strict=True))
+    assert next(iter(scores.values())) == pytest.approx(report.chance_)
+    assert scores["frozen features + SVM"] > report.chance_ + 0.2
+    assert scores["frozen features + gradient boosting"] > report.chance_ + 0.2
+    twins = dict(
+        zip(report.effects_["contender"], report.effects_["twin"], strict=True)
+    )
+    assert twins == {
+        f"frozen features + {target.linear_name}": (
+            f"untrained network + {target.linear_name}"
+        ),
+        "fine-tuned network": "network from scratch",
+    }
+    assert set(report.curves_) == {"fine-tuned network", "network from scratch"}
+    assert set(report.results_["kind"]) == {
+        "classical",
+        "random weights",
+        "frozen features",
+        "fine-tuned",
+    }
+
+
+@pytest.mark.parametrize(
+    ("face", "y"), [(FineTunedCNNRegressor, PRICE), (FineTunedCNNClassifier, TAGS)]
+)
+def test_curve_ends_at_the_score_of_the_trained_network(tiny_network, face, y):
+    net = face(tiny_network, image_size=8, max_epochs=2, random_state=0)
+    report = compare_transfer(X, y, {"net": net}, cv=2)
+    ends = [curve["score"][-1] for curve in report.curves_["net"]]
+    assert ends == pytest.approx(scores_of(report, "net").tolist())
+    assert [len(curve["epoch"]) for curve in report.curves_["net"]] == [3, 3]
+
+
+def test_groups_stay_together_whatever_is_predicted():
+    groups = np.arange(120) // 4
+    report = compare_transfer(X, PRICE, {"ridge": RIDGE}, cv=3, groups=groups)
+    expected = cross_val_score(RIDGE, X, PRICE, groups=groups, cv=GroupKFold(3))
+    np.testing.assert_allclose(scores_of(report, "ridge"), expected)
+
+
+@pytest.mark.parametrize("y", BASE.values(), ids=BASE)
+def test_smaller_training_parts_lie_in_larger_ones(y):
+    fitted = []
+
+    class Witness(DummyClassifier if y is TAGS else DummyRegressor):
+        def fit(self, X, y):
+            fitted.append({row.tobytes() for row in X})
+            assert y is not TAGS or (y.any(axis=0) & ~y.all(axis=0)).all()
+            return super().fit(X, y)
+
+    rows = np.arange(120.0)[:, None]
+    compare_transfer(
+        rows, y, {"witness": Witness()}, cv=2, train_sizes=[4, 10, 1.0], random_state=0
+    )
+    own = fitted[-6:]
+    assert [len(rows) for rows in own] == [4, 4, 10, 10, 60, 60]
+    assert own[0] < own[2] < own[4]
+    assert own[1] < own[3] < own[5]
+
+
+def test_whole_numbers_are_labels_unless_it_is_said():
+    report = compare_transfer(X, NUMBER, {"any": DummyClassifier()}, cv=2)
+    assert report.target_ == "labels"
+    report = compare_transfer(X, NUMBER, {"ridge": RIDGE}, cv=2, target="numbers")
+    expected = cross_val_score(RIDGE, X, NUMBER, cv=KFold(2))
+    np.testing.assert_allclose(scores_of(report, "ridge"), expected)
+
+
+def test_one_column_is_one_number():
+    frame = pd.DataFrame({"price": PRICE})
+    report = compare_transfer(X, frame, {"ridge": RIDGE}, cv=2)
+    plain = compare_transfer(X, PRICE, {"ridge": RIDGE}, cv=2)
+    assert (scores_of(report, "ridge") == scores_of(plain, "ridge")).all()
+
+
+# ---- probe_layers and rank_backbones
+
+
+@pytest.mark.parametrize(
+    ("y", "model"),
+    [
+        (PRICE, RIDGE),
+        (
+            BOTH,
+            make_pipeline(
+                StandardScaler(), RidgeCV(np.logspace(-2, 6, 33), alpha_per_target=True)
+            ),
+        ),
+        (
+            TAGS,
+            make_pipeline(
+                StandardScaler(), OneVsRestClassifier(LogisticRegression(max_iter=1000))
+            ),
+        ),
+    ],
+    ids=BASE,
+)
+def test_probes_are_cross_validated_linear_models(y, model):
+    features = PretrainedFeatureExtractor().fit_transform(X)
+    scoring = "average_precision" if y is TAGS else "r2"
+    expected = cross_val_score(model, features, y, cv=3, scoring=scoring)
+    probe = probe_layers(X, y, cv=3)
+    assert probe.scoring_ == scoring
+    last = [probe.results_[f"split{i}_test_score"][-1] for i in range(3)]
+    np.testing.assert_allclose(last, expected, rtol=1e-5)
+    ranking = rank_backbones(X, y, ["sktl_mini"], method="probe", cv=3)
+    assert ranking.results_["score"][0] == pytest.approx(expected.mean(), rel=1e-5)
+
+
+def test_advice_names_the_estimator_for_the_target():
+    probe = probe_layers(X, PRICE, cv=3)
+    text = " ".join(probe.recommendation_["text"].split())
+    assert probe.recommendation_["labels_per_class"] == 60
+    assert "120 rows (200 or more count as large)" in text
+    assert "FineTunedCNNRegressor" in text or "RidgeCV" in text
+    assert "FineTunedCNNClassifier" not in text
+
+
+@pytest.mark.parametrize("y", [PRICE, BOTH], ids=["one", "two"])
+def test_logme_of_numbers_does_not_depend_on_their_unit(y):
+    candidates = {
+        "as shipped": "sktl_mini",
+        "untrained": PretrainedFeatureExtractor(weights=None),
+    }
+    ranking = rank_backbones(X, PRICE, candidates)
+    assert ranking.results_["backbone"][0] == "as shipped"
+    other = rank_backbones(X, -3 * PRICE + 1e6, candidates)
+    np.testing.assert_allclose(
+        other.results_["score"], ranking.results_["score"], rtol=1e-6
+    )
+
+
+def test_logme_of_several_columns_is_the_mean_over_them():
+    scores = [
+        rank_backbones(X, y, ["sktl_mini"], target="numbers").results_["score"][0]
+        for y in (BOTH, BOTH[:, 0], BOTH[:, 1])
+    ]
+    assert scores[0] == pytest.approx(np.mean(scores[1:]))
+
+
+# ---- what goes wrong
+
+
+class Unfitted(DummyRegressor):
+    """A contender that must not be fitted."""
+
+    def fit(self, X, y):
+        raise AssertionError("was fitted")
+
+
+@pytest.mark.parametrize(
+    ("y", "params", "message"),
+    [
+        (NUMBER, {}, "contenders\\['one'\\] is a regressor, and y holds labels"),
+        (TAGS, {}, "contenders\\['one'\\] is a regressor, and y holds indicators"),
+        (PRICE, {"scoring": "accuracy"}, "'accuracy' does not suit y.* numbers"),
+        (PRICE, {"scoring": ["r2", "roc_auc"]}, "'roc_auc' does not suit y"),
+        (PRICE, {"scoring": "neg_expected_calibration_error"}, "does not suit y"),
+        (PRICE, {"target": "labels"}, "Unknown label type: continuous"),
+        (PRICE, {"target": "number"}, "target='number' must be 'auto', 'labels'"),
+        (np.append(PRICE[:-1], np.inf), {}, "NaN or infinity in 1 row.* row 119"),
+        (pd.array([0.5, *[None] * 119]), {"target": "numbers"}, "first in row 1"),
+        (PRICE, {"train_sizes": [1]}, r"\[0\]=1 is 1. Accepted: 2 .* numbers\) to 96"),
+        (PRICE, {"cv": 121}, "121"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_a_fit(y, params, message):
+    with pytest.raises(ValueError, match=message):
+        compare_transfer(X, y, {"one": Unfitted()}, **params)
+
+
+def test_classifier_for_numbers_is_refused():
+    both = {"ridge": RIDGE, "logistic": LOGISTIC}
+    with pytest.raises(ValueError, match="'logistic'. is a classifier, and y holds nu"):
+        compare_transfer(X, PRICE, both)
+
+
+def test_split_without_some_tag_is_named():
+    tags = np.c_[NUMBER % 2, np.arange(120) < 40]
+    with pytest.raises(ValueError, match=r"Split 0 of cv=3 trains .* no 1 in column"):
+        compare_transfer(X, tags, {"logistic": LOGISTIC}, cv=3)
+
+
+@pytest.mark.parametrize("y", [PRICE, TAGS], ids=["numbers", "indicators"])
+def test_h_score_is_for_labels(y):
+    with pytest.raises(ValueError, match="method='hscore' compares classes, and y hol"):
+        rank_backbones(X, y, method="hscore")

@@ -70,11 +70,11 @@ class TransferComparison(TableMixin):
         As `findings_`.
     parameters, versions : dict of str to str or None, default=None
         As the attributes.
-    target : {"labels", "indicators", "numbers"}, default="labels"
-        As `target_`.
     evidence : Evidence or None, default=None
         What `compare_transfer` records for the intervals: how much each row moves the
         scores, and which rows the splits share. None: only the scores are known.
+    target : {"labels", "indicators", "numbers"}, default="labels"
+        As `target_`.
 
     Attributes
     ----------

@@ -3,12 +3,10 @@
 import platform
 import warnings
 from importlib.metadata import version
-from os import PathLike
 
 import numpy as np
 from sklearn.base import clone
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_consistent_length
 from tqdm import tqdm
 
 from sktl._comparison.contenders import check_contenders
@@ -35,7 +33,7 @@ from sktl._comparison.twins import kind_of
 from sktl._display.comparison import TransferComparisonDisplay
 from sktl._display.html import write_html
 from sktl._display.table import TableMixin, numbers, ranges, words
-from sktl._training.targets import learn_target
+from sktl._training.rows import check_rows
 from sktl._utils.printable import shown
 from sktl._utils.scoring import get_scorers
 from sktl._utils.splits import make_splits
@@ -505,13 +503,8 @@ def compare_transfer(
     >>> report.effects_["difference"] > 0
     array([ True])
     """
-    if isinstance(X, str | bytes | PathLike):
-        raise TypeError(
-            f"X={shown(X)} is a single name. Pass a list of images, one per label."
-        )
-    check_consistent_length(X, y)
+    y, target = check_rows(X, y, target)
     check_margin(margin)
-    y, target = learn_target(y, target)
     contenders = check_contenders(contenders, backbone, target)
     (what, scorer), *others = get_scorers(scoring, target, y).items()
     others = dict(others)

@@ -488,8 +488,7 @@ def _why_not_found(path, error):
 
 
 def _open_source(X, layout, only_images, may_be_empty):
-    if _is_image(X) and not ArrayForm.recognises(X):
-        raise TypeError(_one_image(X))
+    refuse_single_image(X)
     X = _tensors_to_numpy(X)
     items, n_columns = _items_of(X, only_images)
     if items is None:
@@ -503,14 +502,17 @@ def _open_source(X, layout, only_images, may_be_empty):
     return Items(items, layout, n_columns)
 
 
-def _one_image(X):
+def refuse_single_image(X):
+    """Raise TypeError if `X` is one path, or one image that is no array."""
+    if not _is_image(X) or ArrayForm.recognises(X):
+        return
     message = f"X is one image ({reprlib.repr(X)}); pass a list of images, [X]"
     if PathForm.recognises(X) and os.path.isdir(os.path.expanduser(X)):
         message += (
             ". This one is a folder: sorted(pathlib.Path(X).glob('**/*.jpg')) lists "
             "the images in it"
         )
-    return message
+    raise TypeError(message)
 
 
 def _items_of(X, only_images):

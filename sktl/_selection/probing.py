@@ -8,7 +8,6 @@ import textwrap
 
 import numpy as np
 from sklearn.model_selection import StratifiedKFold, check_cv
-from sklearn.utils.validation import check_consistent_length
 from tqdm import tqdm
 
 from sktl._display.layer_probe import LayerProbeDisplay
@@ -16,7 +15,8 @@ from sktl._display.table import TableMixin, numbers, words
 from sktl._extractor import as_extractor
 from sktl._networks.backbones import load_backbone
 from sktl._selection.ranking import check_finite, probe_scores
-from sktl._training.targets import TARGETS, learn_target
+from sktl._training.rows import check_rows
+from sktl._training.targets import TARGETS
 from sktl._utils.printable import shown
 from sktl._utils.scoring import get_scorers
 from sktl._utils.splits import make_splits
@@ -275,8 +275,7 @@ def probe_layers(
     20.0
     """
     extractor = as_extractor(backbone)
-    check_consistent_length(X, y)
-    y, target = learn_target(y, target)
+    y, target = check_rows(X, y, target)
     folds = _check_folds(cv, y, target)
     what, scorer = _check_scoring(scoring, target, y)
     network, name = _load_network(extractor)

@@ -13,12 +13,11 @@ from sklearn.base import clone
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils.validation import check_consistent_length
 from tqdm import tqdm
 
 from sktl._display.table import TableMixin, numbers, words
 from sktl._extractor import PretrainedFeatureExtractor, as_extractor
-from sktl._training.targets import learn_target
+from sktl._training.rows import check_rows
 from sktl._utils.printable import shown
 from sktl._utils.scoring import get_scorers
 
@@ -238,8 +237,7 @@ def rank_backbones(
         accepted = ", ".join(map(repr, METHODS))
         raise ValueError(f"method={shown(method)} is not known. Accepted: {accepted}.")
     extractors = _check_backbones(backbones)
-    check_consistent_length(X, y)
-    y, target = learn_target(y, target)
+    y, target = check_rows(X, y, target)
     score = _make_score(method, cv, scoring, target, y)
     fitted = {label: extractor.fit(X) for label, extractor in extractors.items()}
     rows = []

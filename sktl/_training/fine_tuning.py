@@ -34,6 +34,7 @@ from sktl._training.rows import make_rows
 from sktl._training.strategy import Strategy
 from sktl._training.targets import recognise
 from sktl._utils.fit_tasks import CallbackSupportMixin, FitTask, start_fit
+from sktl._utils.scoring import get_scorers
 from sktl._utils.torch_state import seeded
 from sktl.callbacks import GradualUnfreeze
 from sktl.exceptions import TrainingDivergedError
@@ -467,6 +468,9 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             images = self._open_images(X, reset=not goes_on)
             target = self.target if goes_on else recognise(y, self._kinds)
             rows = self._label(images, y, sample_weight, target)
+            if self.early_stopping and self.monitor != "loss" and not goes_on:
+                known = rows.target.decode(rows.codes)
+                get_scorers(self.monitor, rows.target, known, "monitor")
             self._train(rows, goes_on=goes_on, task=task, split_params=fit_params)
             if self.early_stopping and self.refit and self.train_split is None:
                 self._train(rows, goes_on=False, task=task, epochs=self.n_epochs_)

@@ -1,11 +1,13 @@
-"""The rows that a fit trains on."""
+"""The rows that a fit trains on, or a tool compares by."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from sklearn.utils.validation import _check_sample_weight, check_consistent_length
 
-from sktl._images.forms import Images
+from sktl._images.forms import Images, refuse_single_image
+from sktl._training.targets import TARGETS, recognise
+from sktl._utils.printable import shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +38,34 @@ class TrainingRows:
     def mean_weight(self):
         """What weights are divided by in training, so that `lr` keeps its meaning."""
         return 1.0 if self.weights is None else self.weights.mean()
+
+
+def check_rows(X, y, target="auto"):
+    """Check what a tool is given, before any image is read, and learn what `y` means.
+
+    Parameters
+    ----------
+    X : sequence of images, or a table
+    y : array-like, as users pass it
+    target : {"auto", "labels", "indicators", "numbers"}
+
+    Returns
+    -------
+    y : ndarray of shape (n,) or (n, n_outputs)
+        Without the second axis where it has length 1.
+    target : Labels, Indicators or Numbers
+    """
+    refuse_single_image(X)
+    check_consistent_length(X, y)
+    if not isinstance(target, str) or target not in ("auto", *TARGETS):
+        raise ValueError(
+            f"target={shown(target)} must be 'auto', 'labels', 'indicators' or "
+            "'numbers'."
+        )
+    kind = TARGETS.get(target) or recognise(y, TARGETS.values())
+    y = kind.check(y)
+    y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+    return y, kind.learn(y)
 
 
 def make_rows(images, y, target, sample_weight=None, class_weight=None):

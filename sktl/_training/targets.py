@@ -289,7 +289,8 @@ class Indicators:
             raise ValueError(
                 f"y holds {shown(y[row].tolist()[column])} in row {row}, column "
                 f"{column}. Indicators are 0 or 1, with a column per tag. Numbers are "
-                "for FineTunedCNNRegressor; one label per image is a 1-D y."
+                "for FineTunedCNNRegressor; one label per image is a 1-D y; lists of "
+                "labels become indicators by MultiLabelBinarizer."
             )
         return y.astype(np.int64)
 
@@ -587,31 +588,6 @@ def recognise(y, kinds):
     return next((kind for kind in others if kind.recognises(y)), last)
 
 
-def learn_target(y, target="auto"):
-    """Check the `y` of a tool, and learn what it means.
-
-    Parameters
-    ----------
-    y : array-like, as users pass it
-    target : {"auto", "labels", "indicators", "numbers"}
-
-    Returns
-    -------
-    y : ndarray of shape (n,) or (n, n_outputs)
-        Without the second axis where it has length 1.
-    target : Labels, Indicators or Numbers
-    """
-    if not isinstance(target, str) or target not in ("auto", *TARGETS):
-        raise ValueError(
-            f"target={shown(target)} must be 'auto', 'labels', 'indicators' or "
-            "'numbers'."
-        )
-    kind = TARGETS.get(target) or recognise(y, TARGETS.values())
-    y = kind.check(y)
-    y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
-    return y, kind.learn(y)
-
-
 def check_labels(y):
     """Return the labels as an array, or say in which row there is none.
 
@@ -622,12 +598,14 @@ def check_labels(y):
     Returns
     -------
     labels : ndarray of shape (n,)
+        Of numbers or bools where objects are these.
     """
     if y is None:
         raise ValueError(
             "This estimator requires y to be passed, but the target y is None. Pass "
             "one label per image."
         )
+    _refuse_lists(y)
     y = column_or_1d(y, warn=True)
     missing = [i for i, label in enumerate(y) if _is_missing(label)]
     if missing:
@@ -635,20 +613,40 @@ def check_labels(y):
             f"y holds no label (None or NaN) in {len(missing)} row(s), first in row "
             f"{missing[0]}. Label these rows, or leave them out."
         )
+    if y.dtype.kind == "O":
+        are_texts = {isinstance(label, str) for label in y}
+        if len(are_texts) > 1:
+            kinds = sorted({type(label).__name__ for label in y})
+            raise ValueError(
+                f"y mixes labels of the types {', '.join(kinds)}, which cannot be "
+                "sorted. Convert them to one type."
+            )
+        y = y if True in are_texts else np.array(y.tolist())
+    if y.dtype.kind == "f" and np.isinf(y).any():
+        raise ValueError(
+            f"y holds infinity in row {np.flatnonzero(np.isinf(y))[0]}, which is no "
+            "label. Label this row, or leave it out."
+        )
     check_classification_targets(y)
     return y
 
 
+def _refuse_lists(y):
+    """Refuse a list of labels per row, in the words of what is needed instead."""
+    several = (list, tuple, set, frozenset)
+    rows = y.tolist() if getattr(y, "ndim", 0) == 1 and hasattr(y, "tolist") else y
+    for row, labels in enumerate(rows if isinstance(rows, list | tuple) else ()):
+        if isinstance(labels, several) and len(labels) != 1:
+            raise ValueError(
+                f"y holds several labels in row {row}: {shown(labels)}. Turn them into "
+                "indicators, a column of 0 and 1 per label: "
+                "sklearn.preprocessing.MultiLabelBinarizer().fit_transform(y)."
+            )
+
+
 def list_classes(labels):
     """Return the different labels in order; there must be two or more."""
-    try:
-        classes = np.unique(labels)
-    except TypeError as error:
-        kinds = sorted({type(label).__name__ for label in labels})
-        raise ValueError(
-            f"y mixes labels of the types {', '.join(kinds)}, which cannot be sorted. "
-            "Convert them to one type."
-        ) from error
+    classes = np.unique(labels)
     if len(classes) < 2:
         raise ValueError(
             f"y holds only 1 class, {classes.tolist()}; at least 2 classes are needed. "

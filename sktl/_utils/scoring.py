@@ -10,7 +10,7 @@ from sktl._utils.printable import shown
 N_BINS = 15  # as Guo et al. (ICML 2017)
 
 
-def get_scorers(scoring, target, y):
+def get_scorers(scoring, target, y, parameter="scoring"):
     """Return scorers by name, the one that contenders are compared by first.
 
     Parameters
@@ -21,6 +21,8 @@ def get_scorers(scoring, target, y):
         Has a score of its own for None.
     y : ndarray
         A named score has to be one for this.
+    parameter : str
+        What the user knows it by.
 
     Returns
     -------
@@ -41,12 +43,12 @@ def get_scorers(scoring, target, y):
         own = name == neg_expected_calibration_error.__name__
         known = neg_expected_calibration_error if own else get_scorer(one or name)
         if not callable(one):
-            _check_scores(known, name, target, y)
+            _check_scores(known, target, y, f"{parameter}={name!r}")
         scorers[name] = known
     return scorers
 
 
-def _check_scores(scorer, name, target, y):
+def _check_scores(scorer, target, y, asked):
     """Refuse a score that cannot even tell how good a guess at this `y` is."""
     nothing = np.zeros((len(y), 1))
     try:
@@ -56,8 +58,8 @@ def _check_scores(scorer, name, target, y):
     except Exception as error:
         reason = str(error).rstrip(".")
         raise ValueError(
-            f"scoring={name!r} does not suit y, which holds {target.name}: {reason}. "
-            f"Pass another score; {target.scoring!r} is the default."
+            f"{asked} does not suit y, which holds {target.name}: {reason}. Pass "
+            f"another score, such as {target.scoring!r}."
         ) from error
 
 

@@ -34,6 +34,7 @@ from sktl import (
     FineTunedCNNClassifier,
     PretrainedFeatureExtractor,
     compare_transfer,
+    probe_layers,
     rank_backbones,
 )
 from sktl._comparison.evidence import Evidence
@@ -325,8 +326,9 @@ def test_message_does_not_repeat_megabytes(digits):
 
 
 def test_folder_as_x_is_refused(digits):
-    with pytest.raises(TypeError, match="X='photos' is a single name"):
-        compare_transfer("photos", digits[1])
+    for tool in (compare_transfer, probe_layers, rank_backbones):
+        with pytest.raises(TypeError, match=r"X is one image .* This one is a folder"):
+            tool(str(Path(__file__).parent), digits[1])
 
 
 def test_failing_contender_raises(digits):

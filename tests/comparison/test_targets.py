@@ -23,7 +23,7 @@ from sktl import (
     rank_backbones,
 )
 from sktl._comparison.contenders import default_contenders
-from sktl._training.targets import learn_target
+from sktl._training.rows import check_rows
 
 X, NUMBER = load_digits(return_X_y=True)
 X, NUMBER = X[:120], NUMBER[:120]
@@ -91,7 +91,7 @@ def test_scores_of_tags_are_mean_average_precisions():
 
 @pytest.mark.parametrize("y", BASE.values(), ids=BASE)
 def test_default_contenders_have_their_counterparts(y):
-    y, target = learn_target(y)
+    y, target = check_rows(X, y)
     contenders = default_contenders("sktl_mini", target)
     for name in ("fine-tuned network", "network from scratch"):
         contenders[name].set_params(max_epochs=1)

@@ -396,7 +396,7 @@ WRONG = [
     ),
     (
         {"y": np.linspace(0, 1, 20), "method": "probe", "scoring": "f1"},
-        r"scoring='f1' does not suit y, which holds numbers: .*'r2' is the default",
+        r"scoring='f1' does not suit y, which holds numbers: .*such as 'r2'",
     ),
     (
         {"y": ["a", None] * 10},

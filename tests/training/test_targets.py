@@ -1,0 +1,86 @@
+"""What `y` may be, and what is said of all else; by the faces that fit it."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sktl import FineTunedCNNClassifier, FineTunedCNNRegressor
+
+X = np.random.default_rng(0).integers(0, 256, (12, 8, 8), dtype=np.uint8)
+LABELS = ["a", "b"] * 6
+
+
+def objects(*values):
+    return pd.Series(list(values) * 6, dtype=object)
+
+
+def probe(kind, **params):
+    return kind(strategy="linear_probe", random_state=0, **params)
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (
+            objects("a", pd.NA),
+            r"no label \(None or NaN\) in 6 row\(s\), first in row 1",
+        ),
+        (pd.Series(["a", pd.NA] * 6, dtype="string"), "no label .* first in row 1"),
+        (pd.Series([1, pd.NA] * 6, dtype="Int64"), "no label .* first in row 1"),
+        (objects("a", pd.NaT), "no label .* first in row 1"),
+        (objects("a", 1), "y mixes labels of the types int, str"),
+        (objects(1, "a"), "y mixes labels of the types int, str"),
+        ([0.0, np.inf] * 6, "y holds infinity in row 1"),
+        (np.linspace(0, 1, 12), "Unknown label type: continuous. Maybe you are trying"),
+        ([["a"], ["a", "b"]] * 6, "several labels in row 1.*MultiLabelBinarizer"),
+        ([{"a"}, {"a", "b"}] * 6, "several labels in row 1.*MultiLabelBinarizer"),
+        ([["a", "b"]] * 12, "y holds 'a' in row 0, column 0.*MultiLabelBinarizer"),
+    ],
+)
+def test_what_is_no_label_is_named(y, message):
+    with pytest.raises(ValueError, match=message):
+        probe(FineTunedCNNClassifier).fit(X, y)
+
+
+@pytest.mark.parametrize(
+    ("y", "classes"),
+    [
+        (objects(True, False), [False, True]),
+        (objects(3, 7), [3, 7]),
+        (pd.Series(LABELS, dtype="category"), ["a", "b"]),
+        (pd.Series(LABELS, dtype="string"), ["a", "b"]),
+        (pd.Series([True, False] * 6, dtype="boolean"), [False, True]),
+    ],
+)
+def test_labels_of_any_column_come_back(y, classes):
+    clf = probe(FineTunedCNNClassifier).fit(X, y)
+    assert clf.classes_.tolist() == classes
+    assert set(clf.predict(X)) <= set(classes)
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (objects(1.5, pd.NA), "y holds NaN or infinity in 6 row.*first in row 1"),
+        (pd.Series([1.5, pd.NA] * 6, dtype="Float64"), "NaN or infinity .* row 1"),
+        ([1.5, None] * 6, "NaN or infinity .* first in row 1"),
+        (objects(1.5, "a"), "could not convert string to float: 'a'"),
+        (np.zeros((12, 2, 2)), "Found array with dim 3"),
+    ],
+)
+def test_what_is_no_number_is_named(y, message):
+    with pytest.raises(ValueError, match=message):
+        probe(FineTunedCNNRegressor).fit(X, y)
+
+
+@pytest.mark.parametrize(
+    ("kind", "y", "monitor", "other"),
+    [
+        (FineTunedCNNClassifier, LABELS, "r2", "accuracy"),
+        (FineTunedCNNRegressor, np.arange(12) / 8, "accuracy", "r2"),
+    ],
+)
+def test_monitor_that_does_not_suit_y_is_refused(kind, y, monitor, other):
+    stop = {"early_stopping": True, "monitor": monitor}
+    with pytest.raises(ValueError, match=f"monitor='{monitor}' does not suit.*{other}"):
+        kind(max_epochs=1, **stop).fit(X, y)

@@ -147,7 +147,9 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
     frozen_up_to_ : str
         The last frozen layer; `""` if everything is trained.
     history : skorch.history.History
-        Losses, times and phases per epoch; empty if there were no epochs.
+        Losses, times and phases per epoch; empty if there were no epochs. With
+        `early_stopping` after a head was fitted, the first epoch also has what it began
+        with: `valid_loss_before` or `valid_score_before`.
     n_epochs_ : int
         Number of epochs after which the final weights were reached; 0 if they are those
         from before the first epoch.

@@ -13,11 +13,12 @@ from sktl._display.drawing import (
     n_lines,
     new_axes,
 )
+from sktl._training.targets import TARGETS
 
 # Largest over smallest training size from which on the axis is logarithmic.
 LOG_FROM = 8
 TICK_DISTANCE = 0.08  # of the axis: four digits and a gap
-# The score of the most frequent class is drawn unless it would take more than this part
+# The score of what knows no image is drawn unless it would take more than this part
 # of the axis for itself.
 LARGEST_GAP = 0.4
 
@@ -44,9 +45,11 @@ class TransferComparisonDisplay:
         Kind of each entry, as in `TransferComparison.results_`; it determines the
         colour.
     chance : float, default=nan
-        Score of the most frequent class.
+        Score of `baseline`.
     n_splits : int or None, default=None
         Splits that the means are over.
+    baseline : str, default="most frequent class"
+        What a model predicts that knows no image.
 
     Attributes
     ----------
@@ -77,6 +80,7 @@ class TransferComparisonDisplay:
         kinds=None,
         chance=np.nan,
         n_splits=None,
+        baseline="most frequent class",
     ):
         self.contenders = list(contenders)
         self.means = np.asarray(means)
@@ -86,6 +90,7 @@ class TransferComparisonDisplay:
         self.kinds = [None] * len(self.contenders) if kinds is None else list(kinds)
         self.chance = chance
         self.n_splits = n_splits
+        self.baseline = baseline
 
     @classmethod
     def from_results(cls, comparison):
@@ -111,6 +116,7 @@ class TransferComparisonDisplay:
             kinds=results.get("kind"),
             chance=comparison.chance_,
             n_splits=comparison.n_splits_,
+            baseline=TARGETS[comparison.target_].baseline_name,
         )
 
     def plot(self, ax=None):
@@ -204,7 +210,7 @@ class TransferComparisonDisplay:
         return ax
 
     def _draw_chance(self, draw_line, limits):
-        """Draw the score of the most frequent class, if the axis would not suffer.
+        """Draw the score of the baseline, if the axis would not suffer.
 
         Returns
         -------
@@ -216,9 +222,9 @@ class TransferComparisonDisplay:
         notes = [] if self.n_splits is None else [f"{self.n_splits} splits"]
         if not self._is_chance_far_off(*limits):
             look = {"color": "0.4", "linestyle": ":", "zorder": 0}
-            return [draw_line(self.chance, label="most frequent class", **look)], notes
+            return [draw_line(self.chance, label=self.baseline, **look)], notes
         if np.isfinite(self.chance):
-            notes.append(f"most frequent class: {self.chance:.3f}")
+            notes.append(f"{self.baseline}: {self.chance:.3f}")
         return [], notes
 
     def _is_chance_far_off(self, low, high):

@@ -8,6 +8,7 @@ import numpy as np
 
 from sktl._display.comparison import TransferComparisonDisplay
 from sktl._display.drawing import load_pyplot
+from sktl._display.predictions import PredictionsDisplay
 from sktl._display.table import Column, numbers, ranges, templates, words
 from sktl._display.time_to_score import TimeToScoreDisplay
 from sktl._utils.atomic import replacing
@@ -69,6 +70,7 @@ def _contents(comparison):
             f"Mean {scoring} and 95 % interval of each contender, as in the table.",
         ),
         "means": comparison._columns(),  # as they are printed
+        "predictions": _predictions(comparison),
         "failures": _failures(results),
         "splits": [*_rows(results), *_splits(results, comparison.n_splits_)],
         "curves": _curves(comparison) if comparison.curves_ else [],
@@ -99,6 +101,17 @@ def _failures(results):
         for contender, size, error in zip(*columns, strict=True)
         if error
     ]
+
+
+def _predictions(comparison):
+    """Truth against prediction, where these are numbers."""
+    if comparison.target_ != "numbers" or not comparison.predictions_:
+        return None
+    return _draw(
+        lambda: PredictionsDisplay.from_results(comparison),
+        "What the best contenders predict for rows they were not fitted on, against "
+        "the truth. On the dotted line both are the same.",
+    )
 
 
 def _curves(comparison):

@@ -21,6 +21,7 @@ class KeepBest(EarlyStopping):
         probed = len(net.history) == 1 and net.plan.probes_first
         if probed and dataset_valid is not None:
             self.dynamic_threshold_ = net.judge(dataset_valid)
+            net.history.record(f"{self.monitor}_before", float(self.dynamic_threshold_))
             self.best_model_weights_ = copy.deepcopy(net.module_.state_dict())
 
     def on_epoch_end(self, net, dataset_valid=None, **kwargs):

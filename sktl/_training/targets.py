@@ -433,7 +433,7 @@ class Numbers:
     scale: np.ndarray
 
     name, outputs, estimator = "numbers", "outputs", "FineTunedCNNRegressor"
-    baseline_name, linear_name = "mean", "ridge regression"
+    baseline_name, linear_name = "mean of y", "ridge regression"
     estimator_type, scoring = "regressor", "r2"
     stratified = False
     n_groups = 2  # as if large and small were classes

@@ -165,6 +165,16 @@ def test_early_stopping_keeps_the_best_epoch(regressor, monitor):
         assert reg.n_epochs_ == np.argmax(reg.history[:, "valid_score"]) + 1
 
 
+@pytest.mark.parametrize("monitor", ["loss", "r2"])
+def test_what_early_stopping_began_with_is_in_the_history(regressor, monitor):
+    stop = {"early_stopping": True, "validation_fraction": 1 / 3}
+    reg = regressor("lp_ft", monitor=monitor, lr=1e-12, **stop).fit(X, PRICE)
+    name = "valid_loss" if monitor == "loss" else "valid_score"
+    first, second = reg.history
+    assert first[f"{name}_before"] == pytest.approx(first[name], rel=1e-4)
+    assert f"{name}_before" not in second
+
+
 @pytest.mark.parametrize("use_caching", [True, False])
 def test_scoring_callback_scores_numbers(regressor, use_caching):
     score = EpochScoring(

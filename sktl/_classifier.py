@@ -1,4 +1,4 @@
-"""`FineTunedCNNClassifier`: a pretrained network whose last layers are trained."""
+"""`FineTunedCNNClassifier`: images in, labels or tags out, by a partly trained network."""
 
 import numpy as np
 import torch
@@ -20,6 +20,10 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
     says which other layers are trained, and in which order. Unless there is `augment`,
     each image passes through the frozen layers once, whatever the number of epochs: the
     other layers are trained on their output.
+
+    `y` holds a label per image, or indicators: a column of 0 and 1 for each of several
+    tags, of which an image may have any number. Each tag is then an output of its own,
+    trained by binary cross-entropy.
 
     This is a skorch net: `history`, `callbacks`, `optimizer__*`, `iterator_train__*`
     and the rest work as in any other. With scikit-learn 1.9 or later, `set_callbacks`
@@ -74,7 +78,8 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         epoch. The head of `"linear_probe"` is fitted on `max_epochs` augmented copies
         of each image; other strategies fit it on the original images.
     class_weight : dict, "balanced" or None, default=None
-        Weights of the classes, as in scikit-learn.
+        Weights of the classes, as in scikit-learn; of indicators those of 0 and 1, for
+        each tag.
     early_stopping : bool, default=False
         Whether to hold out some rows, stop when predictions on them have not improved
         for `n_iter_no_change` epochs, and keep the weights that did best on them.
@@ -83,8 +88,8 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         (such as `"f1_macro"`), or a scorer of your own. Scores are in `history` as
         `valid_score`.
     validation_fraction : float, default=0.1
-        Share of each class that `early_stopping` holds out. Not used if there are no
-        epochs.
+        Share of each class that `early_stopping` holds out; of indicators, share of the
+        rows. Not used if there are no epochs.
     n_iter_no_change : int, default=5
         Epochs without improvement after which `early_stopping` stops.
     refit : bool, default=False
@@ -126,8 +131,11 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         A class of `torch.optim`.
     criterion : type, default=torch.nn.CrossEntropyLoss
         The loss of logits and class numbers; `torch.nn.NLLLoss` gets the logarithms of
-        probabilities. A head fitted by logistic regression uses the class weights of
-        these two; it cannot follow any other loss, and a warning says so.
+        probabilities. For indicators, the default stands for
+        `torch.nn.BCEWithLogitsLoss`; losses get logits and indicators, both `(n,
+        n_tags)`, and `torch.nn.BCELoss` gets probabilities. A head fitted by logistic
+        regression uses the class weights of the first two; it cannot follow any other
+        loss, and a warning says so.
     train_split : callable or None, default=None
         skorch's internal validation split. None trains on all rows, except those that
         `early_stopping` holds out.
@@ -141,7 +149,8 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        The labels; `predict` returns these.
+        The labels; `predict` returns these. For indicators, the numbers of the columns
+        of `y`.
     module_ : torch.nn.Module
         The whole network, from preprocessed images `(n, 3, h, w)` to logits.
     frozen_up_to_ : str
@@ -161,6 +170,7 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
     See Also
     --------
     PretrainedFeatureExtractor : The frozen layers alone, as a transformer.
+    FineTunedCNNRegressor : For numbers.
     compare_transfer : Measures whether fine-tuning helps.
 
     Notes
@@ -185,6 +195,13 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
     >>> clf = FineTunedCNNClassifier(strategy="linear_probe", random_state=0)
     >>> clf.fit(X[:100], y[:100]).score(X[100:200], y[100:200]) > 0.8
     True
+
+    Several tags at once:
+
+    >>> import numpy as np
+    >>> tags = np.c_[y % 2 == 0, np.isin(y, [0, 6, 8, 9])]  # even, has a loop
+    >>> clf.fit(X[:100], tags[:100]).predict(X[100:102]).shape
+    (2, 2)
     """
 
     _parameter_constraints = {
@@ -286,8 +303,9 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         ----------
         X : array-like or sequence of images
             In any form that `PretrainedFeatureExtractor.transform` takes.
-        y : array-like of shape (n_samples,)
-            Labels of any kind: strings, numbers, bools.
+        y : array-like of shape (n_samples,) or (n_samples, n_tags)
+            Labels of any kind: strings, numbers, bools. Or indicators, 0 and 1, sparse
+            ones among them; each tag has to be on in some rows, but not in all.
         sample_weight : array-like of shape (n_samples,) or None, default=None
             Weight of each row's loss; rows of weight 0 are left out. For a head fitted
             by logistic regression, a weight of k is the same as k copies of the row;
@@ -318,10 +336,11 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         Parameters
         ----------
         X : array-like or sequence of images
-        y : array-like of shape (n_samples,)
+        y : array-like of shape (n_samples,) or (n_samples, n_tags)
         classes : array-like or None, default=None
             All labels that can occur; needed in the first call unless `y` contains them
-            all.
+            all. For indicators a sequence of as many as there are tags, needed if one
+            is the same in all rows.
         sample_weight : array-like of shape (n_samples,) or None, default=None
             As in `fit`.
         **fit_params : dict
@@ -334,12 +353,13 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         Raises
         ------
         ValueError
-            If `y` contains labels that are not in `classes` or in the first `y`.
+            If `y` contains labels that are not in `classes` or in the first `y`, or has
+            another number of tags.
         """
         return self._fit_more(X, y, classes, sample_weight, fit_params)
 
     def predict(self, X):
-        """Predict the label of each image.
+        """Predict the label or the tags of each image.
 
         Parameters
         ----------
@@ -347,15 +367,16 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
 
         Returns
         -------
-        labels : ndarray of shape (n_samples,)
-            Of the same type as `y`. (Callbacks that pass on the data sets or batches of
-            `fit`, whose targets are class numbers, get class numbers.)
+        labels : ndarray of shape (n_samples,) or (n_samples, n_tags)
+            Of the same type as `y`; indicators are int64, 1 where the probability is
+            above one half. (Callbacks that pass on the data sets or batches of `fit`,
+            whose targets are class numbers, get class numbers.)
         """
         codes = self.target.choose(self.predict_proba(X))
         return codes if holds_rows(X) else self.target.decode(codes)
 
     def predict_proba(self, X):
-        """Estimate the probability of each class.
+        """Estimate the probability of each class, or of each tag.
 
         Parameters
         ----------
@@ -365,13 +386,14 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         -------
         probabilities : ndarray of shape (n_samples, n_classes), dtype float64
             Columns in the order of `classes_`. The softmax of the logits, whatever
-            the loss is, unless `predict_nonlinearity` says otherwise.
+            the loss is, unless `predict_nonlinearity` says otherwise. For indicators
+            `(n_samples, n_tags)`, as `MLPClassifier` has them: the sigmoid.
         """
         self.check_is_fitted()
         return super().predict_proba(X)
 
     def predict_log_proba(self, X):
-        """Estimate the logarithm of each class's probability.
+        """Estimate the logarithm of the probability of each class or tag.
 
         Parameters
         ----------
@@ -398,7 +420,8 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         Returns
         -------
         logits : ndarray of shape (n_samples, n_classes), dtype float64
-            For two classes, of shape (n_samples,): the second logit less the first.
+            For two classes, of shape (n_samples,): the second logit less the first. For
+            indicators, `(n_samples, n_tags)`.
         """
         self.check_is_fitted()
         return self.target.margins(self.forward(X).detach().numpy())

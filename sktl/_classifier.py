@@ -1,4 +1,4 @@
-"""`FineTunedCNNClassifier`: images in, labels or tags out, by a partly trained network."""
+"""`FineTunedCNNClassifier`: images in, labels or tags out, by fine-tuning a network."""
 
 import numpy as np
 import torch

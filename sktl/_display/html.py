@@ -11,6 +11,7 @@ from sktl._display.drawing import load_pyplot
 from sktl._display.predictions import PredictionsDisplay
 from sktl._display.table import Column, numbers, ranges, templates, words
 from sktl._display.time_to_score import TimeToScoreDisplay
+from sktl._training.targets import TARGETS
 from sktl._utils.atomic import replacing
 from sktl._utils.printable import printable
 
@@ -105,7 +106,7 @@ def _failures(results):
 
 def _predictions(comparison):
     """Truth against prediction, where these are numbers."""
-    if comparison.target_ != "numbers" or not comparison.predictions_:
+    if not TARGETS[comparison.target_].has_scale or not comparison.predictions_:
         return None
     return _draw(
         lambda: PredictionsDisplay.from_results(comparison),

@@ -5,7 +5,8 @@ Another kind of target is another class with the same attributes and methods. Ea
 * what it is called: `name`, `outputs`, `baseline_name`, `linear_name`,
   `size_in_words`; and which estimators predict it: `estimator`, the name of our own,
   and `estimator_type`, scikit-learn's word;
-* what is scored, and how rows are split: `scoring`, `stratified`, `strata`, `n_groups`;
+* what is scored, how rows are split, whether a prediction can be near the truth:
+  `scoring`, `stratified`, `strata`, `n_groups`, `has_scale`;
 * what `y` may be, and what it holds: `recognises` (labels are what no other kind
   recognises), `check`, `learn`, `of_classes`;
 * how a network learns it: `n_outputs`, `loss`, `encode`, `weigh`, `weights_of`,
@@ -61,6 +62,7 @@ class Labels:
     name, outputs, estimator = "labels", "classes", "FineTunedCNNClassifier"
     baseline_name, linear_name = "most frequent class", "logistic regression"
     estimator_type, scoring = "classifier", "accuracy"
+    has_scale = False
     stratified = True  # each row is of one class, and splits keep their shares
 
     def __post_init__(self):
@@ -257,7 +259,7 @@ class Indicators:
     baseline_name, linear_name = "most frequent tags", "logistic regression"
     estimator_type = "classifier"
     scoring = "average_precision"  # mean over tags, as usual for tagged images
-    stratified = False
+    has_scale = stratified = False
     n_groups = 2  # of each tag, the rows with it and those without
 
     def __post_init__(self):
@@ -435,7 +437,7 @@ class Numbers:
     name, outputs, estimator = "numbers", "outputs", "FineTunedCNNRegressor"
     baseline_name, linear_name = "mean of y", "ridge regression"
     estimator_type, scoring = "regressor", "r2"
-    stratified = False
+    has_scale, stratified = True, False
     n_groups = 2  # as if large and small were classes
 
     def __post_init__(self):

@@ -357,9 +357,13 @@ class Indicators:
         """As `Labels.weigh`, by tag: weights of 0 and 1, of shape (2, n_tags)."""
         if class_weight is None:
             return None
-        options = {"classes": np.arange(2), "sample_weight": sample_weight}
-        of_tags = [compute_class_weight(class_weight, y=tag, **options) for tag in y.T]
-        return np.transpose(of_tags)
+        weights = np.ones((2, self.n_outputs))
+        for column, tag in enumerate(y.T):
+            present = np.unique(tag)
+            weights[present, column] = compute_class_weight(
+                class_weight, classes=present, y=tag, sample_weight=sample_weight
+            )
+        return weights
 
     def weights_of(self, codes, class_weights):
         """The class weight of each row and tag, of shape (n, n_tags)."""

@@ -372,7 +372,8 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
             above one half. (Callbacks that pass on the data sets or batches of `fit`,
             whose targets are class numbers, get class numbers.)
         """
-        codes = self.target.choose(self.predict_proba(X))
+        probabilities = self.predict_proba(X)
+        codes = self.target.choose(probabilities)
         return codes if holds_rows(X) else self.target.decode(codes)
 
     def predict_proba(self, X):

@@ -843,10 +843,10 @@ LABELS = [
         r"y holds only 1 class, .*0.*at least 2 classes",
     ),
     (
-        "y one-hot",
-        train(y=np.eye(2)[np.arange(N) % 2]),
+        "y of two columns",
+        train(y=np.c_[np.arange(N) % 2, np.arange(N) % 3]),
         ValueError,
-        r"y should be a 1d array, got an array of shape \(6, 2\)",
+        r"y holds 2 in row 2, column 1. Indicators are 0 or 1.*one label per image is",
     ),
     (
         "y of floats",

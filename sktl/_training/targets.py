@@ -294,6 +294,13 @@ class Indicators:
                 "for FineTunedCNNRegressor; one label per image is a 1-D y; lists of "
                 "labels become indicators by MultiLabelBinarizer."
             )
+        if len(y) > y.shape[1] and (y.sum(axis=1) == 1).all():
+            warn_caller(
+                "y holds exactly one 1 in each row, as if one label per image were "
+                "meant: pass y.argmax(axis=1) then. As it is, each column is a tag of "
+                "its own.",
+                UserWarning,
+            )
         return y.astype(np.int64)
 
     @classmethod

@@ -197,3 +197,10 @@ def test_loss_that_a_solved_head_cannot_follow_is_told_of(make):
     params["criterion__pos_weight"] = torch.ones(3)
     with pytest.warns(UserWarning, match="fitted by logistic regression"):
         make("linear_probe", **params).fit(X, TAGS)
+
+
+def test_one_label_per_row_as_indicators_is_warned_of(make):
+    one_hot = np.eye(3)[np.arange(36) % 3]
+    with pytest.warns(UserWarning, match="exactly one 1 in each row.*argmax"):
+        clf = make("linear_probe").fit(X, one_hot)
+    assert clf.predict(X).shape == (36, 3)

@@ -19,7 +19,7 @@ from sktl._training.rows import check_rows
 from sktl._training.targets import TARGETS
 from sktl._utils.printable import shown
 from sktl._utils.scoring import get_scorers
-from sktl._utils.splits import make_splits
+from sktl._utils.splits import hint_at_numbers, make_splits
 
 # From so many labels a class on, a set counts as large. With 17 to 42, training every
 # layer did better than a linear model on the best one on some sets and as much worse on
@@ -314,6 +314,7 @@ def _check_folds(cv, y, target):
                 f"cv={shown(cv)} asks for {n_folds} folds, but class {rare!r} has "
                 f"{counts.min()} row(s) only. Pass a smaller cv (at least 2), label "
                 "more images of that class, or leave it out of X and y."
+                f"{hint_at_numbers(y)}"
             )
     return make_splits(np.zeros(len(y)), y, cv, None, target)
 

@@ -73,7 +73,15 @@ def _check_enough(y, n_folds):
             f"cv={n_folds} folds need a class of at least {n_folds} rows; the largest "
             f"in y, {labels[counts.argmax()]!r}, has {most} of {len(y)} rows. Pass a "
             "smaller cv, a splitter such as StratifiedShuffleSplit, or more rows."
+            f"{hint_at_numbers(y)}"
         )
+
+
+def hint_at_numbers(y):
+    """A sentence for labels of which there are too few each; "" for texts."""
+    if y.dtype.kind not in "iuf":
+        return ""
+    return " If y holds numbers to predict, pass target='numbers'."
 
 
 def _row_numbers(rows):

@@ -268,6 +268,15 @@ def test_what_cannot_be_compared_is_refused_before_a_fit(y, params, message):
         compare_transfer(X, y, {"one": Unfitted()}, **params)
 
 
+@pytest.mark.parametrize("tool", [compare_transfer, probe_layers])
+def test_whole_numbers_that_are_too_many_for_labels_are_hinted_at(tool):
+    price = RNG.permutation(120)
+    with pytest.raises(ValueError, match="numbers to predict, pass target='numbers'"):
+        tool(X, price)
+    with pytest.raises(ValueError, match=r"rows?\.|out of X and y\.$"):
+        tool(X, price.astype(str))
+
+
 def test_classifier_for_numbers_is_refused():
     both = {"ridge": RIDGE, "logistic": LOGISTIC}
     with pytest.raises(ValueError, match="'logistic'. is a classifier, and y holds nu"):

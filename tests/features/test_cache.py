@@ -235,6 +235,7 @@ def test_array_comes_back_to_the_bit_from_memory(array):
 @pytest.mark.parametrize("shape", [(), (0,), (7,), (2, 3, 4), (3, 0, 2), (1,) * 5])
 @pytest.mark.parametrize("dtype", ["?", "i1", "<u2", ">i4", "f2", "<f4", ">f8", "c16"])
 def test_array_comes_back_to_the_bit(store, dtype, shape):
+    """Fault 11."""
     rng = np.random.default_rng(0)
     array = np.asarray(rng.standard_normal(shape) * 50).astype(dtype)
     store.put({key(0): array})
@@ -586,10 +587,12 @@ def test_fingerprint_is_the_digest_of_canonical_json():
     ids=str,
 )
 def test_fingerprint_changes_with_each_field(change):
+    """Fault 12."""
     assert fingerprint(FIELDS | change) != fingerprint(FIELDS)
 
 
 def test_fingerprint_and_key_are_equal_in_every_process():
+    """Fault 13."""
     script = (
         "from sktl._features.cache import fingerprint, make_key\n"
         f"digest = fingerprint({FIELDS!r})\n"

@@ -130,7 +130,10 @@ while True:
     "n_rounds", [8, pytest.param(50, marks=pytest.mark.slow)], ids="{} kills".format
 )
 def test_kill_while_writing_loses_nothing_that_was_written(tmp_path, n_rounds):
-    """What `put` had returned from is there, whole; nothing else stays behind."""
+    """What `put` had returned from is there, whole; nothing else stays behind.
+
+    Faults 1 and 2.
+    """
     rng = random.Random(0)
     written = 0
     for n in range(n_rounds):
@@ -174,7 +177,10 @@ print(hashlib.sha256(bytes(seen[key(number)] for number in range(n_keys))).hexdi
     "n_keys", [200, pytest.param(5000, marks=pytest.mark.slow)], ids="{} keys".format
 )
 def test_eight_writers_of_the_same_keys_agree_on_the_first(tmp_path, n_keys):
-    """Each wants to store its own value; all read the same one, at all times."""
+    """Each wants to store its own value; all read the same one, at all times.
+
+    Faults 7 and 9.
+    """
     racers = [
         start(RACER, tmp_path / "new", me, n_keys, stdin=subprocess.PIPE)
         for me in range(8)
@@ -207,7 +213,10 @@ def in_child(work):
 
 
 def test_forked_child_reads_and_writes(tmp_path):
-    """It opens the file for itself, counts from zero, and the parent goes on."""
+    """It opens the file for itself, counts from zero, and the parent goes on.
+
+    Fault 10.
+    """
     script = """
 store, memory = open_cache(sys.argv[1]), open_cache("memory")
 store.put(rows(range(50)))
@@ -308,6 +317,7 @@ print(n_kept)
 
 
 def test_full_disk_keeps_what_it_has_and_warns_once(tmp_path):
+    """Fault 6."""
     script = FILLER + (
         "(place / 'filler').unlink()\n"
         "store.put(rows([-1]))\n"
@@ -546,7 +556,7 @@ def check_survives(store):
     "n_rounds", [100, pytest.param(1000, marks=pytest.mark.slow)], ids="{} times".format
 )
 def test_damaged_file_never_gives_a_wrong_number(tmp_path, sound, damage, n_rounds):
-    """And heals: what is put again is found again."""
+    """And heals: what is put again is found again. Faults 3 and 4."""
     rng = random.Random(damage.__name__)
     n_found = 0
     for number in range(n_rounds):
@@ -749,6 +759,7 @@ def bomb(marker):
 
 @pytest.mark.parametrize("dtype", [b"|O", b"O", b"|O8", b"object", b"<f4", b"|V1"])
 def test_planted_pickle_never_runs(tmp_path, dtype):
+    """Fault 15."""
     marker = tmp_path / "it ran"
     payload = bomb(marker)
     store = open_cache(tmp_path / "cache")

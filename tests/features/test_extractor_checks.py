@@ -230,6 +230,7 @@ def test_named_device_that_is_absent_is_refused_and_can_be_changed(images):
 
 @pytest.mark.gpu
 def test_what_a_gpu_fitted_goes_on_in_a_process_without_one(images, tmp_path):
+    """Fault 33."""
     extractor = PretrainedFeatureExtractor(device="auto", precision="float32")
     expected = extractor.fit_transform(images)
     joblib.dump((extractor, images, expected), tmp_path / "fitted.joblib")

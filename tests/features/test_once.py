@@ -284,7 +284,7 @@ features.fit_transform(images)
 def test_what_a_killed_process_had_begun_is_computed_by_the_next(
     images, tiny_network, recorder, in_processes, tmp_path
 ):
-    """Two batches of eight had passed, and were not kept yet."""
+    """Two batches of eight had passed, and were not kept yet. Fault 29."""
     cloudpickle = pytest.importorskip("cloudpickle")
     params = {"image_size": 16, "batch_size": 8}
     features = PretrainedFeatureExtractor(tiny_network, **params, cache=None)
@@ -322,7 +322,7 @@ def test_recorder_sees_other_processes(
 def test_workers_of_joblib_compute_what_one_process_does(
     backend, cache, images, tmp_path
 ):
-    """Also in forks of a process that has computed with several threads."""
+    """Also in forks of a process that has computed with several threads. Fault 25."""
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     features = PretrainedFeatureExtractor(cache=None).fit(images)

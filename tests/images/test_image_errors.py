@@ -155,6 +155,7 @@ def test_unreadable_items_name_row_path_and_reason(tmp_path):
 
 
 def test_check_images_lists_all_unreadable_rows(tmp_path):
+    """Fault 30."""
     good = write(tmp_path, RGB[:1])[0]
     bad, reasons = zip(*bad_items(tmp_path), strict=True)
     X = [good, *bad, good]

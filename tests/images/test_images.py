@@ -290,7 +290,10 @@ def test_encoded_digest_is_of_the_bytes(tmp_path):
 
 
 def test_file_is_read_once(tmp_path):
-    """What is hashed is what is decoded, also when the file changes in between."""
+    """What is hashed is what is decoded, also when the file changes in between.
+
+    Fault 14.
+    """
     first, second = write(tmp_path, RGB[:2])
     image = open_images([first])[0]
     digest = image.digest()

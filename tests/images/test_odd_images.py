@@ -260,7 +260,7 @@ def test_frame_that_a_pil_image_stands_at_counts():
 @pytest.mark.parametrize("lenient", [False, True])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "PPM", "TIFF", "WEBP", "GIF"])
 def test_truncated_files_are_refused_whatever_pil_is_told(kind, lenient, monkeypatch):
-    """Cut in the pixels, so that opening still succeeds."""
+    """Cut in the pixels, so that opening still succeeds. Fault 20."""
     data = encode(NOISE, kind)[: -len(encode(NOISE, kind)) // 3]
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", lenient)
 
@@ -298,7 +298,10 @@ def giant(width, height):
 
 @pytest.mark.parametrize("limit", [None, 10, Image.MAX_IMAGE_PIXELS])
 def test_bombs_are_refused_from_the_header_whatever_pil_is_told(limit, monkeypatch):
-    """Nothing is decoded, PIL's own limit is not asked, and no warning is seen."""
+    """Nothing is decoded, PIL's own limit is not asked, and no warning is seen.
+
+    Fault 23.
+    """
     loads = []
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     monkeypatch.setattr(ImageFile.ImageFile, "load", loads.append)

@@ -168,6 +168,7 @@ def test_weights_from_pth_and_safetensors_are_the_same(resnet_file, tmp_path):
 
 
 def test_edited_weights_file_is_a_new_network(resnet_file):
+    """Fault 17."""
     before = load_backbone("resnet18", resnet_file).digest
     state = torch.load(resnet_file, weights_only=True)
     state["conv1.weight"][0, 0, 0, 0] += 1
@@ -212,6 +213,8 @@ def test_missing_weights_file_is_named(tmp_path):
 
 
 def test_code_in_a_weights_file_does_not_run(tmp_path):
+    """Fault 18."""
+
     class Planted:
         def __reduce__(self):
             return (open, (str(tmp_path / "ran"), "w"))
@@ -314,6 +317,7 @@ def test_download_with_a_wrong_digest_leaves_no_file(server, hub):
 
 
 def test_truncated_download_is_refused_and_leaves_no_file(hub):
+    """Fault 34."""
     content = b"weights" * 1000
     digest = hashlib.sha256(content).hexdigest()[:8]
 
@@ -336,6 +340,7 @@ def test_truncated_download_is_refused_and_leaves_no_file(hub):
 
 
 def test_download_without_server_names_file_url_and_directory(hub):
+    """Fault 34."""
     file = WeightsFile(Path("net.pth"), "00000000", "http://127.0.0.1:9/net.pth")
     with pytest.raises(WeightsNotAvailableError) as caught:
         local_file(file)
@@ -344,6 +349,7 @@ def test_download_without_server_names_file_url_and_directory(hub):
 
 
 def test_stock_file_damaged_after_download_is_refused_at_load(hub):
+    """Fault 16."""
     hub.mkdir(parents=True)
     (hub / "net.pth").write_bytes(b"damaged")
     with pytest.raises(WeightsNotAvailableError, match="expected 00000000"):

@@ -111,6 +111,7 @@ class _Precision(Callback):
 def test_gradients_in_float32_are_computed_without_tf32(
     make, images, precision, expected
 ):
+    """Fault 32."""
     callback = _Precision()
     classifier = make("full", precision=precision, callbacks=[("precision", callback)])
     classifier.fit(images, [0, 1] * 4)
@@ -163,7 +164,10 @@ def _transform(images, backbone, queue):
 )
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_forked_child_computes_after_its_parent_has(images):
-    """Neither OpenMP's threads nor those that hold a lock are there in a child."""
+    """Neither OpenMP's threads nor those that hold a lock are there in a child.
+
+    Fault 24.
+    """
     n_threads = torch.get_num_threads()
     torch.set_num_threads(2)
     held, over = threading.Event(), threading.Event()

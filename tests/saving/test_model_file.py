@@ -1022,6 +1022,7 @@ def fail(*args, **kwargs):
 def test_forged_file_is_refused_before_anything_is_built(
     saved, monkeypatch, change, match
 ):
+    """Fault 18."""
     forge(saved, change)
     monkeypatch.setattr(nn.Module, "__init__", fail)
     assert_refused(saved, match)

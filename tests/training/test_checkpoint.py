@@ -191,7 +191,10 @@ def fit_and_kill(setting, folder, n_kills):
     + [pytest.param("rmsprop", 20, marks=pytest.mark.slow)],
 )
 def test_fit_goes_on_after_each_kill(tmp_path, setting, n_kills):
-    """At random moments: in an epoch, while the checkpoint is written, and between."""
+    """At random moments: in an epoch, while the checkpoint is written, and between.
+
+    Fault 19.
+    """
     one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     path = {"PYTHONPATH": os.pathsep.join(sys.path)}  # as pytest has made it
     command = [sys.executable, __file__, setting, str(tmp_path), str(n_kills)]
@@ -217,13 +220,13 @@ def steps(monkeypatch):
     """The training steps since it was cleared; `steps.limit` of them succeed."""
 
     class Steps(list):
-        limit = None
+        limit, error = None, Crash()
 
     steps, step = Steps(), FineTunedCNNClassifier.train_step
 
     def train_step(net, batch, **kwargs):
         if len(steps) == steps.limit:
-            raise Crash
+            raise steps.error
         steps.append(len(net.history))
         return step(net, batch, **kwargs)
 
@@ -244,7 +247,7 @@ def crash(steps, fit, *data, limit, **kwargs):
     """Train up to a step at which it fails."""
     steps.clear()
     steps.limit = limit
-    with pytest.raises(Crash):
+    with pytest.raises(type(steps.error)):
         fit(*data, **kwargs)
     steps.clear()
     steps.limit = None
@@ -298,6 +301,17 @@ def test_fit_that_crashes_in_each_epoch_arrives(tmp_path, steps):
         crash(steps, make_classifier(checkpoint=path).fit, *data, limit=N_STEPS + 1)
     resumed = make_classifier(checkpoint=path).fit(*data)
     assert steps == [N_EPOCHS] * N_STEPS
+    assert_same(results(resumed), results(unbroken))
+
+
+def test_fit_goes_on_after_memory_ran_out(tmp_path, steps):
+    """The error is torch's own, and the checkpoint is of use. Fault 31."""
+    path, data = tmp_path / "checkpoint", make_data()
+    unbroken = make_classifier().fit(*data)
+    steps.error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+    for limit in np.random.default_rng(0).integers(1, 2 * N_STEPS, 4):
+        crash(steps, make_classifier(checkpoint=path).fit, *data, limit=limit)
+    resumed = make_classifier(checkpoint=path).fit(*data)
     assert_same(results(resumed), results(unbroken))
 
 

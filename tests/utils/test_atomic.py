@@ -64,7 +64,7 @@ def test_link_stays_one_and_its_target_is_replaced(path, tmp_path):
 def test_data_are_on_the_disk_before_the_name_and_the_name_before_the_end(
     path, monkeypatch
 ):
-    """A rename that reaches the disk before the data leaves an empty file."""
+    """A rename that reaches the disk before the data leaves an empty file. Fault 5."""
     steps = []
     fsync, replace = os.fsync, os.replace
 
@@ -168,7 +168,10 @@ def test_folder_that_cannot_be_synced_is_no_failure(path, monkeypatch):
 
 
 def test_leavings_of_killed_writers_are_removed_after_an_hour(path):
-    """Those of writers that may be at work now are not, nor is anyone else's file."""
+    """Those of writers that may be at work now are not, nor is anyone else's file.
+
+    Fault 2.
+    """
     folder = path.parent
     long_ago = time.time() - atomic.STALE_AFTER - 60
     for name in [".sktl-old.tmp", ".sktl-new.tmp", "old.tmp", ".sktl-old"]:

@@ -285,7 +285,7 @@ def probe_layers(
         pooling="avg",
         verbose=verbose or extractor.verbose,
     )
-    features = extractor.fit_transform(X)
+    features = np.asarray(extractor.fit_transform(X))  # they may come as a frame
     check_finite(features, name)
     widths = extractor.layer_widths_
     parts = np.split(features, np.cumsum(widths)[:-1], axis=1)

@@ -245,7 +245,7 @@ def rank_backbones(
         for label, extractor in bar:
             bar.set_description(label)
             start = time.perf_counter()
-            features = extractor.transform(X)
+            features = np.asarray(extractor.transform(X))  # they may come as a frame
             seconds = time.perf_counter() - start
             check_finite(features, label)
             rows.append((label, score(features), features.shape[1], seconds))

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Subset, default_convert
 from tqdm import tqdm
 
 from sktl._features.engine import resolve_device
+from sktl._utils.torch_state import plain_torch
 
 # Our data sets and batches are dicts of these; weights only where there are some.
 ROWS, WEIGHT = "rows", "sample_weight"
@@ -246,8 +247,13 @@ class EstimatorNet(NeuralNet):
         """As skorch's; of few rows no more than these are computed."""
         dataset = self.get_dataset(X)
         pads = len(dataset) > FEW_ROWS
-        for batch in self.get_iterator(dataset, training=training):
-            yield to_device(self.evaluation_step(batch, training, pads), device=device)
+        # A DataLoader makes tensors on torch's default device.
+        with plain_torch():
+            outputs = [
+                to_device(self.evaluation_step(batch, training, pads), device=device)
+                for batch in self.get_iterator(dataset, training=training)
+            ]
+        yield from outputs
 
     def evaluation_step(self, batch, training=False, pads=True):
         """Compute outputs in batches of one size: rows do not influence one another."""

@@ -17,7 +17,7 @@ _lock = threading.RLock()
 
 @contextlib.contextmanager
 def plain_torch():
-    """Use torch alone, with the default dtype and device that it starts with.
+    """Use torch alone, with the dtype, device and precision that it starts with.
 
     Tracing patches `torch.nn.Module` for all threads, and random draws come from one
     generator per process: of our own threads, one at a time uses torch. It computes
@@ -30,6 +30,8 @@ def plain_torch():
             torch.set_default_dtype(torch.float32)
         if torch.get_default_device().type != "cpu":
             stack.enter_context(torch.device("cpu"))
+        for device in filter(torch.is_autocast_enabled, ("cpu", "cuda", "mps", "xpu")):
+            stack.enter_context(torch.autocast(device, enabled=False))
         yield
 
 

@@ -17,7 +17,6 @@ from safetensors.torch import load_file
 from sklearn.base import BaseEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from skorch.callbacks import Callback
 
 import sktl
@@ -266,7 +265,9 @@ def regressor(strategy="lp_ft", **params):
 
 
 def compare(w):
-    frozen = make_pipeline(extractor(), StandardScaler(), LogisticRegression())
+    # Of a frame of polars scikit-learn makes float64, which is no matter of ours.
+    features = extractor().set_output(transform="default")
+    frozen = make_pipeline(features, LogisticRegression())
     contenders = {"frozen": frozen, "full": classifier("full")}
     contenders["scratch"] = classifier("scratch")
     params = {"cv": 2, "random_state": 0, "scoring": "neg_log_loss"}

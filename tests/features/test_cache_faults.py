@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 import sktl._features.cache
 import sktl._features.sqlite
@@ -404,6 +405,31 @@ def test_warning_comes_once_from_each_call_site(tmp_path):
             str(warning.message)
         )
         assert "The results are right" in str(warning.message)
+
+
+def test_warning_comes_again_after_the_cache_was_cleared(tmp_path):
+    place = tmp_path / "place"
+    store = open_cache(a_file(place))
+    with at_most_warnings() as caught:
+        for n_warnings in (1, 1, 2):
+            if n_warnings == 2:
+                place.unlink()
+                clear_cache(place)
+                a_file(place)
+            store.put(rows([0]))
+            assert len(caught) == n_warnings
+
+
+def test_lock_of_others_is_waited_for_once(tmp_path):
+    store = open_cache(tmp_path)
+    (tmp_path / "sktl-locks").mkdir()
+    with FileLock(tmp_path / "sktl-locks" / "03"):
+        with store.locked({2, 3}, 0.1) as is_ours:
+            assert not is_ours
+        started = time.monotonic()
+        with store.locked({2, 3}, 60) as is_ours:
+            assert is_ours
+        assert time.monotonic() - started < 30
 
 
 def test_lock_that_is_never_freed_costs_one_wait(tmp_path, monkeypatch):

@@ -116,6 +116,11 @@ def test_ragged_lists_are_answered_by_arrays(X):
         fit_transform(X)
 
 
+def test_lengths_of_ragged_lists_are_named():
+    with pytest.raises(ImageLayoutError, match=r"differ \(\[1, 2, 4\]\)"):
+        fit_transform([[1, 2, 3, 4], 5, [1, 2]])
+
+
 def test_single_grey_image_is_answered_by_how_to_wrap_it():
     fitted = PretrainedFeatureExtractor(cache=None).fit(RGB)
     with pytest.raises(ImageLayoutError, match=r"pass X\[None\]"):

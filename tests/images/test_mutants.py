@@ -8,6 +8,7 @@ import warnings
 import numpy as np
 import pytest
 from PIL import Image, ImageFile
+from PIL.PngImagePlugin import PngInfo
 
 from sktl.exceptions import ImageReadError
 from tests.helpers import encode
@@ -97,6 +98,29 @@ def test_whole_files_are_read_whatever_pil_is_told(kind, monkeypatch):
     for data, pixels in zip(WHOLE[kind], expected, strict=True):
         np.testing.assert_array_equal(read(data), pixels)
         np.testing.assert_array_equal(read(Image.open(io.BytesIO(data))), pixels)
+
+
+@pytest.mark.parametrize("lenient", [False, True])
+def test_damage_behind_the_first_frame_of_a_png_is_no_damage(lenient, monkeypatch):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", lenient)
+    frames = [Image.fromarray(PHOTO), Image.fromarray(PHOTO[::-1])]
+    data = encode(frames[0], "PNG", save_all=True, append_images=frames[1:])
+
+    pixels = read(data[: data.index(b"fdAT") + 40])
+
+    np.testing.assert_array_equal(pixels, PHOTO)
+
+
+@pytest.mark.parametrize("lenient", [False, True])
+def test_png_with_damage_before_its_pixels_is_refused(lenient, monkeypatch):
+    """Also where PIL, told to be lenient, does not check what it need not read."""
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", lenient)
+    text = PngInfo()
+    text.add_text("title", "a photo")
+    data = encode(Image.fromarray(PHOTO), "PNG", pnginfo=text)
+
+    with pytest.raises(ImageReadError, match="checksum in b'tEXt'"):
+        read(data.replace(b"a photo", b"a phot0"))
 
 
 @pytest.mark.parametrize("kind", NOT_STRICT)

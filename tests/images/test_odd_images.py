@@ -8,7 +8,7 @@ import zlib
 import numpy as np
 import PIL
 import pytest
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, ImageOps, features
 
 from sktl._images import decoding
 from sktl._images.decoding import decoding_stack
@@ -321,5 +321,30 @@ def test_formats_that_run_other_programs_are_refused():
 
 
 def test_decoding_stack_names_the_decoders():
-    assert f"pillow {Image.__version__}" in decoding_stack()
-    assert "libjpeg_turbo" in decoding_stack()
+    names = ("libjpeg_turbo", "jpg", "zlib", "libtiff", "webp", "avif", "jpg_2000")
+    versions = [f"{name} {features.version(name)}" for name in names]
+    for text in [f"pillow {Image.__version__}", *versions]:
+        assert text in decoding_stack.__wrapped__().split(", ")
+
+
+STARTS = {
+    "PNG": b"\x89PNG\r\n\x1a\n",
+    "JPEG": b"\xff\xd8\xff",
+    "GIF": b"GIF89a",
+    "BMP": b"BM",
+    "TIFF": b"II*\0",
+    "WEBP": b"RIFF\0\0\0\0WEBP",
+    "AVIF": b"\0\0\0\x18ftypavif",
+    "JPEG 2000": b"\xff\x4f\xff\x51",
+    "QOI": b"qoif",
+    "ICO": b"\0\0\x01\0",
+    "PCX": b"\n\5\1",
+    "SGI": b"\x01\xda\0\x01",
+    "DDS": b"DDS ",
+}
+
+
+@pytest.mark.parametrize("kind", STARTS)
+def test_file_that_ends_in_its_header_names_its_format(kind):
+    with pytest.raises(ImageReadError, match=f"has a broken {kind} header"):
+        read(STARTS[kind])

@@ -110,6 +110,8 @@ def test_numbers_that_are_merely_dark_are_not_warned_of(X):
         (DIGITS * 16, (DIGITS / 16 - 0.45) / 0.22),
         (DIGITS / 8 - 1, DIGITS),
         (DIGITS / 8 - 1, DIGITS / 4080),
+        (DIGITS / 16, DIGITS / 16 * 1.2),
+        (DIGITS / 16, DIGITS / 16 - 0.2),
         (list(DIGITS / 16), list(DIGITS)),
         (DIGITS.reshape(40, -1), DIGITS.reshape(40, -1) / 16),
         # One pixel in fifty of a mask, which is 0 or 1, then 0 or 255.

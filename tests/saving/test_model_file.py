@@ -702,6 +702,12 @@ def test_truncation_anywhere_is_noticed(saved, saved_bytes):
     assert_refused(saved, "do not match")
 
 
+def test_header_longer_than_its_file_is_refused_by_its_length(saved, saved_bytes):
+    n = len(saved_bytes) - 8
+    saved.write_bytes((n + 1).to_bytes(8, "little") + saved_bytes[8:])
+    assert_refused(saved, f"a header of {n + 1} bytes is announced in {n + 8} bytes")
+
+
 def length_of(n):
     return lambda whole: n.to_bytes(8, "little") + whole[8:]
 

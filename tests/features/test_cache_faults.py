@@ -424,8 +424,11 @@ def test_lock_of_others_is_waited_for_once(tmp_path):
     store = open_cache(tmp_path)
     (tmp_path / "sktl-locks").mkdir()
     with FileLock(tmp_path / "sktl-locks" / "03"):
-        with store.locked({2, 3}, 0.1) as is_ours:
+        with store.locked({2, 3, 4}, 0.1) as is_ours:
             assert not is_ours
+            for number in ("02", "04"):  # and no other is kept meanwhile
+                with FileLock(tmp_path / "sktl-locks" / number, timeout=0):
+                    pass
         started = time.monotonic()
         with store.locked({2, 3}, 60) as is_ours:
             assert is_ours

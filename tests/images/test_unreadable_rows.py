@@ -187,3 +187,21 @@ def test_files_that_cannot_be_read_name_their_row(tmp_path):
     assert [row for row, _, _ in found] == [1, 2]
     assert "mode 'rb'" in found[0][2]
     assert "closed file" in found[1][2]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (RuntimeError("no\nanswer"), "RuntimeError: no answer"),
+        (RuntimeError(), "RuntimeError"),
+        (ValueError("no\nanswer"), "no answer"),
+        (ValueError(), "ValueError"),
+        (OSError(5, "no answer"), "no answer"),
+    ],
+)
+def test_whatever_an_image_raises_is_told_in_one_line(error, reason):
+    class Broken(io.RawIOBase):
+        def tell(self):
+            raise error
+
+    assert check_images([Broken()]) == [(0, None, reason)]

@@ -324,6 +324,14 @@ def test_parameter_without_a_form_is_refused_by_name(tmp_path, data, name):
     assert path.read_bytes() == b"before"
 
 
+def test_history_without_a_form_is_refused_by_name(tmp_path, data):
+    X, y = data
+    clf = make_classifier().fit(X, y)
+    clf.history.record("seen", {1, 2})
+    with pytest.raises(TypeError, match=r"^history\.seen is a set"):
+        clf.save(tmp_path / "model")
+
+
 def test_classifier_that_is_not_fitted_is_not_saved(tmp_path, data):
     X, y = data
     with pytest.raises(NotFittedError):

@@ -112,6 +112,18 @@ def test_damage_behind_the_first_frame_of_a_png_is_no_damage(lenient, monkeypatc
 
 
 @pytest.mark.parametrize("lenient", [False, True])
+def test_png_cut_off_behind_its_pixels_is_refused(lenient, monkeypatch):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", lenient)
+    note = PngInfo()
+    note.add(b"noTe", b"a note of somebody's", after_idat=True)
+    data = encode(Image.fromarray(PHOTO), "PNG", pnginfo=note)
+    np.testing.assert_array_equal(read(data), PHOTO)
+
+    with pytest.raises(ImageReadError, match="Truncated File Read"):
+        read(data[: data.index(b"noTe") + 10])
+
+
+@pytest.mark.parametrize("lenient", [False, True])
 def test_png_with_damage_before_its_pixels_is_refused(lenient, monkeypatch):
     """Also where PIL, told to be lenient, does not check what it need not read."""
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", lenient)

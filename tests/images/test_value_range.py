@@ -63,6 +63,7 @@ def test_range_that_is_left_by_more_than_rounding_is_another(X, too_narrow):
     "X",
     [
         DIGITS * 1.05,  # up to 17 of 255
+        DIGITS / 16 * 0.12,  # less than an eighth
         DIGITS * 255.9,  # 12 bits of 16
         (DIGITS * 255.9).astype(np.uint16),
         (DIGITS > 7).astype(np.uint8),
@@ -81,7 +82,7 @@ def test_numbers_that_fill_little_of_their_range_are_warned_of(X):
         (DIGITS > 7),
         (DIGITS * 15.9).astype(np.uint8),
         (DIGITS * 4095).astype(np.uint16),
-        DIGITS / 16 * 0.3,  # dark, and not too dark
+        DIGITS / 16 * 0.13,  # dark, and not too dark
         np.zeros((40, 8, 8), np.uint8),  # of one colour each
         DIGITS[:3].astype(np.uint8),  # too few to tell
         np.concatenate([DIGITS.astype(np.uint8), np.full((1, 8, 8), 255, np.uint8)]),

@@ -435,6 +435,19 @@ def test_lock_of_others_is_waited_for_once(tmp_path):
         assert time.monotonic() - started < 30
 
 
+def test_lock_of_others_costs_nothing_where_no_time_is_given(tmp_path):
+    store = open_cache(tmp_path)
+    (tmp_path / "sktl-locks").mkdir()
+    with FileLock(tmp_path / "sktl-locks" / "03"):
+        started = time.monotonic()
+        for _ in range(10):
+            with store.locked({3}, 0) as is_ours:
+                assert not is_ours
+        assert time.monotonic() - started < 5
+    with store.locked({3}, 0) as is_ours:
+        assert is_ours
+
+
 def test_lock_that_is_never_freed_costs_one_wait(tmp_path, monkeypatch):
     monkeypatch.setattr(sktl._features.sqlite, "_BUSY_SECONDS", 0.3)
     store = open_cache(tmp_path)

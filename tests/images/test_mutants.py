@@ -111,6 +111,20 @@ def test_damage_behind_the_first_frame_of_a_png_is_no_damage(lenient, monkeypatc
     np.testing.assert_array_equal(pixels, PHOTO)
 
 
+def test_later_frame_of_a_png_is_refused_under_pils_flag(monkeypatch):
+    """Where it lies in the file, the image does not say."""
+    frames = [Image.fromarray(PHOTO), Image.fromarray(PHOTO[::-1])]
+    data = encode(frames[0], "PNG", save_all=True, append_images=frames[1:])
+    image = Image.open(io.BytesIO(data))
+    image.seek(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+        with pytest.raises(ImageReadError, match="a later frame of a PNG"):
+            read(image)
+
+    np.testing.assert_array_equal(read(image), PHOTO[::-1])
+
+
 @pytest.mark.parametrize("lenient", [False, True])
 def test_png_cut_off_behind_its_pixels_is_refused(lenient, monkeypatch):
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", lenient)

@@ -2,22 +2,25 @@
 
 Claim: with ten times as many files, the peak memory of `fit_transform` grows by no more
 than the growth of its result plus 5 % of the smaller peak; with `cache=None` and with a
-directory, for narrow rows (256 numbers) and for wide ones (12288). With
+directory, for narrow rows (256 numbers), wide ones (12288), and for files of 8 MB. With
 `cache="memory"` it grows by what the cache holds too: printed beside its bound, and not
 claimed.
 
 Peaks are those that the system counts for a whole process (`ru_maxrss`), so each run
-has a process of its own. The files are JPEGs made here, no two of them equal.
+has a process of its own. The files are made here, no two of them equal: small JPEGs,
+and black BMPs that take no room on the disk.
 
 Usage: python benchmarks/bench_memory.py. Exits with 1 when the claim fails. About three
 minutes on two cores. Not on Windows, which has no `ru_maxrss`.
 """
 
+import io
 import multiprocessing
 import os
 import resource
 import sys
 import tempfile
+import warnings
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -26,12 +29,15 @@ from _timing import verdict
 from PIL import Image
 
 from sktl import PretrainedFeatureExtractor
+from sktl.exceptions import ImageSizeWarning
 
-# What is computed -> (parameters, number of files of the smaller run).
+# What is computed -> (parameters, number of files of the smaller run, their name).
 KINDS = {
-    "narrow rows": ({}, 800),
-    "wide rows": ({"layers": "layer1.1.add", "pooling": "flatten"}, 400),
+    "narrow rows": ({}, 800, "small"),
+    "wide rows": ({"layers": "layer1.1.add", "pooling": "flatten"}, 400, "small"),
+    "large files": ({}, 48, "large"),
 }
+LARGE_SIDE = 1672  # pixels; times 3 bytes for each
 FACTOR = 10
 CLAIMED_SHARE = 0.05
 MEMORY_BOUND = 32 * 2**20  # of the cache in memory, for its own line
@@ -55,8 +61,22 @@ def make_files(folder, n):
     return paths
 
 
+def make_large_files(folder, n):
+    """Write BMPs with a hole for their pixels, and a number behind."""
+    header = io.BytesIO()
+    Image.new("RGB", (LARGE_SIDE, LARGE_SIDE)).save(header, "BMP")
+    paths = [Path(folder, f"large{i:06}.bmp") for i in range(n)]
+    for i, path in enumerate(paths):
+        with open(path, "wb") as file:
+            file.write(header.getvalue()[:54])
+            file.seek(len(header.getvalue()))
+            file.write(i.to_bytes(8, "big"))
+    return paths
+
+
 def measure(paths, cache, parameters):
     """Peak memory of this process and size of the result, in bytes."""
+    warnings.simplefilter("ignore", ImageSizeWarning)  # of large files
     os.environ["SKTL_CACHE_BYTES"] = str(MEMORY_BOUND)
     extractor = PretrainedFeatureExtractor(cache=cache, **parameters)
     result = extractor.fit_transform(paths)
@@ -73,7 +93,7 @@ def in_new_process(*args):
 
 def compare(kind, paths, cache, folder):
     """Whether ten times the files take no more memory than claimed."""
-    parameters, n = KINDS[kind]
+    parameters, n, _ = KINDS[kind]
     runs = []
     for m in (n, FACTOR * n):
         place = tempfile.mkdtemp(dir=folder) if cache == "directory" else cache
@@ -93,11 +113,15 @@ def main():
     print(f"cache=memory is bounded to {MEMORY_BOUND / MIB:.0f} MiB, and not claimed")
     claims = {}
     with tempfile.TemporaryDirectory() as folder:
-        paths = make_files(folder, FACTOR * max(n for _, n in KINDS.values()))
-        for kind in KINDS:
+        paths = {
+            "small": make_files(folder, FACTOR * KINDS["narrow rows"][1]),
+            "large": make_large_files(folder, FACTOR * KINDS["large files"][1]),
+        }
+        for kind, (_, _, size) in KINDS.items():
             for cache in (None, "directory"):
-                claims[f"{kind}, cache={cache}"] = compare(kind, paths, cache, folder)
-            compare(kind, paths, "memory", folder)
+                claim = f"{kind}, cache={cache}"
+                claims[claim] = compare(kind, paths[size], cache, folder)
+            compare(kind, paths[size], "memory", folder)
     return verdict(claims)
 
 

@@ -162,8 +162,10 @@ class Blocks:
             known = [content for content in contents if not content.missing()]
             if known or errors:
                 yield Block(known, errors=errors)
-            for part in self._divide([c for c in contents if c.missing()]):
-                yield self._prepare(part)
+            parts = deque(self._divide([c for c in contents if c.missing()]))
+            del contents, known  # a block's activations go with the block
+            while parts:
+                yield self._prepare(parts.popleft())
             while self._postponed:
                 yield self._prepare_postponed()
 

@@ -18,7 +18,7 @@ from sktl._selection.ranking import check_finite, probe_scores
 from sktl._training.rows import check_rows
 from sktl._training.targets import TARGETS
 from sktl._utils.printable import shown
-from sktl._utils.scoring import get_scorers
+from sktl._utils.scoring import get_one_scorer
 from sktl._utils.splits import hint_at_numbers, make_splits
 
 # From so many labels a class on, a set counts as large. With 17 to 42, training every
@@ -277,7 +277,7 @@ def probe_layers(
     extractor = as_extractor(backbone)
     y, target = check_rows(X, y, target)
     folds = _check_folds(cv, y, target)
-    what, scorer = _check_scoring(scoring, target, y)
+    what, scorer = get_one_scorer(scoring, target, y)
     network, name = _load_network(extractor)
     ends = network.stage_ends()
     extractor.set_params(
@@ -317,17 +317,6 @@ def _check_folds(cv, y, target):
                 f"{hint_at_numbers(y)}"
             )
     return make_splits(np.zeros(len(y)), y, cv, None, target)
-
-
-def _check_scoring(scoring, target, y):
-    """Return the name of a score, and the score."""
-    if not (scoring is None or isinstance(scoring, str) or callable(scoring)):
-        raise ValueError(
-            f"scoring={shown(scoring)} must be one score: a name, a callable or None, "
-            f"which is {target.scoring}."
-        )
-    (named,) = get_scorers(scoring, target, y).items()
-    return named
 
 
 def _load_network(extractor):

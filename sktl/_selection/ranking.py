@@ -19,7 +19,7 @@ from sktl._display.table import TableMixin, numbers, words
 from sktl._extractor import PretrainedFeatureExtractor, as_extractor
 from sktl._training.rows import check_rows
 from sktl._utils.printable import shown
-from sktl._utils.scoring import get_scorers
+from sktl._utils.scoring import get_one_scorer
 
 METHODS = ("logme", "hscore", "probe")
 # Features are float32: beyond this ratio they cannot tell signal from rounding.
@@ -311,7 +311,7 @@ def check_finite(features, label):
 def _make_score(method, cv, scoring, target, y):
     """A function of features; or say that the method is none for such a `y`."""
     if method == "probe":
-        (scorer,) = get_scorers(scoring, target, y).values()
+        _, scorer = get_one_scorer(scoring, target, y)
         return lambda features: probe_scores(features, y, target, cv, scorer).mean()
     if method == "hscore" and not target.stratified:
         raise ValueError(

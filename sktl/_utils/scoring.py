@@ -48,6 +48,17 @@ def get_scorers(scoring, target, y, parameter="scoring"):
     return scorers
 
 
+def get_one_scorer(scoring, target, y):
+    """As `get_scorers`, for what takes one score: its name, and the scorer."""
+    if not (scoring is None or isinstance(scoring, str) or callable(scoring)):
+        raise ValueError(
+            f"scoring={shown(scoring)} must be one score: a name, a callable or None, "
+            f"which is {target.scoring}."
+        )
+    (named,) = get_scorers(scoring, target, y).items()
+    return named
+
+
 def _check_scores(scorer, target, y, asked):
     """Refuse a score that cannot even tell how good a guess at this `y` is."""
     nothing = np.zeros((len(y), 1))

@@ -409,6 +409,7 @@ WRONG = [
     ({"y": [0, 1]}, r"inconsistent numbers of samples"),
     ({"method": "probe", "cv": 11}, r"n_splits=11"),
     ({"method": "probe", "scoring": "beauty"}, r"beauty"),
+    ({"method": "probe", "scoring": ["f1", "accuracy"]}, r"must be one score"),
 ]
 
 

@@ -18,6 +18,7 @@ Another kind of target is another class with the same attributes and methods. Ea
 """
 
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 import torch
@@ -459,12 +460,15 @@ class Numbers:
     @staticmethod
     def recognises(y):
         """Whether `y` can be nothing but numbers: fractions, or columns of others."""
-        if issparse(y):
+        n_columns = _n_columns(y)
+        if issparse(y) or not n_columns:
             return False
-        values = np.asarray(y) if _n_columns(y) else None
-        if values is None or values.dtype.kind not in "biuf":
+        values = np.asarray(y)
+        if values.dtype.kind == "O" and all(isinstance(v, Real) for v in values.flat):
+            values = values.astype(float)
+        if values.dtype.kind not in "biuf":
             return False
-        if _n_columns(y) > 1:
+        if n_columns > 1:
             return not np.isin(values, (0, 1)).all()
         finite = values[np.isfinite(values)]
         return bool(np.any(finite != np.floor(finite)))

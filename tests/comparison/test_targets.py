@@ -165,6 +165,27 @@ def test_whole_numbers_are_labels_unless_it_is_said():
     np.testing.assert_allclose(scores_of(report, "ridge"), expected)
 
 
+@pytest.mark.parametrize(
+    ("y", "target"),
+    [
+        (pd.Series(PRICE, dtype="Float64"), "numbers"),
+        (pd.Series(PRICE, dtype=object), "numbers"),
+        (pd.DataFrame(BOTH, dtype=object), "numbers"),
+        (pd.DataFrame({"a": NUMBER, "b": NUMBER % 2}), "numbers"),
+        (pd.Series(NUMBER, dtype="Int64"), "labels"),
+        (pd.Series(NUMBER % 2 == 0, dtype="boolean"), "labels"),
+        (pd.Series(PRICE > 5000).astype(float), "labels"),
+        (pd.DataFrame(TAGS, dtype="boolean"), "indicators"),
+        (TAGS.astype(float), "indicators"),
+        (TAGS.tolist(), "indicators"),
+    ],
+)
+def test_what_y_holds_is_recognised_in_any_column(y, target):
+    found, kind = check_rows(X, y)
+    assert kind.name == target
+    assert found.dtype != object
+
+
 def test_one_column_is_one_number():
     frame = pd.DataFrame({"price": PRICE})
     report = compare_transfer(X, frame, {"ridge": RIDGE}, cv=2)

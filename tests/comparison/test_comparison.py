@@ -213,7 +213,7 @@ def test_random_state_is_given_to_whatever_left_it_open(digits, make):
     assert (first == same).all()
     assert (first != other).all()
     assert contender["scratch"].random_state is None
-    assert not hasattr(contender["scratch"], "classes_inferred_")
+    assert not hasattr(contender["scratch"], "target_")
 
 
 def test_seed_differs_from_split_to_split_but_not_between_contenders(digits):

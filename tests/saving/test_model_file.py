@@ -895,9 +895,9 @@ def both_names(name):
 
 REFUSED_UNBUILT = {
     # the manifest
-    "schema_newer": (top(schema=3), "schema 3; .* reads 2.*Update sktl"),
+    "schema_newer": (top(schema=4), "schema 4; .* reads 3.*Update sktl"),
     "schema_older": (top(schema=1), "earlier version of sktl.*Fit the model again"),
-    "schema_text": (top(schema="2"), "begin with a header of sktl"),
+    "schema_text": (top(schema="3"), "begin with a header of sktl"),
     "schema_null": (top(schema=None), "begin with a header of sktl"),
     "kind_other": (top(kind="training"), "holds 'training', and 'FineTunedCNNC"),
     "kind_long": (top(kind="x" * 10**6), "holds 'x{50}', and"),

@@ -1,11 +1,11 @@
 """Numbers and tags: fine-tuning by default is no worse than a linear model.
 
-Claim, for `sktl_mini` and the mean over 5 folds and `SEEDS`: with default arguments
-`FineTunedCNNRegressor` has at least the R2 of ridge regression on frozen features, and
-`FineTunedCNNClassifier` at least the average precision of a logistic regression per
-tag, less one standard error of the linear model. Both beat the same linear model on raw
-pixels. One network with three tags is at most 0.02 worse than three networks with one
-tag each.
+Claim, for `sktl_mini` at 32 pixels and the mean over 5 folds and `SEEDS`: with default
+arguments `FineTunedCNNRegressor` has at least the R2 of ridge regression on frozen
+features, and `FineTunedCNNClassifier` at least the average precision of a logistic
+regression per tag, less one standard error of the linear model. Both beat the same
+linear model on raw pixels. One network with three tags is at most 0.02 worse than three
+networks with one tag each (with the first seed).
 
 The data are made of labelled photographs:
 
@@ -49,6 +49,7 @@ TAGS = {
     "flies": "airplane bird",
 }
 LOST_TOGETHER = 0.02
+SIDE = 32  # pixels, of CIFAR-10; of all images, so that this takes minutes
 RIDGE = RidgeCV(np.logspace(-2, 6, 33))
 LOGISTIC = OneVsRestClassifier(LogisticRegression(max_iter=1000))
 
@@ -77,9 +78,9 @@ def tagged_photographs(data, n):
 
 
 def pixels_of(X):
-    """Images as rows of 32 x 32 pixels in colour."""
+    """Images as rows of pixels in colour."""
     opened = (Image.open(io.BytesIO(x) if isinstance(x, bytes) else x) for x in X)
-    small = [np.asarray(image.convert("RGB").resize((32, 32))) for image in opened]
+    small = [np.asarray(image.convert("RGB").resize((SIDE, SIDE))) for image in opened]
     return np.reshape(small, (len(small), -1)) / 255
 
 
@@ -91,11 +92,11 @@ def compare(what, X, y, linear, face, scoring):
             model, X, y, cv=FOLDS, scoring=scoring, error_score="raise"
         )
 
-    frozen = scores(
-        make_pipeline(PretrainedFeatureExtractor(), StandardScaler(), linear), X
-    )
+    extractor = PretrainedFeatureExtractor(image_size=SIDE)
+    frozen = scores(make_pipeline(extractor, StandardScaler(), linear), X)
     pixels = scores(make_pipeline(StandardScaler(), linear), pixels_of(X)).mean()
-    by_seed = np.mean([scores(face(random_state=s), X) for s in SEEDS], axis=1)
+    nets = [face(image_size=SIDE, random_state=seed) for seed in SEEDS]
+    by_seed = np.mean([scores(net, X) for net in nets], axis=1)
     tuned, error = by_seed.mean(), frozen.std(ddof=1) / np.sqrt(len(frozen))
     print(
         f"{what}, {len(X)} images, {scoring}: raw pixels {pixels:.3f}, linear "
@@ -108,10 +109,13 @@ def compare(what, X, y, linear, face, scoring):
         f"{what}: both above raw pixels": min(tuned, frozen.mean()) > pixels,
     }
     if y.ndim > 1:
-        # A label per network, of which the same score is that of a single tag.
-        alone = [[scores(face(random_state=s), X, tag) for s in SEEDS] for tag in y.T]
-        print(f"{what}: {np.mean(alone):.3f} with a network for each", flush=True)
-        together = np.mean(alone) - tuned <= LOST_TOGETHER
+        alone = np.mean([scores(nets[0], X, tag) for tag in y.T])
+        print(
+            f"{what}, first seed: {by_seed[0]:.3f} together, {alone:.3f} with a "
+            "network for each",
+            flush=True,
+        )
+        together = alone - by_seed[0] <= LOST_TOGETHER
         claims[f"{what}: at most {LOST_TOGETHER} lost together"] = together
     return claims
 

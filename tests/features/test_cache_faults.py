@@ -269,7 +269,9 @@ def work():
     signal.alarm(60)
     for store in stores:
         n_right(store, range(200))
-        store.put(rows([-1]))
+        other = threading.Thread(target=store.put, args=[rows([-1])])
+        other.start()
+        other.join()
         assert n_right(store, [-1]) == 1
 
 thread = threading.Thread(target=write)

@@ -246,7 +246,10 @@ def test_range_given_reads_float_and_12_bit_files():
 
 @pytest.mark.parametrize(
     "value_range",
-    ["minmax", (1, 0), (0, 0), (0, np.inf), (np.nan, 1), (0,), (0, 1, 2), 255, None],
+    [
+        *("minmax", (1, 0), (0, 0), (0, np.inf), (np.nan, 1), (-1.7e308, 1.7e308)),
+        *((0,), (0, 1, 2), 255, None),
+    ],
 )
 def test_range_malformed_is_an_error(value_range):
     with pytest.raises(

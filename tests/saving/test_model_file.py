@@ -230,6 +230,15 @@ def test_parameters_can_be_changed_when_loading(tmp_path, data):
     assert np.array_equal(loaded.predict_proba(X), clf.predict_proba(X))
 
 
+def test_parameter_that_only_equals_its_default_keeps_its_type(tmp_path, data):
+    X, y = data
+    clf = make_classifier(layer_decay=1, dropout=0, early_stopping=np.False_).fit(X, y)
+    clf.save(tmp_path / "model")
+    loaded = FineTunedCNNClassifier.load(tmp_path / "model")
+    assert type(loaded.layer_decay) is type(loaded.dropout) is int
+    assert type(loaded.early_stopping) is np.bool_
+
+
 @pytest.mark.parametrize(
     "parameters", [{"devise": "cpu"}, {"strategy": "magic"}, {"batch_size": 0}], ids=str
 )

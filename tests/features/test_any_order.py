@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
@@ -123,20 +128,19 @@ class AnyOrder(RuleBasedStateMachine):
         clear_cache(self.extractor.cache)
 
 
-TestAnyOrder = AnyOrder.TestCase
-TestAnyOrder.settings = settings(
-    max_examples=8,
-    stateful_step_count=15,
-    deadline=None,
-    database=None,
-    derandomize=True,
-    suppress_health_check=list(HealthCheck),
-)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _root(tmp_path_factory):
-    AnyOrder.root = str(tmp_path_factory.mktemp("any order"))
+def test_calls_in_any_order_are_those_of_a_new_extractor(tmp_path):
+    AnyOrder.root = str(tmp_path)
+    run_state_machine_as_test(
+        AnyOrder,
+        settings=settings(
+            max_examples=8,
+            stateful_step_count=15,
+            deadline=None,
+            database=None,
+            derandomize=True,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
 
 
 INTERRUPTED = """

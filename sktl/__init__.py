@@ -10,6 +10,7 @@ from sktl._extractor import PretrainedFeatureExtractor
 from sktl._features.cache import cache_info, clear_cache, prune_cache
 from sktl._images.forms import check_images
 from sktl._networks.backbones import layer_names, list_backbones
+from sktl._networks.preprocessing import Preprocessing
 from sktl._regressor import FineTunedCNNRegressor
 from sktl._selection.probing import LayerProbe, probe_layers
 from sktl._selection.ranking import BackboneRanking, rank_backbones
@@ -22,6 +23,7 @@ __all__ = [
     "FineTunedCNNRegressor",
     "LayerProbe",
     "LayerProbeDisplay",
+    "Preprocessing",
     "PretrainedFeatureExtractor",
     "TimeToScoreDisplay",
     "TrainingHistoryDisplay",

@@ -116,6 +116,8 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
     image_size : int or None, default=None
         Side, in pixels, of the square image that the network gets. None is the size the
         weights were trained for.
+    preprocessing : Preprocessing or None, default=None
+        How images become what the network gets, as in `PretrainedFeatureExtractor`.
     device : str or torch.device, default="auto"
         `"auto"` is the current GPU if there is a usable one, else the CPU. The worker
         processes of a pool share the visible GPUs in turn.
@@ -162,6 +164,8 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
     n_epochs_ : int
         Number of epochs after which the final weights were reached; 0 if they are those
         from before the first epoch.
+    preprocessing_ : Preprocessing
+        How images are prepared.
     value_range_ : tuple of (float, float) or None
         The range inferred from the data of `fit`; None if the dtype determines it.
     n_features_in_ : int
@@ -239,6 +243,7 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         channels="auto",
         value_range="auto",
         image_size=None,
+        preprocessing=None,
         device="auto",
         precision="auto",
         cache="memory",
@@ -277,6 +282,7 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
             channels=channels,
             value_range=value_range,
             image_size=image_size,
+            preprocessing=preprocessing,
             device=device,
             precision=precision,
             cache=cache,

@@ -65,7 +65,14 @@ class PretrainedFeatureExtractor(
         no such check.
     image_size : int or None, default=None
         Side, in pixels, of the square image that the network gets; the short side of
-        each image is scaled to it. None is the size the weights were trained for.
+        each image is scaled to it. None is the size the weights were trained for. Short
+        for `preprocessing=Preprocessing(crop=image_size)`.
+    preprocessing : Preprocessing or None, default=None
+        How images become what the network gets: `Preprocessing(fit="pad")` keeps their
+        borders, for instance. None is how the weights were trained: as torchvision's
+        weights, or the `pretrained_cfg` of a timm network, say. For networks and
+        weights files that do not say, it is that of the network's default weights, else
+        of most ImageNet networks, and a warning shows it.
     batch_size : int, default=32
         Images per batch. All batches have exactly this size, so that a row of features
         does not depend on the other rows. On a CPU, batches of large images are
@@ -102,6 +109,8 @@ class PretrainedFeatureExtractor(
     network_digest_ : str
         SHA-256 of all that determines the network's output, weights and graph;
         `transform` raises an error if the network has changed.
+    preprocessing_ : Preprocessing
+        How images are prepared.
     value_range_ : tuple of (float, float) or None
         The range inferred from the data of `fit`; None if the dtype determines it.
     n_features_in_ : int
@@ -156,6 +165,7 @@ class PretrainedFeatureExtractor(
         channels="auto",
         value_range="auto",
         image_size=None,
+        preprocessing=None,
         batch_size=32,
         device="auto",
         precision="auto",
@@ -172,6 +182,7 @@ class PretrainedFeatureExtractor(
         self.channels = channels
         self.value_range = value_range
         self.image_size = image_size
+        self.preprocessing = preprocessing
         self.batch_size = batch_size
         self.device = device
         self.precision = precision
@@ -257,7 +268,7 @@ class PretrainedFeatureExtractor(
             for `precision="float16"`.
         """
         check_is_fitted(self)
-        backbone = self._load_backbone(image_size=self._image_size)
+        backbone = self._load_backbone(preprocessing=self.preprocessing_)
         if backbone.digest != self.network_digest_:
             raise WeightsMismatchError(
                 f"backbone={backbone.name!r} is not the network that fit saw: its "
@@ -311,8 +322,9 @@ class PretrainedFeatureExtractor(
             self._forget()  # half fitted is not fitted
             raise
         # Parameters set later take effect at the next fit.
-        self._pooling, self._image_size = self.pooling, self.image_size
+        self._pooling = self.pooling
         self._backbone_name = backbone.name
+        self.preprocessing_ = backbone.preprocessing
         self.layers_ = [layer for layer, _ in outputs]
         self.network_digest_ = backbone.digest
         self.layer_widths_ = [width for (width,) in shapes]

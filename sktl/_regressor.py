@@ -37,8 +37,8 @@ class FineTunedCNNRegressor(SavedMixin, FineTunedNet, NeuralNetRegressor):
     validation_fraction, n_iter_no_change, refit, checkpoint, random_state : object
         Share of rows held out, patience, retraining on all rows, file to resume from,
         seed.
-    image_shape, channels, value_range, image_size : object
-        How `X` is read, and the size of the image that the network gets.
+    image_shape, channels, value_range, image_size, preprocessing : object
+        How `X` is read, and how its images become what the network gets.
     device, precision, cache, n_jobs, verbose : object
         On what device, in what number format and with what cache; threads, progress
         bar.
@@ -57,8 +57,10 @@ class FineTunedCNNRegressor(SavedMixin, FineTunedNet, NeuralNetRegressor):
     module_ : torch.nn.Module
         The whole network, from preprocessed images `(n, 3, h, w)` to outputs
         `(n, n_outputs)` in standard deviations.
-    frozen_up_to_, history, n_epochs_, value_range_, n_features_in_ : object
+    frozen_up_to_, history, n_epochs_, preprocessing_, value_range_ : object
         As in `FineTunedCNNClassifier`.
+    n_features_in_ : int
+        Number of columns of `X`; only for 2-D `X`.
 
     See Also
     --------

@@ -9,12 +9,19 @@ from sktl._classifier import FineTunedCNNClassifier
 from sktl._comparison.raw_pixels import OF_IMAGES, RawPixels
 from sktl._comparison.twins import feature_contenders
 from sktl._extractor import as_extractor
-from sktl._networks.backbones import load_backbone
 from sktl._regressor import FineTunedCNNRegressor
 from sktl._utils.printable import shown
 
 # What an extractor says of the network, besides what it says of the images.
-OF_NETWORK = ("backbone", "weights", "image_size", "device", "precision", "cache")
+OF_NETWORK = (
+    "backbone",
+    "weights",
+    "image_size",
+    "preprocessing",
+    "device",
+    "precision",
+    "cache",
+)
 FACES = {
     face.__name__: face for face in (FineTunedCNNClassifier, FineTunedCNNRegressor)
 }
@@ -26,9 +33,7 @@ def check_contenders(contenders, backbone, target):
         contenders = default_contenders(backbone, target)
         for name in feature_contenders(contenders):
             # A network that cannot be had is not the failure of some contenders only.
-            extractor = contenders[name].steps[0][1]
-            asked = {"weights": extractor.weights, "image_size": extractor.image_size}
-            load_backbone(extractor.backbone, **asked)
+            contenders[name].steps[0][1]._load_backbone()
         return contenders
     if not isinstance(contenders, dict) or not contenders:
         raise ValueError(

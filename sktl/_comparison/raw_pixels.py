@@ -79,4 +79,4 @@ class RawPixels(TransformerMixin, BaseEstimator):
 def _squeeze(pixels, side):
     if pixels.shape[:2] == (side, side):
         return pixels
-    return fit_to(pixels, Geometry(resize=side, crop=side, stretch=True))
+    return fit_to(pixels, Geometry(resize=side, crop=side, fit="stretch"))

@@ -16,7 +16,9 @@ from sktl._features.cache import resolve_cache
 from sktl._features.engine import make_engine
 from sktl._features.prefix import FrozenPrefix
 from sktl._images.forms import open_images
-from sktl._networks.backbones import load_backbone
+from sktl._networks.backbones import UNCHANGED, load_backbone
+from sktl._networks.preprocessing import Preprocessing
+from sktl.exceptions import warn_caller
 
 PIXELS = Interval(Integral, 1, None, closed="left")
 
@@ -29,6 +31,7 @@ IMAGE_CONSTRAINTS = {
     "channels": [StrOptions({"auto", "last", "first"})],
     "value_range": [StrOptions({"auto"}), tuple, list],
     "image_size": [PIXELS, None],
+    "preprocessing": [Preprocessing, None],
     "batch_size": [PIXELS],
     "device": [str, torch.device],
     "precision": [StrOptions({"auto", "float32", "bfloat16", "float16"})],
@@ -40,6 +43,9 @@ IMAGE_CONSTRAINTS = {
     ],
     "verbose": ["verbose"],
 }
+
+
+_told = set()
 
 
 class ImageInputMixin:
@@ -60,6 +66,12 @@ class ImageInputMixin:
             caller_name=type(self).__name__,
         )
         resolve_cache(self.cache)
+        if self.image_size is not None and self.preprocessing is not None:
+            raise ValueError(
+                f"image_size={self.image_size!r} is short for "
+                f"preprocessing=Preprocessing(crop={self.image_size!r}), and there is "
+                f"preprocessing={self.preprocessing!r} too. Pass one of them."
+            )
 
     def _open_images(self, X, *, reset=False):
         """Open `X` as images; `reset` learns what later calls are checked against."""
@@ -98,8 +110,15 @@ class ImageInputMixin:
 
     def _load_backbone(self, **overrides):
         """Load the network that the parameters name."""
-        asked = {"weights": self.weights, "image_size": self.image_size} | overrides
-        return load_backbone(self.backbone, **asked)
+        asked = {"weights": self.weights, "preprocessing": asked_preprocessing(self)}
+        backbone = load_backbone(self.backbone, **asked | overrides)
+        if backbone.doubt and self.preprocessing is None:
+            _tell_once(
+                f"{backbone.doubt} how images were prepared in training. They are "
+                f"prepared by {backbone.preprocessing}. If that is wrong, pass another "
+                "preprocessing; passing this one leaves out this warning."
+            )
+        return backbone
 
     def _make_prefix(self, backbone, outputs):
         """Build the function from images to what pairs of cut and pooling ask for."""
@@ -119,6 +138,19 @@ class ImageInputMixin:
             n_jobs=self.n_jobs,
             verbose=self.verbose,
         )
+
+
+def _tell_once(message):
+    if message not in _told:
+        _told.add(message)
+        warn_caller(message, UserWarning)
+
+
+def asked_preprocessing(estimator):
+    """What the parameters of an estimator say of preprocessing."""
+    if estimator.image_size is not None:
+        return Preprocessing(crop=estimator.image_size)
+    return estimator.preprocessing or UNCHANGED
 
 
 def pass_once(readers, X):

@@ -8,6 +8,7 @@ from PIL import Image
 # An image of 1 x 2000 resized to a short side of 256 would be 512000 x 256. Up to this
 # many pixels (67 MB in PIL) the whole is resized, above it only what the crop keeps.
 MAX_RESIZED_PIXELS = 2**24
+FITS = ("crop", "stretch", "pad")
 
 
 @dataclass(frozen=True)
@@ -17,50 +18,53 @@ class Geometry:
     Parameters
     ----------
     resize : int
-        Length that the short side gets, in pixels.
+        Length that the short side gets (`fit="crop"`), the long side ("pad") or both
+        ("stretch"), in pixels.
     crop : int
         Side of the square cut from the centre, in pixels. What is smaller than that is
-        padded with black.
+        padded.
     interpolation : str
         "nearest", "box", "bilinear", "hamming", "bicubic" or "lanczos".
-    stretch : bool
-        True squashes the whole image to `crop` x `crop`; `resize` is not used then.
+    fit : {"crop", "stretch", "pad"}
+    fill : tuple of 3 int
+        Colour of what is padded.
     """
 
     resize: int
     crop: int
     interpolation: str = "bilinear"
-    stretch: bool = False
+    fit: str = "crop"
+    fill: tuple[int, int, int] = (0, 0, 0)
 
     def __post_init__(self):
         for name in ("resize", "crop"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be 1 or more")
         known = [member.name.lower() for member in Image.Resampling]
-        if self.interpolation not in known:
-            raise ValueError(
-                f"interpolation={self.interpolation!r} must be one of {known}"
-            )
+        for name, accepted in (("interpolation", known), ("fit", list(FITS))):
+            if getattr(self, name) not in accepted:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} must be one of {accepted}"
+                )
 
 
 def fit_to(image, geometry):
     """Resize and crop an image to uint8 (crop, crop, 3).
 
-    Bit for bit what torchvision's `resize` and `center_crop` make of a PIL image.
-    An array that already fits comes back as it is.
+    Bit for bit what torchvision's `resize` and `center_crop` make of a PIL image; or,
+    for "stretch" and "pad", timm's `crop_mode="squash"` and "border". An array that
+    already fits comes back as it is.
 
     Parameters
     ----------
     image : ndarray of shape (h, w, 3), dtype uint8, or PIL image of mode RGB
     geometry : Geometry
     """
-    if geometry.stretch:
-        return _resize(image, (geometry.crop, geometry.crop), geometry)
     height, width = size_of(image)
-    size = _short_side_to(geometry.resize, height, width)
-    if size[0] * size[1] > max(MAX_RESIZED_PIXELS, height * width):
-        return _centre_crop(_resize_kept_part(image, size, geometry), geometry.crop)
-    return _centre_crop(_resize(image, size, geometry), geometry.crop)
+    size = _resized(geometry, height, width)
+    is_giant = size[0] * size[1] > max(MAX_RESIZED_PIXELS, height * width)
+    resize = _resize_kept_part if is_giant else _resize
+    return _centre_crop(resize(image, size, geometry), geometry)
 
 
 def size_of(image):
@@ -68,7 +72,13 @@ def size_of(image):
     return image.shape[:2] if isinstance(image, np.ndarray) else image.size[::-1]
 
 
-def _short_side_to(length, height, width):
+def _resized(geometry, height, width):
+    length = geometry.resize
+    if geometry.fit == "stretch":
+        return length, length
+    if geometry.fit == "pad":  # rounded as in timm/data/transforms.py, 1.0
+        ratio = max(height / length, width / length)
+        return max(1, round(height / ratio)), max(1, round(width / ratio))
     if width <= height:
         return int(length * height / width), length
     return length, int(length * width / height)
@@ -97,19 +107,23 @@ def _resize_kept_part(image, size, geometry):
     return _resize(image, tuple(kept), geometry, box)
 
 
-def _centre_crop(pixels, crop):
+def _centre_crop(pixels, geometry):
     height, width = pixels.shape[:2]
+    crop = geometry.crop
     if (height, width) == (crop, crop):
         return pixels
     if min(height, width) < crop:
-        pixels = _pad(pixels, crop)
+        pixels = _pad(pixels, geometry)
         height, width = pixels.shape[:2]
     # Python's rounding to even, as in torchvision.
     top, left = round((height - crop) / 2), round((width - crop) / 2)
     return np.ascontiguousarray(pixels[top : top + crop, left : left + crop])
 
 
-def _pad(pixels, crop):
-    lacking = [max(0, crop - length) for length in pixels.shape[:2]]
-    widths = [(lack // 2, (lack + 1) // 2) for lack in lacking]
-    return np.pad(pixels, [*widths, (0, 0)])
+def _pad(pixels, geometry):
+    height, width = pixels.shape[:2]
+    shape = max(height, geometry.crop), max(width, geometry.crop)
+    padded = np.full((*shape, 3), geometry.fill, np.uint8)
+    top, left = (shape[0] - height) // 2, (shape[1] - width) // 2
+    padded[top : top + height, left : left + width] = pixels
+    return padded

@@ -1,11 +1,10 @@
 """What is known of a network before it is built: how to build and feed it, weights."""
 
 import functools
-import math
 import re
 import reprlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from os import PathLike
 from pathlib import Path
@@ -14,31 +13,18 @@ import torch
 import torchvision
 from torchvision.models import get_model_builder, get_model_weights, list_models
 
-from sktl._images.geometry import Geometry
 from sktl._networks import mini
 from sktl._networks.given import reset_copy
+from sktl._networks.preprocessing import (
+    IMAGENET,
+    Preprocessing,
+    from_timm,
+    from_torchvision,
+)
 from sktl._networks.weight_files import WeightsFile, torchvision_file
-from sktl.exceptions import UnknownBackboneError, WeightsMismatchError, warn_caller
+from sktl.exceptions import UnknownBackboneError, WeightsMismatchError
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 MINI_WEIGHTS = Path(__file__).parent / "weights" / "sktl_mini.safetensors"
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """From an 8-bit RGB image to the numbers a network was trained on."""
-
-    geometry: Geometry
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-    def at_size(self, image_size):
-        """The same for squares of `image_size` pixels, of which nothing is cut."""
-        if image_size is None:
-            return self
-        side = int(image_size)
-        return replace(self, geometry=replace(self.geometry, resize=side, crop=side))
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +37,7 @@ class Architecture:
     files: dict[str, WeightsFile] = field(default_factory=dict)
     preprocessings: dict[str, Preprocessing] = field(default_factory=dict)
     is_named: bool = True  # else it is a user's module, which may change
+    is_preset_known: bool = True  # else `preprocessing` is a guess
     enum: str = ""  # the class of which torchvision's weights are members
 
     def find_weights(self, weights):
@@ -118,7 +105,7 @@ def named_architecture(name, published=False):
         raise UnknownBackboneError("backbone", name, list_backbones())
     weights = get_model_weights(name)
     files = {w.name: torchvision_file(w) for w in weights}
-    preprocessings = {w.name: _from_torchvision(w.transforms()) for w in weights}
+    preprocessings = {w.name: from_torchvision(w.transforms()) for w in weights}
     return Architecture(
         name,
         functools.partial(get_model_builder(name), **_settings(name, published)),
@@ -130,55 +117,35 @@ def named_architecture(name, published=False):
 
 
 def _mini_architecture():
-    geometry = Geometry(resize=mini.SIZE, crop=mini.SIZE, stretch=True)
+    preprocessing = Preprocessing(
+        resize=mini.SIZE,
+        crop=mini.SIZE,
+        interpolation="bilinear",
+        mean=mini.MEAN,
+        std=mini.STD,
+        fit="stretch",
+    )
     return Architecture(
         "sktl_mini",
         mini.SktlMini,
-        Preprocessing(geometry, mini.MEAN, mini.STD),
+        preprocessing,
         {"DEFAULT": WeightsFile(MINI_WEIGHTS, mini.WEIGHTS_SHA256)},
     )
 
 
 def module_architecture(module):
     """A user's network; timm's say how their images are to be prepared."""
-    preprocessing = Preprocessing(
-        Geometry(resize=256, crop=224), IMAGENET_MEAN, IMAGENET_STD
-    )
-    for name in ("pretrained_cfg", "default_cfg"):
-        config = getattr(module, name, None)
-        if isinstance(config, Mapping) and "input_size" in config:
-            preprocessing = _from_timm(config)
-            break
+    configs = [
+        getattr(module, f"{kind}_cfg", None) for kind in ("pretrained", "default")
+    ]
+    known = [c for c in configs if isinstance(c, Mapping) and "input_size" in c]
     return Architecture(
         type(module).__name__,
         functools.partial(reset_copy, module),
-        preprocessing,
+        from_timm(known[0]) if known else IMAGENET,
         is_named=False,
+        is_preset_known=bool(known),
     )
-
-
-def _from_timm(config):
-    """As `timm.data.create_transform` prepares images for evaluation."""
-    side = min(config["input_size"][1:])
-    share = config.get("crop_pct") or 0.875
-    mode = config.get("crop_mode") or "center"
-    squashes = mode == "squash" and share == 1
-    if mode != "center" and not squashes:
-        warn_caller(
-            f"timm prepares images for this network with crop_mode={mode!r} and "
-            f"crop_pct={share}, which sktl does not offer: the centre of each image is "
-            "cropped instead. To keep the borders, resize the images to squares of "
-            f"{side} pixels yourself.",
-            UserWarning,
-        )
-    geometry = Geometry(
-        resize=math.floor(side / share),
-        crop=side,
-        interpolation=config.get("interpolation", "bicubic"),
-        stretch=squashes,
-    )
-    mean, std = config.get("mean", IMAGENET_MEAN), config.get("std", IMAGENET_STD)
-    return Preprocessing(geometry, tuple(mean), tuple(std))
 
 
 def _settings(name, published):
@@ -191,12 +158,3 @@ def _settings(name, published):
     if name not in ("googlenet", "inception_v3"):
         return {"weights": None}
     return {"weights": None, "init_weights": True, "transform_input": published}
-
-
-def _from_torchvision(preset):
-    geometry = Geometry(
-        resize=preset.resize_size[0],
-        crop=preset.crop_size[0],
-        interpolation=preset.interpolation.value,
-    )
-    return Preprocessing(geometry, tuple(preset.mean), tuple(preset.std))

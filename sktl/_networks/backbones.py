@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import torch
 
 from sktl._networks.architectures import (
-    Preprocessing,
     list_backbones,
     module_architecture,
     named_architecture,
 )
 from sktl._networks.given import given_network
 from sktl._networks.kept import keep
+from sktl._networks.preprocessing import Preprocessing, filled
 from sktl._networks.stages import StagedNetwork
 from sktl._networks.weight_files import (
     load_state,
@@ -25,14 +25,21 @@ from sktl._networks.weight_files import (
 from sktl._utils.torch_state import building, seeded
 from sktl.exceptions import UnknownBackboneError, WeightsMismatchError
 
+UNCHANGED = Preprocessing()
+
 
 @dataclass(frozen=True, eq=False)
 class Backbone:
-    """A network with its weights, traced, frozen, and the images it wants."""
+    """A network with its weights, traced, frozen, and the images it wants.
+
+    `doubt` says why its images may have been prepared otherwise in training; "" where
+    that is known.
+    """
 
     name: str
     network: StagedNetwork
     preprocessing: Preprocessing
+    doubt: str = ""
 
     @property
     def digest(self):
@@ -72,7 +79,7 @@ def layer_names(backbone="sktl_mini"):
     return list(load_backbone(backbone, weights).network.cuts)
 
 
-def load_backbone(backbone, weights="DEFAULT", *, image_size=None, seed=0):
+def load_backbone(backbone, weights="DEFAULT", *, preprocessing=UNCHANGED, seed=0):
     """Build the network `backbone` with `weights`, in eval mode and frozen.
 
     Networks are shared within the process: do not train them, copy them.
@@ -81,8 +88,8 @@ def load_backbone(backbone, weights="DEFAULT", *, image_size=None, seed=0):
     ----------
     backbone : str or torch.nn.Module
     weights : "DEFAULT", str, path-like, torchvision weights, state dict or None
-    image_size : int or None
-        Side in pixels of the square the network is to see.
+    preprocessing : Preprocessing
+        What is None in it is as the weights were trained with.
     seed : int
         Decides the random weights when `weights` is None: the same as
         `torch.manual_seed(seed)` before the upstream builder.
@@ -92,13 +99,14 @@ def load_backbone(backbone, weights="DEFAULT", *, image_size=None, seed=0):
         raise UnknownBackboneError("backbone", backbone, list_backbones())
     find = module_architecture if is_given else named_architecture
     architecture = find(backbone)
-    preprocessing = architecture.preprocessing
+    preset, doubt = architecture.preprocessing, ""
+    if is_given and not architecture.is_preset_known:
+        doubt = f"backbone={architecture.name} does not say"
     if weights is None:
         network = _kept(architecture, seed, lambda: _untrained(architecture, seed))
     elif is_given and isinstance(weights, str) and weights == "DEFAULT":
         with building():
-            side = preprocessing.at_size(image_size).geometry.crop
-            network = given_network(backbone, side)
+            network = given_network(backbone, filled(preprocessing, preset).crop)
     else:
         found = architecture.find_weights(weights)
         is_dict = isinstance(found, Mapping)
@@ -107,8 +115,10 @@ def load_backbone(backbone, weights="DEFAULT", *, image_size=None, seed=0):
         digest, make_state, source = read(found)
         # Published weights are known by their content, under whatever name they lie.
         name = architecture.published_name(digest)
-        preprocessing = architecture.preprocessings.get(name, preprocessing)
+        preset = architecture.preprocessings.get(name, preset)
         architecture = find(backbone, published=True) if name else architecture
+        if not (is_given or name or found in architecture.files.values()):
+            doubt = f"{source} are none of the published ones and do not say"
 
         def trained():
             network = _untrained(architecture, 0)
@@ -116,7 +126,8 @@ def load_backbone(backbone, weights="DEFAULT", *, image_size=None, seed=0):
             return network
 
         network = _kept(architecture, digest, trained)
-    return Backbone(architecture.name, network, preprocessing.at_size(image_size))
+    doubt = "" if weights is None else doubt
+    return Backbone(architecture.name, network, filled(preprocessing, preset), doubt)
 
 
 def _read_file(file):

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from skorch.history import History
 
-from sktl._images.geometry import Geometry
-from sktl._networks.backbones import Preprocessing, rebuild_backbone
+from sktl._networks.backbones import rebuild_backbone
+from sktl._networks.preprocessing import Preprocessing
 from sktl._saving.archive import read_archive, to_bytes, write_archive
 from sktl._saving.plain_data import decode, decode_array, encode, encode_array
 from sktl._training.targets import TARGETS
@@ -259,13 +259,10 @@ def _check_fitted(fitted, history, tensors, parameters):
 
 
 def _preprocessing(saved):
-    geometry = Geometry(**saved["geometry"])
-    whole = isinstance(geometry.resize, int) and isinstance(geometry.crop, int)
-    numbers = np.array([saved["mean"], saved["std"]])
-    if not whole or numbers.shape != (2, 3) or not np.isfinite(numbers).all():
-        raise ValueError("its images are not prepared by three means and deviations")
-    mean, std = tuple(saved["mean"]), tuple(saved["std"])
-    return Preprocessing(**saved | {"geometry": geometry, "mean": mean, "std": std})
+    preprocessing = Preprocessing(**saved)
+    if None in vars(preprocessing).values():
+        raise ValueError("it does not say how its images are prepared")
+    return preprocessing
 
 
 def _check_tensors(tensors, expected):

@@ -8,11 +8,14 @@ fixed table: nothing is imported, called or unpickled because a file says so.
 import functools
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path, PurePath
 
 import numpy as np
 import torch
 from torchvision.models import WeightsEnum, get_weight
+
+from sktl._networks.preprocessing import Preprocessing
 
 # Bytes: "<U1000000000" makes a large array of one short label.
 LARGEST_ARRAY = 2**26
@@ -42,8 +45,8 @@ def encode(value, where=""):
     ----------
     value : object
         None, bool, int, float, str, a path, a dtype or device of torch, a weights
-        entry of torchvision, an optimizer or loss class of torch, a NumPy scalar, a
-        small tensor; or a list, tuple or dict of all.
+        entry of torchvision, a `Preprocessing`, an optimizer or loss class of torch, a
+        NumPy scalar, a small tensor; or a list, tuple or dict of all.
     where : str
         The name of the value, for the message of the error.
 
@@ -177,6 +180,7 @@ FORMS = {
     "device": (torch.device, str, torch.device),
     "class": (type, CLASS_NAMES.__getitem__, CLASSES.__getitem__),
     "weights": (WeightsEnum, str, _weights_of),
+    "preprocessing": (Preprocessing, asdict, lambda plain: Preprocessing(**plain)),
     "scalar": (np.generic, _scalar_to_plain, _plain_to_scalar),
     "tensor": (
         torch.Tensor,
@@ -191,8 +195,8 @@ def _refusal(value, where):
     return (
         f"{where or 'This'} is {named}, which a model file cannot hold. It holds None, "
         "bools, numbers, strings, paths, lists, tuples, dicts, tensors, dtypes, "
-        "devices, torchvision's weights, and torch's optimizer and loss classes. Set "
-        "it to one of these before saving, or save the whole estimator with "
+        "devices, torchvision's weights, Preprocessing, and torch's optimizer and loss "
+        "classes. Set it to one of these before saving, or save the estimator with "
         "joblib.dump, for use only where that file is trusted. save_backbone saves the "
         "weights of any network."
     )

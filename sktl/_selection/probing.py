@@ -13,7 +13,6 @@ from tqdm import tqdm
 from sktl._display.layer_probe import LayerProbeDisplay
 from sktl._display.table import TableMixin, numbers, words
 from sktl._extractor import as_extractor
-from sktl._networks.backbones import load_backbone
 from sktl._selection.ranking import check_finite, probe_scores
 from sktl._training.rows import check_rows
 from sktl._training.targets import TARGETS
@@ -320,8 +319,7 @@ def _check_folds(cv, y, target):
 
 
 def _load_network(extractor):
-    asked = {"weights": extractor.weights, "image_size": extractor.image_size}
-    backbone = load_backbone(extractor.backbone, **asked)
+    backbone = extractor._load_backbone()
     network = backbone.network
     if len(network.stages) < 2:
         raise ValueError(

@@ -124,6 +124,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         channels="auto",
         value_range="auto",
         image_size=None,
+        preprocessing=None,
         device="auto",
         precision="auto",
         cache="memory",
@@ -156,6 +157,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         self.channels = channels
         self.value_range = value_range
         self.image_size = image_size
+        self.preprocessing = preprocessing
         self.precision = precision
         self.cache = cache
         self.n_jobs = n_jobs
@@ -188,6 +190,11 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         """The strategy: of the network that was built, else that of the parameters."""
         asked = Strategy.of(self)
         return asked if "plan_" not in vars(self) else asked.on_network_of(self.plan_)
+
+    @property
+    def preprocessing_(self):
+        """How images are prepared, as seen in `fit`."""
+        return self.backbone_.preprocessing
 
     @property
     def _default_callbacks(self):

@@ -10,6 +10,7 @@ from torchvision.transforms import functional as tv
 
 from sktl._images import geometry as module
 from sktl._images.geometry import Geometry, fit_to
+from sktl._networks.preprocessing import from_timm
 
 
 def by_torchvision(pixels, geometry):
@@ -55,16 +56,45 @@ def test_fit_to_stretches_as_pil_resizes(size, interpolation):
     method = Image.Resampling[interpolation.upper()]
     expected = np.asarray(Image.fromarray(pixels).resize((24, 24), method))
 
-    fitted = fit_to(pixels, Geometry(99, 24, interpolation, stretch=True))
+    fitted = fit_to(pixels, Geometry(24, 24, interpolation, "stretch"))
 
     np.testing.assert_array_equal(fitted, expected)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
+@pytest.mark.parametrize("crop_pct", [1.0, 0.875, 1.3])
+def test_fit_to_equals_the_evaluation_transforms_of_timm(size, crop_mode, crop_pct):
+    factory = pytest.importorskip("timm.data.transforms_factory")
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    config = {"interpolation": "bicubic", "crop_mode": crop_mode, "crop_pct": crop_pct}
+    config["mean"] = (0.5, 0.1, 0.9)
+    transform = factory.transforms_imagenet_eval(28, normalize=False, **config)
+    preprocessing = from_timm({"input_size": (3, 28, 28), **config})
+
+    fitted = fit_to(pixels, preprocessing.geometry)
+
+    np.testing.assert_array_equal(
+        fitted, transform(Image.fromarray(pixels)).permute(1, 2, 0)
+    )
+
+
+@pytest.mark.parametrize("size", [(1, 900), (900, 1), (2, 3)])
+def test_fit_to_pads_what_is_thinner_than_a_pixel(size):
+    pixels = np.full((*size, 3), 200, np.uint8)
+
+    fitted = fit_to(pixels, Geometry(24, 24, fit="pad", fill=(1, 2, 3)))
+
+    assert fitted.shape == (24, 24, 3)
+    assert (fitted == 200).all(-1).sum() >= 24
+    assert tuple(fitted[0, 0]) == (1, 2, 3)
 
 
 def test_fit_to_returns_what_already_fits_unchanged():
     pixels = np.zeros((9, 9, 3), np.uint8)
 
     assert fit_to(pixels, Geometry(9, 9)) is pixels
-    assert fit_to(pixels, Geometry(1, 9, stretch=True)) is pixels
+    assert fit_to(pixels, Geometry(9, 9, fit="stretch")) is pixels
 
 
 @pytest.mark.parametrize("size", [(3, 400), (400, 3), (1, 90), (90, 1)])
@@ -111,6 +141,7 @@ def test_fit_to_of_extreme_shapes_never_makes_a_giant(monkeypatch):
         ({"resize": 0, "crop": 8}, "resize=0"),
         ({"resize": 8, "crop": -1}, "crop=-1"),
         ({"resize": 8, "crop": 8, "interpolation": "cubic"}, "interpolation='cubic'"),
+        ({"resize": 8, "crop": 8, "fit": "letterbox"}, "fit='letterbox'.*'pad'"),
     ],
 )
 def test_geometry_malformed_is_an_error(arguments, message):

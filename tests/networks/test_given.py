@@ -328,20 +328,3 @@ def test_a_network_larger_than_the_bound_is_kept_until_the_next(monkeypatch):
     monkeypatch.setattr(kept, "MAX_BYTES", 1)
     first = load_backbone("sktl_mini", None, seed=1).network
     assert load_backbone("sktl_mini", None, seed=1).network is first
-
-
-@pytest.mark.parametrize(
-    ("mode", "share"), [("border", 0.9), ("squash", 0.9), ("border", 1.0)]
-)
-def test_crop_that_timm_has_and_we_have_not_is_said(tiny_network, mode, share):
-    tiny_network.pretrained_cfg = {
-        "input_size": (3, 16, 16),
-        "crop_pct": share,
-        "crop_mode": mode,
-        "mean": (0.5, 0.5, 0.5),
-        "std": (0.5, 0.5, 0.5),
-        "interpolation": "bilinear",
-    }
-    X = np.zeros((4, 16, 16, 3), np.uint8)
-    with pytest.warns(UserWarning, match=f"crop_mode='{mode}'.*centre of each"):
-        PretrainedFeatureExtractor(tiny_network, cache=None).fit(X)

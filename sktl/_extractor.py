@@ -24,7 +24,8 @@ class PretrainedFeatureExtractor(
     Parameters
     ----------
     backbone : str or torch.nn.Module, default="sktl_mini"
-        A name of `list_backbones()`, or a network that `torch.fx` can trace and that
+        A name of `list_backbones()`, a name of timm's such as `"timm/convnext_atto"`
+        (`list_backbones("timm")`), or a network that `torch.fx` can trace and that
         takes normalised images `(n, 3, h, w)`. Its output is class scores, or features
         if its classification layer was removed (`fc = Identity()`, `.features`, timm's
         `num_classes=0`). A network counts as having that layer if only reshaping,
@@ -111,6 +112,8 @@ class PretrainedFeatureExtractor(
         `transform` raises an error if the network has changed.
     preprocessing_ : Preprocessing
         How images are prepared.
+    weights_license_, weights_source_ : str or None
+        Licence and address of published weights, as far as timm or torchvision say.
     value_range_ : tuple of (float, float) or None
         The range inferred from the data of `fit`; None if the dtype determines it.
     n_features_in_ : int
@@ -325,6 +328,8 @@ class PretrainedFeatureExtractor(
         self._pooling = self.pooling
         self._backbone_name = backbone.name
         self.preprocessing_ = backbone.preprocessing
+        self.weights_license_ = backbone.license
+        self.weights_source_ = backbone.source
         self.layers_ = [layer for layer, _ in outputs]
         self.network_digest_ = backbone.digest
         self.layer_widths_ = [width for (width,) in shapes]

@@ -1,6 +1,7 @@
 """What both estimators share: how X becomes images, and images activations."""
 
 import os
+import sys
 from numbers import Integral
 
 import torch
@@ -118,6 +119,11 @@ class ImageInputMixin:
                 f"prepared by {backbone.preprocessing}. If that is wrong, pass another "
                 "preprocessing; passing this one leaves out this warning."
             )
+        if backbone.license is not None:
+            _print_once(
+                f"Weights of {backbone.name}: licence {backbone.license}, from "
+                f"{backbone.source}"
+            )
         return backbone
 
     def _make_prefix(self, backbone, outputs):
@@ -144,6 +150,12 @@ def _tell_once(message):
     if message not in _told:
         _told.add(message)
         warn_caller(message, UserWarning)
+
+
+def _print_once(text):
+    if text not in _told:
+        _told.add(text)
+        print(text, file=sys.stderr)
 
 
 def asked_preprocessing(estimator):

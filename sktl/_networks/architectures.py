@@ -1,5 +1,6 @@
 """What is known of a network before it is built: how to build and feed it, weights."""
 
+import fnmatch
 import functools
 import re
 import reprlib
@@ -22,6 +23,7 @@ from sktl._networks.preprocessing import (
     from_torchvision,
 )
 from sktl._networks.weight_files import WeightsFile, torchvision_file
+from sktl._utils.printable import shown
 from sktl.exceptions import UnknownBackboneError, WeightsMismatchError
 
 MINI_WEIGHTS = Path(__file__).parent / "weights" / "sktl_mini.safetensors"
@@ -39,6 +41,8 @@ class Architecture:
     is_named: bool = True  # else it is a user's module, which may change
     is_preset_known: bool = True  # else `preprocessing` is a guess
     enum: str = ""  # the class of which torchvision's weights are members
+    # From the tensors of a published file to those of the network.
+    convert: Callable[[dict], dict] | None = None
 
     def find_weights(self, weights):
         """The file or state dict that the user's `weights` mean."""
@@ -62,10 +66,11 @@ class Architecture:
             )
         return WeightsFile(_expanded(weights), sha256="")
 
-    def published_name(self, digest):
-        """The name of the published weights that have this digest, else None."""
+    def published_name(self, file, digest):
+        """The name of the published weights that these are, else None."""
         for name in self.preprocessings:
-            if digest.startswith(self.files[name].sha256):
+            known = self.files[name]
+            if file == known or (known.sha256 and digest.startswith(known.sha256)):
                 return name
         return None
 
@@ -77,8 +82,20 @@ def _expanded(path):
         return Path(path)
 
 
-def list_backbones():
+def list_backbones(module=None, *, pretrained=False, filter="*"):
     """List the names that `backbone` accepts.
+
+    Parameters
+    ----------
+    module : {"torchvision", "timm"} or None, default=None
+        Whose networks. None is `"sktl_mini"` and those of torchvision. Those of timm,
+        some 1,500, need `pip install 'sktl[timm]'`.
+    pretrained : bool, default=False
+        Whether to list weights instead of networks; for timm only, whose names of
+        weights (`"timm/resnet50.a1_in1k"`) are names of networks too. All others have
+        weights.
+    filter : str, default="*"
+        Only names that match this glob, such as `"convnext*"`.
 
     Returns
     -------
@@ -92,8 +109,21 @@ def list_backbones():
     >>> names = list_backbones()
     >>> names[0], "resnet18" in names
     ('sktl_mini', True)
+    >>> list_backbones(filter="resnet1*")
+    ['resnet101', 'resnet152', 'resnet18']
     """
-    return ["sktl_mini", *sorted(list_models(module=torchvision.models))]
+    if module == "timm":
+        from sktl._networks.timm_networks import list_timm
+
+        return list_timm(pretrained, filter)
+    if module not in (None, "torchvision"):
+        raise ValueError(
+            f"module={shown(module)} is not known. Accepted: 'torchvision', 'timm', "
+            "None for sktl_mini and torchvision's."
+        )
+    own = ["sktl_mini"] if module is None else []
+    names = [*own, *sorted(list_models(module=torchvision.models))]
+    return fnmatch.filter(names, filter)
 
 
 @functools.lru_cache
@@ -101,6 +131,10 @@ def named_architecture(name, published=False):
     """The architecture of that name, as it is for published weights if they differ."""
     if name == "sktl_mini":
         return _mini_architecture()
+    if name.startswith("timm/"):
+        from sktl._networks.timm_networks import timm_architecture
+
+        return timm_architecture(name)
     if name not in list_backbones():
         raise UnknownBackboneError("backbone", name, list_backbones())
     weights = get_model_weights(name)

@@ -33,13 +33,15 @@ class Backbone:
     """A network with its weights, traced, frozen, and the images it wants.
 
     `doubt` says why its images may have been prepared otherwise in training; "" where
-    that is known.
+    that is known. `license` and `source` are of published weights.
     """
 
     name: str
     network: StagedNetwork
     preprocessing: Preprocessing
     doubt: str = ""
+    license: str | None = None
+    source: str | None = None
 
     @property
     def digest(self):
@@ -99,7 +101,7 @@ def load_backbone(backbone, weights="DEFAULT", *, preprocessing=UNCHANGED, seed=
         raise UnknownBackboneError("backbone", backbone, list_backbones())
     find = module_architecture if is_given else named_architecture
     architecture = find(backbone)
-    preset, doubt = architecture.preprocessing, ""
+    preset, doubt, published = architecture.preprocessing, "", None
     if is_given and not architecture.is_preset_known:
         doubt = f"backbone={architecture.name} does not say"
     if weights is None:
@@ -114,20 +116,31 @@ def load_backbone(backbone, weights="DEFAULT", *, preprocessing=UNCHANGED, seed=
         # Reading, and fetching above all, keeps no other thread from computing.
         digest, make_state, source = read(found)
         # Published weights are known by their content, under whatever name they lie.
-        name = architecture.published_name(digest)
+        name = architecture.published_name(found, digest)
         preset = architecture.preprocessings.get(name, preset)
         architecture = find(backbone, published=True) if name else architecture
+        published = architecture.files.get(name)
         if not (is_given or name or found in architecture.files.values()):
             doubt = f"{source} are none of the published ones and do not say"
 
         def trained():
-            network = _untrained(architecture, 0)
-            load_state(network, make_state(), source)
+            network, state = _untrained(architecture, 0), make_state()
+            if published and architecture.convert:
+                with seeded(0):
+                    state = architecture.convert(state)
+            load_state(network, state, source)
             return network
 
         network = _kept(architecture, digest, trained)
     doubt = "" if weights is None else doubt
-    return Backbone(architecture.name, network, filled(preprocessing, preset), doubt)
+    return Backbone(
+        architecture.name,
+        network,
+        filled(preprocessing, preset),
+        doubt,
+        published and published.license,
+        published and published.source,
+    )
 
 
 def _read_file(file):
@@ -177,6 +190,6 @@ def rebuild_backbone(name, expected, preprocessing, state):
             network.load(state)
             return Backbone(name, network, preprocessing)
     raise WeightsMismatchError(
-        f"The installed torch and torchvision build a {name!r} that differs from the "
-        "saved one. Install the versions that it was saved with."
+        f"The installed torch, torchvision or timm build a {name!r} that differs from "
+        "the saved one. Install the versions that it was saved with."
     )

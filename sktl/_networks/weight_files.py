@@ -4,6 +4,7 @@ Nothing in a file of weights can run code, and none is used before its digest wa
 compared.
 """
 
+import contextlib
 import hashlib
 import io
 import os
@@ -39,21 +40,35 @@ PREFIXES = ("module.", "model.", "backbone.")
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """Where named weights lie, and the (beginning of the) SHA-256 they must have."""
+    """Where named weights lie, and the (beginning of the) SHA-256 they must have.
+
+    `hub` is a repository of the Hugging Face hub, and `license` what it says of them.
+    """
 
     path: Path
-    sha256: str
+    sha256: str = ""
     url: str | None = None
     max_bytes: float = float("inf")
+    hub: str | None = None
+    license: str | None = None
+
+    @property
+    def source(self):
+        """Where it was published; None where it was not."""
+        return f"https://huggingface.co/{self.hub}" if self.hub else self.url
 
 
 def torchvision_file(weights):
-    """torchvision puts the first 8 hex digits of the SHA-256 into its file names."""
-    name = weights.url.rsplit("/", 1)[-1]
-    sha256 = re.search(r"-([0-9a-f]{8,})\.", name).group(1)
-    # Its metadata gives the size in megabytes, rounded.
+    """Torchvision's metadata gives the size in megabytes, rounded."""
     max_bytes = weights.meta.get("_file_size", float("inf")) * 1.1 * 2**20
-    return WeightsFile(Path(name), sha256, weights.url, max_bytes)
+    return hashed_file(weights.url, max_bytes=max_bytes)
+
+
+def hashed_file(url, **known):
+    """torchvision and timm put the first 8 hex digits of the SHA-256 into names."""
+    name = url.rsplit("/", 1)[-1]
+    found = re.search(r"-([0-9a-f]{8,})\.", name)
+    return WeightsFile(Path(name), found[1] if found else "", url, **known)
 
 
 # ---- from the network
@@ -61,12 +76,60 @@ def torchvision_file(weights):
 
 def local_file(file):
     """Return the file as it lies on this machine; fetch it where it does not."""
+    if file.hub:
+        return _hub_file(file)
     if file.url is None:
         return file
     path = Path(torch.hub.get_dir()).expanduser() / "checkpoints" / file.path
     if not os.path.exists(path):
         _download(file, path)
     return WeightsFile(path, file.sha256, file.url)
+
+
+def _hub_file(file):
+    """The file in the hub's cache, with the SHA-256 that the hub gives it."""
+    try:
+        path = _from_cache(file) or _from_hub(file)
+    except (OSError, HTTPException, ValueError) as error:
+        raise WeightsNotAvailableError(
+            f"The weights {file.path} could not be downloaded from {file.source} "
+            f"({type(error).__name__}: {str(error)[:300]}). If you are offline, fetch "
+            "that file elsewhere and pass weights=<its path>, or "
+            "backbone='sktl_mini', which needs no download."
+        ) from error
+    # The cache names large files by their SHA-256, and links to them.
+    name = os.path.basename(os.path.realpath(path))
+    sha256 = name if re.fullmatch("[0-9a-f]{64}", name) else ""
+    return WeightsFile(Path(path), sha256)
+
+
+def _from_cache(file):
+    """Without a question to the hub, which would be asked at every start."""
+    import huggingface_hub as hub
+
+    repo, _, revision = file.hub.partition("@")
+    for name in _names_on_hub(file):
+        path = hub.try_to_load_from_cache(repo, name, revision=revision or None)
+        if isinstance(path, str):
+            return path
+    return None
+
+
+def _from_hub(file):
+    from huggingface_hub import errors, hf_hub_download
+
+    repo, _, revision = file.hub.partition("@")
+    *others, last = _names_on_hub(file)
+    for name in others:
+        with contextlib.suppress(errors.RemoteEntryNotFoundError):
+            return hf_hub_download(repo, name, revision=revision or None)
+    return hf_hub_download(repo, last, revision=revision or None)
+
+
+def _names_on_hub(file):
+    """Older repositories have their weights in another form."""
+    is_usual = file.path == "model.safetensors"
+    return [file.path, "pytorch_model.bin"] if is_usual else [file.path]
 
 
 def _download(file, path):

@@ -20,7 +20,7 @@ import torch
 from sktl._utils.atomic import replacing
 from sktl.exceptions import ModelFileError
 
-SCHEMA = 3
+SCHEMA = 4
 NO_DIGEST = "0" * 64
 # Parsed JSON takes up to 30 times its length; 16 MiB are 100 000 labels and more.
 LARGEST_HEADER = 2**24

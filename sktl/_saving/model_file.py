@@ -4,7 +4,7 @@ import contextlib
 import json
 import re
 import reprlib
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -123,6 +123,8 @@ def _save_model(estimator, path):
             "name": backbone.name,
             "structure": backbone.network.structure,
             "preprocessing": asdict(backbone.preprocessing),
+            "license": backbone.license,
+            "source": backbone.source,
         },
         "history": [
             encode(dict(row) | {"batches": []}, "history") for row in estimator.history
@@ -152,8 +154,11 @@ def _load_model(cls, path, **parameters):
             _preprocessing(network["preprocessing"]),
             {n.removeprefix("prefix."): t for n, t in tensors.items()},
         )
+        origin = {name: network[name] for name in ("license", "source")}
+        if not all(isinstance(text, str | None) for text in origin.values()):
+            raise ValueError(f"the origin of its weights is {reprlib.repr(origin)}")
         with estimator._seeded():
-            estimator.initialize(backbone)
+            estimator.initialize(replace(backbone, **origin))
         _check_tensors(tensors, estimator.module_.state_dict())
         estimator.module_.load_state_dict(tensors)
         estimator.history_ = History(history)

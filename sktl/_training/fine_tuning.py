@@ -197,6 +197,16 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         return self.backbone_.preprocessing
 
     @property
+    def weights_license_(self):
+        """Licence of published weights, as far as timm or torchvision say."""
+        return self.backbone_.license
+
+    @property
+    def weights_source_(self):
+        """Where the weights were published; None if they were not."""
+        return self.backbone_.source
+
+    @property
     def _default_callbacks(self):
         callbacks = super()._default_callbacks
         # Parameters may be anything until `fit` has checked them, arrays for instance.

@@ -871,12 +871,6 @@ def prepared(**values):
     return lambda content: content["backbone"]["preprocessing"].update(values)
 
 
-def geometry(**values):
-    return lambda content: content["backbone"]["preprocessing"]["geometry"].update(
-        values
-    )
-
-
 def weight(plain):
     """As an item of a parameter that may hold anything."""
     return put("parameters", class_weight={"dict": [["x", plain]]})
@@ -904,9 +898,9 @@ def both_names(name):
 
 REFUSED_UNBUILT = {
     # the manifest
-    "schema_newer": (top(schema=4), "schema 4; .* reads 3.*Update sktl"),
+    "schema_newer": (top(schema=5), "schema 5; .* reads 4.*Update sktl"),
     "schema_older": (top(schema=1), "earlier version of sktl.*Fit the model again"),
-    "schema_text": (top(schema="3"), "begin with a header of sktl"),
+    "schema_text": (top(schema="4"), "begin with a header of sktl"),
     "schema_null": (top(schema=None), "begin with a header of sktl"),
     "kind_other": (top(kind="training"), "holds 'training', and 'FineTunedCNNC"),
     "kind_long": (top(kind="x" * 10**6), "holds 'x{50}', and"),
@@ -1025,11 +1019,12 @@ REFUSED_UNBUILT = {
     "preprocessing_more": (prepared(code="x"), "unexpected keyword argument 'code'"),
     "mean_text": (prepared(mean="abc"), "."),
     "mean_of_two": (prepared(mean=(0.5, 0.5)), "."),
-    "mean_nan": (prepared(mean=(0.5, 0.5, math.nan)), "three means"),
-    "crop_zero": (geometry(crop=0), "crop=0 must be 1 or more"),
-    "crop_fraction": (geometry(crop=1.5), "three means"),
-    "interpolation": (geometry(interpolation="os.system"), "must be one of"),
-    "geometry_more": (geometry(code="x"), "unexpected keyword argument 'code'"),
+    "mean_nan": (prepared(mean=(0.5, 0.5, math.nan)), "three numbers"),
+    "crop_zero": (prepared(crop=0), "crop=0 must be a whole number"),
+    "crop_fraction": (prepared(crop=1.5), "crop=1.5 must be a whole number"),
+    "crop_none": (prepared(crop=None), "does not say how its images"),
+    "interpolation": (prepared(interpolation="os.system"), "must be one of"),
+    "prepared_more": (prepared(code="x"), "unexpected keyword argument 'code'"),
     # tensors
     "no_tensors": (lambda c: c["tensors"].clear(), "its head has layers"),
 }

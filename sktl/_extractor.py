@@ -1,5 +1,7 @@
 """`PretrainedFeatureExtractor`: images in, a feature matrix out."""
 
+import reprlib
+
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.utils._param_validation import StrOptions
@@ -9,6 +11,8 @@ from torch.nn import Module
 from sktl._features.image_input import IMAGE_CONSTRAINTS, ImageInputMixin
 from sktl._utils.fit_tasks import CallbackSupportMixin, start_fit, with_callbacks
 from sktl.exceptions import WeightsMismatchError
+
+POOLINGS = {"avg", "max", "avgmax", "cls", "cls+avg", "flatten"}
 
 
 class PretrainedFeatureExtractor(
@@ -45,9 +49,16 @@ class PretrainedFeatureExtractor(
         `"penultimate"`, the input of the classification layer (for a network without
         one, its output). Several layers are computed in one pass and concatenated.
         Nothing after the last one is computed.
-    pooling : {"avg", "max", "avgmax", "flatten"}, default="avg"
-        How a spatial feature map becomes one row: by the mean or maximum over its
-        positions, by both, or by flattening it.
+    pooling : str, default="avg"
+        How a feature map becomes one row: by the mean (`"avg"`) or maximum (`"max"`)
+        over its positions, by both (`"avgmax"`), or by flattening it (`"flatten"`). For
+        tokens of a transformer, the mean and maximum are over the patches alone, and
+        `"cls"` is the class token, `"cls+avg"` that and the mean; `"penultimate"` then
+        means the last layer that has a class token. Where the penultimate layer has
+        no positions left, there is nothing to pool: it is what the network's own head
+        reads, by default the class token for ViT and DeiT (of torchvision and timm)
+        and DINOv2, the mean over patches for BEiT, EVA-02, DINOv3 and Swin, and
+        attention pooling for SigLIP.
     image_shape : tuple of int or None, default=None
         How a row of a 2-D `X` becomes an image: `(h, w)` or `(h, w, c)`; one of them
         may be -1. None takes a square grey image, else a square RGB image.
@@ -153,7 +164,7 @@ class PretrainedFeatureExtractor(
 
     _parameter_constraints = IMAGE_CONSTRAINTS | {
         "layers": [str, list, tuple],
-        "pooling": [StrOptions({"avg", "max", "avgmax", "flatten"})],
+        "pooling": [StrOptions(POOLINGS)],
         "on_error": [StrOptions({"raise", "nan"})],
     }
 
@@ -292,12 +303,14 @@ class PretrainedFeatureExtractor(
         Returns
         -------
         names : ndarray of str
-            Such as `"resnet18_flatten_avg_0"`.
+            Such as `"resnet18_flatten_avg_007"`: as many digits as the layer needs, so
+            that sorted names keep their order. A `torch.nn.Module` goes by its class
+            and the beginning of `network_digest_`.
         """
         check_is_fitted(self)
         _check_feature_names_in(self, input_features, generate_names=False)
         names = [
-            f"{self._backbone_name}_{layer}_{self._pooling}_{i}"
+            f"{self._backbone_name}_{layer}_{self._pooling}_{i:0{len(str(width - 1))}}"
             for layer, width in zip(self.layers_, self.layer_widths_, strict=True)
             for i in range(width)
         ]
@@ -326,7 +339,9 @@ class PretrainedFeatureExtractor(
             raise
         # Parameters set later take effect at the next fit.
         self._pooling = self.pooling
-        self._backbone_name = backbone.name
+        is_named = isinstance(self.backbone, str)
+        suffix = "" if is_named else f"_{backbone.digest[:8]}"
+        self._backbone_name = f"{backbone.name}{suffix}"
         self.preprocessing_ = backbone.preprocessing
         self.weights_license_ = backbone.license
         self.weights_source_ = backbone.source
@@ -350,10 +365,22 @@ class PretrainedFeatureExtractor(
                 "layers=[] names no layer. Pass names of sktl.layer_names(backbone), "
                 "or 'penultimate'."
             )
+        wants_class = self.pooling.startswith("cls")
+        with_class = [cut for cut in network.cuts if network.has_class_token(cut)]
+        last = network.penultimate
+        if wants_class and with_class:
+            last = with_class[-1]
         names = [
-            network.penultimate if name == "penultimate" else network.check_cut(name)
+            last if name == "penultimate" else network.check_cut(name)
             for name in layers
         ]
+        lacking = [name for name in names if wants_class and name not in with_class]
+        if lacking:
+            raise ValueError(
+                f"pooling={self.pooling!r} reads a class token, and layer "
+                f"{lacking[0]!r} has none. Layers that have one: "
+                f"{reprlib.repr(with_class)}. For others, use pooling='avg'."
+            )
         if len(set(names)) < len(names):
             raise ValueError(
                 f"layers={self.layers!r} names a layer twice; they are {names}. "

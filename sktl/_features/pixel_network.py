@@ -23,7 +23,8 @@ def _place(network, cuts, mean, std, poolings, device, dtype):
             # Autocast would convert the weights again for every batch.
             layer.to(dtype)
     channels_last = [network.is_channels_last(cut) for cut in cuts]
-    module = PixelNetwork(module, mean, std, poolings, channels_last)
+    n_extra = [len(network.extra_tokens(cut)) for cut in cuts]
+    module = PixelNetwork(module, mean, std, poolings, channels_last, n_extra)
     module = module.eval().requires_grad_(False)
     return module.to(device=device, memory_format=torch.channels_last)
 
@@ -40,9 +41,11 @@ class PixelNetwork(torch.nn.Module):
         Per activation, how a spatial map becomes a row; None leaves it as it is.
     channels_last : sequence of bool
         Per activation, whether its channels are on the last axis.
+    n_extra : sequence of int
+        Per activation, how many tokens stand before those of the patches.
     """
 
-    def __init__(self, network, mean, std, poolings, channels_last):
+    def __init__(self, network, mean, std, poolings, channels_last, n_extra):
         super().__init__()
         self.network = network
         # On the device: as plain numbers they would be sent there with every batch.
@@ -50,14 +53,15 @@ class PixelNetwork(torch.nn.Module):
         self.register_buffer("std", torch.tensor(std), persistent=False)
         self.poolings = poolings
         self.channels_last = channels_last
+        self.n_extra = n_extra
 
     def forward(self, pixels):
         """Map uint8 `(n, h, w, 3)` to one activation per output of the network."""
         activations = self.network(normalize(pixels, self.mean, self.std))
-        outputs = zip(activations, self.poolings, self.channels_last, strict=True)
+        forms = zip(self.poolings, self.channels_last, self.n_extra, strict=True)
         return tuple(
-            x if pooling is None else pool(x, pooling, last)
-            for x, pooling, last in outputs
+            x if form[0] is None else pool(x, *form)
+            for x, form in zip(activations, forms, strict=True)
         )
 
 
@@ -69,26 +73,32 @@ def normalize(pixels, mean, std):
     return images.sub_(mean).div_(std)
 
 
-def pool(activation, pooling, channels_last=False):
+def pool(activation, pooling, channels_last=False, n_extra=0):
     """Make one row per image of what a cut gives.
 
     Parameters
     ----------
     activation : torch.Tensor of shape (n, channels, h, w), (n, width, tokens) or (n, d)
-    pooling : {"avg", "max", "avgmax", "flatten"}
+    pooling : {"avg", "max", "avgmax", "cls", "cls+avg", "flatten"}
     channels_last : bool
         Whether channels or width are on the last axis instead.
+    n_extra : int
+        How many tokens, the class token first, stand before those of the patches.
     """
     if activation.ndim == 2 or pooling == "flatten":
         return activation.flatten(1)
     if channels_last:
         activation = activation.movedim(-1, 1)
+    first = activation
     if activation.ndim == 3:  # tokens of a transformer: (n, width, tokens, 1)
-        activation = activation.unsqueeze(-1)
+        first = activation[:, :, 0]
+        activation = activation[:, :, n_extra:].unsqueeze(-1)
     pools = {
         "avg": [adaptive_avg_pool2d],
         "max": [adaptive_max_pool2d],
         "avgmax": [adaptive_avg_pool2d, adaptive_max_pool2d],
+        "cls": [],
+        "cls+avg": [adaptive_avg_pool2d],
     }
     parts = [reduce(activation, 1).flatten(1) for reduce in pools[pooling]]
-    return torch.cat(parts, dim=1)
+    return torch.cat([first, *parts] if "cls" in pooling else parts, dim=1)

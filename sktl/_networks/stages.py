@@ -73,6 +73,7 @@ class StagedNetwork:
         self.doubt = ending.doubt
         _refuse_batch_statistics(self._graph, module)
         self._channels_last = _channels_last(self._graph, module)
+        self._extra_tokens = _extra_tokens(self._graph, module)
         self._cuts = {self._names[node]: node for node in _cut_nodes(self._graph)}
         self.cuts = list(self._cuts)
         self.penultimate = self._find_penultimate(ending)
@@ -185,6 +186,15 @@ class StagedNetwork:
     def is_channels_last(self, cut):
         """Whether the channels of what `cut` gives are on its last axis."""
         return self._node(cut) in self._channels_last
+
+    def extra_tokens(self, cut):
+        """Names of the parameters that a transformer puts before its patches there."""
+        return self._extra_tokens.get(self._node(cut), ())
+
+    def has_class_token(self, cut):
+        """Whether the first of the tokens that `cut` gives is a class token."""
+        tokens = self.extra_tokens(cut)
+        return bool(tokens) and "reg" not in tokens[0].rpartition(".")[2]
 
     def prefix(self, *cuts):
         """Build the part from the image to the last of `cuts`.
@@ -421,6 +431,43 @@ def _channels_last(graph, module):
         if is_last:
             last.add(node)
     return last
+
+
+def _extra_tokens(graph, module):
+    """By node, the names of tokens that are parameters, in the order of their axis.
+
+    A concatenation along the tokens, axis 1, puts them before those of the image; what
+    selects or averages tokens takes them out again.
+    """
+    tokens = {}
+    for node in graph.nodes:
+        known = [tokens.get(source, ()) for source in node.all_input_nodes]
+        found = max(known, key=len, default=())
+        index = node.args[1] if len(node.args) > 1 else None
+        if node.target is torch.cat and 1 in (index, node.kwargs.get("dim")):
+            parts = [_token_names(part, module) for part in node.args[0]]
+            found = (*(name for part in parts for name in part), *found)
+        elif node.target is operator.getitem and isinstance(index, tuple):
+            if len(index) > 1 and isinstance(index[1], int):
+                found = ()
+            elif len(index) > 1 and isinstance(index[1], slice):
+                start = index[1].start or 0
+                found = found[start:] if isinstance(start, int) else ()
+        elif getattr(node.target, "__name__", node.target) in ("mean", "amax", "sum"):
+            found = ()
+        if found and node.op != "get_attr":
+            tokens[node] = found
+    return tokens
+
+
+def _token_names(node, module):
+    """The name of the parameter that a node repeats for each image, once a token."""
+    while node.op == "call_method" and node.target in ("expand", "repeat"):
+        node = node.args[0]
+    if not _is_constant(node):
+        return ()
+    tensor = _tensor(node, module)
+    return (node.target,) * tensor.shape[1] if tensor.ndim == 3 else ()
 
 
 def _permutation(node):

@@ -61,6 +61,9 @@ class FineTunedNetwork(torch.nn.Module):
                 "another unfreeze_from, or strategy='linear_probe' or 'full'."
             )
         self.keep_statistics = keep_statistics
+        # How the penultimate layer's output becomes rows.
+        self._channels_last = network.is_channels_last(network.penultimate)
+        self._n_extra = len(network.extra_tokens(network.penultimate))
         self._frozen_modules = tuple(self.prefix.modules())
         # Tracing makes buffers of plain attributes; the network itself has none.
         self.saved_names = frozenset(network.module.state_dict())
@@ -76,7 +79,8 @@ class FineTunedNetwork(torch.nn.Module):
 
     def features(self, activations):
         """Map what `prefix` gives to the rows that the head reads."""
-        return pool(self.tail(activations), "avg")
+        rows = self.tail(activations)
+        return pool(rows, "avg", self._channels_last, self._n_extra)
 
     def train(self, mode=True):
         """Set the mode of what is trained; the rest stays in eval mode."""

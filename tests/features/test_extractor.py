@@ -102,7 +102,7 @@ def test_several_layers_are_concatenated_and_named(images):
     ]
     assert np.array_equal(both.transform(images), np.hstack(single))
     names = both.get_feature_names_out()
-    assert names[0] == "sktl_mini_layer2.1.relu_1_avg_0"
+    assert names[0] == "sktl_mini_layer2.1.relu_1_avg_000"
     assert names[-1] == f"sktl_mini_flatten_avg_{single[1].shape[1] - 1}"
 
 

@@ -1,0 +1,140 @@
+"""Tokens of transformers: class token, registers and patches."""
+
+import numpy as np
+import pytest
+import torch
+from torchvision.models import VisionTransformer
+
+from sktl import (
+    FineTunedCNNClassifier,
+    Preprocessing,
+    PretrainedFeatureExtractor,
+    layer_names,
+)
+
+PLAIN = Preprocessing(
+    resize=32, crop=32, mean=(0, 0, 0), std=(1, 1, 1), interpolation="bilinear"
+)
+SMALL = {
+    "preprocessing": PLAIN,
+    "precision": "float32",
+    "cache": None,
+    "batch_size": 2,
+}
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
+
+
+def vit():
+    torch.manual_seed(0)
+    return VisionTransformer(32, 8, 2, 2, 16, 32).eval()
+
+
+def timm_vit(**settings):
+    models = pytest.importorskip("timm.models.vision_transformer")
+    torch.manual_seed(0)
+    small = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 2}
+    network = models.VisionTransformer(
+        **small, num_heads=2, num_classes=7, **settings
+    ).eval()
+    for name, token in network.named_parameters():  # some begin at nought
+        if name in ("cls_token", "reg_token"):
+            torch.nn.init.normal_(token)
+    return network
+
+
+def batch(images):
+    return torch.from_numpy(images).permute(0, 3, 1, 2) / 255
+
+
+def by_encoder(network, images):
+    """What torchvision's own encoder gives: `(n, tokens, width)`."""
+    with torch.no_grad():
+        x = network._process_input(batch(images))
+        token = network.class_token.expand(len(x), -1, -1)
+        return network.encoder(torch.cat([token, x], dim=1)).numpy()
+
+
+POOLED = {
+    "avg": lambda tokens, n: tokens[:, n:].mean(1),
+    "max": lambda tokens, n: tokens[:, n:].max(1),
+    "cls": lambda tokens, n: tokens[:, 0],
+    "cls+avg": lambda tokens, n: np.hstack([tokens[:, 0], tokens[:, n:].mean(1)]),
+    "flatten": lambda tokens, n: tokens.reshape(len(tokens), -1),
+}
+
+
+@pytest.mark.parametrize("pooling", POOLED)
+def test_tokens_of_torchvision_are_pooled_without_the_class_token(pooling, images):
+    network = vit()
+    extractor = PretrainedFeatureExtractor(
+        network, layers="encoder.ln", pooling=pooling, **SMALL
+    )
+    expected = POOLED[pooling](by_encoder(network, images), 1)
+    np.testing.assert_allclose(extractor.fit_transform(images), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", ["avg", "cls", "cls+avg"])
+@pytest.mark.parametrize("n_registers", [0, 3])
+def test_tokens_of_timm_are_pooled_without_registers(pooling, n_registers, images):
+    network = timm_vit(reg_tokens=n_registers)
+    (layer,) = [n for n in layer_names(network) if n in ("norm", "norm.layer_norm")]
+    with torch.no_grad():
+        tokens = network.forward_features(batch(images)).numpy()
+    extractor = PretrainedFeatureExtractor(
+        network, layers=layer, pooling=pooling, **SMALL
+    )
+    expected = POOLED[pooling](tokens, 1 + n_registers)
+    np.testing.assert_allclose(extractor.fit_transform(images), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("global_pool", ["token", "avg"])
+def test_penultimate_is_what_the_head_of_timm_reads(global_pool, images):
+    network = timm_vit(global_pool=global_pool)
+    with torch.no_grad():
+        features = network.forward_features(batch(images))
+        expected = network.forward_head(features, pre_logits=True).numpy()
+    extractor = PretrainedFeatureExtractor(network, **SMALL)
+    np.testing.assert_allclose(extractor.fit_transform(images), expected, atol=1e-5)
+
+
+def test_penultimate_with_a_class_token_is_the_last_layer_that_has_one(images):
+    network = vit()
+    extractor = PretrainedFeatureExtractor(network, pooling="cls+avg", **SMALL)
+    expected = POOLED["cls+avg"](by_encoder(network, images), 1)
+    np.testing.assert_allclose(extractor.fit_transform(images), expected, atol=1e-5)
+    assert extractor.layers_ == ["encoder.ln"]
+
+
+def test_class_token_where_there_is_none_is_an_error(images, tiny_network):
+    for network in (
+        tiny_network,
+        timm_vit(class_token=False, reg_tokens=2, global_pool="avg"),
+    ):
+        extractor = PretrainedFeatureExtractor(network, pooling="cls", **SMALL)
+        with pytest.raises(ValueError, match=r"pooling='cls' reads a class token.*avg"):
+            extractor.fit(images)
+
+
+@pytest.mark.parametrize("strategy", ["linear_probe", "lp_ft", "full"])
+def test_classifier_pools_tokens_as_the_extractor_does(strategy, images):
+    network = timm_vit(global_pool="")
+    network.head = torch.nn.Identity()
+    extractor = PretrainedFeatureExtractor(network, **SMALL)
+    clf = FineTunedCNNClassifier(
+        network,
+        strategy=strategy,
+        preprocessing=PLAIN,
+        precision="float32",
+        lr=1e-30,
+        max_epochs=1,
+        random_state=0,
+    )
+    clf.fit(images, [0, 1, 0, 1, 0])
+    head = clf.module_.head
+    with torch.no_grad():
+        expected = head(torch.from_numpy(extractor.fit_transform(images))).numpy()
+    np.testing.assert_allclose(clf.forward(images).numpy(), expected, atol=1e-4)

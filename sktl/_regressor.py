@@ -59,6 +59,8 @@ class FineTunedCNNRegressor(SavedMixin, FineTunedNet, NeuralNetRegressor):
         `(n, n_outputs)` in standard deviations.
     frozen_up_to_, history, n_epochs_, preprocessing_, value_range_ : object
         As in `FineTunedCNNClassifier`.
+    n_trained_parameters_ : int
+        Number of parameters that are trained, those of the head among them.
     weights_license_, weights_source_ : str or None
         Licence and address of published weights, as far as timm or torchvision say.
     n_features_in_ : int

@@ -85,9 +85,10 @@ class TransferComparison(TableMixin):
         mean, see Notes), `se_test_score` (standard error of the mean as if splits were
         independent, which they are not), `mean_test_<name>` and `se_test_<name>` of
         other scores (NaN if a contender has none), `mean_fit_time` and
-        `mean_score_time` (seconds per split), `error` (the first failure, or ""). If a
-        split failed, its score is NaN, and so are mean and interval: a mean over fewer
-        splits would not be comparable.
+        `mean_score_time` (seconds per split), `trained_share` (of the parameters of a
+        `FineTunedCNNClassifier` or `FineTunedCNNRegressor`; NaN for others), `error`
+        (the first failure, or ""). If a split failed, its score is NaN, and so are mean
+        and interval: a mean over fewer splits would not be comparable.
     scoring_ : str
         Name of the score; larger is better.
     n_splits_ : int

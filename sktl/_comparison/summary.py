@@ -94,6 +94,9 @@ def _results(trials, splits):
     for name in ("fit_time", "score_time"):
         times = [np.mean([getattr(trial, name) for trial in row]) for row in rows]
         results[f"mean_{name}"] = np.array(times)
+    # All that did not fail trained the same.
+    shares = [[t.trained_share for t in row if t.error is None][:1] for row in rows]
+    results["trained_share"] = np.array([s[0] if s else np.nan for s in shares])
     results["error"] = np.array([_describe_errors(row) for row in rows], dtype=object)
     return results
 

@@ -26,6 +26,7 @@ class Trial(NamedTuple):
     predictions: dict | None = None
     others: dict | None = None
     influence: np.ndarray | None = None
+    trained_share: float = np.nan  # of a network's parameters
 
 
 def run_trials(contender, X, y, splits, seeds, scorer, n_jobs, others=None, units=None):
@@ -106,7 +107,15 @@ def run_trial(contender, X, y, split, seed, scorer, is_largest, others, units):
             for name, other in (others or {}).items()
         },
         influence=moved,
+        trained_share=_trained_share(contender),
     )
+
+
+def _trained_share(contender):
+    if not isinstance(contender, FineTunedNet):
+        return np.nan
+    n_all = sum(p.numel() for p in contender.module_.parameters())
+    return contender.n_trained_parameters_ / n_all
 
 
 def _score_or_nan(scorer, contender, X, y):

@@ -73,7 +73,11 @@ def _contents(comparison):
         "means": comparison._columns(),  # as they are printed
         "predictions": _predictions(comparison),
         "failures": _failures(results),
-        "splits": [*_rows(results), *_splits(results, comparison.n_splits_)],
+        "splits": [
+            *_rows(results),
+            *_trained(results),
+            *_splits(results, comparison.n_splits_),
+        ],
         "curves": _curves(comparison) if comparison.curves_ else [],
         "effects": _effects(comparison.effects_),
         "indicators": _indicators(comparison.indicators_),
@@ -87,6 +91,12 @@ def _rows(results):
         words("contender", results["contender"]),
         numbers("training rows", results["train_size"], ".0f"),
     ]
+
+
+def _trained(results):
+    """How much of a network was trained; empty for what is no network."""
+    shares = results.get("trained_share", np.array([np.nan]))
+    return [] if np.isnan(shares).all() else [numbers("trained", shares, ".1%")]
 
 
 def _splits(results, n_splits):

@@ -26,6 +26,9 @@ from sktl._networks.weight_files import state_digest
 from sktl._utils.torch_state import plain_torch
 from sktl.exceptions import UnknownLayerError, UnknownStageError, warn_caller
 
+# Share of the parameters from which on "last" means so much that it is said.
+ALMOST_ALL = 0.9
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -33,6 +36,7 @@ class Stage:
 
     name: str
     start: str  # the cut that feeds the stage; "" for the first stage: the image
+    others: tuple[str, ...] = ()  # what begins at the same cut, in running order
 
 
 class StagedNetwork:
@@ -288,7 +292,11 @@ class StagedNetwork:
             )
         if stage == "last":
             found = self.stages[-1]
-            return found.start, [] if found.start else names
+            if not found.start:
+                return "", names
+            # Such as blocks that all read the position: none can be split from another.
+            is_most = self.trained_share(found.start) > ALMOST_ALL
+            return found.start, [found.name, *found.others][:-1] if is_most else []
         if isinstance(stage, Integral) and not isinstance(stage, bool):
             return self._stage_from_head(stage, parameter).start, []
         if not isinstance(stage, str):
@@ -307,6 +315,13 @@ class StagedNetwork:
                 if node in cuts:
                     cut, earlier = self._names[node], []
         raise UnknownStageError(parameter, stage, names)
+
+    def trained_share(self, cut):
+        """Share of the parameters before the head that come after `cut`."""
+        trained, whole = (
+            sum(p.numel() for p in self.tail(start).parameters()) for start in (cut, "")
+        )
+        return trained / whole
 
     def stage_ends(self):
         """The cut at which each stage is over, by its name, in running order."""
@@ -392,8 +407,10 @@ class StagedNetwork:
             firsts[_parent(self._names[node], depth)] = node
         starts = {name: self._cut_before(firsts[name]) for name in names}
         # Parallel branches may begin at one cut: they are trained together.
-        unique = {start: name for name, start in reversed(starts.items())}
-        return [Stage(name, start) for start, name in reversed(unique.items())]
+        unique = {}
+        for name, start in starts.items():
+            unique.setdefault(start, []).append(name)
+        return [Stage(name, start, tuple(o)) for start, (name, *o) in unique.items()]
 
 
 def _refuse_batch_statistics(graph, module):

@@ -197,6 +197,12 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         return self.backbone_.preprocessing
 
     @property
+    def n_trained_parameters_(self):
+        """Parameters that are trained; during an epoch, those of its phase."""
+        parameters = self.module_.parameters()
+        return sum(p.numel() for p in parameters if p.requires_grad)
+
+    @property
     def weights_license_(self):
         """Licence of published weights, as far as timm or torchvision say."""
         return self.backbone_.license
@@ -639,6 +645,8 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         Micikevicius et al., ICLR 2018; `torch.amp`.
         """
         self._set_training(True)
+        if "trained_parameters" not in self.history[-1]:
+            self.history.record("trained_parameters", self.n_trained_parameters_)
         X, y = unpack_data(batch)
         y_pred = self.infer(X, **fit_params)
         loss = self.get_loss(y_pred, y, X=X, training=True)

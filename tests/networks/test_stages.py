@@ -164,6 +164,31 @@ def test_unfreezing_the_last_of_one_stage_is_said():
         assert network.resolve_stage("last") == ""
 
 
+class Positioned(nn.Module):
+    """Blocks that all read the same positions, as those of DINOv3."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 3, 1)
+        self.first, self.second = nn.Conv2d(3, 64, 1), nn.Conv2d(64, 64, 1)
+        self.head = nn.Linear(64, 2)
+
+    def forward(self, x):
+        x = self.stem(x)
+        position = x.mean(1, keepdim=True)
+        x = self.first(x) + position
+        return self.head((self.second(x) + position).mean((2, 3)))
+
+
+def test_unfreezing_almost_everything_as_the_last_stage_is_said():
+    network = StagedNetwork(Positioned())
+    with pytest.warns(UserWarning, match=r"'last'.*\['first'\] is trained too"):
+        assert network.resolve_stage("last") == "stem"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert network.resolve_stage("first") == network.resolve_stage(1) == "stem"
+
+
 @pytest.mark.parametrize("n_stages", [0, 6, -1])
 def test_unfreeze_from_beyond_the_stages_is_refused(resnet, n_stages):
     with pytest.raises(ValueError, match="must be between 1 and 5"):

@@ -125,6 +125,8 @@ class PretrainedFeatureExtractor(
         How images are prepared.
     weights_license_, weights_source_ : str or None
         Licence and address of published weights, as far as timm or torchvision say.
+    weights_accuracy_ : float or None
+        Their accuracy on ImageNet-1K, from 0 to 1, as published by torchvision.
     value_range_ : tuple of (float, float) or None
         The range inferred from the data of `fit`; None if the dtype determines it.
     n_features_in_ : int
@@ -345,6 +347,7 @@ class PretrainedFeatureExtractor(
         self.preprocessing_ = backbone.preprocessing
         self.weights_license_ = backbone.license
         self.weights_source_ = backbone.source
+        self.weights_accuracy_ = backbone.accuracy
         self.layers_ = [layer for layer, _ in outputs]
         self.network_digest_ = backbone.digest
         self.layer_widths_ = [width for (width,) in shapes]

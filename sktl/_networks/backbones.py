@@ -33,7 +33,8 @@ class Backbone:
     """A network with its weights, traced, frozen, and the images it wants.
 
     `doubt` says why its images may have been prepared otherwise in training; "" where
-    that is known. `license` and `source` are of published weights.
+    that is known. `license`, `source` and `accuracy` (on ImageNet) are of published
+    weights.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Backbone:
     doubt: str = ""
     license: str | None = None
     source: str | None = None
+    accuracy: float | None = None
 
     @property
     def digest(self):
@@ -140,6 +142,7 @@ def load_backbone(backbone, weights="DEFAULT", *, preprocessing=UNCHANGED, seed=
         doubt,
         published and published.license,
         published and published.source,
+        published and published.accuracy,
     )
 
 

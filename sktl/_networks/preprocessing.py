@@ -97,7 +97,7 @@ def _length(name, value):
     if value is None:
         return None
     if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name}={shown(value)} must be a whole number of pixels")
+        raise ValueError(f"{name}={shown(value)} must be a whole number, at least 1")
     return int(value)
 
 

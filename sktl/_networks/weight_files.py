@@ -43,6 +43,7 @@ class WeightsFile:
     """Where named weights lie, and the (beginning of the) SHA-256 they must have.
 
     `hub` is a repository of the Hugging Face hub, and `license` what it says of them.
+    `accuracy` is that on ImageNet-1K, as published.
     """
 
     path: Path
@@ -51,6 +52,7 @@ class WeightsFile:
     max_bytes: float = float("inf")
     hub: str | None = None
     license: str | None = None
+    accuracy: float | None = None
 
     @property
     def source(self):
@@ -61,7 +63,9 @@ class WeightsFile:
 def torchvision_file(weights):
     """Torchvision's metadata gives the size in megabytes, rounded."""
     max_bytes = weights.meta.get("_file_size", float("inf")) * 1.1 * 2**20
-    return hashed_file(weights.url, max_bytes=max_bytes)
+    metrics = weights.meta.get("_metrics", {}).get("ImageNet-1K", {})
+    accuracy = metrics["acc@1"] / 100 if "acc@1" in metrics else None
+    return hashed_file(weights.url, max_bytes=max_bytes, accuracy=accuracy)
 
 
 def hashed_file(url, **known):

@@ -11,6 +11,7 @@ from numbers import Integral
 import numpy as np
 from sklearn.base import clone
 from sklearn.model_selection import cross_val_score
+from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
@@ -21,7 +22,8 @@ from sktl._training.rows import check_rows
 from sktl._utils.printable import shown
 from sktl._utils.scoring import get_one_scorer
 
-METHODS = ("logme", "hscore", "probe")
+METHODS = ("logme", "hscore", "knn", "probe")
+N_NEIGHBOURS = 5
 # Features are float32: beyond this ratio they cannot tell signal from rounding.
 FEATURE_PRECISION = float(np.finfo(np.float32).eps)
 
@@ -35,8 +37,8 @@ class BackboneRanking(TableMixin):
     ----------
     results : dict of str to ndarray
         As `results_`, in any order and without `rank`.
-    method : str
-        What the scores are.
+    method : str or list of str
+        What the scores are; of several, that by which networks are ranked comes first.
     backbones : dict of str to PretrainedFeatureExtractor or None, default=None
         The networks by label, which `best` chooses from.
 
@@ -46,9 +48,14 @@ class BackboneRanking(TableMixin):
         One entry per network in each array, the best first: `rank` (1 is the best;
         equal scores share a rank), `backbone` (its name or label), `score` (larger is
         better), `n_features`, `extraction_time` (seconds for all images; close to zero
-        if the features were in the cache).
+        if the features were in the cache), `imagenet_accuracy` (as published, from 0 to
+        1; NaN where the weights' metadata has none), and for each further method its
+        scores under its name.
     method_ : str
         What the scores are.
+    disagreement_ : str
+        Which network each method, and the published accuracy, puts first, if these
+        differ; else "".
 
     See Also
     --------
@@ -76,8 +83,30 @@ class BackboneRanking(TableMixin):
         # As many are better as stand before the first equal score.
         n_better = np.searchsorted(-ranked["score"], -ranked["score"], side="left")
         self.results_ = {"rank": n_better + 1} | ranked
-        self.method_ = method
+        self.method_, *self._others = [method] if isinstance(method, str) else method
+        self.disagreement_ = self._find_disagreement()
         self._backbones = backbones or {}
+
+    def _find_disagreement(self):
+        results, accuracy = self.results_, self._accuracy()
+        scores = {self.method_: results["score"]}
+        scores |= {name: results[name] for name in self._others}
+        if accuracy is not None:
+            scores["ImageNet accuracy"] = accuracy
+        best = {
+            name: results["backbone"][np.nanargmax(values)]
+            for name, values in scores.items()
+            if not np.isnan(values).all()
+        }
+        if len(set(best.values())) < 2:
+            return ""
+        named = ", ".join(f"{name}: {label}" for name, label in best.items())
+        return f"Which network is best depends on the method ({named})."
+
+    def _accuracy(self):
+        """The published accuracies, if there are any."""
+        accuracy = self.results_.get("imagenet_accuracy")
+        return None if accuracy is None or np.isnan(accuracy).all() else accuracy
 
     def best(self, k):
         """Choose the best networks, to be compared by `compare_transfer`.
@@ -105,12 +134,17 @@ class BackboneRanking(TableMixin):
     def _index(self):
         return "backbone"
 
+    def _remarks(self):
+        return [self.disagreement_] if self.disagreement_ else []
+
     def _columns(self):
-        results = self.results_
+        results, accuracy = self.results_, self._accuracy()
         return [
             numbers("rank", results["rank"], ".0f"),
             words("backbone", results["backbone"]),
             numbers(self.method_, results["score"], ".4f"),
+            *(numbers(name, results[name], ".4f") for name in self._others),
+            *([] if accuracy is None else [numbers("ImageNet", accuracy, ".3f")]),
             numbers("features", results["n_features"], ".0f"),
             numbers("seconds", results["extraction_time"], ".2f"),
         ]
@@ -147,13 +181,16 @@ def rank_backbones(
         their own `weights`, `layers`, `image_size`, `cache`, `n_jobs`. `"default"`
         needs no download: the network that ships with the package, and the same network
         untrained.
-    method : {"logme", "hscore", "probe"}, default="logme"
-        The score. `"logme"`: logarithm of the maximum evidence of a linear model, mean
+    method : {"logme", "hscore", "knn", "probe"} or list of these, default="logme"
+        The score; of a list, networks are ranked by the first, and the others stand
+        beside it. `"logme"`: logarithm of the maximum evidence of a linear model, mean
         over classes, tags or columns of numbers, per image. `"hscore"`: how much of the
         spread of the features lies between the classes, at most the number of classes
-        less one; for labels only. `"probe"`: cross-validated score of a linear model on
-        standardised features (logistic regression, or ridge regression for numbers);
-        the slowest, and the closest to what matters in the end.
+        less one; for labels only. `"knn"`: accuracy of a vote of the five most similar
+        other images, by the cosine of their features; for labels only. `"probe"`:
+        cross-validated score of a linear model on standardised features (logistic
+        regression, or ridge regression for numbers); the slowest, and the closest to
+        what matters in the end.
     cv : int, splitter or iterable of splits, default=5
         Folds of `"probe"`; an int means folds in the order of `X`, stratified for
         labels. The other methods do not split.
@@ -217,6 +254,8 @@ def rank_backbones(
     Bao, Li, Huang, Zhang, Zheng, Zamir & Guibas. An Information-Theoretic Approach to
     Transferability in Task Transfer Learning. ICIP 2019.
 
+    k-nearest neighbours as an estimator of transferability: arXiv 2503.18528, 2025.
+
     Ibrahim, Ponomareva & Mazumder. Newer is not always better: Rethinking
     transferability metrics, their peculiarities, stability and performance. ECML PKDD
     2022.
@@ -233,12 +272,10 @@ def rank_backbones(
     >>> ranking.results_["backbone"]
     array(['as shipped', 'untrained'], dtype=object)
     """
-    if method not in METHODS:
-        accepted = ", ".join(map(repr, METHODS))
-        raise ValueError(f"method={shown(method)} is not known. Accepted: {accepted}.")
+    methods = _check_methods(method)
     extractors = _check_backbones(backbones)
     y, target = check_rows(X, y, target)
-    score = _make_score(method, cv, scoring, target, y)
+    score_by = {name: _make_score(name, cv, scoring, target, y) for name in methods}
     fitted = {label: extractor.fit(X) for label, extractor in extractors.items()}
     rows = []
     with tqdm(fitted.items(), disable=not verbose, unit="backbone") as bar:
@@ -248,15 +285,32 @@ def rank_backbones(
             features = np.asarray(extractor.transform(X))  # they may come as a frame
             seconds = time.perf_counter() - start
             check_finite(features, label)
-            rows.append((label, score(features), features.shape[1], seconds))
-    names = ("backbone", "score", "n_features", "extraction_time")
+            score, *others = (score(features) for score in score_by.values())
+            published = getattr(extractor, "weights_accuracy_", None)
+            accuracy = np.nan if published is None else published
+            sizes = features.shape[1], seconds, accuracy
+            rows.append((label, score, *sizes, *others))
+    names = ("backbone", "score", "n_features", "extraction_time", "imagenet_accuracy")
+    names = (*names, *methods[1:])
     columns = (np.array(values) for values in zip(*rows, strict=True))
     results = dict(zip(names, columns, strict=True))
     results["backbone"] = results["backbone"].astype(object)
-    return BackboneRanking(results, method, extractors)
+    return BackboneRanking(results, methods, extractors)
 
 
 # ---- what is asked for
+
+
+def _check_methods(method):
+    methods = list(method) if isinstance(method, list | tuple) else [method]
+    known = [name for name in methods if isinstance(name, str) and name in METHODS]
+    if not methods or len(set(known)) < len(methods):
+        accepted = ", ".join(map(repr, METHODS))
+        raise ValueError(
+            f"method={shown(method)} is not known. Accepted: {accepted}, or a list of "
+            "these, each once."
+        )
+    return methods
 
 
 def _check_backbones(backbones):
@@ -313,13 +367,17 @@ def _make_score(method, cv, scoring, target, y):
     if method == "probe":
         _, scorer = get_one_scorer(scoring, target, y)
         return lambda features: probe_scores(features, y, target, cv, scorer).mean()
-    if method == "hscore" and not target.stratified:
+    if method in ("hscore", "knn") and not target.stratified:
         raise ValueError(
-            f"method='hscore' compares classes, and y holds {target.name}. Use "
+            f"method={method!r} compares classes, and y holds {target.name}. Use "
             "method='logme' or 'probe'; target='labels' if y holds labels."
         )
-    score = log_maximum_evidence if method == "logme" else shrunk_h_score
-    columns = target.columns(y)
+    scores = {
+        "logme": log_maximum_evidence,
+        "hscore": shrunk_h_score,
+        "knn": neighbours_accuracy,
+    }
+    score, columns = scores[method], target.columns(y)
     return lambda features: score(features.astype(np.float64), columns)
 
 
@@ -329,6 +387,31 @@ def probe_scores(features, y, target, cv, scorer, n_jobs=None):
     return cross_val_score(
         probe, features, y, cv=cv, scoring=scorer, n_jobs=n_jobs, error_score="raise"
     )
+
+
+def neighbours_accuracy(features, membership):
+    """Accuracy of the nearest neighbours' vote for each row, the row left out.
+
+    In a tie, the class of the nearest of these neighbours wins. Time and memory of one
+    matrix of rows by rows, which scikit-learn computes in parts.
+
+    Parameters
+    ----------
+    features : ndarray of shape (n, d)
+    membership : ndarray of shape (n, n_classes)
+        One 1 per row.
+
+    Returns
+    -------
+    score : float
+    """
+    n_neighbours = min(N_NEIGHBOURS, len(features) - 1)
+    search = NearestNeighbors(n_neighbors=n_neighbours, metric="cosine")
+    # Without an argument, no row is its own neighbour.
+    nearest = search.fit(features).kneighbors(return_distance=False)
+    weights = 1 + 2.0 ** -np.arange(1, n_neighbours + 1) / n_neighbours
+    votes = np.einsum("nkc,k->nc", membership[nearest], weights)
+    return float((votes.argmax(axis=1) == membership.argmax(axis=1)).mean())
 
 
 def log_maximum_evidence(features, targets):

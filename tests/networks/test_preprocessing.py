@@ -191,7 +191,7 @@ def test_preprocessing_is_swept_by_grid_search():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"crop": 0}, "crop=0 must be a whole number"),
+        ({"crop": 0}, "crop=0 must be a whole number, at least 1"),
         ({"resize": 2.5}, "resize=2.5 must be a whole number"),
         ({"mean": 0.5}, "mean=0.5 must be three numbers"),
         ({"mean": (0, 1, float("nan"))}, "mean=.*must be three numbers"),

@@ -2,23 +2,30 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 from scipy.stats import multivariate_normal, ortho_group
+from sklearn.base import clone
 from sklearn.covariance import LedoitWolf
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold, cross_val_score
+from sklearn.model_selection import LeaveOneOut, StratifiedKFold, cross_val_score
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from torchvision.models import MobileNet_V3_Small_Weights, get_model
 
 import sktl
-from sktl import PretrainedFeatureExtractor
+from sktl import Preprocessing, PretrainedFeatureExtractor
+from sktl._networks import backbones
+from sktl._networks.kept import free_networks
 from sktl._selection.ranking import (
     METHODS,
     BackboneRanking,
     log_maximum_evidence,
+    neighbours_accuracy,
     rank_backbones,
     shrunk_h_score,
 )
@@ -232,10 +239,78 @@ def test_scores_are_those_of_the_features(digits, candidates, ranking):
         expected = {
             "logme": lambda f: log_maximum_evidence(f.astype(float), membership),
             "hscore": lambda f: shrunk_h_score(f.astype(float), membership),
+            "knn": lambda f: neighbours_accuracy(f.astype(float), membership),
             "probe": lambda f: cross_val_score(probe, f, y, cv=5).mean(),
         }[ranking.method_](features)
         assert score == pytest.approx(expected, rel=1e-12)
         assert by_label(ranking, "n_features")[label] == features.shape[1]
+
+
+def test_knn_is_the_accuracy_of_leaving_each_row_out():
+    """Of two classes there are no ties among five."""
+    rng = np.random.default_rng(0)
+    features, y = rng.normal(size=(40, 6)), np.arange(40) % 2
+    features[y == 1, 0] += 1.5
+    model = KNeighborsClassifier(5, metric="cosine")
+    expected = cross_val_score(model, features, y, cv=LeaveOneOut()).mean()
+
+    assert 0.5 < expected < 1
+    assert neighbours_accuracy(features, np.eye(2)[y]) == pytest.approx(expected)
+
+
+def test_knn_of_a_tie_is_the_class_of_the_nearest():
+    degrees = np.radians([0, 1, 3, 40, 44])
+    features = np.c_[np.cos(degrees), np.sin(degrees)]
+    y = np.array([0, 1, 1, 0, 1])
+    # The four others vote 3 to 1, 2 to 2, 2 to 2, 3 to 1, 2 to 2; the nearest are of
+    # classes 1, 0, 1, 1, 0.
+    votes = np.array([1, 0, 1, 1, 0])
+
+    assert neighbours_accuracy(features, np.eye(2)[y]) == (votes == y).mean()
+
+
+def test_several_methods_stand_beside_each_other(digits, candidates):
+    methods = ["knn", "logme"]
+    both = rank_backbones(*digits, candidates, method=methods)
+    for name, key in (("knn", "score"), ("logme", "logme")):
+        alone = rank_backbones(*digits, candidates, method=name)
+        assert by_label(both, key) == by_label(alone)
+    assert both.method_ == "knn"
+    assert str(both).split()[:4] == ["rank", "backbone", "knn", "logme"]
+
+
+def test_methods_that_disagree_on_the_best_are_said():
+    results = results_of([0.5, 0.7, 0.6]) | {
+        "knn": np.array([0.9, 0.1, 0.2]),
+        "imagenet_accuracy": np.array([np.nan, 0.3, 0.8]),
+    }
+    ranking = BackboneRanking(results, ["logme", "knn"])
+    said = "(logme: net1, knn: net0, ImageNet accuracy: net2)"
+    assert said in ranking.disagreement_
+    assert str(ranking).endswith(ranking.disagreement_)
+    assert str(ranking).split()[4] == "ImageNet"
+    alike = results | {"knn": results["score"], "imagenet_accuracy": np.full(3, np.nan)}
+    assert BackboneRanking(alike, ["logme", "knn"]).disagreement_ == ""
+
+
+def test_published_accuracy_is_that_of_the_weights(digits, monkeypatch):
+    """A file that has the digest of the published one is the published one."""
+    torch.manual_seed(0)
+    state = get_model("mobilenet_v3_small", weights=None).state_dict()
+    digest = MobileNet_V3_Small_Weights.DEFAULT.url.rpartition("-")[2][:8]
+    read = lambda file: (digest, lambda: state, "weights")  # noqa: E731
+    monkeypatch.setattr(backbones, "_read_file", read)
+    X, y = digits
+    small = PretrainedFeatureExtractor("mobilenet_v3_small", preprocessing=TINY)
+
+    untrained = clone(small).set_params(weights=None)
+
+    ranking = rank_backbones(X[:20], y[:20], {"small": small, "untrained": untrained})
+
+    free_networks()
+    assert by_label(ranking, "imagenet_accuracy")["small"] == pytest.approx(0.67668)
+    assert np.isnan(by_label(ranking, "imagenet_accuracy")["untrained"])
+    assert small.fit(X[:20]).weights_source_.startswith("https://download.pytorch")
 
 
 def test_shipped_network_beats_its_untrained_twin_on_digits(ranking):
@@ -343,6 +418,9 @@ def test_progress_bar_is_shown_when_asked_for(digits, capsys):
 # --- the result -----------------------------------------------------------------------
 
 
+TINY = Preprocessing(crop=32)
+
+
 def results_of(scores):
     return {
         "backbone": np.array([f"net{i}" for i in range(len(scores))], dtype=object),
@@ -379,6 +457,8 @@ def test_frame_has_a_row_per_network(ranking):
 
 EXTRACTOR = PretrainedFeatureExtractor()
 WRONG = [
+    ({"method": ["knn", "knn"]}, r"each once"),
+    ({"method": []}, r"method=\[\] is not known"),
     ({"method": "leep"}, r"method='leep' is not known. Accepted: 'logme', 'hscore'"),
     ({"method": None}, r"method=None is not known"),
     ({"backbones": []}, r"backbones=\[\] must be .* at least one entry"),
@@ -390,6 +470,10 @@ WRONG = [
     ({"backbones": {"a": 5}}, r"backbones\['a'\] is a int. Accepted: a name"),
     ({"y": [1] * 20}, r"y holds only 1 class, \[1\]; at least 2"),
     ({"y": np.linspace(0, 1, 20), "target": "labels"}, r"Unknown label type: continu"),
+    (
+        {"y": np.linspace(0, 1, 20), "method": ["logme", "knn"]},
+        r"method='knn' compares classes, and y holds numbers. Use method='logme'",
+    ),
     (
         {"y": np.linspace(0, 1, 20), "method": "hscore"},
         r"method='hscore' compares classes, and y holds numbers. Use method='logme'",

@@ -90,7 +90,7 @@ def default_contenders(backbone, target):
     pixels = RawPixels(**{name: getattr(first, name) for name in OF_IMAGES})
     contenders = {
         target.baseline_name: target.baseline(),
-        f"raw pixels + {target.linear_name}": _scaled(pixels, target.linear_model()),
+        f"raw pixels + {target.linear_name}": make_pipeline(pixels, *target.linear()),
     }
     for ending, extractor in extractors.items():
         own = _contenders_of(extractor, target)
@@ -104,9 +104,11 @@ def _contenders_of(extractor, target):
     shared = {name: getattr(extractor, name) for name in (*OF_IMAGES, *OF_NETWORK)}
     net, linear = FACES[target.estimator], target.linear_name
     return {
-        f"untrained network + {linear}": _scaled(untrained, target.linear_model()),
-        f"frozen features + {linear}": _scaled(extractor, target.linear_model()),
-        "frozen features + SVM": _scaled(extractor, target.svm()),
+        f"untrained network + {linear}": make_pipeline(untrained, *target.linear()),
+        f"frozen features + {linear}": make_pipeline(extractor, *target.linear()),
+        "frozen features + SVM": make_pipeline(
+            extractor, StandardScaler(), target.svm()
+        ),
         "frozen features + gradient boosting": make_pipeline(
             extractor, target.boosting()
         ),
@@ -114,7 +116,3 @@ def _contenders_of(extractor, target):
         # Random weights need more epochs than pretrained ones.
         "network from scratch": net(**shared, strategy="scratch", max_epochs=40),
     }
-
-
-def _scaled(features, model):
-    return make_pipeline(features, StandardScaler(), model)

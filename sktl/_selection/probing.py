@@ -172,9 +172,9 @@ def probe_layers(
     """Find the layers whose features suit the task, and advise what to fine-tune.
 
     A network is a chain of stages (such as `layer1` to `layer4` of a ResNet). Each
-    image passes through it once. Then a linear model on the standardised output of each
-    stage is cross-validated, on the same folds for all: logistic regression for labels
-    and for each tag, ridge regression for numbers.
+    image passes through it once. Then a linear model on the output of each stage is
+    cross-validated, on the same folds for all: for labels and for each tag, logistic
+    regression on standardised output; for numbers, ridge regression on output as it is.
 
     Parameters
     ----------
@@ -394,7 +394,7 @@ def _best_layer(scores):
 
 def _say(advice, is_last, target):
     """Say what to do; `is_last` is whether the best layer is the last."""
-    net, linear = target.estimator, type(target.linear_model()).__name__
+    net, linear = target.estimator, [type(s).__name__ for s in target.linear()]
     strategy, layer = advice["strategy"], advice["layers"]
     stage = advice["unfreeze_from"]
     if strategy == "full":
@@ -408,8 +408,8 @@ def _say(advice, is_last, target):
         way = (
             f"{net}(strategy='linear_probe')."
             if is_last
-            else f"PretrainedFeatureExtractor(layers={layer!r}) before StandardScaler "
-            f"and {linear}."
+            else f"PretrainedFeatureExtractor(layers={layer!r}) before "
+            f"{' and '.join(linear)}."
         )
         what = f"train nothing but a linear model on the output of {layer!r}: {way}"
     return what

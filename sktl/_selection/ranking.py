@@ -13,7 +13,6 @@ from sklearn.base import clone
 from sklearn.model_selection import cross_val_score
 from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
 from sktl._display.table import TableMixin, numbers, words
@@ -188,9 +187,9 @@ def rank_backbones(
         spread of the features lies between the classes, at most the number of classes
         less one; for labels only. `"knn"`: accuracy of a vote of the five most similar
         other images, by the cosine of their features; for labels only. `"probe"`:
-        cross-validated score of a linear model on standardised features (logistic
-        regression, or ridge regression for numbers); the slowest, and the closest to
-        what matters in the end.
+        cross-validated score of a linear model (logistic regression on standardised
+        features; for numbers, ridge regression on features as they are); the slowest,
+        and the closest to what matters in the end.
     cv : int, splitter or iterable of splits, default=5
         Folds of `"probe"`; an int means folds in the order of `X`, stratified for
         labels. The other methods do not split.
@@ -382,8 +381,8 @@ def _make_score(method, cv, scoring, target, y):
 
 
 def probe_scores(features, y, target, cv, scorer, n_jobs=None):
-    """Score of a linear model on standardised features, one per fold."""
-    probe = make_pipeline(StandardScaler(), target.linear_model())
+    """Score of a linear model, one per fold."""
+    probe = make_pipeline(*target.linear())
     return cross_val_score(
         probe, features, y, cv=cv, scoring=scorer, n_jobs=n_jobs, error_score="raise"
     )

@@ -14,7 +14,7 @@ Another kind of target is another class with the same attributes and methods. Ea
 * how its outputs become predictions: `decode`, and where there are probabilities
   `probabilities`, `log_probabilities`, `choose`, `margins`, `align`;
 * what models without a network learn: `columns`; and which do: `baseline`,
-  `linear_model`, `svm`, `boosting`.
+  `linear`, `svm`, `boosting`.
 """
 
 from dataclasses import dataclass
@@ -36,7 +36,6 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_array, column_or_1d
 
 from sktl._training.head import (
-    PENALTIES,
     solve_by_logistic_regression,
     solve_by_ridge,
     solve_each_by_logistic_regression,
@@ -231,12 +230,12 @@ class Labels:
         return DummyClassifier()
 
     @staticmethod
-    def linear_model():
-        """Build a linear model, for standardised columns, like those below."""
-        return LogisticRegression(max_iter=1000)
+    def linear():
+        """Build the steps of a linear model."""
+        return [StandardScaler(), LogisticRegression(max_iter=1000)]
 
     def svm(self):
-        """Build a support vector machine."""
+        """Build a support vector machine, for standardised columns."""
         return SVC()
 
     def boosting(self):
@@ -420,9 +419,10 @@ class Indicators:
         return DummyClassifier()
 
     @staticmethod
-    def linear_model():
-        """As `Labels.linear_model`, one per tag, like those below."""
-        return OneVsRestClassifier(LogisticRegression(max_iter=1000))
+    def linear():
+        """As `Labels.linear`, one model per tag; so are those below."""
+        model = LogisticRegression(max_iter=1000)
+        return [StandardScaler(), OneVsRestClassifier(model)]
 
     def svm(self):
         """As `Labels.svm`."""
@@ -567,9 +567,9 @@ class Numbers:
         return DummyRegressor()
 
     @staticmethod
-    def linear_model():
-        """As `Labels.linear_model`; its penalty as that of a solved head."""
-        return RidgeCV(PENALTIES, alpha_per_target=True)
+    def linear():
+        """As `Labels.linear`, on columns as they are: see `solve_by_ridge`."""
+        return [RidgeCV(np.logspace(-6, 8, 57), alpha_per_target=True)]
 
     def svm(self):
         """As `Labels.svm`, in standard deviations, as its margin has no unit."""

@@ -4,6 +4,7 @@ import warnings
 
 import numpy as np
 from sklearn.metrics import get_scorer
+from sklearn.pipeline import make_pipeline
 
 from sktl._utils.printable import shown
 
@@ -65,7 +66,7 @@ def _check_scores(scorer, target, y, asked):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            scorer(target.linear_model().fit(nothing, y), nothing, y)
+            scorer(make_pipeline(*target.linear()).fit(nothing, y), nothing, y)
     except Exception as error:
         reason = str(error).rstrip(".")
         raise ValueError(

@@ -10,7 +10,7 @@ import torch
 import torchvision
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from sktl import PretrainedFeatureExtractor
+from sktl import PretrainedFeatureExtractor, clear_cache
 from sktl._networks import given, kept
 from sktl._networks.backbones import load_backbone
 from sktl._networks.kept import free_networks
@@ -79,7 +79,7 @@ def test_digest_of_a_given_network_is_the_same_in_every_process():
     script = """
 import torch
 from torch import nn
-from sktl import PretrainedFeatureExtractor
+from sktl import PretrainedFeatureExtractor, clear_cache
 
 class Scaled(nn.Conv2d):
     def forward(self, x):
@@ -300,13 +300,16 @@ def test_copies_of_given_networks_go_with_them():
     assert copied() is None
 
 
-def test_kept_networks_are_freed():
+def test_kept_networks_are_freed_with_the_cache_in_memory(tmp_path):
     network = Plain()
     copies = [
         weakref.ref(load_backbone(*args).network.module)
         for args in [(network,), ("sktl_mini",), ("sktl_mini", None)]
     ]
-    free_networks()
+    clear_cache(tmp_path)
+    gc.collect()
+    assert None not in [copied() for copied in copies]
+    clear_cache()
     gc.collect()
     assert [copied() for copied in copies] == [None] * 3
 

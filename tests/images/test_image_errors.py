@@ -183,6 +183,14 @@ def test_missing_cells_of_series_and_frames_are_their_rows(tmp_path):
         assert "missing value" in reason
 
 
+def test_reason_is_the_same_where_images_must_have_a_shape(tmp_path):
+    broken = encode(RGB[0], "PNG")[:-30]
+
+    expected = check_images([broken, tmp_path])
+
+    assert check_images([broken, tmp_path], image_shape=(9, 9)) == expected
+
+
 def test_unreadable_error_survives_pickling():
     with pytest.raises(ImageReadError) as error:
         open_images(["nowhere.png"])[0]

@@ -10,6 +10,8 @@ from sktl._display.drawing import PLAIN, line_look, new_axes, plain_legend
 from sktl._utils.printable import printable, shown
 
 LOSSES = ("train_loss", "valid_loss")
+# What `early_stopping` scores; of the others, skorch's callbacks say which are scores.
+SCORE = "valid_score"
 
 
 class TrainingHistoryDisplay:
@@ -28,6 +30,8 @@ class TrainingHistoryDisplay:
     kept : int or None, default=None
         Number of epochs after which the final weights were reached; 0 if they are those
         from before the first epoch. None if that is not known.
+    before : dict of str to float or None, default=None
+        Losses and scores from before the first epoch, drawn as those of epoch 0.
 
     Attributes
     ----------
@@ -49,11 +53,12 @@ class TrainingHistoryDisplay:
     array([0.8, 0.7])
     """
 
-    def __init__(self, losses, scores, phases, kept=None):
+    def __init__(self, losses, scores, phases, kept=None, before=None):
         self.losses = losses
         self.scores = scores
         self.phases = list(phases)
         self.kept = kept
+        self.before = before
 
     @classmethod
     def from_estimator(cls, estimator, *, scores=None, ax=None):
@@ -102,11 +107,12 @@ class TrainingHistoryDisplay:
         ----------
         history : skorch.history.History or list of dict
             One row per epoch; rows may lack any of the columns. A column `phase` says
-            what was trained.
+            what was trained; a column with `_before` at the end of its name, what
+            another was before the first epoch.
         scores : str, list of str or None, default=None
-            Columns of numbers to draw besides the losses. None takes those beside
-            which there is a column with `_best` at the end of its name, as skorch's
-            scoring callbacks write it.
+            Columns of numbers to draw besides the losses. None takes `valid_score`,
+            which `early_stopping` writes, and those beside which there is a column
+            with `_best` at the end of its name, as skorch's scoring callbacks write it.
         kept : int or None, default=None
             Number of epochs after which the final weights were reached, if known.
         ax : matplotlib.axes.Axes or None, default=None
@@ -132,7 +138,8 @@ class TrainingHistoryDisplay:
             )
         if scores is None:
             names = {name for row in rows for name in row}
-            scores = [n for n in columns if n not in LOSSES and f"{n}_best" in names]
+            are_scores = {SCORE, *(n for n in columns if f"{n}_best" in names)}
+            scores = [n for n in columns if n in are_scores.difference(LOSSES)]
         scores = [scores] if isinstance(scores, str) else scores
         for name in scores:
             if name not in columns:
@@ -140,11 +147,17 @@ class TrainingHistoryDisplay:
                     f"scores={shown(scores)}: {name!r} is not a column of numbers in "
                     f"this history, which has {', '.join(map(repr, columns))}."
                 )
+        before = {
+            name: columns[f"{name}_before"][0]
+            for name in [*losses, *scores]
+            if f"{name}_before" in columns
+        }
         display = cls(
             {name: columns[name] for name in losses},
             {name: columns[name] for name in scores},
             [row.get("phase") for row in rows],
             kept,
+            before,
         )
         return display.plot(ax=ax)
 
@@ -169,19 +182,28 @@ class TrainingHistoryDisplay:
         self.ax_ = ax
         self.score_ax_ = _axes_below(ax) if self.scores else None
         self.figure_ = ax.figure
-        _draw_curves(ax, self.losses, "loss", first_style=0)
+        self._draw_curves(ax, self.losses, "loss", first_style=0)
         if self.scores:
             ax.tick_params(labelbottom=False)
             label = next(iter(self.scores)) if len(self.scores) == 1 else "score"
-            _draw_curves(self.score_ax_, self.scores, label, len(self.losses))
+            self._draw_curves(self.score_ax_, self.scores, label, len(self.losses))
         lowest = self.score_ax_ or ax
         lowest.set_xlabel("epoch", **PLAIN)
         lowest.locator_params(axis="x", integer=True, min_n_ticks=1)
-        first = 0 if self.kept == 0 else 1
+        first = 0 if self.before or self.kept == 0 else 1
         lowest.set_xlim(first - 0.5, len(self.phases) + 0.5)
         self._mark_phases(starts)
         self._mark_kept()
         return self
+
+    def _draw_curves(self, ax, curves, label, first_style):
+        for i, (name, values) in enumerate(curves.items(), start=first_style):
+            values = np.append((self.before or {}).get(name, np.nan), values)
+            epochs = np.flatnonzero(np.isfinite(values))
+            look = {"marker": ".", "label": name, **line_look(i)}
+            ax.plot(epochs, values[epochs], **look)
+        ax.set_ylabel(label, **PLAIN)
+        plain_legend(ax)
 
     def _phase_starts(self):
         starts = []
@@ -251,17 +273,3 @@ def _axes_below(ax):
     upper, lower = place.subgridspec(2, 1)
     ax.set_subplotspec(upper)
     return ax.figure.add_subplot(lower, sharex=ax)
-
-
-def _draw_curves(ax, curves, label, first_style):
-    for i, (name, values) in enumerate(curves.items(), start=first_style):
-        known = np.isfinite(values)
-        ax.plot(
-            np.arange(1, len(values) + 1)[known],
-            values[known],
-            marker=".",
-            label=name,
-            **line_look(i),
-        )
-    ax.set_ylabel(label, **PLAIN)
-    plain_legend(ax)

@@ -236,6 +236,20 @@ def test_epoch_kept_is_that_of_the_net(make):
     assert f"weights kept: epoch {clf.n_epochs_}" in curves(display.ax_)
 
 
+@pytest.mark.parametrize("monitor", ["loss", "f1_macro"])
+def test_what_early_stopping_began_with_is_drawn_at_epoch_0(make, monitor):
+    X, y = load_digits(return_X_y=True)
+    stop = {"early_stopping": True, "monitor": monitor, "validation_fraction": 0.3}
+    clf = make(max_epochs=2, **stop).fit(X[:60], y[:60] > 4)
+    display = TrainingHistoryDisplay.from_estimator(clf)
+    name = "valid_loss" if monitor == "loss" else "valid_score"
+    ax = display.ax_ if monitor == "loss" else display.score_ax_
+    before = clf.history[0, f"{name}_before"]
+    assert curves(ax)[name] == ([0, 1, 2], [before, *clf.history[:, name]])
+    assert curves(display.ax_)["train_loss"][0] == [1, 2]
+    assert ax.get_xlim()[0] < 0
+
+
 @pytest.mark.parametrize(
     "lengths", [[6] * 5, [1] * 5, [1, 1, 1, 1, 96], [40, 1, 1, 1, 1]]
 )

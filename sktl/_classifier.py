@@ -1,8 +1,10 @@
 """`FineTunedCNNClassifier`: images in, labels or tags out, by fine-tuning a network."""
 
+from numbers import Real
+
 import numpy as np
 import torch
-from sklearn.utils._param_validation import StrOptions
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from skorch import NeuralNetClassifier
 
@@ -57,6 +59,11 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         Widths of hidden ReLU layers in the head. A head with hidden layers is trained
         by epochs instead of fitted by logistic regression: `"linear_probe"` spends all
         epochs on it, `"lp_ft"` half of them.
+    C : float or "auto", default="auto"
+        Inverse of the penalty on the weights of a head fitted by logistic regression,
+        for standardised features, as in `sklearn.linear_model.LogisticRegression`.
+        `"auto"` chooses it, at most 1, by the errors of ridge regression on rows that
+        are left out one at a time; for indicators, for each tag.
     dropout : float, default=0.0
         Dropout probability before each layer of the head.
     lr : float, default=1e-3
@@ -213,6 +220,7 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
     _parameter_constraints = {
         **FineTunedNet._parameter_constraints,
         "classes": "no_validation",  # refused in words of its own
+        "C": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
         "class_weight": [dict, StrOptions({"balanced"}), None],
     }
     _kinds, _saved_as = (Indicators, Labels), "FineTunedCNNClassifier"
@@ -226,6 +234,7 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         unfreeze_from="last",
         reinit_from=None,
         hidden_units=(),
+        C="auto",
         dropout=0.0,
         lr=1e-3,
         backbone_lr_ratio=0.1,
@@ -258,6 +267,7 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         iterator_train__shuffle=True,
         **kwargs,
     ):
+        self.C = C
         self.class_weight = class_weight
         super().__init__(
             backbone,

@@ -716,6 +716,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             np.concatenate(weights) * rows.mean_weight / n_views,
             rows.class_weights,
             self.criterion_,
+            getattr(self, "C", "auto"),
         )
 
     def judge(self, dataset):

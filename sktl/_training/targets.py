@@ -153,7 +153,7 @@ class Labels:
         """The class weight of each row."""
         return class_weights[codes]
 
-    def solve(self, layer, features, codes, weights, class_weights, criterion):
+    def solve(self, layer, features, codes, weights, class_weights, criterion, C):
         """Set the head's layer to where training would end.
 
         Parameters
@@ -166,6 +166,8 @@ class Labels:
         class_weights : ndarray of shape (n_classes,) or None
         criterion : torch.nn.Module
             The loss; its `weight` of each class is followed.
+        C : float or "auto"
+            Inverse of the penalty; of numbers it is always chosen.
 
         Warns
         -----
@@ -179,7 +181,7 @@ class Labels:
             weights = weights * of_loss[codes]
             class_weights = of_loss * (1 if class_weights is None else class_weights)
         of_rows = None if class_weights is None else class_weights[codes]
-        solve_by_logistic_regression(layer, features, codes, weights, of_rows)
+        solve_by_logistic_regression(layer, features, codes, weights, of_rows, C)
 
     def _is_log_loss(self, criterion):
         if type(criterion) is torch.nn.CrossEntropyLoss:
@@ -376,7 +378,7 @@ class Indicators:
         """The class weight of each row and tag, of shape (n, n_tags)."""
         return np.take_along_axis(class_weights, codes.astype(int), axis=0)
 
-    def solve(self, layer, features, codes, weights, class_weights, criterion):
+    def solve(self, layer, features, codes, weights, class_weights, criterion, C):
         """As `Labels.solve`, by a logistic regression for each tag."""
         plain = type(criterion) in (torch.nn.BCEWithLogitsLoss, torch.nn.BCELoss)
         weighs = getattr(criterion, "pos_weight", None) is not None
@@ -385,7 +387,7 @@ class Indicators:
         of_tags = None
         if class_weights is not None:
             of_tags = self.weights_of(codes, class_weights)
-        solve_each_by_logistic_regression(layer, features, codes, weights, of_tags)
+        solve_each_by_logistic_regression(layer, features, codes, weights, of_tags, C)
 
     def as_read_by(self, criterion, logits):
         """Turn logits into what a loss reads: `BCELoss` reads probabilities."""
@@ -552,7 +554,7 @@ class Numbers:
     def weigh(self, y, class_weight, sample_weight=None):
         """There are no classes to weigh."""
 
-    def solve(self, layer, features, codes, weights, class_weights, criterion):
+    def solve(self, layer, features, codes, weights, class_weights, criterion, C):
         """As `Labels.solve`, by ridge regression; for squared errors."""
         if type(criterion) is not torch.nn.MSELoss:
             _warn_of(criterion, "ridge regression")

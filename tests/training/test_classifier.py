@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from sklearn.base import clone
 from sklearn.datasets import load_digits
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.model_selection import GridSearchCV, cross_val_score, cross_validate
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
@@ -71,37 +71,77 @@ def test_labels_of_any_kind(digits, labels):
     assert clf.predict(X[rows]).dtype == given.dtype
 
 
-def test_linear_probe_is_logistic_regression_on_the_features(digits):
+@pytest.mark.parametrize("C", [0.01, 1.0])
+def test_linear_probe_is_logistic_regression_on_the_features(digits, C):
     X, y, X_test, _ = digits
-    probe = FineTunedCNNClassifier(strategy="linear_probe", precision="float32").fit(
-        X, y
-    )
+    probe = FineTunedCNNClassifier(
+        strategy="linear_probe", C=C, precision="float32"
+    ).fit(X, y)
     model = make_pipeline(
         PretrainedFeatureExtractor(precision="float32"),
         FunctionTransformer(np.float64),  # in float32, lbfgs ends earlier
         StandardScaler(),
-        LogisticRegression(max_iter=10_000, tol=1e-8),
+        LogisticRegression(C=C, max_iter=10_000, tol=1e-8),
     ).fit(X, y)
     np.testing.assert_allclose(
         probe.predict_proba(X_test), model.predict_proba(X_test), atol=1e-4
     )
 
 
-def test_linear_probe_of_two_classes_is_logistic_regression_too(digits):
+@pytest.mark.parametrize("C", [0.01, 1.0])
+def test_linear_probe_of_two_classes_is_logistic_regression_too(digits, C):
     X, y, X_test, _ = digits
     X, y = X[y < 2], y[y < 2]
-    probe = FineTunedCNNClassifier(strategy="linear_probe", precision="float32").fit(
-        X, y
-    )
+    probe = FineTunedCNNClassifier(
+        strategy="linear_probe", C=C, precision="float32"
+    ).fit(X, y)
     model = make_pipeline(
         PretrainedFeatureExtractor(precision="float32"),
         FunctionTransformer(np.float64),
         StandardScaler(),
-        LogisticRegression(tol=1e-9),
+        LogisticRegression(C=C, tol=1e-9),
     ).fit(X, y)
     np.testing.assert_allclose(
         probe.decision_function(X_test), model.decision_function(X_test), atol=1e-3
     )
+
+
+@pytest.mark.parametrize("n_classes", [2, 10])
+def test_penalty_of_the_probe_is_that_of_ridge_by_leave_one_out(digits, n_classes):
+    """Ten times as much; scikit-learn's RidgeCV leaves each row out."""
+    X, y, _, _ = digits
+    X, y = X[y < n_classes], y[y < n_classes]
+    noisy = np.where(np.arange(len(y)) % 3 == 0, np.roll(y, 1), y)
+    extractor = PretrainedFeatureExtractor(precision="float32")
+    scaled = StandardScaler().fit_transform(extractor.fit_transform(X).astype(float))
+    ridge = RidgeCV(np.logspace(-2, 6, 33)).fit(scaled, np.eye(n_classes)[noisy])
+    C = 10 / ridge.alpha_
+    assert C < 0.5  # of noise, not the upper end
+    auto, fixed = (
+        FineTunedCNNClassifier(strategy="linear_probe", C=c, precision="float32")
+        for c in ("auto", C)
+    )
+    np.testing.assert_allclose(
+        auto.fit(X, noisy).predict_proba(X),
+        fixed.fit(X, noisy).predict_proba(X),
+        atol=1e-6,
+    )
+
+
+def test_order_and_copies_of_rows_move_no_bit_of_the_probe(digits):
+    X, y, X_test, _ = digits
+    probe = FineTunedCNNClassifier(strategy="linear_probe", precision="float32")
+    rows = np.random.default_rng(0).permutation(np.repeat(np.arange(len(y)), 2))
+    copied = probe.fit(X[rows], y[rows]).predict_proba(X_test)
+    weighted = probe.fit(X, y, np.full(len(y), 2)).predict_proba(X_test)
+    assert np.array_equal(copied, weighted)
+
+
+@pytest.mark.parametrize("C", [0, "some"])
+def test_penalty_that_is_none_is_refused(digits, C):
+    X, y, _, _ = digits
+    with pytest.raises(ValueError, match="The 'C' parameter .* must be"):
+        FineTunedCNNClassifier(C=C).fit(X, y)
 
 
 def test_training_lowers_the_loss_of_every_epoch_strategy(digits):

@@ -100,7 +100,8 @@ def features(rows):
 
 
 def probe(**params):
-    return FineTunedCNNClassifier(strategy="linear_probe", random_state=0, **params)
+    params = {"C": 1.0, "random_state": 0} | params
+    return FineTunedCNNClassifier(strategy="linear_probe", **params)
 
 
 def logistic():

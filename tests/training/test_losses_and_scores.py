@@ -92,7 +92,10 @@ def test_class_weights_of_the_loss_reach_the_solved_head(make, criterion):
     """As logistic regression with `class_weight` on the same features."""
     weight = [5.0, 1.0, 0.5]
     clf = make(
-        "linear_probe", criterion=criterion, criterion__weight=torch.tensor(weight)
+        "linear_probe",
+        C=1.0,
+        criterion=criterion,
+        criterion__weight=torch.tensor(weight),
     ).fit(X, Y)
     extractor = PretrainedFeatureExtractor(
         make().backbone, image_size=8, precision="float32"

@@ -408,6 +408,7 @@ def probed_head(network):
 def make_plain(strategy, **params):
     """The same order of rows in each epoch, and nothing else left to chance."""
     defaults = {"backbone": pretrained(0.0), "precision": "float32", "max_epochs": 3}
+    defaults["C"] = 1.0
     return make(strategy, iterator_train__shuffle=False, **defaults | params)
 
 

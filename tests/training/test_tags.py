@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.sparse import csr_array
 from sklearn.datasets import load_digits
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.metrics import accuracy_score
 from sklearn.model_selection import GridSearchCV
 from sklearn.multiclass import OneVsRestClassifier
@@ -42,8 +42,8 @@ def oracle(**params):
 
 @pytest.mark.parametrize("class_weight", [None, "balanced", {0: 1, 1: 5}])
 def test_linear_probe_is_a_logistic_regression_per_tag(make, features, class_weight):
-    clf = make("linear_probe", class_weight=class_weight).fit(X, TAGS)
-    expected = oracle(class_weight=class_weight).fit(features, TAGS)
+    clf = make("linear_probe", C=0.5, class_weight=class_weight).fit(X, TAGS)
+    expected = oracle(C=0.5, class_weight=class_weight).fit(features, TAGS)
     np.testing.assert_allclose(
         clf.predict_proba(X), expected.predict_proba(features), atol=1e-5
     )
@@ -51,6 +51,18 @@ def test_linear_probe_is_a_logistic_regression_per_tag(make, features, class_wei
         clf.decision_function(X), expected.decision_function(features), atol=1e-4
     )
     assert (clf.predict(X) == expected.predict(features)).all()
+
+
+def test_penalty_of_each_tag_is_that_of_ridge_by_leave_one_out(make, features):
+    """Ten times as much; scikit-learn's RidgeCV leaves each row out."""
+    scaled = StandardScaler().fit_transform(features)
+    tags = np.c_[TAGS, np.random.default_rng(0).permutation(TAGS[:, 0])]
+    alpha = RidgeCV(np.logspace(-2, 6, 33), alpha_per_target=True).fit(scaled, tags)
+    logits = make("linear_probe").fit(X, tags).decision_function(X)
+    for tag, column, penalty in zip(logits.T, tags.T, alpha.alpha_, strict=True):
+        model = LogisticRegression(C=min(1, 10 / penalty), tol=1e-8, max_iter=10_000)
+        expected = model.fit(scaled, column).decision_function(scaled)
+        np.testing.assert_allclose(tag, expected, atol=1e-4)
 
 
 def test_weight_of_a_solved_head_is_a_number_of_copies(make):

@@ -76,7 +76,7 @@ def test_augment_changes_training_rows_only_and_anew_in_each_epoch(make, strateg
 @pytest.mark.parametrize("sample_weight", [None, np.arange(36) % 4 + 1.0])
 def test_probe_is_solved_on_changed_copies_of_each_image(make, sample_weight):
     spy = Spy()
-    probe = make("linear_probe", augment=spy, max_epochs=3)
+    probe = make("linear_probe", C=1.0, augment=spy, max_epochs=3)
     probe.fit(X, Y, sample_weight=sample_weight)
     assert len(spy.made) == 3 * 36 > 36 == len(shown(spy.seen)) < len(shown(spy.made))
     extractor = PretrainedFeatureExtractor(
@@ -151,7 +151,7 @@ def test_class_weight_is_that_of_logistic_regression(make, class_weight):
         make().backbone, image_size=8, precision="float32"
     )
     features = extractor.fit_transform(X).astype(float)
-    clf = make("linear_probe", class_weight=class_weight).fit(X[rows], Y[rows])
+    clf = make("linear_probe", C=1.0, class_weight=class_weight).fit(X[rows], Y[rows])
     scaler = StandardScaler().fit(features[rows])
     model = LogisticRegression(class_weight=class_weight, tol=1e-10, max_iter=9999)
     model.fit(scaler.transform(features[rows]), Y[rows])

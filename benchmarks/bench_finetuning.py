@@ -1,0 +1,309 @@
+"""What fine-tuning on few rows is worth beside frozen features, and what it costs.
+
+A table of accuracies on held-out images, for a data set and a number of rows per class
+in each line, mean over draws of the rows and its standard error. Two columns are linear
+models on frozen features: logistic regression as scikit-learn has it, and with the
+penalty that `FineTunedCNNClassifier` chooses. The others are ways to fine-tune: the
+default, more stages, all stages with augmented images, stage after stage; and training
+that begins with a solved head, falls to a rate of zero and ends in the average of the
+weights before and after.
+
+Claims, of the default (issue 21):
+
+- best column: over all lines, its mean is at least that of the best other column;
+- near the best: it is short of the best column of a line, as found on the other draws,
+  by at most 1.5 points on average;
+- probe: in no line is it significantly below logistic regression on frozen features
+  (paired t-test over draws, Holm over lines);
+- price: it takes at most the CPU seconds of all stages with augmented images.
+
+Each cell takes from a second to ten minutes. What is finished is kept in a JSON file,
+and a run that was interrupted goes on from there. CPU seconds are counted, so it may
+run beside other work.
+
+Usage: python benchmarks/bench_finetuning.py [--shared PATH] [--results FILE]
+[--sets NAME ...] [--networks NAME ...] [--rows N ...] [--draws N] [--pixels N]
+[--columns NAME ...] [--print-only]. Exits with 1 when a claim fails. Ten hours with all
+sets on one core; `--sets rsscn7 --networks squeezenet1_1 --rows 10 --draws 2` takes ten
+minutes.
+"""
+
+import json
+import sys
+import time
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import torch
+from _shared import argument_parser, images_and_labels
+from _timing import verdict
+from scipy.stats import ttest_1samp
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from skorch.callbacks import Callback, LRScheduler
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+from sktl import FineTunedCNNClassifier, PretrainedFeatureExtractor, clear_cache
+
+CHOOSING = ("cifar10", "flowers17", "rsscn7")  # recipes are chosen on these
+SETS = (*CHOOSING, "hymenoptera", "sign_digits", "digits")
+WEIGHTS = {
+    "mobilenet_v2": "mobilenet_v2-tf2ptq.fp16.safetensors",
+    "squeezenet1_1": "squeezenet1_1-torchvision.fp16.safetensors",
+}
+RESULTS = Path.home() / ".cache" / "sktl" / "bench_finetuning.json"
+N_TEST, EPOCHS = 1000, 20
+SHORT, LEVEL = 0.015, 0.05
+DEFAULT, LINEAR, AUGMENTED = "default", "LR", "full, flip + crop"
+CROPS = {"augment": ("flip", "crop")}
+
+
+class KeepFirst(Callback):
+    """Keep the weights from before the first epoch, with the solved head."""
+
+    def on_epoch_begin(self, net, **kwargs):
+        """Copy them."""
+        if len(net.history) == 1:
+            state = net.module_.state_dict().items()
+            self.first_ = {name: tensor.clone() for name, tensor in state}
+
+
+class Averaged:
+    """Fine-tuned, then moved back towards what training began with.
+
+    Wortsman et al., Robust fine-tuning of zero-shot models, CVPR 2022.
+
+    Parameters
+    ----------
+    share : float
+        Of the trained weights in the average.
+    **params : dict
+        Of the classifier.
+    """
+
+    def __init__(self, share, **params):
+        self.share = share
+        callbacks = [LRScheduler(CosineAnnealingLR, T_max=EPOCHS), KeepFirst()]
+        self.net = FineTunedCNNClassifier(callbacks=callbacks, **params)
+
+    def fit(self, X, y):
+        """Train, and average."""
+        self.net.fit(X, y)
+        (keep,) = (c for _, c in self.net.callbacks_ if isinstance(c, KeepFirst))
+        with torch.no_grad():
+            for name, tensor in self.net.module_.state_dict().items():
+                if tensor.is_floating_point():
+                    tensor.lerp_(keep.first_[name], 1 - self.share)
+        return self
+
+    def score(self, X, y):
+        """Accuracy."""
+        return self.net.score(X, y)
+
+
+def linear_model(network):
+    extractor = PretrainedFeatureExtractor(**network)
+    model = LogisticRegression(max_iter=1000)
+    return make_pipeline(extractor, StandardScaler(), model)
+
+
+def tuned(**params):
+    return lambda network: FineTunedCNNClassifier(**network, random_state=0, **params)
+
+
+def averaged(share, **params):
+    params = {"unfreeze_from": "*", "backbone_lr_ratio": 0.3} | params
+    return lambda network: Averaged(share, **network, random_state=0, **params)
+
+
+COLUMNS = {
+    LINEAR: linear_model,
+    "linear_probe": tuned(strategy="linear_probe"),
+    DEFAULT: tuned(),
+    "lp_ft, 8 stages": tuned(unfreeze_from=8),
+    AUGMENTED: tuned(strategy="full", **CROPS),
+    "gradual": tuned(strategy="gradual"),
+    "all, cosine": averaged(1.0, **CROPS),
+    "all, averaged": averaged(0.5, **CROPS),
+}
+
+
+def arguments():
+    parser = argument_parser(__doc__)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--sets", nargs="+", default=SETS, choices=SETS)
+    parser.add_argument("--networks", nargs="+", default=[*WEIGHTS], choices=WEIGHTS)
+    parser.add_argument("--rows", nargs="+", type=int, default=[5, 10, 30])
+    parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--pixels", type=int, default=128)
+    parser.add_argument("--columns", nargs="+", default=[*COLUMNS], choices=COLUMNS)
+    parser.add_argument("--print-only", action="store_true")
+    return parser.parse_args()
+
+
+def load(shared, name):
+    """Training and test parts of a data set: images and labels of each."""
+    if name == "digits":
+        X, y = load_digits(return_X_y=True)
+        return (X[:1000], y[:1000]), (X[1000:], y[1000:])
+    if name != "cifar10":
+        parts = (images_and_labels(shared / "data" / name, p) for p in ("train", "val"))
+        return [(np.array(X, dtype=object), np.array(y)) for X, y in parts]
+    file = np.load(shared / "data" / name / "cifar10_jpeg.npz")
+    parts = []
+    for part, n in (("train", 20_000), ("test", N_TEST)):
+        ends, jpeg = file[f"{part}_offsets"], file[f"{part}_jpeg"]
+        X = np.empty(n, dtype=object)
+        rows = np.random.default_rng(0).permutation(len(ends) - 1)[:n]
+        for i, row in enumerate(rows):
+            X[i] = jpeg[ends[row] : ends[row + 1]].tobytes()
+        parts.append((X, file[f"{part}_labels"][rows]))
+    return parts
+
+
+def draw(y, n, seed):
+    """Rows of a training set: n of each class, or all there are."""
+    rng = np.random.default_rng(seed)
+    classes = [rng.permutation(np.flatnonzero(y == label))[:n] for label in set(y)]
+    return np.sort(np.concatenate(classes))
+
+
+def measure(make, network, train, test, n, seed):
+    """Accuracy on the test part, and CPU seconds of fitting with an empty cache."""
+    X, y = train
+    rows = draw(y, n, seed)
+    clear_cache()
+    model = make(network)
+    start = time.process_time()
+    model.fit(X[rows], y[rows])
+    seconds = time.process_time() - start
+    return float(model.score(*test)), seconds
+
+
+def fill(args, cells, results):
+    """Measure the cells that are missing in the results, and keep each at once."""
+    args.results.parent.mkdir(parents=True, exist_ok=True)
+    parts, loaded = None, None
+    for name, network, n, seed, column in cells:
+        key = f"{name} {network} {args.pixels} {n} {seed} {column}"
+        if key in results or args.print_only:
+            continue
+        if loaded != name:
+            parts, loaded = load(args.shared, name), name
+        params = {}
+        if network != "sktl_mini":
+            weights = args.shared / "weights" / WEIGHTS[network]
+            params = {"weights": weights, "image_size": args.pixels}
+        params |= {"backbone": network, "precision": "float32"}
+        results[key] = measure(COLUMNS[column], params, *parts, n, seed)
+        part = args.results.with_suffix(".part")
+        part.write_text(json.dumps(results, indent=0))
+        part.replace(args.results)
+        print(key, *(f"{value:.3f}" for value in results[key]), flush=True)
+
+
+def main():
+    args = arguments()
+    results = json.loads(args.results.read_text()) if args.results.exists() else {}
+    lines = [
+        (name, network, n)
+        for name, n in product(args.sets, args.rows)
+        for network in (["sktl_mini"] if name == "digits" else args.networks)
+    ]
+    cells = [
+        (*line, seed, column)
+        for seed, line, column in product(range(args.draws), lines, args.columns)
+    ]
+    fill(args, cells, results)
+    table = {
+        line: np.array(
+            [
+                [
+                    results.get(f"{name} {network} {args.pixels} {n} {seed} {column}")
+                    or (np.nan, np.nan)
+                    for column in args.columns
+                ]
+                for seed in range(args.draws)
+            ]
+        )
+        for line in lines
+        for name, network, n in [line]
+    }
+    # Of each line the draws of which every column is there.
+    table = {
+        line: cells[np.isfinite(cells).all(axis=(1, 2))]
+        for line, cells in table.items()
+    }
+    table = {line: cells for line, cells in table.items() if len(cells)}
+    if not table:
+        sys.exit("No line of the table is complete yet.")
+    show(args.columns, table)
+    return verdict(judge(args.columns, table))
+
+
+def show(columns, table):
+    """Print accuracies with standard errors, and mean CPU seconds below."""
+    print(f"{'':34}" + "".join(f"{column:>19}" for column in columns))
+    for (name, network, n), cells in table.items():
+        accuracy = cells[..., 0]
+        mean, error = accuracy.mean(0), np.full(len(columns), np.nan)
+        if len(cells) > 1:
+            error = accuracy.std(0, ddof=1) / np.sqrt(len(cells))
+        figures = zip(mean, error, strict=True)
+        texts = "".join(f"{f'{m:.3f} ± {e:.3f}':>19}" for m, e in figures)
+        print(f"{f'{name}, {network}, {n} rows':34}{texts}")
+    means = np.mean([cells.mean(0) for cells in table.values()], axis=0)
+    print(f"{'mean':34}" + "".join(f"{m:>19.3f}" for m in means[:, 0]))
+    print(f"{'CPU seconds':34}" + "".join(f"{m:>19.1f}" for m in means[:, 1]))
+
+
+def judge(columns, table):
+    """Which claims hold; only those whose columns are there."""
+    if DEFAULT not in columns:
+        return {}
+    of = columns.index(DEFAULT)
+    others = [i for i in range(len(columns)) if i != of]
+    means = np.array([cells.mean(0) for cells in table.values()])
+    claims = {
+        "best column": means[:, of, 0].mean() >= means[:, others, 0].mean(0).max()
+    }
+    short = [_short_of_best(cells[..., 0], of, others) for cells in table.values()]
+    print(f"short of the best column of each line by {100 * np.mean(short):.1f} points")
+    claims["near the best"] = np.mean(short) <= SHORT
+    if LINEAR in columns:
+        linear = columns.index(LINEAR)
+        differences = [
+            cells[:, of, 0] - cells[:, linear, 0] for cells in table.values()
+        ]
+        claims["probe"] = not _below_zero(differences)
+    if AUGMENTED in columns:
+        full = columns.index(AUGMENTED)
+        claims["price"] = means[:, of, 1].sum() <= means[:, full, 1].sum()
+    return claims
+
+
+def _short_of_best(accuracy, of, others):
+    """By how much a column is short of that which is best on the other draws."""
+    short = []
+    for seed, row in enumerate(accuracy):
+        rest = np.delete(accuracy, seed, axis=0) if len(accuracy) > 1 else accuracy
+        best = others[rest[:, others].mean(0).argmax()]
+        short.append(row[best] - row[of])
+    return np.mean(short)
+
+
+def _below_zero(differences):
+    """Whether the mean of any of these is below zero, by Holm's procedure."""
+    p = sorted(
+        ttest_1samp(d, 0, alternative="less").pvalue
+        for d in differences
+        if len(d) > 1 and np.ptp(d) > 0
+    )
+    return bool(p) and p[0] <= LEVEL / len(p)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

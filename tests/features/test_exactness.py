@@ -86,7 +86,7 @@ def test_bits_do_not_depend_on_groups_order_or_repetition(backbone, images):
 @pytest.mark.slow
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_bits_do_not_depend_on_many_groups(backbone, images):
-    check_groups(images, make_extractor(backbone), n_examples=60)
+    check_groups(images, make_extractor(backbone), n_examples=25)
 
 
 @pytest.mark.parametrize("cache", ["memory", "directory"])

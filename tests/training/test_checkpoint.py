@@ -186,9 +186,9 @@ def fit_and_kill(setting, folder, n_kills):
 @pytest.mark.parametrize(
     ("setting", "n_kills"),
     [("lp_ft", 2)]
-    + [pytest.param(name, 20, marks=pytest.mark.slow) for name in SETTINGS[:6]]
-    + [pytest.param("adam_amsgrad", 20, marks=pytest.mark.slow)]
-    + [pytest.param("rmsprop", 20, marks=pytest.mark.slow)],
+    + [pytest.param(name, 8, marks=pytest.mark.slow) for name in SETTINGS[:6]]
+    + [pytest.param("adam_amsgrad", 8, marks=pytest.mark.slow)]
+    + [pytest.param("rmsprop", 8, marks=pytest.mark.slow)],
 )
 def test_fit_goes_on_after_each_kill(tmp_path, setting, n_kills):
     """At random moments: in an epoch, while the checkpoint is written, and between.

@@ -33,9 +33,10 @@ SLOWEST = 1000
 # A file changed so shortly after it was read may bear the same time.
 CLOCK_TICK = 100_000_000  # nanoseconds
 # Under which names training scripts keep the state dict beside other things, and what
-# they put before its names: torch's DataParallel, Lightning, and the user's own module.
+# they put before its names: torch's DataParallel, torch.compile, Lightning, and the
+# user's own module.
 WRAPPERS = ("state_dict", "model_state_dict", "model")
-PREFIXES = ("module.", "model.", "backbone.")
+PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")
 
 
 @dataclass(frozen=True)

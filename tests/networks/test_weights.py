@@ -92,6 +92,7 @@ def test_state_dict_of_another_network_is_refused_in_few_words():
 WRAPPED = {
     "under state_dict": lambda state: {"state_dict": state, "epoch": 3},
     "under model": lambda state: {"model": state, "optimizer": {"lr": 0.1}},
+    "of torch.compile": lambda state: {f"_orig_mod.{k}": v for k, v in state.items()},
     "of DataParallel": lambda state: {f"module.{k}": v for k, v in state.items()},
     "of Lightning": lambda state: {
         "state_dict": {f"model.{k}": v for k, v in state.items()}

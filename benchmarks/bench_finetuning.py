@@ -123,7 +123,7 @@ COLUMNS = {
     LINEAR: linear_model,
     "linear_probe": tuned(strategy="linear_probe"),
     DEFAULT: tuned(),
-    "lp_ft, 8 stages": tuned(unfreeze_from=8),
+    "lp_ft, all stages": tuned(unfreeze_from="*"),
     AUGMENTED: tuned(strategy="full", **CROPS),
     "gradual": tuned(strategy="gradual"),
     "all, cosine": averaged(1.0, **CROPS),

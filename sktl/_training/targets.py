@@ -184,9 +184,10 @@ class Labels:
         solve_by_logistic_regression(layer, features, codes, weights, of_rows, C)
 
     def _is_log_loss(self, criterion):
-        if type(criterion) is torch.nn.CrossEntropyLoss:
-            return criterion.label_smoothing == 0
-        return type(criterion) is torch.nn.NLLLoss
+        if type(criterion) not in (torch.nn.CrossEntropyLoss, torch.nn.NLLLoss):
+            return False
+        is_smooth = getattr(criterion, "label_smoothing", 0) != 0
+        return not is_smooth and criterion.ignore_index not in range(self.n_outputs)
 
     def as_read_by(self, criterion, logits):
         """Turn logits into what a loss reads: `NLLLoss` reads log-probabilities."""

@@ -113,7 +113,12 @@ def test_class_weights_of_the_loss_reach_the_solved_head(make, criterion):
 
 @pytest.mark.parametrize(
     "loss",
-    [{"criterion__label_smoothing": 0.1}, {"criterion": nn.MultiMarginLoss}],
+    [
+        {"criterion__label_smoothing": 0.1},
+        {"criterion__ignore_index": 2},
+        {"criterion": nn.NLLLoss, "criterion__ignore_index": 2},
+        {"criterion": nn.MultiMarginLoss},
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("strategy", ["linear_probe", "lp_ft"])

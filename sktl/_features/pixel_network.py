@@ -26,7 +26,21 @@ def _place(network, cuts, mean, std, poolings, device, dtype):
     n_extra = [len(network.extra_tokens(cut)) for cut in cuts]
     module = PixelNetwork(module, mean, std, poolings, channels_last, n_extra)
     module = module.eval().requires_grad_(False)
-    return module.to(device=device, memory_format=torch.channels_last)
+    return to_channels_last(module.to(device=device))
+
+
+def to_channels_last(module):
+    """Lay out the 4-D tensors of a module as convolutions run fastest.
+
+    As `module.to(memory_format=...)`, which fails for tensors of five dimensions: the
+    masks of timm's Swin (torch/nn/modules/module.py, 2.14).
+    """
+
+    def convert(tensor):
+        is_map = tensor.ndim == 4
+        return tensor.to(memory_format=torch.channels_last) if is_map else tensor
+
+    return module._apply(convert)
 
 
 class PixelNetwork(torch.nn.Module):

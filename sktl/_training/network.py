@@ -4,7 +4,7 @@ import copy
 
 import torch
 
-from sktl._features.pixel_network import pool
+from sktl._features.pixel_network import pool, to_channels_last
 from sktl._training.head import make_head
 
 
@@ -67,7 +67,7 @@ class FineTunedNetwork(torch.nn.Module):
         self._frozen_modules = tuple(self.prefix.modules())
         # Tracing makes buffers of plain attributes; the network itself has none.
         self.saved_names = frozenset(network.module.state_dict())
-        self.to(memory_format=torch.channels_last)
+        to_channels_last(self)
 
     def forward(self, images):
         """Map normalised images `(n, 3, h, w)` to logits `(n, n_outputs)`."""

@@ -101,6 +101,26 @@ def test_penultimate_is_what_the_head_of_timm_reads(global_pool, images):
     np.testing.assert_allclose(extractor.fit_transform(images), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("head", [True, False])
+def test_swin_has_masks_of_five_dimensions_and_channels_last(head, images):
+    models = pytest.importorskip("timm.models.swin_transformer")
+    torch.manual_seed(0)
+    network = models.SwinTransformer(
+        32, 2, window_size=4, embed_dim=8, depths=(2, 2), num_heads=(2, 2)
+    ).eval()
+    with torch.no_grad():
+        maps = network.forward_features(batch(images)).numpy()
+    if not head:
+        network.head = torch.nn.Identity()
+    extractor = PretrainedFeatureExtractor(network, **SMALL)
+    features = extractor.fit_transform(images)
+    np.testing.assert_allclose(features, maps.mean((1, 2)), atol=1e-5)
+    clf = FineTunedCNNClassifier(
+        network, preprocessing=PLAIN, precision="float32", max_epochs=1, random_state=0
+    ).fit(images, [0, 1, 0, 1, 0])
+    assert clf.module_.head.in_features == features.shape[1]
+
+
 def test_penultimate_with_a_class_token_is_the_last_layer_that_has_one(images):
     network = vit()
     extractor = PretrainedFeatureExtractor(network, pooling="cls+avg", **SMALL)

@@ -189,6 +189,8 @@ def _leave_one_out(scaled, values, weights):
     along : ndarray of shape (r, n_outputs)
         How far the values extend along these.
     """
+    counted = weights > 0  # a class may weigh nothing
+    scaled, values, weights = scaled[counted], values[counted], weights[counted]
     values = values - np.average(values, axis=0, weights=weights)
     root = np.sqrt(weights)[:, None]
     # Weighted and centred, so that the intercept is the mean.

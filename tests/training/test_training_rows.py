@@ -159,6 +159,18 @@ def test_class_weight_is_that_of_logistic_regression(make, class_weight):
     np.testing.assert_allclose(clf.predict_proba(X), expected, atol=1e-4)
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_class_of_weight_zero_has_no_part_in_the_choice_of_the_penalty(make):
+    """Its rows could be others: the rest are predicted alike."""
+    weight, rows = {0: 0.0}, np.flatnonzero(Y)
+    clf = make("linear_probe", class_weight=weight).fit(X, Y)
+    changed = np.where((Y == 0)[:, None, None, None], X[::-1], X)
+    again = make("linear_probe", class_weight=weight).fit(changed, Y)
+    p, q = clf.predict_proba(X[rows]), again.predict_proba(X[rows])
+    assert np.isfinite(p).all()
+    np.testing.assert_allclose(p, q, atol=1e-5)
+
+
 @pytest.mark.parametrize("strategy", ["lp_ft", "full", "gradual"])
 def test_loss_of_an_epoch_is_the_weighted_one(make, strategy):
     """Weights of class and row are multiplied, and their mean is made one."""

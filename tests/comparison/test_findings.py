@@ -92,7 +92,9 @@ def true_gains(X, y, actors):
         )
         (part,) = split.split(X, y)
         rng = np.random.RandomState(draw)
-        for i, of_size in enumerate(shrink([Split(*part)], y, SIZES, rng)):
+        for i, of_size in enumerate(
+            shrink([Split(*part)], y, Labels.learn(y), SIZES, rng)
+        ):
             ((train, test),) = of_size
             for j, actor in enumerate(actors.values()):
                 actor = clone(actor)

@@ -26,7 +26,6 @@ import sys
 import weakref
 from dataclasses import asdict, dataclass, replace
 
-import joblib
 import numpy as np
 import torch
 from tqdm import tqdm
@@ -167,13 +166,13 @@ class FrozenPrefix:
         blocks = Blocks(images, prints, geometry, self.engine, cache, self.n_jobs)
         with bar, blocks:
             for block in blocks:
+                result.fail(block.errors)  # not there any more if it comes back
                 if block.pixels is None:
                     result.hit(block.contents)
-                elif not self._compute(block, cache, result):
+                elif self._compute(block, cache, result):
+                    result.n_large += block.n_large
+                else:
                     blocks.postpone(block)  # go on somewhere else, and come back
-                    continue
-                result.fail(block.errors)
-                result.n_large += block.n_large
             if self.verbose:
                 self._tell_what_limits(blocks, bar)
         return self._finish(result, on_error)
@@ -226,7 +225,7 @@ class FrozenPrefix:
         )
 
     def _tell_what_limits(self, blocks, bar):
-        n_threads, n_cores = blocks.n_threads, joblib.effective_n_jobs(-1)
+        n_threads, n_cores = blocks.n_threads, blocks.max_threads
         share = blocks.seconds_waited / max(bar.format_dict["elapsed"], 1)
         if share > 0.5 and n_threads < n_cores:
             bar.write(

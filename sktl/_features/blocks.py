@@ -109,10 +109,11 @@ class Blocks:
     n_jobs: int | None = None
 
     def __post_init__(self):
+        self.n_threads = joblib.effective_n_jobs(self.n_jobs)
         self.max_threads = joblib.effective_n_jobs(-1)
         if self.images.is_array:
+            self.n_threads = min(self.n_threads, MAX_THREADS_FOR_ARRAYS)
             self.max_threads = min(self.max_threads, MAX_THREADS_FOR_ARRAYS)
-        self.n_threads = min(joblib.effective_n_jobs(self.n_jobs), self.max_threads)
         n_images = min(MAX_IMAGES, MAX_BYTES_DECODED // (3 * self.geometry.crop**2))
         batch_size = self.engine.batch_size
         least = MIN_BATCHES_ON_GPU if self.engine.device.type == "cuda" else 1

@@ -25,6 +25,7 @@ from sklearn.pipeline import Pipeline
 
 from sktl import PretrainedFeatureExtractor, clear_cache
 from sktl._utils.torch_state import plain_torch
+from tests.helpers import encode
 
 pytestmark = pytest.mark.usefixtures("device")  # on a GPU too
 
@@ -193,6 +194,27 @@ def test_locks_of_others_are_come_back_to(
         lock.release()
     thread.join(20)
     assert list(recorder.counts().values()) == [1] * N_IMAGES
+
+
+def test_unreadable_image_of_a_block_that_came_back_is_named(
+    images, features, tmp_path
+):
+    X, found = [encode(image) for image in images], []
+    X[7] = X[7][:-30]
+    features.set_params(on_error="nan").fit(X[:4])
+    locks = lock_files(tmp_path / "features")
+    for lock in locks:
+        lock.acquire()
+    thread = threading.Thread(
+        target=lambda: found.append(features.transform(X)), daemon=True
+    )
+    with pytest.warns(UserWarning, match="row 7"):  # noqa: PT031
+        thread.start()
+        time.sleep(1)
+        for lock in locks:
+            lock.release()
+        thread.join(20)
+    assert np.flatnonzero(np.isnan(found[0]).any(axis=1)).tolist() == [7]
 
 
 def test_lock_that_is_never_freed_costs_one_wait(

@@ -140,7 +140,9 @@ def _scaler(features, weights, class_weights):
     if weights.ndim > 1:
         weights = weights.max(axis=1)  # the same for each tag
     features = features.astype(np.float64)
-    return StandardScaler().fit(features, sample_weight=weights), weights
+    # An array comes out whatever scikit-learn's `transform_output` says.
+    scaler = StandardScaler().set_output(transform="default")
+    return scaler.fit(features, sample_weight=weights), weights
 
 
 def _logistic_regression(scaler, scaled, codes, weights, C):

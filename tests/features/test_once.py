@@ -306,7 +306,7 @@ features.fit_transform(images)
 def test_what_a_killed_process_had_begun_is_computed_by_the_next(
     images, tiny_network, recorder, in_processes, tmp_path
 ):
-    """Two batches of eight had passed, and were not kept yet. Fault 29."""
+    """Two batches of eight had begun; the first may have been kept. Fault 29."""
     cloudpickle = pytest.importorskip("cloudpickle")
     params = {"image_size": 16, "batch_size": 8}
     features = PretrainedFeatureExtractor(tiny_network, **params, cache=None)
@@ -325,7 +325,8 @@ def test_what_a_killed_process_had_begun_is_computed_by_the_next(
     recorder.seconds = 0
     found = features.fit_transform(images)
     assert found.tobytes() == expected.tobytes()
-    assert Counter(recorder.counts().values()) == {1: N_IMAGES - 16, 2: 16}
+    counts = Counter(recorder.counts().values())
+    assert counts in ({1: N_IMAGES - 8, 2: 8}, {1: N_IMAGES - 16, 2: 16})
 
 
 @pytest.mark.slow

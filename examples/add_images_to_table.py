@@ -105,6 +105,7 @@ def main():
         print(f"Gain by the {what}: {mean:.3f} (95 % interval {low:.3f} to {high:.3f})")
     report.plot().figure_.savefig(IMAGE, dpi=120)
     print(f"Image: {IMAGE.resolve()}")
+    return report
 
 
 if __name__ == "__main__":

@@ -105,6 +105,7 @@ def main():
     print(f"\nHurts: {', '.join(effects['contender'][hurts]) or 'none'}")
     report.plot().figure_.savefig(IMAGE, dpi=120)
     print(f"Image: {IMAGE.resolve()}")
+    return report
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@ import ast
 import os
 from pathlib import Path
 
-# scipy and matplotlib read these once, when they are first imported.
+# scipy, matplotlib and OpenMP read these once, when they are first imported.
+if "PYTEST_XDIST_WORKER" in os.environ:  # a process for each core
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["SCIPY_ARRAY_API"] = "1"  # without it scikit-learn skips a check
 os.environ["MPLBACKEND"] = "Agg"
 

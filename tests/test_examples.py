@@ -1,7 +1,4 @@
-"""What the examples claim of transfer is so: their comparisons are made.
-
-That each of them runs to its end, `.ci/run` shows.
-"""
+"""What two examples claim of transfer is so. `.ci/run` runs all others."""
 
 import importlib.util
 from pathlib import Path
@@ -11,18 +8,26 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 
 
-def load(name):
-    path = REPOSITORY / "examples" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def run(tmp_path, monkeypatch, pyplot):
+    """Run an example in an empty folder."""
+
+    def run(name):
+        path = REPOSITORY / "examples" / f"{name}.py"
+        spec = importlib.util.spec_from_file_location(name, path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        monkeypatch.chdir(tmp_path)
+        report = module.main()
+        assert (tmp_path / module.IMAGE).stat().st_size > 10_000
+        return report
+
+    return run
 
 
 @pytest.mark.slow
-def test_misled_network_hurts_and_the_example_says_so():
-    report = load("find_negative_transfer").compare()
-    print(report)
+def test_misled_network_hurts_and_the_example_says_so(run):
+    report = run("find_negative_transfer")
     hurt = [found for found in report.findings_ if found.startswith("Negative")]
     assert len(hurt) == 2
     assert (
@@ -35,8 +40,7 @@ def test_misled_network_hurts_and_the_example_says_so():
 
 
 @pytest.mark.slow
-def test_images_and_numbers_of_the_example_add_to_each_other():
-    report = load("add_images_to_table").compare()
-    print(report)
+def test_images_and_numbers_of_the_example_add_to_each_other(run):
+    report = run("add_images_to_table")
     for alone in ("numbers only", "image only"):
         assert report.gain("both", over=alone).low > 0.2

@@ -107,6 +107,7 @@ def test_no_process_and_no_shared_memory_is_made(paths, make, augment, monkeypat
     classifier.fit(paths, [0, 1] * 6).predict(paths)
 
 
+@pytest.mark.slow
 def test_import_and_computing_on_the_cpu_call_no_cuda(paths):
     """A parent that has used CUDA has children that cannot. Fault 27."""
     code = """

@@ -67,6 +67,7 @@ def readme_blocks():
     return blocks_of(README.read_text("utf-8"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("pyplot")
 def test_python_blocks_of_readme_run(readme_blocks, tmp_path, monkeypatch):
     """One after the other in one namespace, as a reader would paste them."""

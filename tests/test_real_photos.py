@@ -27,6 +27,7 @@ def on_features(weights):
     )
 
 
+@pytest.mark.slow
 def test_pretrained_features_beat_those_of_the_untrained_network(shared, ants_and_bees):
     paths, labels = ants_and_bees
     assert len(paths) == 397

@@ -221,7 +221,7 @@ class FrozenPrefix:
         raise ValueError(
             f"Activations of backbone={self.backbone.name!r} are too large for "
             "precision='float16', whose largest number is 65504. Pass "
-            "precision='bfloat16' or 'float32'. None of these features were cached."
+            "precision='bfloat16' or 'float32'. Such features are not cached."
         )
 
     def _tell_what_limits(self, blocks, bar):

@@ -85,7 +85,7 @@ def report(X, y, actors, cv, seed):
 
 def true_gains(X, y, actors):
     """Difference of each pair at each size, over many independent draws."""
-    scores = np.empty((300, len(SIZES), len(actors)))
+    scores = np.empty((150, len(SIZES), len(actors)))
     for draw in range(len(scores)):
         split = StratifiedShuffleSplit(
             1, train_size=SIZES[-1], test_size=600, random_state=10**6 + draw
@@ -140,7 +140,7 @@ def test_reports_say_what_is_false_in_at_most_5_percent():
     """A report counts once, however many of its sentences are false."""
     X, y = load_digits(return_X_y=True)
     X = X / 16.0
-    n_each, n_false, said = 30, 0, []
+    n_each, n_false, said = 20, 0, []
     for actors in ACTORS.values():
         gains = true_gains(X, y, actors)
         for name, make_cv in SPLITS.items():

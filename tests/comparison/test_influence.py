@@ -61,7 +61,14 @@ def test_log_loss_is_moved_as_a_mean_of_losses(fitted):
 
 
 @pytest.mark.parametrize(
-    "scoring", ["f1", "roc_auc", "balanced_accuracy", "matthews_corrcoef"]
+    "scoring",
+    [
+        "f1",
+        *(
+            pytest.param(scoring, marks=pytest.mark.slow)
+            for scoring in ("roc_auc", "balanced_accuracy", "matthews_corrcoef")
+        ),
+    ],
 )
 def test_other_scores_have_the_standard_error_of_the_bootstrap(fitted, scoring):
     model, X, y = fitted

@@ -89,6 +89,7 @@ def test_scores_of_tags_are_mean_average_precisions():
     assert report.chance_ == pytest.approx(np.mean(share))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("y", BASE.values(), ids=BASE)
 def test_default_contenders_have_their_counterparts(y):
     y, target = check_rows(X, y)

@@ -300,6 +300,7 @@ ODD_SERVERS = {
 @pytest.fixture
 def serve():
     """Start a server that sends these bytes to whoever asks; gives its file's URL."""
+    is_over = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def start(content, go_on=None):
@@ -308,17 +309,18 @@ def serve():
                     try:
                         connection, _ = listener.accept()
                     except OSError:
-                        return  # the test is over
+                        return
                     with connection, contextlib.suppress(OSError):
                         connection.recv(10_000)
                         connection.sendall(content)
-                        while go_on:
+                        while go_on and not is_over.is_set():
                             go_on(connection)
 
             threading.Thread(target=run, daemon=True).start()
             return f"http://127.0.0.1:{listener.getsockname()[1]}/net.pth"
 
         yield start
+        is_over.set()  # no thread may go on: it would slow all tests that follow
         listener.shutdown(socket.SHUT_RDWR)
 
 

@@ -62,7 +62,7 @@ def brute_force_evidence(features, target):
         covariance = noise * np.eye(n) + prior * gram
         return -multivariate_normal(cov=covariance, allow_singular=False).logpdf(target)
 
-    starts = [(noise, prior) for noise in (-4, -1, 2) for prior in (-8, -4, 0)]
+    starts = [(noise, prior) for noise in (-4, 2) for prior in (-8, 0)]
     options = {"xatol": 1e-7, "fatol": 1e-10, "maxiter": 4000}
     fits = [minimize(cost, s, method="Nelder-Mead", options=options) for s in starts]
     return -min(fit.fun for fit in fits)

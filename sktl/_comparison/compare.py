@@ -30,7 +30,7 @@ from sktl._comparison.summary import collect_predictions, describe, summarize
 from sktl._comparison.train_sizes import shrink
 from sktl._comparison.trials import run_trials
 from sktl._comparison.twins import kind_of
-from sktl._display.comparison import TransferComparisonDisplay
+from sktl._display.comparison import PASS_SECONDS, TransferComparisonDisplay
 from sktl._display.html import write_html
 from sktl._display.table import TableMixin, numbers, ranges, words
 from sktl._training.rows import check_rows
@@ -570,7 +570,7 @@ def compare_transfer(
         classes=getattr(target, "classes", None),
         chance=chance,
         findings=[*findings, *problems],
-        parameters=parameters | {"seconds of the passes": f"{seconds:.2f}"} | described,
+        parameters=parameters | {PASS_SECONDS: f"{seconds:.2f}"} | described,
         versions=versions,
         evidence=evidence,
         target=target.name,

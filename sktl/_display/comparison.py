@@ -15,7 +15,8 @@ from sktl._display.drawing import (
 )
 from sktl._training.targets import TARGETS
 
-# Largest over smallest training size from which on the axis is logarithmic.
+PASS_SECONDS = "seconds of the passes"  # in the parameters of a comparison
+# Largest over smallest value of an axis from which on it is logarithmic.
 LOG_FROM = 8
 TICK_DISTANCE = 0.08  # of the axis: four digits and a gap
 # The score of what knows no image is drawn unless it would take more than this part
@@ -26,8 +27,9 @@ LARGEST_GAP = 0.4
 class TransferComparisonDisplay:
     """Mean scores of contenders with their 95 % intervals.
 
-    With one training size, a point per contender, the best on top; with several, a
-    learning curve each. Use `from_results` or `TransferComparison.plot` to make one.
+    With one training size, a point per contender, the best on top, and beside it the
+    seconds of a fit; with several, a learning curve each. Use `from_results` or
+    `TransferComparison.plot` to make one.
 
     Parameters
     ----------
@@ -50,10 +52,19 @@ class TransferComparisonDisplay:
         Splits that the means are over.
     baseline : str, default="most frequent class"
         What a model predicts that knows no image.
+    fit_times : array-like of shape (n_entries,) or None, default=None
+        Seconds per fit. None draws no times.
+    pass_seconds : float, default=nan
+        Seconds of the pass of all images through the networks, which all contenders
+        share and `fit_times` do not include.
 
     Attributes
     ----------
     ax_ : matplotlib.axes.Axes
+        The axes of the scores.
+    time_ax_ : matplotlib.axes.Axes or None
+        The axes of the times, to the right; None without times, with several training
+        sizes, or where `plot` was given its axes.
     figure_ : matplotlib.figure.Figure
 
     See Also
@@ -81,6 +92,8 @@ class TransferComparisonDisplay:
         chance=np.nan,
         n_splits=None,
         baseline="most frequent class",
+        fit_times=None,
+        pass_seconds=np.nan,
     ):
         self.contenders = list(contenders)
         self.means = np.asarray(means)
@@ -91,6 +104,8 @@ class TransferComparisonDisplay:
         self.chance = chance
         self.n_splits = n_splits
         self.baseline = baseline
+        self.fit_times = fit_times if fit_times is None else np.asarray(fit_times)
+        self.pass_seconds = pass_seconds
 
     @classmethod
     def from_results(cls, comparison):
@@ -117,6 +132,8 @@ class TransferComparisonDisplay:
             chance=comparison.chance_,
             n_splits=comparison.n_splits_,
             baseline=TARGETS[comparison.target_].baseline_name,
+            fit_times=results["mean_fit_time"],
+            pass_seconds=float(comparison.parameters_.get(PASS_SECONDS, "nan")),
         )
 
     def plot(self, ax=None):
@@ -127,12 +144,13 @@ class TransferComparisonDisplay:
         ax : matplotlib.axes.Axes or None, default=None
             The names of curves stand to the right of it, and what colours mean above
             it: a figure with `layout="constrained"` makes room for them. None makes a
-            new figure.
+            new figure, with times.
 
         Returns
         -------
         self : TransferComparisonDisplay
         """
+        self.time_ax_ = None
         several = self.train_sizes is not None and len(np.unique(self.train_sizes)) > 1
         self.ax_ = self._draw_curves(ax) if several else self._draw_points(ax)
         self.figure_ = self.ax_.figure
@@ -144,7 +162,9 @@ class TransferComparisonDisplay:
         labels = [broken(self.contenders[i]) for i in order]
         if ax is None:
             height = 1.3 + 0.16 * len(labels) + LINE_HEIGHT * n_lines(labels)
-            ax = new_axes(7, height)
+            ax = new_axes(7 if self.fit_times is None else 8, height)
+            if self.fit_times is not None:
+                self._draw_times(ax, order)
         far_off = self._far_below()
         for row, i in enumerate(order):
             mean = self.means[i]
@@ -157,7 +177,7 @@ class TransferComparisonDisplay:
         ax.set_yticks(range(len(labels)), labels, **PLAIN)
         # Not invert_yaxis, which on shared axes would turn every second panel back.
         ax.set_ylim(len(labels) - 0.5, -0.5)
-        ax.margins(x=0.15)
+        ax.margins(x=0.2)
         ax.grid(axis="x", color="0.9", linewidth=0.8)
         ax.set_axisbelow(True)
         lines, notes = self._draw_chance(ax.axvline, ax.get_xlim())
@@ -177,10 +197,8 @@ class TransferComparisonDisplay:
 
     def _draw_point(self, ax, row, i):
         mean, high = self.means[i], self._ends()[1][i]
-        look = KIND_LOOKS.get(self.kinds[i], {"color": "#000000", "marker": "o"})
-        ax.errorbar(
-            mean, row, xerr=self.errors[:, [i]], markersize=6, capsize=3, **look
-        )
+        look = {"markersize": 6, "capsize": 3, **self._look(i)}
+        ax.errorbar(mean, row, xerr=self.errors[:, [i]], **look)
         ax.annotate(
             f"{mean:.3f}",
             (np.nanmax([mean, high]), row),
@@ -190,6 +208,32 @@ class TransferComparisonDisplay:
             fontsize="small",
             **PLAIN,
         )
+
+    def _draw_times(self, ax, order):
+        """Draw the seconds of a fit to the right of the scores, in the same rows."""
+        scores, times = ax.get_subplotspec().subgridspec(1, 2, width_ratios=[3, 1])
+        ax.set_subplotspec(scores)
+        self.time_ax_ = time_ax = ax.figure.add_subplot(times)
+        for row, i in enumerate(order):
+            look = {"linestyle": "", "markersize": 6, **self._look(i)}
+            time_ax.plot(self.fit_times[i], row, **look)
+        known = self.fit_times[self.fit_times > 0]
+        if len(known) and known.max() > LOG_FROM * known.min():
+            time_ax.set_xscale("log")
+            time_ax.minorticks_off()
+        time_ax.xaxis.set_major_formatter("{x:g}")
+        time_ax.set_yticks([])
+        time_ax.set_ylim(len(order) - 0.5, -0.5)
+        time_ax.margins(x=0.15)
+        time_ax.grid(axis="x", color="0.9", linewidth=0.8)
+        time_ax.set_axisbelow(True)
+        label = "seconds per fit"
+        if self.pass_seconds > 0:
+            label += f"\n(shared network pass: {self.pass_seconds:.2g})"
+        time_ax.set_xlabel(label, **PLAIN)
+
+    def _look(self, i):
+        return KIND_LOOKS.get(self.kinds[i], {"color": "#000000", "marker": "o"})
 
     def _draw_curves(self, ax):
         low, high = self._ends()

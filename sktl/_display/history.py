@@ -87,7 +87,7 @@ class TrainingHistoryDisplay:
         name = type(estimator).__name__
         if not hasattr(estimator, "history"):
             raise ValueError(
-                f"estimator is of type {name}, which has no history of a training. "
+                f"estimator is of type {name}, which has no training history. "
                 "Pass a fitted skorch net: the last step of a pipeline, or the "
                 "best_estimator_ of a search."
             )

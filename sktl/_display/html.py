@@ -57,6 +57,7 @@ def _contents(comparison):
     """What the template puts in its places, in the order of the page."""
     results, scoring = comparison.results_, comparison.scoring_
     n_contenders = len(dict.fromkeys(results["contender"]))
+    answer, findings = _answer(comparison)
     return {
         "title": "Transfer comparison",
         "subtitle": (
@@ -64,7 +65,8 @@ def _contents(comparison):
             f"{comparison.n_splits_} splits, up to {results['train_size'].max()} "
             "training rows"
         ),
-        "findings": [_lines(finding) for finding in comparison.findings_],
+        "answer": _lines(answer),
+        "findings": [_lines(finding) for finding in findings],
         "scoring": scoring,
         "plot": _draw(
             lambda: TransferComparisonDisplay.from_results(comparison),
@@ -84,6 +86,26 @@ def _contents(comparison):
         "parameters": _pairs(comparison.parameters_),
         "versions": _pairs(comparison.versions_),
     }
+
+
+def _answer(comparison):
+    """The sentence that the page opens with, and the findings besides."""
+    findings = comparison.findings_
+    if len(comparison.effects_.get("contender", ())) and findings:
+        return findings[0], findings[1:]
+    means = comparison.results_["mean_test_score"]
+    if np.isnan(means).all():
+        return "Every contender failed.", findings
+    best = np.nanargmax(means)
+    name, low, high = (
+        comparison.results_[key][best]
+        for key in ("contender", "low_test_score", "high_test_score")
+    )
+    return (
+        f"{name!r} has the highest mean {comparison.scoring_}, {means[best]:.3f} "
+        f"(95 % interval {low:.3f} to {high:.3f}).",
+        findings,
+    )
 
 
 def _rows(results):

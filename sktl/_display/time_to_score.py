@@ -127,6 +127,8 @@ class TimeToScoreDisplay:
         ends = [self.curves[name][1][-1] for name in self.references]
         finals = [ax.axhline(end, **look) for end in ends]
         legend_above(ax, map(self.kinds.get, self.curves), *finals[:1], marker="")
+        if self.over == "epoch":
+            ax.locator_params(axis="x", integer=True, min_n_ticks=1)
         ax.set_xlabel(
             {"epoch": "epochs", "seconds": "seconds of training"}[self.over], **PLAIN
         )

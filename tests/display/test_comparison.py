@@ -174,6 +174,20 @@ def test_points_need_no_training_sizes():
     assert display.ax_.get_xlabel().startswith("f1")
 
 
+def test_seconds_stand_beside_the_scores_and_name_the_pass(make_comparison, pyplot):
+    parameters = {"seconds of the passes": "1.25"}
+    comparison = make_comparison(random_scores("abc"), [80], parameters=parameters)
+    display = draw(comparison)
+    results = comparison.results_
+    order = np.argsort(-results["mean_test_score"])
+    drawn = [line.get_xydata()[0] for line in display.time_ax_.lines]
+    expected = np.c_[results["mean_fit_time"][order], range(3)]
+    np.testing.assert_allclose(drawn, expected)
+    assert display.time_ax_.get_ylim() == display.ax_.get_ylim()
+    assert "network pass: 1.2" in display.time_ax_.get_xlabel()
+    assert draw(comparison, ax=pyplot.subplots()[1]).time_ax_ is None
+
+
 # --- several training sizes: learning curves ------------------------------------------
 
 

@@ -166,13 +166,23 @@ def test_every_name_is_escaped(page):
     assert Page(page).words.count(NASTY) >= 6
 
 
-def test_findings_come_first_and_harm_stands_out(page):
+def test_page_opens_with_the_answer_then_plot_table_and_findings(page):
     parsed = Page(page)
     words = [word.strip() for word in parsed.words if word.strip()]
-    start = words.index("Findings") + 1
-    findings = [f"Negative transfer: {NASTY}.", "Another finding."]
-    assert words[start : start + 3] == [*findings, "Results"]
-    assert [a for tag, a in parsed.tags if tag == "li"][:2] == [{"class": "alarm"}, {}]
+    answer = f"Negative transfer: {NASTY}."
+    assert words[words.index("Results") - 1] == answer
+    places = [words.index(w) for w in (answer, "Mean over splits", "Another finding.")]
+    assert places == sorted(places)
+    assert ("p", {"class": "answer alarm"}) in parsed.tags
+    order = [tag for tag, _ in parsed.tags if tag in ("img", "table", "li")]
+    assert order[:3] == ["img", "table", "li"]
+
+
+def test_page_without_pairs_opens_with_the_best_contender(make_comparison, tmp_path):
+    scores = {"a": [[0.5, 0.6]], "b": [[0.8, 0.9]]}
+    make_comparison(scores, [80]).save_html(tmp_path / "page.html")
+    words = Page((tmp_path / "page.html").read_text("utf-8")).words
+    assert any(w.startswith("'b' has the highest mean accuracy, 0.850") for w in words)
 
 
 def test_numbers_of_the_tables_are_those_of_the_comparison(page, comparison):
@@ -235,7 +245,7 @@ def test_harm_in_a_real_comparison_is_marked(tiny_network, tmp_path):
     report = compare_transfer(X[:200], y[:200], contenders)
     report.save_html(tmp_path / "page.html")
     parsed = Page((tmp_path / "page.html").read_text("utf-8"))
-    assert ("li", {"class": "alarm"}) in parsed.tags
+    assert ("p", {"class": "answer alarm"}) in parsed.tags
     (effect,) = with_heads(parsed.tables["Against its counterpart without transfer"])
     difference = report.effects_["difference"][0]
     assert difference < -0.2

@@ -1,4 +1,5 @@
-"""Measure what images add to a table of numbers.
+"""What do images add to a table of numbers?
+=========================================
 
 The task is to predict the postage of a parcel. The table has its weight and length, and
 the path of an image that shows the number of its zone, written by hand. The images are
@@ -31,8 +32,11 @@ PRICES = {(False, False): 3, (False, True): 5, (True, False): 6, (True, True): 9
 IMAGE = Path("add_images_to_table.png")
 
 # %% [markdown]
-# The table: a row per parcel, with a column of paths. The zone itself is in the
-# image only.
+# 1. The table
+# ------------
+#
+# The table: a row per parcel, with a column of paths. The zone itself is in the image
+# only.
 
 
 # %%
@@ -57,8 +61,12 @@ def parcels(folder):
 
 
 # %% [markdown]
+# 2. The contenders
+# -----------------
+#
 # The same model on some of the columns or on all. `ColumnTransformer` drops columns
 # that no branch names.
+
 
 # %%
 NUMBERS = ("numbers", StandardScaler(), ["weight", "length"])
@@ -81,10 +89,12 @@ CONTENDERS = {
     "both, untrained network": model(NUMBERS, photo(weights=None)),
 }
 
-
-# %% [markdown] The findings below the table are about transfer: what the pretrained
-# weights add to random ones. What a column adds is the difference between two other
-# contenders.
+# %% [markdown]
+# 3. The comparison
+# -----------------
+#
+# The findings below the table are about transfer: what the pretrained weights add to
+# random ones. What a column adds is the difference between two other contenders.
 
 
 # %%
@@ -94,6 +104,13 @@ def compare():
         return compare_transfer(
             table, postage, CONTENDERS, cv=N_FOLDS, random_state=0, verbose=1
         )
+
+
+# %% [markdown]
+# 4. What each column adds
+# ------------------------
+#
+# `gain` compares two contenders on the same folds.
 
 
 # %%

@@ -1,4 +1,5 @@
-"""Find the layers that suit the task, and train from there.
+"""Which layers suit the task?
+===========================
 
 Early layers of a network respond to edges, late ones to what its original task needed.
 `probe_layers` fits a linear model to the output of each stage, in one pass of the
@@ -26,9 +27,13 @@ from sktl import (
 N_PROBED, N_COMPARED, N_FOLDS = 150, 150, 3
 IMAGE = Path("choose_layers.png")
 
-# %% [markdown] `recommendation_` has the advice as parameter values, and the numbers
-# that led to it: how many labels there are per class, and by how much the last stage is
-# better than the middle one.
+# %% [markdown]
+# 1. The contenders
+# -----------------
+#
+# `recommendation_` has the advice as parameter values, and the numbers that led to it:
+# how many labels there are per class, and by how much the last stage is better than the
+# middle one.
 
 
 # %%
@@ -59,6 +64,13 @@ def contenders(probe):
         "last two stages": FineTunedCNNClassifier(unfreeze_from=2, max_epochs=10),
         "everything": FineTunedCNNClassifier(strategy="full", max_epochs=10),
     }
+
+
+# %% [markdown]
+# 2. The probe, then the check
+# ----------------------------
+#
+# The plot shows the scores of the probe, the layer to take, and the stages to train.
 
 
 # %%

@@ -1,4 +1,5 @@
-"""Choose a network: rank four of them, then compare whole models on the best two.
+"""Which network suits the task?
+=============================
 
 Which of four networks suits handwritten digits from 5 to 9? `sktl_mini` comes with the
 package and has never seen a digit. Two small networks are trained here on the digits
@@ -27,8 +28,12 @@ N_SOURCE, N_TARGET, N_FOLDS = 300, 100, 3
 N_COMPARED = 2
 IMAGE = Path("choose_network.png")
 
-# %% [markdown] Train the two source networks. `save_backbone` saves a network without
-# its head (its new last layer), and `weights` takes the file.
+# %% [markdown]
+# 1. Four networks
+# ----------------
+#
+# Two source networks are trained. `save_backbone` saves a network without its head (its
+# last layer, which is new in each task), and `weights` takes the file.
 
 
 # %%
@@ -51,9 +56,13 @@ def candidates(images, labels, folder):
     }
 
 
-# %% [markdown] LogME measures how well a linear model on the features explains the
-# labels. It says nothing about fine-tuning, or about how far apart two networks are in
-# accuracy; the comparison does. `best` returns the networks for it, by label.
+# %% [markdown]
+# 2. The ranking, then the comparison
+# -----------------------------------
+#
+# LogME measures how well a linear model on the features explains the labels. It says
+# nothing about fine-tuning, or about how far apart two networks are in accuracy; the
+# comparison does. `best` returns the networks for it, by label.
 
 
 # %%

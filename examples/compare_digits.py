@@ -1,4 +1,5 @@
-"""Measure whether transfer helps when there are few labels.
+"""Does transfer help when labels are few?
+=======================================
 
 The images are scikit-learn's handwritten digits (1,797 grey images of 8 x 8 pixels).
 Models are trained on 5 or 20 labels per class and tested on 200 other images, in eight
@@ -26,7 +27,11 @@ N_TEST = 200
 N_DRAWS = 8
 IMAGE = Path("compare_digits.png")
 
-# %% [markdown] The contenders (the models to compare) are plain scikit-learn
+# %% [markdown]
+# 1. The contenders
+# -----------------
+#
+# The models that are compared are called contenders. They are plain scikit-learn
 # estimators.
 
 
@@ -54,9 +59,12 @@ CONTENDERS = {
     ),
 }
 
-
-# %% [markdown] Both training sets come from the same draws, the smaller as a subset of
-# the larger.
+# %% [markdown]
+# 2. The comparison
+# -----------------
+#
+# Both training sets come from the same draws, the smaller as a subset of the larger.
+# The plot shows a learning curve per contender.
 
 
 # %%

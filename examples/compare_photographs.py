@@ -1,4 +1,5 @@
-"""Measure what ImageNet weights give on four sets of photographs.
+"""What do ImageNet weights give on photographs?
+=============================================
 
 The sets are ants and bees, seventeen flowers, seven kinds of landscape from above, and
 ten hand signs, with equally many images of each class. The network is SqueezeNet 1.1
@@ -24,6 +25,10 @@ SETS = ("hymenoptera", "flowers17", "rsscn7", "sign_digits")
 WEIGHTS = Path("weights", "squeezenet1_1-torchvision.fp16.safetensors")
 REPOSITORY = Path(__file__).resolve().parents[1]
 
+# %% [markdown]
+# 1. Options
+# ----------
+
 
 # %%
 def parse(arguments=None):
@@ -36,8 +41,12 @@ def parse(arguments=None):
     return parser.parse_args(arguments)
 
 
-# %% [markdown] Each set has the folders `train` and `val`, with one folder per class in
-# each. The images of a class are drawn from both.
+# %% [markdown]
+# 2. The photographs
+# ------------------
+#
+# Each set has the folders `train` and `val`, with one folder per class in each. The
+# images of a class are drawn from both.
 
 
 # %%
@@ -57,8 +66,11 @@ def load(folder, n_images):
     return paths[chosen].tolist(), labels[chosen]
 
 
-# %% [markdown] If `backbone` is an extractor, all contenders use its weights and image
-# size.
+# %% [markdown]
+# 3. The comparison
+# -----------------
+#
+# If `backbone` is an extractor, all contenders use its weights and image size.
 
 
 # %%
@@ -77,6 +89,11 @@ def compare(name, options):
     report.save_html(f"compare_photographs_{name}.html")
     print(report, f"\n{time.perf_counter() - start:.0f} seconds\n", flush=True)
     return report
+
+
+# %% [markdown]
+# 4. The table
+# ------------
 
 
 # %%

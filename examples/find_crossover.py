@@ -1,4 +1,5 @@
-"""Find the number of labels from which a network from scratch catches up.
+"""When does training from scratch catch up?
+=========================================
 
 With few labels a pretrained network is ahead; with enough of them it need not be. Where
 is the crossover? Models are trained on four nested subsets of scikit-learn's
@@ -23,9 +24,14 @@ from sktl import FineTunedCNNClassifier, compare_transfer
 N_TEST = 200
 IMAGE = Path("find_crossover.png")
 
-# %% [markdown] `"linear_probe"` is a linear model on frozen features. As it is a
+# %% [markdown]
+# 1. The contenders
+# -----------------
+#
+# `"linear_probe"` is a linear model on frozen features. As it is a
 # `FineTunedCNNClassifier` too, the comparison pairs it with the network from scratch,
 # its counterpart without transfer (its twin).
+
 
 # %%
 CONTENDERS = {
@@ -37,6 +43,10 @@ CONTENDERS = {
         strategy="scratch", batch_size=16, max_epochs=15
     ),
 }
+
+# %% [markdown]
+# 2. The comparison
+# -----------------
 
 
 # %%
@@ -51,10 +61,14 @@ def compare(sizes, n_draws):
     )
 
 
-# %% [markdown] The findings name two sizes between which the network from scratch
-# catches up, if it does: the last one at which the difference is clear, and the next.
-# With few draws, intervals are wide, so "catches up" may also mean that the data no
-# longer show a difference.
+# %% [markdown]
+# 3. The crossover
+# ----------------
+#
+# The findings name two sizes between which the network from scratch catches up, if it
+# does: the last one at which the difference is clear, and the next. With few draws,
+# intervals are wide, so "catches up" may also mean that the data no longer show a
+# difference.
 
 
 # %%

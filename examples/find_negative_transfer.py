@@ -1,4 +1,5 @@
-"""Find out whether transfer hurts.
+"""Does transfer hurt?
+===================
 
 A pretrained network helps if what it learned is useful for your task. Here one network
 learned nothing useful: its labels were shuffled, as in a spreadsheet in which only one
@@ -27,8 +28,11 @@ N_SOURCE, N_TARGET, N_FOLDS = 400, 250, 5
 IMAGE_SIZE = 32  # half of what sktl_mini was made for: enough for digits, and quicker
 IMAGE = Path("find_negative_transfer.png")
 
-# %% [markdown] Train the misled network. With enough epochs it memorises the label of
-# every image.
+# %% [markdown]
+# 1. A network that learned nothing useful
+# ----------------------------------------
+#
+# With enough epochs the network memorises the label of every image.
 
 
 # %%
@@ -43,9 +47,13 @@ def misled_weights(X, y, path):
     return path
 
 
-# %% [markdown] The models to compare, on images that the network never saw. Pairs need
-# not be declared: `compare_transfer` finds contenders that differ only in the weights,
-# or that start from random ones.
+# %% [markdown]
+# 2. The contenders
+# -----------------
+#
+# The models to compare, on images that the network never saw. Pairs need not be
+# declared: `compare_transfer` finds contenders that differ only in the weights, or that
+# start from random ones.
 
 
 # %%
@@ -92,6 +100,9 @@ def compare():
 
 
 # %% [markdown]
+# 3. What hurts
+# -------------
+#
 # What hurts comes first below the table. `effects_` has the numbers: a negative
 # difference with a small p-value.
 

@@ -70,9 +70,9 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         Learning rate of layers that start from random weights.
     backbone_lr_ratio : float, default=0.1
         Learning rate of pretrained layers, and of a head already fitted by logistic
-        regression, as a share of `lr`.
+        regression, as a fraction of `lr`.
     layer_decay : float, default=1.0
-        Learning rate of each pretrained stage as a share of that of the stage after it.
+        Learning rate of each pretrained stage, as a fraction of that of the next stage.
     max_epochs : int, default=20
         Passes over the training rows. A `"linear_probe"` without `hidden_units` has
         none, as its head is fitted by logistic regression.

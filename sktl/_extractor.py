@@ -248,7 +248,7 @@ class PretrainedFeatureExtractor(
 
         Returns
         -------
-        features : ndarray of shape (n_samples, n_features_out_), dtype float32
+        features : ndarray of shape (n_samples, n_features), dtype float32
             As from `fit(X).transform(X)`.
         """
         return self._features(*self._fit(X))
@@ -266,7 +266,7 @@ class PretrainedFeatureExtractor(
 
         Returns
         -------
-        features : ndarray of shape (n_samples, n_features_out_), dtype float32
+        features : ndarray of shape (n_samples, n_features), dtype float32
             In the order of `X`. If `X` has four rows or more, a row depends on its
             image alone, to the last bit (on one device with one number of threads). One
             to three rows are computed without filling up a batch, which is many times

@@ -240,9 +240,9 @@ class GradualUnfreeze(_StepFreeze):
         Epochs until the next stage is unfrozen. They are counted in the history, so
         `partial_fit` and `warm_start=True` continue where training ended.
     layer_decay : float, default=1.0
-        Learning rate of each stage as a share of that of the stage after it. The last
-        stage, and parameters that no stage matches, have the rates that the optimiser
-        or a scheduler gives them.
+        Learning rate of each stage, as a fraction of that of the stage after it. The
+        last stage, and parameters that no stage matches, have the rates that the
+        optimiser or a scheduler gives them.
 
     Raises
     ------

@@ -429,7 +429,7 @@ PARAMETERS = [
         "augment typo",
         train(augment=("flip", "crops")),
         ValueError,
-        r"'crops' is no name\. Pass None, one of 'flip', 'crop', 'color'",
+        r"'crops' is not known\. Pass None, one of 'flip', 'crop', 'color'",
     ),
     (
         "class_weight word",

@@ -36,7 +36,7 @@ LAYER_SLACK = 1.0
 
 
 class LayerProbe(TableMixin):
-    """How well a linear model on each stage of a network predicts what is asked for.
+    """How well a linear model on each stage of a network predicts `y`.
 
     Returned by `probe_layers`; `print` shows a table with the advice below it.
 
@@ -68,8 +68,9 @@ class LayerProbe(TableMixin):
         What the scores are.
     recommendation_ : dict
         What to do, as plain values: `strategy` and `unfreeze_from` for
-        `FineTunedCNNClassifier` or `FineTunedCNNRegressor`, `layers` (the layer with
-        the best score) for `PretrainedFeatureExtractor`; and why: `case` (such as
+        `FineTunedCNNClassifier` or `FineTunedCNNRegressor`, `layers` (the
+        last layer that is not clearly worse than the best) for
+        `PretrainedFeatureExtractor`; and why: `case` (such as
         "small, similar"), `last_minus_middle` (mean over folds of the last stage's
         score less that of the middle stage; of an even number of stages, the earlier in
         the middle), `standard_error` of that difference, `labels_per_class`. `text`

@@ -114,5 +114,5 @@ def make_augment(augment):
         raise ValueError(f"augment={augment!r} cannot be used. {ACCEPTED}")
     for name in names:
         if not (isinstance(name, str) and name in NAMED):
-            raise ValueError(f"augment={augment!r}: {name!r} is no name. {ACCEPTED}")
+            raise ValueError(f"augment={augment!r}: {name!r} is not known. {ACCEPTED}")
     return Augmentation(tuple(names))

@@ -27,7 +27,7 @@ class FineTunedNetwork(torch.nn.Module):
     hidden_units : sequence of int
         Widths of ReLU layers between features and logits.
     dropout : float
-        Share of what each layer of the head reads that training leaves out.
+        Dropout probability before each layer of the head.
     keep_statistics : bool
         Whether batch norms of the tail go on normalising by the statistics they came
         with. Those of a few dozen images are worse than those of a large source task,

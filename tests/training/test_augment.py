@@ -223,11 +223,14 @@ def test_transform_that_changes_shape_or_dtype_is_told_so(transform, got, images
 @pytest.mark.parametrize(
     ("augment", "fault"),
     [
-        ("flop", r"augment='flop': 'flop' is no name\. Pass None, one of 'flip', "),
-        (("flip", "croop"), r"augment=\('flip', 'croop'\): 'croop' is no name"),
-        (["flip", ["crop"]], r"\['crop'\] is no name"),
-        (("flip", v2.RandomVerticalFlip()), r"RandomVerticalFlip\(p=0.5\) is no name"),
-        ("", r"augment='': '' is no name"),
+        ("flop", r"augment='flop': 'flop' is not known\. Pass None, one of 'flip', "),
+        (("flip", "croop"), r"augment=\('flip', 'croop'\): 'croop' is not known"),
+        (["flip", ["crop"]], r"\['crop'\] is not known"),
+        (
+            ("flip", v2.RandomVerticalFlip()),
+            r"RandomVerticalFlip\(p=0.5\) is not known",
+        ),
+        ("", r"augment='': '' is not known"),
         ((), r"augment=\(\) cannot be used\. Pass None, one of"),
         ([], r"augment=\[\] cannot be used"),
         (True, "augment=True cannot be used"),

@@ -1,18 +1,20 @@
-"""README.md is true: its Python runs, and its commands are the ones CI runs.
+"""README.md and the guide are true: their Python runs, their links lead somewhere.
 
-A block that cannot run says so, with the reason, on the line before its fence:
-`<!-- test: skip (needs a camera) -->`. One that reads `../shared`, the folder of real
-images that lies beside the repository, is marked `<!-- test: needs shared -->`.
+The README's commands are the ones CI runs. A block that cannot run says so, with the
+reason, on the line before its fence: `<!-- test: skip (needs a camera) -->`. One that
+needs a package which the tests do not install is marked `<!-- test: needs optuna -->`.
 """
 
 import re
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 README = REPOSITORY / "README.md"
+GUIDE = sorted((REPOSITORY / "examples" / "guide").glob("*.md"))
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,9 @@ def blocks_of(text):
 
 
 def check_mark(mark):
-    """Return a mark that is `needs shared` or `skip (reason)`; refuse any other."""
-    if mark and not re.fullmatch(r"needs shared|skip \(.+\)", mark):
-        raise ValueError(f"<!-- test: {mark} --> is neither `needs shared` nor `skip`")
+    """Return a mark that is `needs package` or `skip (reason)`; refuse any other."""
+    if mark and not re.fullmatch(r"needs \w+|skip \(.+\)", mark):
+        raise ValueError(f"<!-- test: {mark} --> is neither `needs package` nor `skip`")
     return mark
 
 
@@ -69,26 +71,56 @@ def readme_blocks():
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("pyplot")
-def test_python_blocks_of_readme_run(readme_blocks, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "path",
+    [README, *(pytest.param(page, marks=pytest.mark.slow) for page in GUIDE)],
+    ids=lambda path: path.stem,
+)
+def test_python_blocks_of_page_run(path, tmp_path, monkeypatch):
     """One after the other in one namespace, as a reader would paste them."""
-    checkout, shared = tmp_path / "sktl", REPOSITORY.parent / "shared"
-    checkout.mkdir()
-    monkeypatch.chdir(checkout)
-    if shared.is_dir():
-        (tmp_path / "shared").symlink_to(shared)
-    blocks = [b for b in readme_blocks if b.language == "python" and not b.is_skipped]
-    needy = [b for b in blocks if b.mark == "needs shared" and not shared.is_dir()]
+    monkeypatch.chdir(tmp_path)
+    blocks = blocks_of(path.read_text("utf-8"))
+    missing = set()
     namespace = {"__name__": "__main__"}
     for block in blocks:
-        if block not in needy:
-            run_block(block, namespace)
-    if needy:
-        pytest.skip(f"all ran but {len(needy)} that need shared/ beside the repository")
+        needed = block.mark.removeprefix("needs ")
+        if block.language != "python" or block.is_skipped:
+            continue
+        if needed and find_spec(needed) is None:
+            missing.add(needed)
+        else:
+            run_block(block, namespace, path)
+    if missing:
+        pytest.skip(f"all ran but those that need {', '.join(sorted(missing))}")
 
 
-def run_block(block, namespace):
-    padding = "\n" * (block.line - 1)  # so that a traceback names the README's line
-    exec(compile(padding + block.code, str(README), "exec"), namespace)
+def run_block(block, namespace, path=README):
+    padding = "\n" * (block.line - 1)  # so that a traceback names the page's line
+    exec(compile(padding + block.code, str(path), "exec"), namespace)
+
+
+@pytest.mark.parametrize("path", [README, *GUIDE], ids=lambda path: path.stem)
+def test_links_of_page_lead_to_files_and_headings(path):
+    text = path.read_text("utf-8")
+    links = re.findall(r"\]\(([^)]+)\)", re.sub(r"```.*?```", "", text, flags=re.S))
+    for link in links:
+        if re.match(r"\w+:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (path.parent / name).resolve() if name else path
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors_of(target), link
+
+
+def anchors_of(page):
+    """The anchors of a page's headings, as GitHub and the guide name them."""
+    text = page.read_text("utf-8")
+    included = re.search(r"^```\{include\} (.+)$", text, re.MULTILINE)
+    if included:
+        return anchors_of((page.parent / included[1]).resolve())
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", t.lower()).replace(" ", "-") for t in titles}
 
 
 def test_commands_of_readme_are_what_ci_runs(readme_blocks):
@@ -132,7 +164,7 @@ def test_blocks_are_found_with_language_line_and_mark():
 
 def test_unknown_mark_is_refused():
     """A mark with a slip of the pen would otherwise leave its block unmarked."""
-    with pytest.raises(ValueError, match="neither `needs shared` nor `skip`"):
+    with pytest.raises(ValueError, match="neither `needs package` nor `skip`"):
         blocks_of("<!-- test: skp -->\n```python\n```\n")
 
 

@@ -177,7 +177,7 @@ class TransferComparisonDisplay:
         ax.set_yticks(range(len(labels)), labels, **PLAIN)
         # Not invert_yaxis, which on shared axes would turn every second panel back.
         ax.set_ylim(len(labels) - 0.5, -0.5)
-        ax.margins(x=0.2)
+        ax.margins(x=0.15)
         ax.grid(axis="x", color="0.9", linewidth=0.8)
         ax.set_axisbelow(True)
         lines, notes = self._draw_chance(ax.axvline, ax.get_xlim())

@@ -347,7 +347,7 @@ def test_training_without_epochs_is_told_so():
 def test_estimator_without_a_history_is_told_so(net):
     for estimator in (LogisticRegression(), make_pipeline("passthrough", net)):
         with pytest.raises(
-            ValueError, match=r"of type .*, which has no history .* last"
+            ValueError, match=r"of type .*, which has no training history.* last"
         ):
             TrainingHistoryDisplay.from_estimator(estimator)
 

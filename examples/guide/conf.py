@@ -41,7 +41,7 @@ extensions = [
 root_doc = "index"
 exclude_patterns = ["gallery/*.md5", "gallery/*.json"]
 templates_path = ["_templates"]
-default_role = "obj"  # `name` in docstrings: a link if there is a page of that name
+default_role = "literal"
 myst_heading_anchors = 3
 autosummary_generate = True
 autosummary_context = {
@@ -70,7 +70,9 @@ sphinx_gallery_conf = {
 html_theme = "pydata_sphinx_theme"
 html_title = "sktl"
 html_show_sourcelink = False
+html_sidebars = {"**": []}  # the bar at the top names all pages
 html_theme_options = {
+    "header_links_before_dropdown": 4,
     "navigation_with_keys": False,
     "show_prev_next": True,
     "secondary_sidebar_items": ["page-toc"],

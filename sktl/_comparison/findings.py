@@ -160,7 +160,8 @@ class Findings:
 
     def _say_what_would_tell(self, gain):
         """What could have been found, and how much more it takes to find this."""
-        half = gain.estimate().high - gain.value
+        # With Bonferroni's adjustment, beyond which Holm's finds every difference.
+        half = gain.half_width(sum(verdict != "" for verdict in self.verdicts))
         found = f"Only a difference of more than {half:.2g} could be detected here"
         # The least that would do: zero outside of the interval, or all of the interval
         # within the margin.

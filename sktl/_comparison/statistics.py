@@ -57,9 +57,13 @@ class Mean(NamedTuple):
 
     def estimate(self):
         """The interval, and the p-value of a mean of zero."""
-        half = stdtrit(self.freedom, (1 + LEVEL) / 2) * self.error
+        half = self.half_width()
         low, high = self.value - half, self.value + half
         return Estimate(self.value, low, high, 2 * self._tail(abs(self.value)))
+
+    def half_width(self, n_means=1):
+        """Half the width of a 95 % interval that holds for so many means at once."""
+        return stdtrit(self.freedom, 1 - (1 - LEVEL) / 2 / n_means) * self.error
 
     def p_outside(self, margin):
         """Below 5 % where the 95 % interval lies between `-margin` and `margin`."""

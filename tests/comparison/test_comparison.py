@@ -856,6 +856,28 @@ def test_finding_says_whether_transfer_helps_or_hurts(tuned, verdict, sentence):
     assert found.effects()["verdict"].tolist() == [verdict]
 
 
+def test_detectable_difference_is_adjusted_as_the_verdict_is():
+    """What is clear alone, but not beside another pair, is not "detectable"."""
+    contenders = {
+        "scratch": FineTunedCNNClassifier(strategy="scratch"),
+        "ahead": FineTunedCNNClassifier(),
+        "equal": FineTunedCNNClassifier(strategy="gradual"),
+    }
+    scores = {
+        "scratch": [0.80, 0.80, 0.80, 0.80, 0.80],
+        "ahead": [0.83, 0.87, 0.84, 0.88, 0.83],
+        "equal": [0.84, 0.76, 0.82, 0.78, 0.80],
+    }
+    results = fake_scores(scores, (80,))
+    evidence = Evidence({}, 0.2, 100, 100, bounds=(0.0, 1.0), margin=0.01)
+    found = Findings(results, {}, contenders, evidence)
+    assert min(gain.estimate().p_value for gain in found.gains) < 0.05
+    sentence = found.sentences()[0]
+    assert sentence.startswith("Cannot be told: 'ahead'")
+    difference, detectable = re.findall(r"(?:by|more than) ([\d.]+)", sentence)
+    assert float(detectable) > float(difference)
+
+
 @pytest.mark.parametrize(
     ("gains", "sentence"),
     [

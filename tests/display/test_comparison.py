@@ -184,7 +184,7 @@ def test_seconds_stand_beside_the_scores_and_name_the_pass(make_comparison, pypl
     expected = np.c_[results["mean_fit_time"][order], range(3)]
     np.testing.assert_allclose(drawn, expected)
     assert display.time_ax_.get_ylim() == display.ax_.get_ylim()
-    assert "network pass: 1.2" in display.time_ax_.get_xlabel()
+    assert "network pass: 1.2 s" in display.time_ax_.get_xlabel()
     assert draw(comparison, ax=pyplot.subplots()[1]).time_ax_ is None
 
 

@@ -69,7 +69,6 @@ def readme_blocks():
     return blocks_of(README.read_text("utf-8"))
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("pyplot")
 @pytest.mark.parametrize(
     "path",

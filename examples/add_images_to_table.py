@@ -29,7 +29,7 @@ N_PARCELS, N_FOLDS = 400, 10
 FAR = 5  # the first zone that is far
 HEAVY = 2.0  # kg
 PRICES = {(False, False): 3, (False, True): 5, (True, False): 6, (True, True): 9}
-IMAGE = Path("add_images_to_table.png")
+PLOT = Path("add_images_to_table.png")
 
 # %% [markdown]
 # 1. The table
@@ -120,8 +120,8 @@ def main():
     for other, what in (("numbers only", "image"), ("image only", "two numbers")):
         mean, low, high, _ = report.gain("both", over=other)
         print(f"Gain by the {what}: {mean:.3f} (95 % interval {low:.3f} to {high:.3f})")
-    report.plot().figure_.savefig(IMAGE, dpi=120)
-    print(f"Image: {IMAGE.resolve()}")
+    report.plot().figure_.savefig(PLOT, dpi=120)
+    print(f"Plot: {PLOT.resolve()}")
     return report
 
 

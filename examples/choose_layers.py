@@ -25,7 +25,7 @@ from sktl import (
 )
 
 N_PROBED, N_COMPARED, N_FOLDS = 150, 150, 3
-IMAGE = Path("choose_layers.png")
+PLOT = Path("choose_layers.png")
 
 # %% [markdown]
 # 1. The contenders
@@ -78,7 +78,7 @@ def main():
     X, y = load_digits(return_X_y=True)
     probe = probe_layers(X[:N_PROBED], y[:N_PROBED], cv=N_FOLDS)
     print(probe, "\n")
-    probe.plot().figure_.savefig(IMAGE, dpi=120)
+    probe.plot().figure_.savefig(PLOT, dpi=120)
     others = slice(N_PROBED, N_PROBED + N_COMPARED)
     report = compare_transfer(
         X[others],
@@ -89,7 +89,7 @@ def main():
         verbose=1,
     )
     print(report)
-    print(f"\nImage: {IMAGE.resolve()}")
+    print(f"\nPlot: {PLOT.resolve()}")
 
 
 if __name__ == "__main__":

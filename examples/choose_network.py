@@ -26,7 +26,7 @@ from sktl import (
 
 N_SOURCE, N_TARGET, N_FOLDS = 300, 100, 3
 N_COMPARED = 2
-IMAGE = Path("choose_network.png")
+PLOT = Path("choose_network.png")
 
 # %% [markdown]
 # 1. Four networks
@@ -84,8 +84,8 @@ def main():
             verbose=1,
         )
     print(report)
-    report.plot().figure_.savefig(IMAGE, dpi=120)
-    print(f"\nImage: {IMAGE.resolve()}")
+    report.plot().figure_.savefig(PLOT, dpi=120)
+    print(f"\nPlot: {PLOT.resolve()}")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from sktl import FineTunedCNNClassifier, PretrainedFeatureExtractor, compare_tra
 TRAIN_SIZES = (50, 200)  # 5 and 20 of each class
 N_TEST = 200
 N_DRAWS = 8
-IMAGE = Path("compare_digits.png")
+PLOT = Path("compare_digits.png")
 
 # %% [markdown]
 # 1. The contenders
@@ -78,8 +78,8 @@ def main():
         X, y, CONTENDERS, cv=draws, train_sizes=TRAIN_SIZES, random_state=0, verbose=1
     )
     print(report)
-    report.plot().figure_.savefig(IMAGE, dpi=120)
-    print(f"\nImage: {IMAGE.resolve()}")
+    report.plot().figure_.savefig(PLOT, dpi=120)
+    print(f"\nPlot: {PLOT.resolve()}")
     print(f"Took {time.perf_counter() - start:.0f} seconds.")
 
 

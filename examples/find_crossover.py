@@ -22,7 +22,7 @@ from sklearn.svm import SVC
 from sktl import FineTunedCNNClassifier, compare_transfer
 
 N_TEST = 200
-IMAGE = Path("find_crossover.png")
+PLOT = Path("find_crossover.png")
 
 # %% [markdown]
 # 1. The contenders
@@ -79,8 +79,8 @@ def main():
     options = parser.parse_args()
     report = compare(options.sizes, options.draws)
     print(report)
-    report.plot().figure_.savefig(IMAGE, dpi=120)
-    print(f"\nImage: {IMAGE.resolve()}")
+    report.plot().figure_.savefig(PLOT, dpi=120)
+    print(f"\nPlot: {PLOT.resolve()}")
 
 
 if __name__ == "__main__":

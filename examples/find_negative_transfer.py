@@ -26,7 +26,7 @@ from sktl import FineTunedCNNClassifier, PretrainedFeatureExtractor, compare_tra
 
 N_SOURCE, N_TARGET, N_FOLDS = 400, 250, 5
 IMAGE_SIZE = 32  # half of what sktl_mini was made for: enough for digits, and quicker
-IMAGE = Path("find_negative_transfer.png")
+PLOT = Path("find_negative_transfer.png")
 
 # %% [markdown]
 # 1. A network that learned nothing useful
@@ -114,8 +114,8 @@ def main():
     effects = report.effects_
     hurts = (effects["difference"] < 0) & (effects["p_value"] < 0.05)
     print(f"\nHurts: {', '.join(effects['contender'][hurts]) or 'none'}")
-    report.plot().figure_.savefig(IMAGE, dpi=120)
-    print(f"Image: {IMAGE.resolve()}")
+    report.plot().figure_.savefig(PLOT, dpi=120)
+    print(f"Plot: {PLOT.resolve()}")
     return report
 
 

@@ -19,7 +19,7 @@ def run(tmp_path, monkeypatch, pyplot):
         spec.loader.exec_module(module)
         monkeypatch.chdir(tmp_path)
         report = module.main()
-        assert (tmp_path / module.IMAGE).stat().st_size > 10_000
+        assert (tmp_path / module.PLOT).stat().st_size > 10_000
         return report
 
     return run

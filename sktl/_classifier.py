@@ -174,7 +174,7 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
     preprocessing_ : Preprocessing
         How images are prepared.
     weights_license_, weights_source_ : str or None
-        Licence and address of published weights, as far as timm or torchvision say.
+        Licence and address of published weights, if timm or torchvision give them.
     value_range_ : tuple of (float, float) or None
         The range inferred from the data of `fit`; None if the dtype determines it.
     n_features_in_ : int

@@ -125,7 +125,7 @@ class PretrainedFeatureExtractor(
     preprocessing_ : Preprocessing
         How images are prepared.
     weights_license_, weights_source_ : str or None
-        Licence and address of published weights, as far as timm or torchvision say.
+        Licence and address of published weights, if timm or torchvision give them.
     weights_accuracy_ : float or None
         Their accuracy on ImageNet-1K, from 0 to 1, as published by torchvision.
     value_range_ : tuple of (float, float) or None

@@ -62,7 +62,7 @@ class FineTunedCNNRegressor(SavedMixin, FineTunedNet, NeuralNetRegressor):
     n_trained_parameters_ : int
         Number of parameters that are trained, those of the head among them.
     weights_license_, weights_source_ : str or None
-        Licence and address of published weights, as far as timm or torchvision say.
+        Licence and address of published weights, if timm or torchvision give them.
     n_features_in_ : int
         Number of columns of `X`; only for 2-D `X`.
 

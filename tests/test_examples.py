@@ -1,6 +1,7 @@
 """What two examples claim of transfer is so. `.ci/run` runs all others."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -8,15 +9,20 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 
 
+def load(name):
+    path = REPOSITORY / "examples" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.fixture
 def run(tmp_path, monkeypatch, pyplot):
     """Run an example in an empty folder."""
 
     def run(name):
-        path = REPOSITORY / "examples" / f"{name}.py"
-        spec = importlib.util.spec_from_file_location(name, path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        module = load(name)
         monkeypatch.chdir(tmp_path)
         report = module.main()
         assert (tmp_path / module.PLOT).stat().st_size > 10_000
@@ -44,3 +50,16 @@ def test_images_and_numbers_of_the_example_add_to_each_other(run):
     report = run("add_images_to_table")
     for alone in ("numbers only", "image only"):
         assert report.gain("both", over=alone).low > 0.2
+
+
+@pytest.mark.usefixtures("pyplot")
+def test_figure_of_the_readme_has_the_numbers_of_the_guide():
+    script = load("tools/draw_main_job")
+    text = script.TABLE.read_text("utf-8").partition("## On photographs")[0]
+    names, cells = script.read_table(text)
+    ax = script.make_display(names, cells).plot().ax_
+    curves = [line.get_ydata() for line in ax.lines[: len(names)]]
+    assert len(curves) == len(names) == 6
+    for name, curve in zip(names, curves, strict=True):
+        row = re.search(rf"^\| {re.escape(name)} \|(.*)$", text, re.MULTILINE)[1]
+        assert re.findall(r"(0\.\d+) \(", row) == [f"{mean:.3f}" for mean in curve]

@@ -19,8 +19,8 @@ PASS_SECONDS = "seconds of the passes"  # in the parameters of a comparison
 # Largest over smallest value of an axis from which on it is logarithmic.
 LOG_FROM = 8
 TICK_DISTANCE = 0.08  # of the axis: four digits and a gap
-# The score of what knows no image is drawn unless it would take more than this part
-# of the axis for itself.
+# The score of a model that sees no images is drawn unless it would take more than this
+# part of the axis for itself.
 LARGEST_GAP = 0.4
 
 
@@ -40,7 +40,7 @@ class TransferComparisonDisplay:
     errors : array-like of shape (n_entries,) or (2, n_entries)
         How far the 95 % interval reaches below and above the mean.
     scoring : str
-        What the scores are.
+        Name of the score.
     train_sizes : array-like of shape (n_entries,) or None, default=None
         Number of rows that the contender was trained on. None means the same for all.
     kinds : sequence of str or None, default=None
@@ -49,9 +49,9 @@ class TransferComparisonDisplay:
     chance : float, default=nan
         Score of `baseline`.
     n_splits : int or None, default=None
-        Splits that the means are over.
+        Number of splits that were averaged.
     baseline : str, default="most frequent class"
-        What a model predicts that knows no image.
+        What a model that sees no images predicts.
     fit_times : array-like of shape (n_entries,) or None, default=None
         Seconds per fit. None draws no times.
     pass_seconds : float, default=nan

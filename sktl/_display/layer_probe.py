@@ -21,7 +21,7 @@ class LayerProbeDisplay:
     means, errors : ndarray of shape (n_stages,)
         Mean score and its standard error.
     scoring : str
-        What the scores are.
+        Name of the score.
     recommendation : dict
         As `LayerProbe.recommendation_`; `strategy`, `unfreeze_from` and `layers` of it
         are drawn.
@@ -135,7 +135,7 @@ class LayerProbeDisplay:
 
     def _mark_training(self, ax):
         first = self._first_trained()
-        what = "nothing but a linear model"
+        what = "only a linear model"
         if first < len(self.stages):
             stage = printable(self.stages[first])
             what = f"{self.recommendation['strategy']}, from {stage}"

@@ -24,7 +24,7 @@ class TimeToScoreDisplay:
     references : sequence of str
         Contenders whose final score is drawn as a line.
     scoring : str
-        What the scores are.
+        Name of the score.
     over : {"epoch", "seconds"}
         What `x` is.
     kinds : dict of str to str or None, default=None

@@ -47,11 +47,11 @@ class LayerProbe(TableMixin):
     layers : sequence of str
         The layer at which each ends.
     n_features : sequence of int
-        Columns that each gives.
+        Number of feature columns of each.
     scores : array-like of shape (n_stages, n_folds)
         Test score of each, on the same folds.
     scoring : str
-        What the scores are; larger is better.
+        Name of the score; larger is better.
     labels_per_class : float
         Number of rows divided by number of classes; half the rows for tags and numbers.
     target : {"labels", "indicators", "numbers"}, default="labels"
@@ -65,7 +65,7 @@ class LayerProbe(TableMixin):
         `n_features`, `split<i>_test_score` for each fold, `mean_test_score`,
         `se_test_score` (standard error of the mean over folds).
     scoring_ : str
-        What the scores are.
+        Name of the score.
     recommendation_ : dict
         What to do, as plain values: `strategy` and `unfreeze_from` for
         `FineTunedCNNClassifier` or `FineTunedCNNRegressor`, `layers` (the
@@ -412,7 +412,7 @@ def _say(advice, is_last, target):
             else f"PretrainedFeatureExtractor(layers={layer!r}) before "
             f"{' and '.join(linear)}."
         )
-        what = f"train nothing but a linear model on the output of {layer!r}: {way}"
+        what = f"train only a linear model on the output of {layer!r}: {way}"
     return what
 
 

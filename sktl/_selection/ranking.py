@@ -37,7 +37,7 @@ class BackboneRanking(TableMixin):
     results : dict of str to ndarray
         As `results_`, in any order and without `rank`.
     method : str or list of str
-        What the scores are; of several, that by which networks are ranked comes first.
+        Name of the score; of several, the one that ranks the networks comes first.
     backbones : dict of str to PretrainedFeatureExtractor or None, default=None
         The networks by label, which `best` chooses from.
 
@@ -51,7 +51,7 @@ class BackboneRanking(TableMixin):
         1; NaN where the weights' metadata has none), and for each further method its
         scores under its name.
     method_ : str
-        What the scores are.
+        Name of the score.
     disagreement_ : str
         Which network each method, and the published accuracy, puts first, if these
         differ; else "".

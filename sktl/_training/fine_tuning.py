@@ -204,7 +204,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
 
     @property
     def weights_license_(self):
-        """Licence of published weights, as far as timm or torchvision say."""
+        """Licence of published weights, if timm or torchvision give them."""
         return self.backbone_.license
 
     @property

@@ -22,6 +22,8 @@ VERDICTS = {
     "cannot be told": "cannot be told",
     "": "failed",
 }
+# How findings begin, in the order in which one of them is the page's answer.
+CLEAREST = ("Negative transfer", "Transfer helps", "Equivalent")
 
 
 class Drawing(NamedTuple):
@@ -92,7 +94,9 @@ def _answer(comparison):
     """The sentence that the page opens with, and the findings besides."""
     findings = comparison.findings_
     if len(comparison.effects_.get("contender", ())) and findings:
-        return findings[0], findings[1:]
+        clearest = (f for start in CLEAREST for f in findings if f.startswith(start))
+        answer = next(clearest, findings[0])
+        return answer, [finding for finding in findings if finding is not answer]
     means = comparison.results_["mean_test_score"]
     if np.isnan(means).all():
         return "Every contender failed.", findings

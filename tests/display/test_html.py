@@ -178,6 +178,19 @@ def test_page_opens_with_the_answer_then_plot_table_and_findings(page):
     assert order[:3] == ["img", "table", "li"]
 
 
+def test_page_opens_with_the_clearest_finding(make_comparison, tmp_path):
+    effect = ("a", "b", "untrained", 0.1, 0.0, 0.2, 0.04, "better")
+    findings = ["Cannot be told: x.", "Transfer helps: y.", "Equivalent: z."]
+    scores = {"a": [[0.5, 0.6]], "b": [[0.8, 0.9]]}
+    report = make_comparison(scores, [80], effects=[effect], findings=findings)
+    report.save_html(tmp_path / "page.html")
+    parsed = Page((tmp_path / "page.html").read_text("utf-8"))
+    words = [word.strip() for word in parsed.words if word.strip()]
+    assert words[words.index("Results") - 1] == "Transfer helps: y."
+    start = words.index("Findings") + 1
+    assert words[start : start + 2] == ["Cannot be told: x.", "Equivalent: z."]
+
+
 def test_page_without_pairs_opens_with_the_best_contender(make_comparison, tmp_path):
     scores = {"a": [[0.5, 0.6]], "b": [[0.8, 0.9]]}
     make_comparison(scores, [80]).save_html(tmp_path / "page.html")

@@ -229,7 +229,7 @@ class TransferComparisonDisplay:
         time_ax.set_axisbelow(True)
         label = "seconds per fit"
         if self.pass_seconds > 0:
-            label += f"\n(shared network pass: {self.pass_seconds:.2g} s)"
+            label += f"\nnetwork pass: {self.pass_seconds:.3g} s"
         time_ax.set_xlabel(label, **PLAIN)
 
     def _look(self, i):

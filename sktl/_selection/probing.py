@@ -368,7 +368,16 @@ def advise(stages, layers, scores, scoring, labels_per_class, target):
     }
     what = _say(advice, best == len(layers) - 1, target)
     why = _explain(advice, stages[-1], stages[middle], scoring, target)
-    return advice | {"text": f"Advice: {what} {why}"}
+    text = f"Advice: {what} {why}"
+    means = scores.mean(axis=1)
+    highest = means.argmax()
+    if means[best] < means[highest]:
+        text += (
+            f" The best mean is that of {layers[highest]!r} ({means[highest]:.3f}); "
+            f"{layers[best]!r} ({means[best]:.3f}) is the last layer that is not "
+            "clearly worse."
+        )
+    return advice | {"text": text}
 
 
 def _choose(large, similar, stages):

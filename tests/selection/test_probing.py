@@ -324,6 +324,12 @@ def test_text_gives_the_numbers_and_the_call(means, labels):
     assert call in text
 
 
+def test_text_says_why_the_layer_is_not_that_of_the_best_mean():
+    text = made_up([0.5, 0.6, 0.805, 0.8], FEW).recommendation_["text"]
+    assert "best mean is that of 'layer2.1.relu_1' (0.805); 'flatten' (0.800)" in text
+    assert "best mean" not in made_up(RISING, FEW).recommendation_["text"]
+
+
 def test_standard_error_is_paired_over_folds():
     """Folds differ in how hard they are; that is no doubt about the difference."""
     hard = np.array([0.0, 0.2, 0.4])

@@ -16,8 +16,8 @@ from sktl._display.drawing import (
 from sktl._training.targets import TARGETS
 
 PASS_SECONDS = "seconds of the passes"  # in the parameters of a comparison
-# Largest over smallest value of an axis from which on it is logarithmic.
-LOG_FROM = 8
+# Largest over smallest training size, and time, from which on the axis is logarithmic.
+LOG_FROM, LOG_TIMES_FROM = 8, 100
 TICK_DISTANCE = 0.08  # of the axis: four digits and a gap
 # The score of a model that sees no images is drawn unless it would take more than this
 # part of the axis for itself.
@@ -218,7 +218,7 @@ class TransferComparisonDisplay:
             look = {"linestyle": "", "markersize": 6, **self._look(i)}
             time_ax.plot(self.fit_times[i], row, **look)
         known = self.fit_times[self.fit_times > 0]
-        if len(known) and known.max() > LOG_FROM * known.min():
+        if len(known) and known.max() > LOG_TIMES_FROM * known.min():
             time_ax.set_xscale("log")
             time_ax.minorticks_off()
         time_ax.xaxis.set_major_formatter("{x:g}")

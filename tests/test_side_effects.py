@@ -92,6 +92,7 @@ def nothing_global_changes():
 def flags(request, monkeypatch):
     """Flags as they come, and unlike that: resetting them to defaults is a change."""
     n_threads = torch.get_num_threads()
+    precision = torch.backends.mkldnn.matmul.fp32_precision
     if request.param == "unusual":
         monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
         monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
@@ -104,6 +105,7 @@ def flags(request, monkeypatch):
         torch.set_num_threads(n_threads)
         torch.use_deterministic_algorithms(False)
         torch.set_float32_matmul_precision("highest")
+        torch.backends.mkldnn.matmul.fp32_precision = precision
 
 
 class World:

@@ -189,8 +189,8 @@ def _cuda_numerics(device):
         "cudnn": backends.cudnn.version() if backends.cudnn.enabled else None,
         "cudnn benchmark": backends.cudnn.benchmark,
         "cudnn deterministic": backends.cudnn.deterministic,
-        "convolution": backends.cudnn.conv.fp32_precision,
-        "matmul": matmul.fp32_precision,
+        "convolution": _rounding(backends.cudnn.conv),
+        "matmul": _rounding(matmul),
         "short sums": [
             str(matmul.allow_fp16_reduced_precision_reduction),
             str(matmul.allow_bf16_reduced_precision_reduction),
@@ -203,9 +203,14 @@ def _cpu_numerics(device):
     return {
         "name": backends.cpu.get_cpu_capability(),
         "mkldnn": backends.mkldnn.enabled,
-        "convolution": backends.mkldnn.conv.fp32_precision,
-        "matmul": backends.mkldnn.matmul.fp32_precision,
+        "convolution": _rounding(backends.mkldnn.conv),
+        "matmul": _rounding(backends.mkldnn.matmul),
     }
+
+
+def _rounding(part):
+    """How a backend rounds float32; where nothing was set, that is not at all."""
+    return part.fp32_precision.replace("none", "ieee")
 
 
 def is_out_of_memory(error):

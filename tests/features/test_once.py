@@ -99,6 +99,24 @@ def test_grid_search_passes_each_image_once(
     assert list(recorder.counts().values()) == [1] * N_IMAGES
 
 
+def test_setting_that_changes_no_number_passes_no_image_again(
+    images, tiny_network, recorder
+):
+    """Worker processes, for instance, do not have it. As PyTorch Lightning advises."""
+    clear_cache()
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    search(tiny_network, "memory").fit(images, CLASSES)
+    try:
+        torch.set_float32_matmul_precision("highest")
+        search(tiny_network, "memory").fit(images, CLASSES)
+        torch.set_float32_matmul_precision("high")
+        search(tiny_network, "memory").fit(images, CLASSES)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.mkldnn.matmul.fp32_precision = before
+    assert list(recorder.counts().values()) == [1] * N_IMAGES
+
+
 def test_recorder_sees_every_fold_without_a_cache(images, tiny_network, recorder):
     """Three grid points and five folds, each through fit and score; then the refit."""
     search(tiny_network, None).fit(images, CLASSES)

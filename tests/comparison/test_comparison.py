@@ -1147,3 +1147,52 @@ def test_time_to_a_score_that_is_not_reached_is_longer_than_the_training():
         assert high == np.inf
         ends = found[f"{axis} to the score from scratch", "scratch"]
         assert ends == [2 * unit] * 3
+
+
+def test_contenders_that_all_failed_have_a_page_and_no_chance(
+    make_comparison, tmp_path
+):
+    failed = np.full((1, 3), np.nan)
+    report = make_comparison({"a": failed, "b": failed}, [50])
+    assert set(report.rank().values()) == {0.0}
+    report.save_html(tmp_path / "page.html")
+    assert "Every contender failed." in (tmp_path / "page.html").read_text("utf-8")
+
+
+@pytest.mark.parametrize("margin", [0, -0.01, True, "small", np.inf])
+def test_margin_that_is_no_size_of_a_difference_is_refused(digits, margin):
+    with pytest.raises(ValueError, match="margin=.* must be a number above 0"):
+        compare_transfer(*digits, {"one": DummyClassifier()}, cv=2, margin=margin)
+
+
+def test_interval_of_a_correlation_ends_at_its_bounds(digits):
+    """Matthews' is from -1 to 1."""
+    X, y = digits[0], digits[1] % 2
+    model = LogisticRegression(max_iter=500)
+    report = compare_transfer(X, y, {"one": model}, cv=5, scoring="matthews_corrcoef")
+    expected = cross_val_score(model, X, y, cv=5, scoring="matthews_corrcoef")
+    assert scores_of(report)["one"] == pytest.approx(expected.mean())
+    low, high = (report.results_[f"{end}_test_score"][0] for end in ("low", "high"))
+    assert -1 <= low < expected.mean() < high <= 1
+
+
+def test_twins_that_never_differ_cannot_be_told_apart_in_few_words(digits):
+    """No number of splits would, and no margin says what would not matter."""
+    features = PretrainedFeatureExtractor(image_size=16)
+    contenders = {
+        "frozen": make_pipeline(features, DummyClassifier()),
+        "untrained": make_pipeline(
+            clone(features).set_params(weights=None), DummyClassifier()
+        ),
+    }
+    report = compare_transfer(
+        *digits, contenders, cv=2, scoring=lambda estimator, X, y: 3.0
+    )
+    (sentence,) = (f for f in report.findings_ if f.startswith("Cannot be told"))
+    assert "are needed" not in sentence
+
+
+def test_split_that_tests_on_no_rows_is_named(digits):
+    splits = [(np.arange(60), np.arange(60, 70)), (np.arange(60), np.array([], int))]
+    with pytest.raises(ValueError, match=r"(?s)Split 1 .*tests on no rows"):
+        compare_transfer(*digits, {"one": DummyClassifier()}, cv=splits)

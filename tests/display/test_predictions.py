@@ -65,3 +65,12 @@ def test_plot_of_numbers_names_its_baseline():
     assert display.baseline == "mean of y"
     texts = [display.ax_.get_xlabel(), *display.ax_.get_legend_handles_labels()[1]]
     assert any("mean of y" in text for text in texts)
+
+
+def test_place_without_a_contender_stays_empty():
+    truth = np.array([0.0, 10.0, 5.0])
+    names = list("abcde")
+    both = dict.fromkeys(names, truth), dict.fromkeys(names, truth)
+    axes = PredictionsDisplay(*both).plot().axes_.flat
+    assert [bool(ax.collections) for ax in axes][: len(names)] == [True] * len(names)
+    assert not any(ax.axison for ax in list(axes)[len(names) :])

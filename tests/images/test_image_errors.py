@@ -1,6 +1,7 @@
 """What X is refused in which words, what is unreadable, and that nothing leaks."""
 
 import io
+import os
 import pickle
 import warnings
 from collections import Counter
@@ -289,3 +290,10 @@ def test_nothing_global_changes(tmp_path):
             check_images(X)
 
     assert (repr(pil_globals()), list(warnings.filters)) == before
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_named_pipe_is_no_file_and_hangs_nothing(tmp_path):
+    os.mkfifo(tmp_path / "image.png")
+    (problem,) = check_images([tmp_path / "image.png"])
+    assert "is a device, pipe or socket" in str(problem)

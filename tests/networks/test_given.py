@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from sktl import PretrainedFeatureExtractor, clear_cache
@@ -78,7 +79,7 @@ def test_digest_of_a_given_network_is_the_same_in_every_process():
     """Sets of strings are in another order in each."""
     script = """
 import torch
-from torch import nn
+
 from sktl import PretrainedFeatureExtractor, clear_cache
 
 class Scaled(nn.Conv2d):
@@ -331,3 +332,56 @@ def test_a_network_larger_than_the_bound_is_kept_until_the_next(monkeypatch):
     monkeypatch.setattr(kept, "MAX_BYTES", 1)
     first = load_backbone("sktl_mini", None, seed=1).network
     assert load_backbone("sktl_mini", None, seed=1).network is first
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
+
+
+class Scaled(nn.Module):
+    """Its forward takes values from a property and a static method."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    @property
+    def factor(self):
+        return 2.0
+
+    @staticmethod
+    def bend(x):
+        return x.relu()
+
+    def forward(self, x):
+        return self.bend(self.conv(x)) * self.factor
+
+
+def test_property_of_a_class_that_changed_is_seen(images, monkeypatch):
+    """A network is traced again only if it changed; this is a change."""
+    torch.manual_seed(0)
+    extractor = PretrainedFeatureExtractor(
+        Scaled(), image_size=16, precision="float32", cache=None
+    )
+    before = extractor.fit_transform(images)
+    assert np.array_equal(extractor.fit_transform(images), before)
+    monkeypatch.setattr(Scaled, "factor", property(lambda self: 6.0))
+    np.testing.assert_allclose(extractor.fit_transform(images), 3 * before, rtol=1e-5)
+    monkeypatch.setattr(Scaled, "bend", staticmethod(torch.tanh))
+    assert not np.allclose(extractor.fit_transform(images), 3 * before)
+
+
+def test_weights_of_another_number_format_are_seen(images):
+    torch.manual_seed(0)
+    network = Scaled()
+    extractor = PretrainedFeatureExtractor(
+        network, image_size=16, precision="float32", cache=None
+    )
+    before = extractor.fit_transform(images)
+    with torch.no_grad():
+        network.conv.weight.data = network.conv.weight.data.half().float() * 2
+    after = extractor.fit_transform(images)
+    network.conv.weight.data = network.conv.weight.data.clone()
+    assert np.array_equal(extractor.fit_transform(images), after)
+    assert not np.allclose(after, before)

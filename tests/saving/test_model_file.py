@@ -984,6 +984,10 @@ REFUSED_UNBUILT = {
     "classes_in_rows": (labels(classes=["|i1", [1, 3], [0, 1, 2]]), "not in order"),
     "classes_shape_wrong": (labels(classes=["|i1", [2], [0, 1, 2]]), "reshape"),
     "classes_shape_open": (labels(classes=["|i1", [-1], [0, 1, 2]]), "way sktl writes"),
+    "tags_not_numbered": (
+        put("fitted", target_={"indicators": {"classes": ["<i8", [2], [1, 2]]}}),
+        "not numbered 0, 1",
+    ),
     "range_missing": (drop("fitted", "value_range_"), "value_range_' is 'missing'"),
     "classes_list": (labels(classes=["a", "b"]), "unpack"),
     "classes_fewer": (classes("a", "b"), "its head has layers"),
@@ -1144,6 +1148,7 @@ REFUSED_BUILT = {
         both_names("squeezenet1_1"),
         "build a 'squeezenet1_1' that differs",
     ),
+    "licence_is_a_number": (put("backbone", license=3), "origin of its weights"),
     "strategy": (put("parameters", strategy="full"), "do not fit the model"),
     "unfreeze_from": (put("parameters", unfreeze_from="layer2"), "do not fit"),
     "unfreeze_from_nowhere": (put("parameters", unfreeze_from="x"), "stages are"),

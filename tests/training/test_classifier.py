@@ -568,3 +568,21 @@ def test_rows_and_labels_of_different_number_are_refused(digits):
 def test_wrong_parameters_are_named(three, params, message):
     with pytest.raises(ValueError, match=message):
         quick(**params).fit(*three)
+
+
+def test_log_probabilities_are_those_of_a_nonlinearity_of_ones_own(make):
+    X = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
+    clf = make("full", predict_nonlinearity=lambda x: torch.softmax(x / 2, -1))
+    clf.fit(X, [0, 1, 2] * 4)
+    np.testing.assert_allclose(
+        clf.predict_log_proba(X), np.log(clf.predict_proba(X)), rtol=1e-6
+    )
+    usual = make("full").fit(X, [0, 1, 2] * 4)
+    assert not np.allclose(usual.predict_log_proba(X), clf.predict_log_proba(X))
+
+
+def test_first_batch_of_one_class_waits_for_others(make):
+    X = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
+    clf = make("lp_ft").partial_fit(X, ["a"] * 12, classes=["a", "b"])
+    assert np.isfinite(clf.predict_proba(X)).all()
+    assert clf.partial_fit(X, ["a", "b"] * 6).predict(X).shape == (12,)

@@ -2,11 +2,13 @@
 
 import pickle
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import skorch
 import torch
+from scipy.sparse import csr_array
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.exceptions import NotFittedError
@@ -281,3 +283,43 @@ def test_unfitted_regressor_says_so(regressor):
 def test_other_loss_of_a_solved_head_is_told_of(regressor):
     with pytest.warns(UserWarning, match="fitted by ridge regression"):
         regressor(criterion=torch.nn.L1Loss).fit(X, PRICE)
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, np.nan])
+def test_file_with_a_scale_that_is_none_is_refused(
+    regressor, tmp_path, monkeypatch, scale
+):
+    reg = regressor().set_params(backbone="sktl_mini").fit(X, PRICE)
+    path = tmp_path / "model.safetensors"
+    # As if another version had written it: by hand, `scale` cannot be set.
+    monkeypatch.setattr(type(reg.target_), "__post_init__", lambda self: None)
+    reg.target_ = replace(reg.target_, scale=np.array(scale))
+    reg.save(path)
+    monkeypatch.undo()
+    with pytest.raises(ModelFileError, match="no means and deviations"):
+        FineTunedCNNRegressor.load(path)
+
+
+def test_weights_of_one_change_nothing_for_several_numbers(regressor):
+    """The loss has an entry per number then, and one weight a row."""
+    plain = regressor("full").fit(X, BOTH)
+    weighted = regressor("full").fit(X, BOTH, sample_weight=np.ones(len(X)))
+    np.testing.assert_allclose(weighted.predict(X), plain.predict(X), rtol=1e-5)
+    weight = 1.0 + np.arange(len(X))
+    other = regressor("full").fit(X, BOTH, sample_weight=weight).predict(X)
+    assert not np.allclose(other, plain.predict(X), rtol=1e-5)
+
+
+def test_sparse_numbers_are_refused(regressor):
+    with pytest.raises((TypeError, ValueError), match="sparse|Sparse"):
+        regressor().fit(X, csr_array(BOTH))
+
+
+def test_no_numbers_are_refused(regressor):
+    with pytest.raises(ValueError, match="at least|0 sample|no numbers"):
+        regressor().fit(X[:0], PRICE[:0])
+
+
+def test_weights_of_zero_everywhere_are_refused(regressor):
+    with pytest.raises(ValueError, match="zero in every row|at least one non-zero"):
+        regressor().fit(X, PRICE, sample_weight=np.zeros(len(X)))

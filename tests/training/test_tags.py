@@ -216,3 +216,22 @@ def test_one_label_per_row_as_indicators_is_warned_of(make):
     with pytest.warns(UserWarning, match="exactly one 1 in each row.*argmax"):
         clf = make("linear_probe").fit(X, one_hot)
     assert clf.predict(X).shape == (36, 3)
+
+
+def test_loss_of_probabilities_trains_as_that_of_logits_does(make):
+    """`BCELoss` is given probabilities."""
+    ours = make("full", criterion=torch.nn.BCELoss).fit(X, TAGS)
+    usual = make("full").fit(X, TAGS)
+    np.testing.assert_allclose(
+        ours.predict_proba(X), usual.predict_proba(X), rtol=1e-3, atol=1e-4
+    )
+
+
+def test_tag_that_is_the_same_in_all_rows_of_a_first_batch_is_unlikely(make):
+    clf = make("lp_ft", lr=1e-6)
+    tags = TAGS.copy()
+    tags[:, 1] = 0
+    clf.partial_fit(X, tags, classes=[0, 1, 2])
+    probabilities = clf.predict_proba(X)
+    assert probabilities[:, 1].max() < 0.05
+    assert probabilities[:, 0].std() > 0.05

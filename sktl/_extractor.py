@@ -59,7 +59,7 @@ class PretrainedFeatureExtractor(
         reads, by default the class token for ViT and DeiT (of torchvision and timm)
         and DINOv2, the mean over patches for BEiT, EVA-02, DINOv3 and Swin, and
         attention pooling for SigLIP. Distilled DeiT has two heads, which read two
-        tokens: there it is the last layer with all tokens, and `"avg"` their patches.
+        tokens: there it is the mean of these two.
     image_shape : tuple of int or None, default=None
         How a row of a 2-D `X` becomes an image: `(h, w)` or `(h, w, c)`; one of them
         may be -1. None takes a square grey image, else a square RGB image.

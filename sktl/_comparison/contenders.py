@@ -99,6 +99,11 @@ def default_contenders(backbone, target):
 
 
 def _contenders_of(extractor, target):
+    weights = extractor.weights
+    is_default = weights is None or (isinstance(weights, str) and weights == "DEFAULT")
+    if not is_default and extractor.image_size is None:
+        # Twins with random weights would not know how these want their images.
+        extractor.set_params(preprocessing=extractor._load_backbone().preprocessing)
     # One network for all: a clone's is a copy, and twins have the same.
     untrained = clone(extractor).set_params(weights=None, backbone=extractor.backbone)
     shared = {name: getattr(extractor, name) for name in (*OF_IMAGES, *OF_NETWORK)}

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sktl._extractor import PretrainedFeatureExtractor
+from sktl._networks.preprocessing import Preprocessing
 from sktl._training.fine_tuning import FineTunedNet
 
 UNTRAINED, SCRATCH = "untrained", "from scratch"
@@ -23,7 +24,7 @@ CLASSICAL, FROZEN, TUNED, RANDOM = KINDS = (
     "random weights",
 )
 # Values that are the same where they are equal; all others where they are one object.
-PLAIN = (Number, str, bytes, type(None), PathLike, Enum, type)
+PLAIN = (Number, str, bytes, type(None), PathLike, Enum, type, Preprocessing)
 
 
 class Pair(NamedTuple):

@@ -1,5 +1,6 @@
 """Names to networks: built, given their weights, traced and frozen."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from sktl._networks.architectures import (
 )
 from sktl._networks.given import given_network
 from sktl._networks.kept import keep
-from sktl._networks.preprocessing import Preprocessing, filled
+from sktl._networks.preprocessing import Preprocessing, filled, from_plain
 from sktl._networks.stages import StagedNetwork
 from sktl._networks.weight_files import (
     load_state,
@@ -116,13 +117,15 @@ def load_backbone(backbone, weights="DEFAULT", *, preprocessing=UNCHANGED, seed=
         is_dict = isinstance(found, Mapping)
         read = _read_dict if is_dict else _read_file
         # Reading, and fetching above all, keeps no other thread from computing.
-        digest, make_state, source = read(found)
+        digest, make_state, source, stated = read(found)
         # Published weights are known by their content, under whatever name they lie.
         name = architecture.published_name(found, digest)
-        preset = architecture.preprocessings.get(name, preset)
+        preset = stated or architecture.preprocessings.get(name, preset)
         architecture = find(backbone, published=True) if name else architecture
         published = architecture.files.get(name)
-        if not (is_given or name or found in architecture.files.values()):
+        if stated:
+            doubt = ""
+        elif not (is_given or name or found in architecture.files.values()):
             doubt = f"{source} are none of the published ones and do not say"
 
         def trained():
@@ -147,17 +150,32 @@ def load_backbone(backbone, weights="DEFAULT", *, preprocessing=UNCHANGED, seed=
 
 
 def _read_file(file):
-    """The digest of a weights file, and how to get the tensors in it."""
+    """The digest of a weights file, how to get the tensors in it, and what it says."""
     file = local_file(file)
-    digest, content = read_file(file)
+    digest, content, metadata = read_file(file)
     source = f"weights={str(file.path)!r}"
-    return digest, lambda: parse(file.path, digest, content), source
+    stated = _stated_preprocessing(metadata, source)
+    return digest, lambda: parse(file.path, digest, content), source, stated
 
 
 def _read_dict(state):
     source = "weights, a state dict,"
     state = plain_state(state, source)
-    return state_digest(state), lambda: state, source
+    return state_digest(state), lambda: state, source, None
+
+
+def _stated_preprocessing(metadata, source):
+    """How images were prepared in training, as `save_backbone` wrote it; else None."""
+    if not {"sktl", "preprocessing"} <= metadata.keys():
+        return None
+    try:
+        return from_plain(json.loads(metadata["preprocessing"]))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise WeightsMismatchError(
+            f"{source} do not say how images are prepared in a way that this version "
+            f"of sktl understands ({str(error)[:200]}). Save them again with "
+            "save_backbone."
+        ) from error
 
 
 def _kept(architecture, what, make):

@@ -8,7 +8,8 @@ output and the last layers that have a matrix of weights, Linear or convolutions
 
 * Nothing but what leaves scores scores (reshaping, averaging, dropout, softmax or
   sigmoid): those layers are heads. There may be two Linear ones, beside each other, of
-  which the mean is taken: networks that were trained by distillation have them.
+  which the mean is taken: networks that were trained by distillation have them. Where
+  they read two tokens (DeiT), the features are the mean of these, as timm has it.
 * A ReLU and then the average over all positions, behind a 1x1 convolution that reads a
   dropout: that is a head too (SqueezeNet's).
 * Anything else, such as a norm, another activation, a sum or a concatenation: the
@@ -17,6 +18,8 @@ output and the last layers that have a matrix of weights, Linear or convolutions
 Where that may be wrong, `Ending.doubt` says so.
 """
 
+import functools
+import operator
 from dataclasses import dataclass
 
 import torch
@@ -56,13 +59,15 @@ class Ending:
     ----------
     heads : list of fx.Node
         The layers that make scores; none where the network has no head.
-    output : fx.Node
+    features : fx.Node
+        What the first head reads; the output where there is no head, or where heads
+        read several tokens.
     doubt : str
         What else a reader might have taken for the features; "" where that is clear.
     """
 
     heads: list[fx.Node]
-    output: fx.Node
+    features: fx.Node
     doubt: str = ""
 
 
@@ -72,7 +77,8 @@ def find_ending(graph, module):
     Parameters
     ----------
     graph : fx.Graph
-        Of several outputs, all but the deepest are taken out of it.
+        Of several outputs, all but the deepest are taken out of it; so are heads that
+        read several tokens.
     module : torch.nn.Module
 
     Returns
@@ -87,17 +93,20 @@ def find_ending(graph, module):
     if (conv := _squeezed_head(sources, behind, module)) is not None:
         if not _is_dropout(conv.all_input_nodes[0], module):
             doubt = f"it ends in a convolution, {conv.target!r}, a ReLU and an average"
-        return Ending([conv], output, doubt)
+        return Ending([conv], conv.all_input_nodes[0], doubt)
     _refuse_functions(sources, module)
     if not sources or not all(is_matrix_layer(s, module) for s in sources):
         return Ending([], output, doubt)
     if len(sources) > 1 and not _are_twins(sources, module):
         return Ending([], output, doubt)
     layer = module.get_submodule(sources[0].target)
-    before, _ = _behind(sources[0].all_input_nodes[0], module)
+    features = sources[0].all_input_nodes[0]
+    before, _ = _behind(features, module)
     if isinstance(layer, _ConvNd) and not _averages(behind + before, module):
         doubt = f"it ends in a convolution, {sources[0].target!r}, without an average"
-    return Ending(sources, output, doubt)
+    if _read_tokens(sources, module):
+        features = _mean_in_place_of_scores(graph, sources)
+    return Ending(sources, features, doubt)
 
 
 def is_matrix_layer(node, module):
@@ -194,6 +203,33 @@ def _are_twins(sources, module):
                 seen.add(earlier)
                 waiting += earlier.all_input_nodes
     return len({len(module.get_submodule(s.target).weight) for s in sources}) == 1
+
+
+def _read_tokens(heads, module):
+    """Whether each of these heads reads another token of the same ones."""
+    tokens = []
+    for head in heads:
+        node = head.all_input_nodes[0]
+        while _is_dropout(node, module):
+            node = node.all_input_nodes[0]
+        tokens.append(node)
+    are_selected = all(node.target is operator.getitem for node in tokens)
+    same = {node.args[0] for node in tokens if are_selected}
+    return len(set(tokens)) > 1 and len(same) == 1
+
+
+def _mean_in_place_of_scores(graph, heads):
+    """Let a network give the mean of what its heads read."""
+    read = [head.all_input_nodes[0] for head in heads]
+    *_, end = graph.nodes
+    with graph.inserting_before(end):
+        total = functools.reduce(
+            lambda a, b: graph.call_function(operator.add, (a, b)), read
+        )
+        mean = graph.call_function(operator.truediv, (total, len(read)))
+    end.args = (mean,)
+    graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
+    return mean
 
 
 def _refuse_functions(sources, module):

@@ -124,6 +124,14 @@ def filled(asked, trained):
     return replace(trained, **given)
 
 
+def from_plain(saved):
+    """All of it, as `asdict` made it plain and a file held it."""
+    preprocessing = Preprocessing(**saved)
+    if None in vars(preprocessing).values():
+        raise ValueError("it does not say how its images are prepared")
+    return preprocessing
+
+
 IMAGENET = Preprocessing(
     resize=256,
     crop=224,

@@ -71,7 +71,7 @@ class StagedNetwork:
         self.side = side
         self._graph, names = trace(module)
         ending = find_ending(self._graph, module)
-        self._names = {node: names[node] for node in self._graph.nodes}
+        self._names = {n: names.get(n, n.name) for n in self._graph.nodes}
         self._heads = ending.heads
         self.heads = [node.target for node in ending.heads]
         self.doubt = ending.doubt
@@ -96,14 +96,18 @@ class StagedNetwork:
                 "or convolution, with other layers before it; or one without a "
                 "classification layer, whose output is features."
             )
-        cut = self._names[ending.output]
-        if ending.heads:
-            cut = self._names[ending.heads[0].all_input_nodes[0]]
-            if len(ending.heads) > 1 or cut not in self._cuts:
-                cut = self._cut_before(ending.heads[0])
+        cut = self._names[ending.features]
+        if ending.heads and cut not in self._cuts:
+            cut = self._cut_before(ending.heads[0])
         if cut not in self._cuts or order.index(others[-1]) > order.index(
             self._cuts[cut]
         ):
+            if len(ending.heads) > 1:
+                raise ValueError(
+                    f"backbone={name}: its heads {self.heads} read different values, "
+                    "so no layer before them gives its features. Pass a network with "
+                    "one head, or without."
+                )
             raise ValueError(
                 f"backbone={name}: after {cut or 'the image'!r}, it uses more than the "
                 "input of its last layer. Write its forward so that nothing else is "

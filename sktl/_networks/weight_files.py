@@ -7,6 +7,7 @@ compared.
 import contextlib
 import hashlib
 import io
+import json
 import os
 import re
 import reprlib
@@ -180,7 +181,7 @@ def _copy(answer, target, file):
 # ---- from the disk
 
 
-_digests = {}  # path -> (state of the file, digest)
+_digests = {}  # path -> (state of the file, digest, metadata)
 
 
 def read_file(file):
@@ -195,16 +196,19 @@ def read_file(file):
     digest : str
     content : bytes or None
         None where the digest was known.
+    metadata : dict of {str: str}
+        What a file in the format of safetensors says of its tensors.
     """
     content = None
     try:
         state = _file_state(file.path)
-        known, digest = _digests.get(file.path, (None, None))
+        known, digest, metadata = _digests.get(file.path, (None, None, None))
         if known != state:
             content = file.path.read_bytes()
             digest = hashlib.sha256(content).hexdigest()
+            metadata = _metadata(content) if _is_safetensors(file.path) else {}
             if _file_state(file.path) == state and _is_settled(state):
-                _digests[file.path] = state, digest
+                _digests[file.path] = state, digest, metadata
     except OSError as error:
         raise WeightsNotAvailableError(
             f"weights={str(file.path)!r} could not be read ({error}). Pass the path "
@@ -221,7 +225,20 @@ def read_file(file):
             f"with {digest[:16]}, expected {file.sha256[:16]}. The file is damaged or "
             "was replaced; delete it, and it will be downloaded again."
         )
-    return digest, content
+    return digest, content, metadata
+
+
+def _metadata(content):
+    """The library reads it from files only, and this one may have changed by then."""
+    try:
+        size = int.from_bytes(content[:8], "little")
+        return dict(json.loads(content[8 : 8 + size]).get("__metadata__", {}))
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return {}  # whoever reads the tensors will say what is wrong with the file
+
+
+def _is_safetensors(path):
+    return Path(path).suffix == ".safetensors"
 
 
 def _file_state(path):
@@ -259,7 +276,7 @@ def parse(path, digest, content=None):
                 f"weights={str(path)!r} changed while they were read. Try again."
             )
     try:
-        if path.suffix == ".safetensors":
+        if _is_safetensors(path):
             state = safetensors.torch.load(content)
         else:
             file = io.BytesIO(content)

@@ -13,7 +13,7 @@ import torch
 from skorch.history import History
 
 from sktl._networks.backbones import rebuild_backbone
-from sktl._networks.preprocessing import Preprocessing
+from sktl._networks.preprocessing import from_plain
 from sktl._saving.archive import read_archive, to_bytes, write_archive
 from sktl._saving.plain_data import decode, decode_array, encode, encode_array
 from sktl._training.targets import TARGETS
@@ -95,6 +95,9 @@ class SavedMixin:
     def save_backbone(self, path, precision="float32"):
         """Save the network without its head, to be used as `weights=path`.
 
+        The file says how images were prepared; whoever uses it as `weights` prepares
+        them so by default.
+
         Parameters
         ----------
         path : path-like
@@ -151,7 +154,7 @@ def _load_model(cls, path, **parameters):
         backbone = rebuild_backbone(
             network["name"],
             network["structure"],
-            _preprocessing(network["preprocessing"]),
+            from_plain(network["preprocessing"]),
             {n.removeprefix("prefix."): t for n, t in tensors.items()},
         )
         origin = {name: network[name] for name in ("license", "source")}
@@ -181,6 +184,7 @@ def _save_backbone(estimator, path, precision):
     metadata = {
         "backbone": estimator.backbone_.name,
         "sktl": version("sktl"),
+        "preprocessing": json.dumps(asdict(estimator.backbone_.preprocessing)),
         **{
             field: json.dumps(values.tolist(), default=str)
             for field, values in vars(estimator.target).items()
@@ -261,13 +265,6 @@ def _check_fitted(fitted, history, tensors, parameters):
     widths = [layers[i] for i in sorted(layers)]
     if widths != [*parameters.get("hidden_units", ()), fitted["target_"].n_outputs]:
         raise ValueError(f"its head has layers of {widths} units")
-
-
-def _preprocessing(saved):
-    preprocessing = Preprocessing(**saved)
-    if None in vars(preprocessing).values():
-        raise ValueError("it does not say how its images are prepared")
-    return preprocessing
 
 
 def _check_tensors(tensors, expected):

@@ -69,6 +69,18 @@ def test_default_contenders_take_over_what_an_extractor_says():
         assert getattr(pixels, key) == own[key]
 
 
+def test_default_contenders_see_images_as_a_saved_backbone_did(tmp_path):
+    X, y = load_digits(n_class=2, return_X_y=True)
+    source = FineTunedCNNClassifier(strategy="linear_probe", image_size=16)
+    source.fit(X[:20], y[:20]).save_backbone(tmp_path / "mine.safetensors")
+    extractor = PretrainedFeatureExtractor(weights=tmp_path / "mine.safetensors")
+    contenders = default_contenders(extractor, LABELS)
+    for name in NAMES:
+        part = getattr(contenders[name], "steps", [("", contenders[name])])[0][1]
+        assert part.preprocessing == source.preprocessing_
+    assert len(find_pairs(contenders)) == 2
+
+
 @pytest.mark.parametrize("backbone", [3, {"mine": LogisticRegression()}])
 def test_backbone_of_another_kind_is_named(backbone):
     with pytest.raises(ValueError, match=r"backbone.* is a .*Accepted: a name of"):

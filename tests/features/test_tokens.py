@@ -101,6 +101,29 @@ def test_penultimate_is_what_the_head_of_timm_reads(global_pool, images):
     np.testing.assert_allclose(extractor.fit_transform(images), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("num_classes", [7, 0])
+def test_two_heads_of_distilled_deit_leave_the_mean_of_their_tokens(
+    num_classes, images
+):
+    models = pytest.importorskip("timm.models.deit")
+    torch.manual_seed(0)
+    small = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 2}
+    network = models.VisionTransformerDistilled(
+        **small, num_heads=2, num_classes=num_classes
+    ).eval()
+    with torch.no_grad():
+        tokens = network.forward_features(batch(images))
+        expected = network.forward_head(tokens, pre_logits=True).numpy()
+    extractor = PretrainedFeatureExtractor(network, **SMALL)
+    np.testing.assert_allclose(extractor.fit_transform(images), expected, atol=1e-5)
+    extractor.set_params(pooling="cls")
+    np.testing.assert_allclose(
+        extractor.fit_transform(images), tokens[:, 0].numpy(), atol=1e-5
+    )
+    clf = FineTunedCNNClassifier(network, preprocessing=PLAIN, max_epochs=1)
+    assert clf.fit(images, [0, 1, 0, 1, 0]).module_.head.in_features == 16
+
+
 @pytest.mark.parametrize("head", [True, False])
 def test_swin_has_masks_of_five_dimensions_and_channels_last(head, images):
     models = pytest.importorskip("timm.models.swin_transformer")

@@ -198,6 +198,19 @@ def test_long_value_as_weights_gives_a_short_message():
 # ---- files
 
 
+@pytest.mark.parametrize(
+    "said", ["no JSON", "null", '{"crop": 32}', '{"crop": -1}', "[" * 100_000]
+)
+def test_file_that_garbles_how_images_are_prepared_is_refused(state, tmp_path, said):
+    path = tmp_path / "mine.safetensors"
+    of_others = {"preprocessing": said}
+    safetensors.torch.save_file(state, path, of_others)
+    make(path).fit(np.zeros((4, 8, 8, 3)))
+    safetensors.torch.save_file(state, path, of_others | {"sktl": "0.1.0"})
+    with pytest.raises(WeightsMismatchError, match="do not say how images are prep"):
+        make(path).fit(np.zeros((4, 8, 8, 3)))
+
+
 def test_home_directory_is_expanded(state, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))  # Windows

@@ -13,6 +13,7 @@ import pickle
 import re
 import signal
 import sys
+import warnings
 import zipfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -431,10 +432,11 @@ def test_saved_backbone_gives_the_features_of_the_classifier(
     clf = make_classifier(strategy="full", lr=0.01, device="cpu").fit(X, y)
     path = tmp_path / "tuned.safetensors"
     clf.save_backbone(path, precision)
-    extractor = PretrainedFeatureExtractor(
-        weights=path, image_size=16, device="cpu", cache=None
-    )
-    features = torch.from_numpy(extractor.fit_transform(X))
+    extractor = PretrainedFeatureExtractor(weights=path, device="cpu", cache=None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the file says how its images are prepared
+        features = torch.from_numpy(extractor.fit_transform(X))
+    assert extractor.preprocessing_ == clf.preprocessing_
     logits = clf.module_.head(features).detach()
     np.testing.assert_allclose(logits, clf.decision_function(X), rtol=0, atol=atol)
     with safetensors.safe_open(path, "pt") as file:

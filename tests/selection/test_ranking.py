@@ -298,7 +298,7 @@ def test_published_accuracy_is_that_of_the_weights(digits, monkeypatch):
     torch.manual_seed(0)
     state = get_model("mobilenet_v3_small", weights=None).state_dict()
     digest = MobileNet_V3_Small_Weights.DEFAULT.url.rpartition("-")[2][:8]
-    read = lambda file: (digest, lambda: state, "weights")  # noqa: E731
+    read = lambda file: (digest, lambda: state, "weights", None)  # noqa: E731
     monkeypatch.setattr(backbones, "_read_file", read)
     X, y = digits
     small = PretrainedFeatureExtractor("mobilenet_v3_small", preprocessing=TINY)

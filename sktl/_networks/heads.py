@@ -7,9 +7,10 @@ then the output is the penultimate layer. Which it is shows in what lies between
 output and the last layers that have a matrix of weights, Linear or convolutions:
 
 * Nothing but what leaves scores scores (reshaping, averaging, dropout, softmax or
-  sigmoid): those layers are heads. There may be two Linear ones, beside each other, of
-  which the mean is taken: networks that were trained by distillation have them. Where
-  they read two tokens (DeiT), the features are the mean of these, as timm has it.
+  sigmoid): those layers are heads. There may be several Linear ones beside each other
+  whose scores are added up: networks that were trained by distillation have two. Where
+  they read different tokens, the features are the mean of those that are read singly,
+  as timm has it: of the two of DeiT, the first of VOLO.
 * A ReLU and then the average over all positions, behind a 1x1 convolution that reads a
   dropout: that is a head too (SqueezeNet's).
 * Anything else, such as a norm, another activation, a sum or a concatenation: the
@@ -45,8 +46,9 @@ KEEP_CALLS = set(
     "contiguous float to softmax log_softmax sigmoid dropout mean avg_pool2d "
     "adaptive_avg_pool2d mul truediv div".split()
 )
-# Of several heads at once, the mean is taken.
-JOIN_CALLS = {"add", "iadd", "stack"}
+# Of several heads at once, the mean is taken, a weighted sum, or the largest score of
+# any position.
+JOIN_CALLS = {"add", "iadd", "stack", "sum", "max", "amax"}
 PRODUCTS = {"linear", "matmul", "conv1d", "conv2d", "bilinear", "einsum", "addmm"}
 AVERAGES = {"mean", "avg_pool2d", "adaptive_avg_pool2d"}
 
@@ -104,8 +106,8 @@ def find_ending(graph, module):
     before, _ = _behind(features, module)
     if isinstance(layer, _ConvNd) and not _averages(behind + before, module):
         doubt = f"it ends in a convolution, {sources[0].target!r}, without an average"
-    if _read_tokens(sources, module):
-        features = _mean_in_place_of_scores(graph, sources)
+    if tokens := _tokens_read(sources, module):
+        features = _mean_in_place_of_scores(graph, tokens)
     return Ending(sources, features, doubt)
 
 
@@ -205,28 +207,35 @@ def _are_twins(sources, module):
     return len({len(module.get_submodule(s.target).weight) for s in sources}) == 1
 
 
-def _read_tokens(heads, module):
-    """Whether each of these heads reads another token of the same ones."""
-    tokens = []
-    for head in heads:
-        node = head.all_input_nodes[0]
-        while _is_dropout(node, module):
-            node = node.all_input_nodes[0]
-        tokens.append(node)
-    are_selected = all(node.target is operator.getitem for node in tokens)
-    same = {node.args[0] for node in tokens if are_selected}
-    return len(set(tokens)) > 1 and len(same) == 1
+def _tokens_read(heads, module):
+    """What heads that read different tokens of the same ones read singly."""
+    read = dict.fromkeys(head.all_input_nodes[0] for head in heads)
+    tokens = {}
+    for node in read:
+        selected = node
+        while _is_dropout(selected, module):
+            selected = selected.all_input_nodes[0]
+        if is_token(selected):
+            tokens[node] = selected.args[0]
+    return list(tokens) if len(read) > 1 and len(set(tokens.values())) == 1 else []
 
 
-def _mean_in_place_of_scores(graph, heads):
-    """Let a network give the mean of what its heads read."""
-    read = [head.all_input_nodes[0] for head in heads]
+def is_token(node):
+    """Whether the node selects one token of all, which are on axis 1."""
+    if node.target is not operator.getitem or not isinstance(node.args[1], tuple):
+        return False
+    return len(node.args[1]) > 1 and isinstance(node.args[1][1], int)
+
+
+def _mean_in_place_of_scores(graph, nodes):
+    """Let a network give the mean of these."""
     *_, end = graph.nodes
     with graph.inserting_before(end):
-        total = functools.reduce(
-            lambda a, b: graph.call_function(operator.add, (a, b)), read
+        mean = functools.reduce(
+            lambda a, b: graph.call_function(operator.add, (a, b)), nodes
         )
-        mean = graph.call_function(operator.truediv, (total, len(read)))
+        if len(nodes) > 1:
+            mean = graph.call_function(operator.truediv, (mean, len(nodes)))
     end.args = (mean,)
     graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
     return mean

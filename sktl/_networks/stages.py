@@ -20,7 +20,7 @@ from torch import fx
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from sktl._networks.heads import find_ending, is_matrix_layer, layer_of
+from sktl._networks.heads import find_ending, is_matrix_layer, is_token, layer_of
 from sktl._networks.tracing import describe_leaf, trace
 from sktl._networks.weight_files import state_digest
 from sktl._utils.torch_state import plain_torch
@@ -106,7 +106,8 @@ class StagedNetwork:
                 raise ValueError(
                     f"backbone={name}: its heads {self.heads} read different values, "
                     "so no layer before them gives its features. Pass a network with "
-                    "one head, or without."
+                    "one head; or without (num_classes=0 of timm), whose output is "
+                    "features."
                 )
             raise ValueError(
                 f"backbone={name}: after {cut or 'the image'!r}, it uses more than the "
@@ -468,10 +469,10 @@ def _extra_tokens(graph, module):
         if node.target is torch.cat and 1 in (index, node.kwargs.get("dim")):
             parts = [_token_names(part, module) for part in node.args[0]]
             found = (*(name for part in parts for name in part), *found)
+        elif is_token(node):
+            found = ()
         elif node.target is operator.getitem and isinstance(index, tuple):
-            if len(index) > 1 and isinstance(index[1], int):
-                found = ()
-            elif len(index) > 1 and isinstance(index[1], slice):
+            if len(index) > 1 and isinstance(index[1], slice):
                 start = index[1].start or 0
                 found = found[start:] if isinstance(start, int) else ()
         elif getattr(node.target, "__name__", node.target) in ("mean", "amax", "sum"):

@@ -189,6 +189,29 @@ def test_classifier_replaces_both_heads(make, strategy):
     assert classifier.predict_proba(images).shape == (12, 3)
 
 
+def test_heads_that_read_different_layers_are_refused():
+    class Stages(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 8, 1)
+            self.heads = nn.ModuleList([nn.Linear(4, 5), nn.Linear(8, 5)])
+            self.shares = nn.Parameter(torch.ones(2))
+
+        def forward(self, x):
+            read = [x := self.first(x), self.second(x)]
+            shares = self.shares.softmax(0)
+            scores = [
+                shares[i] * head(y.mean((2, 3)))
+                for i, (head, y) in enumerate(zip(self.heads, read, strict=True))
+            ]
+            return torch.stack(scores).sum(0)
+
+    with pytest.raises(
+        ValueError, match=r"\['heads.0', 'heads.1'\] read.*num_classes=0"
+    ):
+        StagedNetwork(Stages())
+
+
 def test_residual_sum_is_no_pair_of_heads():
     class Residual(nn.Module):
         def __init__(self):

@@ -490,7 +490,7 @@ class Numbers:
                 "Pass one number per image."
             )
         y = check_array(
-            _without_missing(y),
+            _as_numbers(y),
             dtype=np.float64,
             ensure_2d=False,
             ensure_all_finite=False,
@@ -509,11 +509,17 @@ class Numbers:
         """Learn mean and scale from checked numbers."""
         if not len(y):
             raise ValueError("y holds no numbers; at least 1 is needed.")
-        mean = np.average(y, axis=0, weights=sample_weight)
-        variance = np.average((y - mean) ** 2, axis=0, weights=sample_weight)
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean = np.average(y, axis=0, weights=sample_weight)
+            variance = np.average((y - mean) ** 2, axis=0, weights=sample_weight)
         # What does not vary has rounding errors for a variance.
         constant = variance <= (10 * np.finfo(float).eps * np.abs(mean)) ** 2
         scale = np.where(constant, 1.0, np.sqrt(variance))
+        if not np.isfinite(scale).all():
+            raise ValueError(
+                f"y holds numbers up to {np.abs(y).max():.3g}, whose variance is "
+                "beyond float64. Pass them in a larger unit."
+            )
         return cls(np.asarray(mean), np.asarray(scale))
 
     @property
@@ -626,7 +632,9 @@ def check_labels(y):
             "one label per image."
         )
     _refuse_lists(y)
-    y = column_or_1d(y, warn=True)
+    # NumPy would make texts of all that a list holds beside texts, NaN for one.
+    is_list = isinstance(y, list | tuple)
+    y = column_or_1d(np.array(y, dtype=object) if is_list else y, warn=True)
     missing = [i for i, label in enumerate(y) if _is_missing(label)]
     if missing:
         raise ValueError(
@@ -634,14 +642,19 @@ def check_labels(y):
             f"{missing[0]}. Label these rows, or leave them out."
         )
     if y.dtype.kind == "O":
-        are_texts = {isinstance(label, str) for label in y}
-        if len(are_texts) > 1:
+        texts = {_kind_of_text(label) for label in y}
+        if len(texts) > 1:
             kinds = sorted({type(label).__name__ for label in y})
             raise ValueError(
                 f"y mixes labels of the types {', '.join(kinds)}, which cannot be "
                 "sorted. Convert them to one type."
             )
-        y = y if True in are_texts else np.array(y.tolist())
+        y = np.array(y.tolist()) if is_list or texts == {None} else y
+        if y.dtype.kind == "O" and texts == {None}:
+            raise ValueError(
+                f"y holds {shown(y[0])} in row 0, a {type(y[0]).__name__}, which is no "
+                "label. Labels are texts, whole numbers or bools."
+            )
     if y.dtype.kind == "f" and np.isinf(y).any():
         raise ValueError(
             f"y holds infinity in row {np.flatnonzero(np.isinf(y))[0]}, which is no "
@@ -651,16 +664,20 @@ def check_labels(y):
     return y
 
 
+def _kind_of_text(label):
+    return next((kind for kind in (str, bytes) if isinstance(label, kind)), None)
+
+
 def _refuse_lists(y):
     """Refuse a list of labels per row, in the words of what is needed instead."""
-    several = (list, tuple, set, frozenset)
     rows = y.tolist() if getattr(y, "ndim", 0) == 1 and hasattr(y, "tolist") else y
     for row, labels in enumerate(rows if isinstance(rows, list | tuple) else ()):
-        if isinstance(labels, several) and len(labels) != 1:
+        is_column = isinstance(labels, list | tuple) and len(labels) == 1
+        if isinstance(labels, list | tuple | set | frozenset) and not is_column:
             raise ValueError(
-                f"y holds several labels in row {row}: {shown(labels)}. Turn them into "
-                "indicators, a column of 0 and 1 per label: "
-                "sklearn.preprocessing.MultiLabelBinarizer().fit_transform(y)."
+                f"y holds a {type(labels).__name__} of labels in row {row}: "
+                f"{shown(labels)}. Turn them into indicators, a column of 0 and 1 per "
+                "label: sklearn.preprocessing.MultiLabelBinarizer().fit_transform(y)."
             )
 
 
@@ -694,13 +711,32 @@ def _is_missing(label):
         return True
 
 
-def _without_missing(y):
-    """What pandas' NA stands for in a column of objects is NaN."""
-    values = np.asarray(y)
-    if values.dtype.kind != "O":
+def _as_numbers(y):
+    """Turn objects and texts into numbers, NaN where there is none."""
+    try:
+        values = np.asarray(y)
+    except ValueError as error:
+        raise ValueError(
+            "y has rows of several lengths. Pass one number per image, or as many for "
+            "each."
+        ) from error
+    if values.dtype.kind in "mM":
+        raise ValueError(
+            f"y holds times ({values.dtype}), which have no unit of their own. Turn "
+            "them into numbers, such as days."
+        )
+    if values.dtype.kind not in "OUS" or values.ndim == 0:
         return y
-    flat = [np.nan if _is_missing(value) else value for value in values.ravel()]
-    return np.array(flat, dtype=object).reshape(values.shape)
+    numbers = np.empty(values.shape)
+    for place, value in np.ndenumerate(values.astype(object)):
+        try:
+            numbers[place] = np.nan if _is_missing(value) else float(value)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ValueError(
+                f"y holds {shown(value)} in row {place[0]}, which is no number. Labels "
+                "and tags are for FineTunedCNNClassifier."
+            ) from error
+    return numbers
 
 
 def _rows_in_words(per_group, many):

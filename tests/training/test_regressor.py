@@ -265,7 +265,7 @@ def test_numbers_that_are_none_are_named_by_row(regressor, y, wrong):
     ("y", "message"),
     [
         (None, "Pass one number per image"),
-        (["a"] * 36, "could not convert string to float"),
+        (["a"] * 36, "y holds 'a' in row 0, which is no number"),
         (PRICE[:-1], "inconsistent numbers of samples"),
     ],
 )

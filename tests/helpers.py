@@ -50,6 +50,21 @@ def make_tiny_network(seed=0):
     return network.eval()
 
 
+def timm_features(network, X):
+    """What timm itself makes of images, before the classifier."""
+    import timm.data
+
+    X = [x if isinstance(x, Image.Image) else Image.fromarray(x) for x in X]
+    transform = timm.data.create_transform(
+        **timm.data.resolve_data_config(model=network), is_training=False
+    )
+    batch = torch.stack([transform(image) for image in X])
+    with torch.no_grad():
+        return network.forward_head(
+            network.forward_features(batch), pre_logits=True
+        ).numpy()
+
+
 def run_python(code, *arguments, timeout=600, **environment):
     """Run code in a process of its own; what it printed."""
     done = subprocess.run(

@@ -2,15 +2,12 @@
 
 import warnings
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 from torchvision.models import get_model
 from torchvision.models.feature_extraction import get_graph_node_names
 
-from sktl import PretrainedFeatureExtractor
 from sktl._networks.fusion import fuse_batch_norms
 from sktl._networks.stages import StagedNetwork
 from sktl.exceptions import UnknownLayerError, UnknownStageError
@@ -404,48 +401,3 @@ def test_network_of_transformers_is_refused_with_the_name_of_timm():
 
     with pytest.raises(ValueError, match=r"timm\.create_model"):
         StagedNetwork(Branching())
-
-
-TIMM = {  # names of timm: stages, and the width of the penultimate layer
-    "tf_efficientnetv2_b0": 1280,
-    "mobilenetv3_small_050": 1024,
-    "vit_tiny_patch16_224": 192,
-    "levit_128s": 384,
-    "vit_small_patch16_dinov3": 384,
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "width"), TIMM.items())
-def test_networks_of_timm_give_what_their_own_heads_read(name, width):
-    timm = pytest.importorskip("timm")
-    torch.manual_seed(0)
-    module = timm.create_model(name, pretrained=False).eval()
-    side = module.default_cfg["input_size"][-1]
-    network = StagedNetwork(module, side)
-    images = torch.rand(1, 3, side, side)
-    with torch.no_grad():
-        features = module.forward_features(images)
-        expected = module.forward_head(features, pre_logits=True)
-        (found,) = network.prefix(network.penultimate)(images)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-    assert network.n_features == width
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "vit_tiny_patch16_224"])
-def test_images_for_networks_of_timm_are_prepared_as_timm_prepares_them(name):
-    timm = pytest.importorskip("timm")
-    torch.manual_seed(0)
-    module = timm.create_model(name, pretrained=False).eval()
-    config = timm.data.resolve_model_data_config(module)
-    transform = timm.data.create_transform(**config, is_training=False)
-    image = np.random.default_rng(0).integers(0, 256, (300, 260, 3), dtype=np.uint8)
-    with torch.no_grad():
-        features = module.forward_features(transform(Image.fromarray(image))[None])
-        expected = module.forward_head(features, pre_logits=True).numpy()
-    extractor = PretrainedFeatureExtractor(
-        module, batch_size=1, precision="float32", cache=None
-    )
-    found = extractor.fit_transform([image])
-    assert np.abs(found - expected).max() < 1e-4 * max(1, np.abs(expected).max())

@@ -14,7 +14,6 @@ import torch
 
 timm = pytest.importorskip("timm")
 hub = pytest.importorskip("huggingface_hub")
-from PIL import Image  # noqa: E402
 from safetensors.torch import save, save_file  # noqa: E402
 
 from sktl import (  # noqa: E402
@@ -28,6 +27,7 @@ from sktl.exceptions import (  # noqa: E402
     WeightsMismatchError,
     WeightsNotAvailableError,
 )
+from tests.helpers import timm_features  # noqa: E402
 
 NAME = "test_resnet.r160_in1k"  # 0.5 million parameters
 SMALL = {"precision": "float32", "cache": None, "batch_size": 2}
@@ -102,41 +102,6 @@ def images(n=3, side=160):
     return np.random.default_rng(0).integers(0, 256, (n, side, side, 3), np.uint8)
 
 
-def own_features(network, X):
-    """What timm itself makes of images, before the classifier."""
-    X = [x if isinstance(x, Image.Image) else Image.fromarray(x) for x in X]
-    transform = timm.data.create_transform(
-        **timm.data.resolve_data_config(model=network), is_training=False
-    )
-    batch = torch.stack([transform(image) for image in X])
-    with torch.no_grad():
-        return network.forward_head(
-            network.forward_features(batch), pre_logits=True
-        ).numpy()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "name",
-    """convnext_atto convnextv2_atto efficientnet_lite0 tinynet_e regnety_002 fastvit_t8
-    mixer_s32_224 resmlp_12_224 edgenext_xx_small efficientformerv2_s0 hgnetv2_b0
-    dla46_c vit_tiny_patch16_224 deit_tiny_patch16_224 eva02_tiny_patch14_224
-    vit_small_patch14_dinov2 vit_small_patch16_dinov3 xcit_nano_12_p16_224
-    mobilevit_xxs levit_128s repvit_m0_9 swin_tiny_patch4_window7_224
-    mobilenetv3_small_050 mobilenetv4_conv_small lcnet_035 ghostnetv2_100 starnet_s1
-    tf_efficientnetv2_b0""".split(),
-)
-def test_features_are_those_of_timm_through_its_own_transforms(name):
-    """The default of each family is what timm's own head reads."""
-    torch.manual_seed(0)
-    network = timm.create_model(name).eval()
-    coarse = np.random.default_rng(0).integers(0, 256, (2, 8, 11, 3), np.uint8)
-    X = [Image.fromarray(x).resize((300, 240), Image.BICUBIC) for x in coarse]
-    expected = own_features(network, X)
-    found = PretrainedFeatureExtractor(network, **SMALL).fit_transform(X)
-    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
-
-
 @pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
 def test_named_weights_come_from_the_hub_once(
     file, network, start_hub, tmp_path, capsys
@@ -149,7 +114,7 @@ def test_named_weights_come_from_the_hub_once(
 
     features = extractor.fit_transform(images())
 
-    np.testing.assert_allclose(features, own_features(network, images()), atol=1e-4)
+    np.testing.assert_allclose(features, timm_features(network, images()), atol=1e-4)
     assert extractor.weights_license_ == "apache-2.0"
     assert extractor.weights_source_ == f"https://huggingface.co/timm/{NAME}"
     assert extractor.preprocessing_.crop == 160
@@ -220,7 +185,7 @@ def test_published_tensors_are_brought_into_the_form_of_the_network(start_hub):
 
     features = extractor.fit_transform(images())
 
-    np.testing.assert_allclose(features, own_features(vit, images()), atol=1e-4)
+    np.testing.assert_allclose(features, timm_features(vit, images()), atol=1e-4)
 
 
 def test_local_file_and_random_weights_need_no_hub(network, tmp_path):
@@ -232,12 +197,12 @@ def test_local_file_and_random_weights_need_no_hub(network, tmp_path):
 
     with pytest.warns(UserWarning, match="none of the published ones"):
         features = mine.fit_transform(images())
-    np.testing.assert_allclose(features, own_features(network, images()), atol=1e-4)
+    np.testing.assert_allclose(features, timm_features(network, images()), atol=1e-4)
     assert mine.weights_license_ is None
     torch.manual_seed(0)
     untrained = timm.create_model(NAME).eval()
     np.testing.assert_allclose(
-        random.fit_transform(images()), own_features(untrained, images()), atol=1e-4
+        random.fit_transform(images()), timm_features(untrained, images()), atol=1e-4
     )
 
 

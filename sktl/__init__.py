@@ -5,6 +5,7 @@ from sktl._comparison.compare import TransferComparison, compare_transfer
 from sktl._display.comparison import TransferComparisonDisplay
 from sktl._display.history import TrainingHistoryDisplay
 from sktl._display.layer_probe import LayerProbeDisplay
+from sktl._display.predictions import PredictionsDisplay
 from sktl._display.time_to_score import TimeToScoreDisplay
 from sktl._extractor import PretrainedFeatureExtractor
 from sktl._features.cache import cache_info, clear_cache, prune_cache
@@ -23,6 +24,7 @@ __all__ = [
     "FineTunedCNNRegressor",
     "LayerProbe",
     "LayerProbeDisplay",
+    "PredictionsDisplay",
     "Preprocessing",
     "PretrainedFeatureExtractor",
     "TimeToScoreDisplay",

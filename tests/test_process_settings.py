@@ -15,6 +15,7 @@ import sklearn
 import torch
 from safetensors.torch import load_file
 from sklearn.base import BaseEstimator
+from sklearn.dummy import DummyRegressor
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from skorch.callbacks import Callback
@@ -306,6 +307,14 @@ class World:
         self.comparison.save_html(self.folder / "page.html")
         return (self.folder / "page.html").read_text("utf-8")
 
+    def panels(self):
+        contenders = {"mean": DummyRegressor()}
+        report = sktl.compare_transfer(self.images, self.targets, contenders, cv=3)
+        axes = sktl.PredictionsDisplay.from_results(report).plot().axes_.flat
+        return [
+            np.asarray(dots.get_offsets()) for ax in axes for dots in ax.collections
+        ]
+
     def in_directory(self):
         """Keep features in a new directory, and ask what is there."""
         cache = self.folder / "cache"
@@ -392,6 +401,7 @@ CALLS = {
     "LayerProbeDisplay.from_results, plot": lambda w: (
         sktl.LayerProbeDisplay.from_results(w.probe).plot()
     ),
+    "PredictionsDisplay.from_results, plot": World.panels,
     "TimeToScoreDisplay.from_results, plot": lambda w: (
         sktl.TimeToScoreDisplay.from_results(w.comparison).plot()
     ),

@@ -3,6 +3,7 @@
 import numpy as np
 
 from sktl._display.drawing import KIND_LOOKS, PLAIN, broken, load_pyplot
+from sktl._training.targets import TARGETS
 from sktl._utils.printable import printable
 
 MOST_PANELS, PANELS_PER_ROW = 6, 3
@@ -12,6 +13,8 @@ INK = 150  # so many points are drawn in full; more of them let others shine thr
 
 class PredictionsDisplay:
     """Truth against prediction: a panel for each contender, or for each of its outputs.
+
+    Use `from_results` to make one.
 
     Parameters
     ----------
@@ -27,6 +30,20 @@ class PredictionsDisplay:
     ----------
     axes_ : ndarray of matplotlib.axes.Axes
     figure_ : matplotlib.figure.Figure
+
+    See Also
+    --------
+    sklearn.metrics.PredictionErrorDisplay : Draws this for one estimator, such as a
+        fitted `FineTunedCNNRegressor`, by `kind="actual_vs_predicted"`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sktl import PredictionsDisplay
+    >>> display = PredictionsDisplay(
+    ...     {"ridge": np.array([1.0, 2.0])}, {"ridge": np.array([1.1, 1.8])})
+    >>> display.predictions["ridge"]
+    array([1.1, 1.8])
     """
 
     def __init__(self, truths, predictions, titles=None, kinds=None):
@@ -46,7 +63,23 @@ class PredictionsDisplay:
         Returns
         -------
         display : PredictionsDisplay
+
+        Raises
+        ------
+        ValueError
+            If it was not of numbers, or every contender failed.
         """
+        if not TARGETS[comparison.target_].has_scale:
+            raise ValueError(
+                f"This comparison is of {comparison.target_}, which lie on no axis. "
+                "For labels use sklearn.metrics.ConfusionMatrixDisplay."
+                "from_predictions with 'y' and 'predict' of report.predictions_[name]."
+            )
+        if not comparison.predictions_:
+            raise ValueError(
+                "This comparison holds no predictions. Make it by compare_transfer, "
+                "with a contender that does not fail."
+            )
         results, found = comparison.results_, comparison.predictions_
         columns = results["contender"], results["mean_test_score"], results["kind"]
         # Of several sizes the last is that of the predictions.

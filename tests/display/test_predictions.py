@@ -6,8 +6,7 @@ from sklearn.datasets import load_digits
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.linear_model import Ridge
 
-from sktl import compare_transfer
-from sktl._display.predictions import PredictionsDisplay
+from sktl import PredictionsDisplay, compare_transfer
 
 pytestmark = pytest.mark.usefixtures("pyplot")
 X, NUMBER = load_digits(return_X_y=True)
@@ -49,6 +48,19 @@ def test_prediction_that_is_far_off_lies_at_the_edge():
     display = PredictionsDisplay({"one": truth}, {"one": wild}).plot()
     (points,) = display.axes_[0, 0].collections
     assert points.get_offsets()[:, 0].tolist() == [0.0, 15.0, 5.0]
+
+
+def test_comparison_of_labels_is_refused():
+    report = compare_transfer(X, NUMBER[:60] > 4, {"any": DummyClassifier()}, cv=3)
+    with pytest.raises(ValueError, match=r"is of labels.*ConfusionMatrixDisplay"):
+        PredictionsDisplay.from_results(report)
+
+
+def test_comparison_without_predictions_is_refused():
+    report = compare(PRICE)
+    report.predictions_ = {}
+    with pytest.raises(ValueError, match="holds no predictions"):
+        PredictionsDisplay.from_results(report)
 
 
 @pytest.mark.parametrize(("y", "shown"), [(PRICE, True), (NUMBER[:60] > 4, False)])

@@ -35,12 +35,13 @@ def to_channels_last(module):
     As `module.to(memory_format=...)`, which fails for tensors of five dimensions: the
     masks of timm's Swin (torch/nn/modules/module.py, 2.14).
     """
+    return module._apply(channels_last)
 
-    def convert(tensor):
-        is_map = tensor.ndim == 4
-        return tensor.to(memory_format=torch.channels_last) if is_map else tensor
 
-    return module._apply(convert)
+def channels_last(tensor):
+    """Lay out a tensor of four dimensions `(n, channels, h, w)` as `(n, h, w, c)`."""
+    is_map = tensor.ndim == 4
+    return tensor.contiguous(memory_format=torch.channels_last) if is_map else tensor
 
 
 class PixelNetwork(torch.nn.Module):

@@ -22,7 +22,7 @@ from skorch.utils import data_from_dataset, is_dataset, to_device, to_tensor
 
 from sktl._features.engine import make_engine, resolve_precision
 from sktl._features.image_input import IMAGE_CONSTRAINTS, ImageInputMixin
-from sktl._features.pixel_network import normalize
+from sktl._features.pixel_network import channels_last, normalize
 from sktl._images.forms import Images
 from sktl._training.augmentation import make_augment
 from sktl._training.checkpoint import Checkpoint
@@ -691,8 +691,8 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             if x.dtype == torch.uint8:
                 preprocessing = self.backbone_.preprocessing
                 x = normalize(x, preprocessing.mean, preprocessing.std)
-                (x,) = self.module_.prefix(_channels_last(x))
-            return part(_channels_last(x), **kwargs).float()
+                (x,) = self.module_.prefix(channels_last(x))
+            return part(x, **kwargs).float()
 
     def _solve_head(self, dataset, rows):
         """Set a head of one layer to where training ends."""
@@ -746,7 +746,3 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
 def _pooling(network, cut):
     """Of the features that the head reads, the mean is enough."""
     return "avg" if cut == network.penultimate else None
-
-
-def _channels_last(x):
-    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x

@@ -4,7 +4,7 @@ import copy
 
 import torch
 
-from sktl._features.pixel_network import pool, to_channels_last
+from sktl._features.pixel_network import channels_last, pool, to_channels_last
 from sktl._training.head import make_head
 
 
@@ -61,6 +61,7 @@ class FineTunedNetwork(torch.nn.Module):
                 "another unfreeze_from, or strategy='linear_probe' or 'full'."
             )
         self.keep_statistics = keep_statistics
+        self._reads_channels_last = network.is_channels_last(cut)
         # How the penultimate layer's output becomes rows.
         self._channels_last = network.is_channels_last(network.penultimate)
         self._n_extra = len(network.extra_tokens(network.penultimate))
@@ -79,6 +80,8 @@ class FineTunedNetwork(torch.nn.Module):
 
     def features(self, activations):
         """Map what `prefix` gives to the rows that the head reads."""
+        if not self._reads_channels_last:
+            activations = channels_last(activations)
         rows = self.tail(activations)
         return pool(rows, "avg", self._channels_last, self._n_extra)
 

@@ -144,6 +144,33 @@ def test_swin_has_masks_of_five_dimensions_and_channels_last(head, images):
     assert clf.module_.head.in_features == features.shape[1]
 
 
+class Mixer(torch.nn.Module):
+    """Its map has channels last, and is used twice; a view needs them side by side."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = torch.nn.Conv2d(3, 8, 8, 8), torch.nn.LayerNorm(8)
+        self.mix, self.head = torch.nn.Linear(8, 8), torch.nn.Linear(8, 2)
+
+    def forward(self, x):
+        x = self.norm(self.conv(x).permute(0, 2, 3, 1))
+        x = x.flatten(1, 2) + self.mix(x.view(x.shape[0], -1, 8))
+        return self.head(x.mean(1))
+
+
+def test_trained_part_reads_a_map_with_channels_last_as_it_is(images):
+    torch.manual_seed(0)
+    network = Mixer()
+    features = PretrainedFeatureExtractor(network, **SMALL).fit_transform(images)
+    clf = FineTunedCNNClassifier(
+        network, preprocessing=PLAIN, precision="float32", lr=1e-30, max_epochs=1
+    ).fit(images, [0, 1, 0, 1, 0])
+    assert clf.frozen_up_to_ == "norm"
+    with torch.no_grad():
+        expected = clf.module_.head(torch.from_numpy(features)).numpy()
+    np.testing.assert_allclose(clf.forward(images).numpy(), expected, atol=1e-4)
+
+
 def test_penultimate_with_a_class_token_is_the_last_layer_that_has_one(images):
     network = vit()
     extractor = PretrainedFeatureExtractor(network, pooling="cls+avg", **SMALL)

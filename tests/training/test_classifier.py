@@ -251,6 +251,22 @@ def test_random_state_alone_decides_the_result(three, strategy):
     assert np.array_equal(first, second)
 
 
+def test_random_state_is_what_scikit_learn_takes(three):
+    X, y = three
+
+    def fitted(seed):
+        clf = quick(strategy="scratch", max_epochs=1, random_state=seed).fit(X, y)
+        return clf.predict_proba(X)
+
+    assert np.array_equal(fitted(np.int64(3)), fitted(3))
+    state = np.random.RandomState(3)
+    first, second = fitted(state), fitted(state)  # it moves on
+    assert not np.array_equal(first, second)
+    assert np.array_equal(fitted(np.random.RandomState(3)), first)
+    with pytest.raises(ValueError, match=r"random_state.*RandomState.*Generator"):
+        fitted(np.random.default_rng(3))
+
+
 def test_another_random_state_gives_another_network(three):
     X, y = three
     first = quick(strategy="scratch").fit(X, y)

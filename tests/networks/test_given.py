@@ -79,7 +79,7 @@ def test_digest_of_a_given_network_is_the_same_in_every_process():
     """Sets of strings are in another order in each."""
     script = """
 import torch
-
+from torch import nn
 from sktl import PretrainedFeatureExtractor, clear_cache
 
 class Scaled(nn.Conv2d):

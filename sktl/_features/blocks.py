@@ -6,6 +6,8 @@ with that of all else that decides the numbers, makes keys, one per cut, which a
 *decoded* to the pixels that the network sees.
 
 All of it is done by threads, while the thread that called computes the block before.
+Only pixels in memory, for a network on the CPU, are prepared between two blocks: they
+take little time, and the network has all cores.
 """
 
 import time
@@ -118,6 +120,8 @@ class Blocks:
         batch_size = self.engine.batch_size
         least = MIN_BATCHES_ON_GPU if self.engine.device.type == "cuda" else 1
         self._size = max(least, n_images // batch_size) * batch_size
+        is_little = self.images.is_array and self.engine.device.type == "cpu"
+        self._looks_ahead = len(self.images) > batch_size and not is_little
         self._threads = ThreadPoolExecutor(self.n_threads)
         self._ahead = ThreadPoolExecutor(1)
         self._postponed = deque()
@@ -132,15 +136,13 @@ class Blocks:
 
     def __iter__(self):
         """Give each block while a thread prepares the next one."""
-        blocks = self._prepare_all()
-        if len(self.images) <= self.engine.batch_size:
-            yield from blocks  # there is nothing to prepare meanwhile
-        block = next(blocks, None)
+        prepare = partial(next, self._prepare_all(), None)
+        block = prepare()
         while block:
-            following = self._ahead.submit(next, blocks, None)
+            ahead = self._ahead.submit(prepare) if self._looks_ahead else None
             yield block
             start = time.perf_counter()
-            block = following.result()
+            block = ahead.result() if ahead else prepare()
             self.seconds_waited += time.perf_counter() - start
         while self._postponed:
             yield self._prepare_postponed()
@@ -156,8 +158,10 @@ class Blocks:
         most = self._size * (BLOCKS_PER_READING if self.cache.is_shared else 1)
         stop = 0
         while stop < len(self.images):
-            # The network begins with the first batch, and is never waited for later.
-            n_rows = min(max(stop, self.engine.batch_size), most)
+            n_rows = most
+            if self._looks_ahead:
+                # The network begins with the first batch, and never waits later.
+                n_rows = min(max(stop, self.engine.batch_size), most)
             rows = range(stop, min(stop + n_rows, len(self.images)))
             contents, errors, stop = self._read(rows)
             look_up(contents, self.cache)
@@ -270,6 +274,8 @@ class Blocks:
 
     def _map(self, function, items):
         """Map by threads, in order."""
+        if self.n_threads == 1:
+            return map(function, items)
         n = len(items) // (4 * self.n_threads)
         n = max(1, min(n, MAX_IMAGES_PER_TASK))
         tasks = [items[i : i + n] for i in range(0, len(items), n)]

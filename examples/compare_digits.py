@@ -6,7 +6,7 @@ Models are trained on 5 or 20 labels per class and tested on 200 other images, i
 random draws. Six models are compared on the same draws: classical models on raw pixels,
 the same models on the features of a frozen network, that network fine-tuned, and the
 same network trained from scratch. The network, `sktl_mini`, comes with the package and
-has never seen a digit. Needs no download; about two minutes on two cores.
+has never seen a digit. Needs no download; about a minute on two cores.
 """
 
 # %%
@@ -52,7 +52,7 @@ CONTENDERS = {
         PretrainedFeatureExtractor()
     ),
     "frozen features + SVM": svm(PretrainedFeatureExtractor()),
-    "fine-tuned CNN": FineTunedCNNClassifier(max_epochs=10),
+    "fine-tuned CNN": FineTunedCNNClassifier(max_epochs=5),
     # What random weights need: many small steps, large at first and small in the end.
     # 32 pixels, four for each of an image's own, are cheaper, and more accurate.
     "same CNN from scratch": FineTunedCNNClassifier(
@@ -60,8 +60,8 @@ CONTENDERS = {
         image_size=32,
         batch_size=16,
         lr=2e-3,
-        max_epochs=12,
-        callbacks=[("schedule", LRScheduler("CosineAnnealingLR", T_max=12))],
+        max_epochs=8,
+        callbacks=[("schedule", LRScheduler("CosineAnnealingLR", T_max=8))],
     ),
 }
 

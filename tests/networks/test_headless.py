@@ -90,9 +90,12 @@ FORMS = ["identity", "children", "features", "extractor"]
 
 @pytest.mark.slow
 def test_networks_of_torchvision_are_told_from_their_headless_forms():
-    """By their shapes: on the device "meta" the largest take no memory."""
-    n_networks = dict.fromkeys(FORMS, 0)
-    for name in list_models(module=torchvision.models):
+    """The first of each class in every form, others in one form each, in turn.
+
+    By their shapes: on the device "meta" the largest take no memory.
+    """
+    n_networks, classes = dict.fromkeys(FORMS, 0), set()
+    for turn, name in enumerate(list_models(module=torchvision.models)):
         if name.startswith("regnet") and not name.endswith("400mf"):
             continue  # the same network, wider; cannot be built there
         with torch.device("cpu" if name.startswith("regnet") else "meta"):
@@ -102,7 +105,9 @@ def test_networks_of_torchvision_are_told_from_their_headless_forms():
         assert not whole.doubt, name
         side = 299 if name == "inception_v3" else 224
         image = torch.zeros(1, 3, side, side, device="meta")
-        for form in FORMS:
+        forms = [FORMS[turn % 4]] if type(module) in classes else FORMS
+        classes.add(type(module))
+        for form in forms:
             if form == "features" and not hasattr(module, "features"):
                 continue
             cut = copy.deepcopy(module)
@@ -119,8 +124,9 @@ def test_networks_of_torchvision_are_told_from_their_headless_forms():
             assert found.shape == output.shape, (name, form)
             assert network.n_features in found.shape[1:], (name, form)
             n_networks[form] += 1
-    assert n_networks["identity"] == n_networks["extractor"] >= 67
-    assert min(n_networks.values()) > 30, n_networks
+    assert len(classes) >= 17
+    assert min(n_networks[form] for form in ("identity", "extractor")) > 25, n_networks
+    assert min(n_networks.values()) > 10, n_networks
 
 
 # ---- in doubt, it says so

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
@@ -150,7 +151,9 @@ def test_endpoint_of_the_environment_is_asked_and_the_licence_printed_once(
     assert done.stdout == ""
 
 
-def test_hub_that_is_not_there_is_named_like_any_other_server(start_hub):
+def test_hub_that_is_not_there_is_named_like_any_other_server(start_hub, monkeypatch):
+    # It asks five times, and waits longer each time (huggingface_hub/utils/_http.py).
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
     server = start_hub({})
     server.shutdown()
     server.server_close()

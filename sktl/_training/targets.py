@@ -288,7 +288,11 @@ class Indicators:
                 f"y has shape {y.shape}. Indicators have a row per image and a column "
                 "per tag, of two tags or more; one label per image is a 1-D y."
             )
-        wrong = np.argwhere(~np.isin(y, (0, 1)))
+        plain = y
+        if y.dtype.kind == "O":  # pandas' NA cannot be compared
+            plain = [None if _is_missing(value) else value for value in y.flat]
+            plain = np.array(plain, dtype=object).reshape(y.shape)
+        wrong = np.argwhere(~np.isin(plain, (0, 1)))
         if len(wrong):
             row, column = wrong[0].tolist()
             raise ValueError(

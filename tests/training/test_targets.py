@@ -8,6 +8,7 @@ from sktl import FineTunedCNNClassifier, FineTunedCNNRegressor
 
 X = np.random.default_rng(0).integers(0, 256, (12, 8, 8), dtype=np.uint8)
 LABELS = ["a", "b"] * 6
+NO_TAG = "y holds <NA> in row 2, column 0. Indicators are 0 or 1"
 
 
 def objects(*values):
@@ -39,6 +40,8 @@ def probe(kind, **params):
         ([["a"], ["a", "b"]] * 6, "list of labels in row 1.*MultiLabelBinarizer"),
         ([{"a"}, {"a", "b"}] * 6, "set of labels in row 0.*MultiLabelBinarizer"),
         ([{"a"}, {"b"}] * 6, "set of labels in row 0.*MultiLabelBinarizer"),
+        (pd.DataFrame({"a": [1, 0, pd.NA] * 4, "b": [0, 1, 1] * 4}), NO_TAG),
+        (pd.DataFrame({"a": [1, 0, pd.NA] * 4, "b": 1}, dtype="boolean"), NO_TAG),
         ([["a", "b"]] * 12, "y holds 'a' in row 0, column 0.*MultiLabelBinarizer"),
     ],
 )

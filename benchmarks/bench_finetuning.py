@@ -5,7 +5,7 @@ in each line, mean over draws of the rows and its standard error. Two columns ar
 models on frozen features: logistic regression as scikit-learn has it, and with the
 penalty that `FineTunedCNNClassifier` chooses. The others are ways to fine-tune: the
 default, more stages, all stages with augmented images, stage after stage; and training
-that begins with a solved head, falls to a rate of zero and ends in the average of the
+that begins with a fitted head, falls to a rate of zero and ends in the average of the
 weights before and after.
 
 Claims, of the default (issue 21):
@@ -62,7 +62,7 @@ CROPS = {"augment": ("flip", "crop")}
 
 
 class KeepFirst(Callback):
-    """Keep the weights from before the first epoch, with the solved head."""
+    """Keep the weights from before the first epoch, with the fitted head."""
 
     def on_epoch_begin(self, net, **kwargs):
         """Copy them."""

@@ -3,7 +3,7 @@
 Claim, for photographs in files and two networks with real weights: fitting
 `FineTunedCNNClassifier(strategy="linear_probe")` takes at most 1.2 times as long as
 `PretrainedFeatureExtractor.transform` of the same images with `cache=None`. That
-holds for the default, whose linear head is solved, and for a head with a hidden layer
+holds for the default, whose head is fitted directly, and for a head with a hidden layer
 (`hidden_units=(64,)`), which is trained for 30 epochs. A loop that does not keep what
 the frozen part gives would need 30 passes for that.
 

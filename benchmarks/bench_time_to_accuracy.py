@@ -16,7 +16,7 @@ processes as cores.
 
 Time is training alone, from files on disk: evaluation after each epoch is left out, on
 both sides, and sktl begins with an empty cache. Who reaches the target when is the
-first epoch at its accuracy or above; sktl's first point is the solved head, before any
+first epoch at its accuracy or above; sktl's first point is the fitted head, before any
 epoch. One that never arrives counts as infinitely slow.
 
 Usage: python benchmarks/bench_time_to_accuracy.py [--shared PATH] [--epochs N]
@@ -73,7 +73,7 @@ TRANSFORMS = {
 class Curve(Callback):
     """Accuracy on held-out images over seconds of training.
 
-    As a skorch callback it notes the solved head and the end of each epoch.
+    As a skorch callback it notes the fitted head and the end of each epoch.
     """
 
     def __init__(self, evaluate):
@@ -89,7 +89,7 @@ class Curve(Callback):
         self.outside = time.perf_counter() - self.start - seconds
 
     def on_epoch_begin(self, net, **kwargs):
-        """Note the solved head."""
+        """Note the fitted head."""
         if not self.points:
             self.note(net)
 

@@ -82,7 +82,7 @@ def models(network, stages, best_layer, max_epochs):
     """A model for each depth."""
     training = {"max_epochs": max_epochs, "batch_size": 16, "random_state": 0}
     half = stages[(len(stages) - 1) // 2]
-    # A head fitted first needs no larger rate than the layers before it; a new one does.
+    # A head fitted first needs no larger rate than the layers before it.
     ways = [
         {"strategy": "linear_probe"},
         {"unfreeze_from": stages[-1], "lr": 1e-4, "backbone_lr_ratio": 1.0},

@@ -8,6 +8,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from skorch import NeuralNetClassifier
 
+from sktl._images.collections import takes_collections
 from sktl._saving.model_file import SavedMixin
 from sktl._training.fine_tuning import FineTunedNet, has_epochs
 from sktl._training.net import holds_rows
@@ -15,6 +16,7 @@ from sktl._training.targets import Indicators, Labels
 from sktl._utils.fit_tasks import with_callbacks
 
 
+@takes_collections("predict", "predict_proba", "predict_log_proba", "decision_function")
 class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
     """Classify images with a pretrained network whose last layers are trained on them.
 
@@ -382,10 +384,15 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         Parameters
         ----------
         X : array-like or sequence of images
+            Or a collection of Dask or Ray, as in `PretrainedFeatureExtractor.transform`
+            and for the next three methods too.
 
         Returns
         -------
         labels : ndarray of shape (n_samples,) or (n_samples, n_tags)
+            Of a collection, a collection of the same engine, not yet computed; columns
+            are named by the method, and by the label if there are several:
+            `"predict"`, `"predict_proba_cat"`.
             Of the same type as `y`; indicators are int64, 1 where the probability is
             above one half. (Callbacks that pass on the data sets or batches of `fit`,
             whose targets are class numbers, get class numbers.)

@@ -9,12 +9,14 @@ from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 from torch.nn import Module
 
 from sktl._features.image_input import IMAGE_CONSTRAINTS, ImageInputMixin
+from sktl._images.collections import first_partition, takes_collections
 from sktl._utils.fit_tasks import CallbackSupportMixin, start_fit, with_callbacks
 from sktl.exceptions import WeightsMismatchError
 
 POOLINGS = {"avg", "max", "avgmax", "cls", "cls+avg", "flatten"}
 
 
+@takes_collections("transform", "fit_transform")
 class PretrainedFeatureExtractor(
     ImageInputMixin, CallbackSupportMixin, TransformerMixin, BaseEstimator
 ):
@@ -100,9 +102,10 @@ class PretrainedFeatureExtractor(
         switched off during sktl's calls.
     cache : "memory", path-like or None, default="memory"
         Where features are cached: in this process, in a directory shared with other
-        processes and later sessions, or nowhere. Anyone who can write to the directory
-        can put wrong features there (no code in it is ever run), so there is a warning
-        if others can write to it.
+        processes of this machine and later sessions, or nowhere. Anyone who can write
+        to the directory can put wrong features there (no code in it is ever run), so
+        there is a warning if others can write to it; and one if it is on a network
+        drive, where locks may not hold.
     on_error : {"raise", "nan"}, default="raise"
         What happens if images cannot be read: one error that lists all of them, or rows
         of NaN and one warning that lists them.
@@ -214,7 +217,8 @@ class PretrainedFeatureExtractor(
         Parameters
         ----------
         X : array-like or sequence of images
-            In any form that `transform` takes.
+            In any form that `transform` takes. Of a Dask collection, the first
+            partition is looked at; of a Ray Dataset, 256 rows.
         y : None
             Ignored.
 
@@ -233,7 +237,7 @@ class PretrainedFeatureExtractor(
         ImageLayoutError
             If the shape of `X` does not determine how its numbers form images.
         """
-        self._fit(X)
+        self._fit(first_partition(X))
         return self
 
     def fit_transform(self, X, y=None):
@@ -262,22 +266,34 @@ class PretrainedFeatureExtractor(
             uint8, uint16 or float arrays `(n, h, w)`, `(n, h, w, c)`, `(n, c, h, w)`;
             rows `(n, n_pixels)`; a list, array, Series or one-column frame of paths,
             PIL images or encoded `bytes`; torch tensors. Sizes may differ from those
-            seen in `fit`, and among listed images.
+            seen in `fit`, and among listed images. Or a collection of any length whose
+            partitions are such: a Dask DataFrame, Series, Bag or Array, or a Ray
+            Dataset of one column.
 
         Returns
         -------
         features : ndarray of shape (n_samples, n_features), dtype float32
-            In the order of `X`. If `X` has four rows or more, a row depends on its
-            image alone, to the last bit (on one device with one number of threads). One
-            to three rows are computed without filling up a batch, which is many times
-            as fast; they may differ from rows of a full batch by rounding (about 1e-6
-            of their size in float32). They are looked up in the cache but not added to
-            it.
+            In the order of `X`, and empty if `X` is. If `X` has four rows or more, a
+            row depends on its image alone, to the last bit (on one device with one
+            number of threads). One to three rows are computed without filling up a
+            batch, which is many times as fast; they may differ from rows of a full
+            batch by rounding (about 1e-6 of their size in float32). They are looked up
+            in the cache but not added to it.
+
+            Of a collection, one of the same engine that is not yet computed, whatever
+            `set_output` says: a Dask Array of an Array, a Ray Dataset of a Dataset,
+            else a Dask DataFrame, with the index and divisions of `X`. Columns are
+            named by `get_feature_names_out`. A row depends on its image alone, however
+            few a partition has.
 
         Raises
         ------
         ImageReadError
-            If images cannot be read and `on_error="raise"`; it lists all of them.
+            If images cannot be read and `on_error="raise"`; it lists all of them, those
+            of one partition for a collection. (Ray shows it inside an error of its
+            own.)
+        RuntimeError
+            If workers of a Dask cluster lack this version of sktl.
         WeightsMismatchError
             If the network is not the same as in `fit`.
         ValueError

@@ -3,6 +3,7 @@
 from sklearn.utils.metaestimators import available_if
 from skorch import NeuralNetRegressor
 
+from sktl._images.collections import takes_collections
 from sktl._saving.model_file import SavedMixin
 from sktl._training.fine_tuning import FineTunedNet, has_epochs
 from sktl._training.net import holds_rows
@@ -10,6 +11,7 @@ from sktl._training.targets import Numbers
 from sktl._utils.fit_tasks import with_callbacks
 
 
+@takes_collections("predict")
 class FineTunedCNNRegressor(SavedMixin, FineTunedNet, NeuralNetRegressor):
     """Predict numbers for images with a partly trained, pretrained network.
 
@@ -149,6 +151,7 @@ class FineTunedCNNRegressor(SavedMixin, FineTunedNet, NeuralNetRegressor):
         Parameters
         ----------
         X : array-like or sequence of images
+            Or a collection of Dask or Ray, as in `FineTunedCNNClassifier.predict`.
 
         Returns
         -------

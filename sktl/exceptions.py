@@ -41,6 +41,9 @@ class ImageReadError(ValueError):
     failures : list of (int, str or None, str)
         Row, path (None where the image came as bytes or a PIL object) and reason of
         each unreadable image, in the order of `X`. Never empty.
+    partition : int, "?" or None, default=None
+        Number of the partition of a Dask collection in which these rows are counted;
+        Ray does not number its blocks.
 
     Attributes
     ----------
@@ -52,12 +55,14 @@ class ImageReadError(ValueError):
         Why it could not be read.
     failures : list of (int, str or None, str)
         All of them.
+    partition : int, "?" or None
+        As above.
     """
 
     n_shown = 20
 
-    def __init__(self, failures):
-        self.failures = list(failures)
+    def __init__(self, failures, partition=None):
+        self.failures, self.partition = list(failures), partition
         self.index, self.path, self.reason = self.failures[0]
         super().__init__(self._message())
 
@@ -70,15 +75,16 @@ class ImageReadError(ValueError):
         hidden = len(self.failures) - len(lines)
         if hidden:
             lines.append(f"  ... and {hidden} more")
+        part = "X" if self.partition is None else f"partition {self.partition} of X"
         return (
-            f"{len(self.failures)} image(s) of X could not be read:\n"
+            f"{len(self.failures)} image(s) of {part} could not be read:\n"
             + "\n".join(lines)
             + "\nRepair these images or leave their rows out."
         )
 
     def __reduce__(self):
         # The default rebuilds from the message; workers must send the failures.
-        return type(self), (self.failures,)
+        return type(self), (self.failures, self.partition)
 
 
 class ImageLayoutError(ValueError):

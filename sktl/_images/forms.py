@@ -23,6 +23,7 @@ from collections.abc import Sequence
 import numpy as np
 from joblib import Parallel, delayed
 
+from sktl._images.collections import refuse_collection
 from sktl._images.decoding import decode, is_edited, is_pil, pil_pixels
 from sktl._images.geometry import fit_to, size_of
 from sktl._images.layout import Layout, check_numbers
@@ -488,6 +489,7 @@ def _why_not_found(path, error):
 
 
 def _open_source(X, layout, only_images, may_be_empty):
+    refuse_collection(X)
     refuse_single_image(X)
     X = _tensors_to_numpy(X)
     items, n_columns = _items_of(X, only_images)

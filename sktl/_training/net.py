@@ -249,9 +249,12 @@ class EstimatorNet(NeuralNet):
         pads = len(dataset) > FEW_ROWS
         # A DataLoader makes tensors on torch's default device.
         with plain_torch():
+            batches = self.get_iterator(dataset, training=training)
+            if not len(dataset):  # of no rows there is no batch
+                batches = [({ROWS: torch.from_numpy(dataset.X[ROWS])}, None)]
             outputs = [
                 to_device(self.evaluation_step(batch, training, pads), device=device)
-                for batch in self.get_iterator(dataset, training=training)
+                for batch in batches
             ]
         yield from outputs
 
@@ -260,7 +263,7 @@ class EstimatorNet(NeuralNet):
         x, y = unpack_data(batch)
         x = x[ROWS]
         # Features, unlike maps, cost nothing however many they are.
-        pads = pads or x.ndim == 2 or x[0].numel() * self.batch_size <= SMALL_BATCH
+        pads = pads or x.ndim == 2 or x[:1].numel() * self.batch_size <= SMALL_BATCH
         n_missing = max(0, self.batch_size - len(x)) if pads else 0
         padded = torch.cat([x, x.new_zeros(n_missing, *x.shape[1:])])
         outputs = super().evaluation_step(({ROWS: padded}, y), training)

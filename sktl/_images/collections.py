@@ -1,0 +1,313 @@
+"""Collections of Dask and Ray: an estimator's methods by partition, when they ask.
+
+The engines schedule, retry and write to disk. What is said here is how a method of a
+fitted estimator becomes a function of one partition, and what the collection that comes
+out looks like: as the method's result for no rows. An engine is never imported here
+unless `X` is one of its collections, and then it has been imported already.
+"""
+
+import copy
+import functools
+import importlib
+import sys
+from abc import ABC, abstractmethod
+
+import numpy as np
+from sklearn.utils import _safe_indexing
+
+from sktl.exceptions import ImageReadError
+
+# Fewer rows would take a short path, and a row's bits must not depend on partitions.
+MIN_ROWS = 4
+# Of a Ray Dataset, so many rows stand for the first partition.
+FIRST_ROWS = 256
+# Where a task of Ray gets a GPU, Ray wants to know how many rows it gets.
+ROWS_PER_GPU_TASK = 1024
+
+
+def takes_collections(*methods):
+    """Decorate a class, so that these methods map collections lazily.
+
+    From outside, after scikit-learn has wrapped `transform`: `set_output` would compute
+    what is lazy.
+    """
+
+    def decorate(cls):
+        for method in methods:
+            setattr(cls, method, _with_collections(getattr(cls, method)))
+        return cls
+
+    return decorate
+
+
+def _with_collections(method):
+    @functools.wraps(method)
+    def call(self, X, *args, **kwargs):
+        collection = _collection_of(X)
+        if collection is None:
+            return method(self, X, *args, **kwargs)
+        if method.__name__ == "fit_transform":
+            return self.fit(X).transform(X)
+        return collection.map(self, method.__name__)
+
+    return call
+
+
+def first_partition(X):
+    """Give the first partition of a collection, and any other `X` as it is."""
+    collection = _collection_of(X)
+    return X if collection is None else collection.first()
+
+
+def refuse_collection(X):
+    """Raise TypeError if `X` is a collection: it would all be computed here."""
+    if _collection_of(X) is not None:
+        raise TypeError(
+            f"X is a {type(X).__module__}.{type(X).__name__}, which is computed lazily "
+            "and in parts. What takes one: transform, predict and the like of a fitted "
+            "estimator, and fit of PretrainedFeatureExtractor. For all else pass what "
+            "fits into memory, for instance X.compute() of Dask, or [row['path'] for "
+            "row in X.take_all()] of Ray."
+        )
+
+
+class _OnePartition:
+    """A method of a fitted estimator, as it is now, as a function of one partition."""
+
+    def __init__(self, estimator, method):
+        self._estimator, self._method = copy.deepcopy(estimator), method
+        self._version = _version()
+
+    def __call__(self, images, number=None):
+        if _version() != self._version:
+            raise RuntimeError(
+                f"A worker has sktl {_version()}, and {self._version} is needed. "
+                "Install that on all workers."
+            )
+        n_rows = len(images)
+        if 0 < n_rows < MIN_ROWS:
+            images = _safe_indexing(images, [*range(n_rows)] * MIN_ROWS)
+        try:
+            rows = getattr(self._estimator, self._method)(images)
+        except ImageReadError as error:
+            failures = [failure for failure in error.failures if failure[0] < n_rows]
+            raise ImageReadError(failures, number) from error
+        return np.asarray(rows)[:n_rows]
+
+    def names(self, rows):
+        """Name the columns of what it gives; a single column by the method."""
+        if self._method == "transform":
+            return list(self._estimator.get_feature_names_out())
+        if rows.ndim == 1:
+            return self._method
+        labels = getattr(self._estimator, "classes_", range(rows.shape[1]))
+        return [f"{self._method}_{label}" for label in labels]
+
+
+class _Collection(ABC):
+    """One kind of collection; `types` are its classes, by module and name."""
+
+    def __init__(self, X):
+        self.X = X
+
+    @abstractmethod
+    def first(self):
+        """Compute the first partition."""
+
+    @abstractmethod
+    def map(self, estimator, method):
+        """Make the collection of what a method gives for each partition."""
+
+
+class _DaskCollection(_Collection):
+    def map(self, estimator, method):
+        from dask import delayed
+
+        _check_dask_workers()
+        compute = _OnePartition(estimator, method)
+        empty = compute(self.no_rows())
+        # Weights come to each worker once, not with each task.
+        return self.map_by(delayed(compute), empty, compute.names(empty))
+
+    @abstractmethod
+    def no_rows(self):
+        """Give a partition that has none."""
+
+    @abstractmethod
+    def map_by(self, compute, empty, names):
+        """Make the collection, by a delayed function of one partition."""
+
+
+class _DaskFrame(_DaskCollection):
+    types = [("dask.dataframe", "DataFrame"), ("dask.dataframe", "Series")]
+
+    def first(self):
+        return self.X.partitions[0].compute()
+
+    def no_rows(self):
+        return self.X._meta
+
+    def map_by(self, compute, empty, names):
+        return self.X.map_partitions(
+            _map_frame,
+            compute=compute,
+            names=names,
+            meta=_as_frame(empty, names, self.X._meta.index),
+        )
+
+
+class _DaskBag(_DaskCollection):
+    types = [("dask.bag", "Bag")]
+
+    def first(self):
+        return list(self.X.to_delayed()[0].compute())
+
+    def no_rows(self):
+        return []
+
+    def map_by(self, compute, empty, names):
+        from dask import delayed
+        from dask.dataframe import from_delayed
+
+        map_one = delayed(_map_bag)
+        frames = [
+            map_one(partition, compute, names, number)
+            for number, partition in enumerate(self.X.to_delayed())
+        ]
+        return from_delayed(frames, meta=_as_frame(empty, names), verify_meta=False)
+
+
+class _DaskArray(_DaskCollection):
+    types = [("dask.array", "Array")]
+
+    def __init__(self, X):
+        whole_rows = dict.fromkeys(range(1, X.ndim), -1)
+        super().__init__(X.rechunk(whole_rows))
+
+    def first(self):
+        return self.X.blocks[0].compute()
+
+    def no_rows(self):
+        return np.empty((0, *self.X.shape[1:]), self.X.dtype)
+
+    def map_by(self, compute, empty, names):
+        return self.X.map_blocks(
+            _map_block,
+            compute=compute,
+            drop_axis=[*range(1, self.X.ndim)],
+            new_axis=[*range(1, empty.ndim)],
+            chunks=(self.X.chunks[0], *empty.shape[1:]),
+            dtype=empty.dtype,
+            meta=empty,
+        )
+
+
+class _RayDataset(_Collection):
+    types = [("ray.data", "Dataset")]
+
+    def first(self):
+        return _only_column(self.X.take_batch(FIRST_ROWS, batch_format="numpy"))
+
+    def map(self, estimator, method):
+        import ray
+
+        compute = _OnePartition(estimator, method)
+        names = compute.names(compute([]))
+        asked = {"batch_size": None}  # a block, whatever it holds
+        on_cpu = str(estimator.get_params()["device"]) == "cpu"
+        if "GPU" in ray.cluster_resources() and not on_cpu:
+            asked = {"batch_size": ROWS_PER_GPU_TASK, "num_gpus": 1}
+
+        def map_block(block):
+            rows = compute(_only_column(block), "?")  # Ray does not number blocks
+            if rows.ndim == 1:
+                return {names: rows}
+            return dict(zip(names, rows.T, strict=True))
+
+        rows = self.X.map_batches(map_block, batch_format="numpy", **asked)
+        # Rows come in the order of X, by which they can be told apart. (It is the
+        # context of X too, which from now on keeps its order likewise.)
+        rows.context.execution_options.preserve_order = True
+        return rows
+
+
+_KINDS = {
+    kind: collection
+    for collection in (_DaskFrame, _DaskBag, _DaskArray, _RayDataset)
+    for kind in collection.types
+}
+
+
+def _collection_of(X):
+    for (module, name), collection in _KINDS.items():
+        kind = getattr(sys.modules.get(module), name, ())
+        if isinstance(X, kind):
+            return collection(X)
+    return None
+
+
+# Functions of one partition, which are sent to workers by name
+
+
+def _map_frame(partition, compute, names, partition_info=None):
+    number = None if partition_info is None else partition_info["number"]
+    return _as_frame(compute(partition, number), names, partition.index)
+
+
+def _map_bag(partition, compute, names, number):
+    return _as_frame(compute(list(partition), number), names)
+
+
+def _map_block(block, compute, block_id=None):
+    return compute(block, block_id and block_id[0])
+
+
+def _as_frame(rows, names, index=None):
+    import pandas as pd  # Dask has it
+
+    if rows.ndim == 1:
+        return pd.Series(rows, index, name=names)
+    return pd.DataFrame(rows, index, names)
+
+
+def _only_column(block):
+    """Give the images of a Ray block: a dict of arrays by column."""
+    if len(block) != 1:
+        raise ValueError(
+            f"The Ray Dataset has the columns {sorted(block)}; pass one of images or "
+            "paths alone, X.select_columns(['image'])."
+        )
+    (images,) = block.values()
+    return images
+
+
+# Whether the workers can do it
+
+
+def _version():
+    return sys.modules["sktl"].__version__
+
+
+def _check_dask_workers():
+    """Refuse a cluster of which some workers have no sktl, or another version."""
+    distributed = sys.modules.get("distributed")
+    if distributed is None:
+        return
+    try:
+        client = distributed.get_client()
+    except ValueError:  # there is none: a scheduler of this process
+        return
+    if client.asynchronous:
+        return
+
+    def version():  # sent as it is, as a worker may have no sktl
+        return importlib.import_module("sktl").__version__
+
+    found = client.run(version, on_error="return")
+    wrong = {worker: v for worker, v in found.items() if v != _version()}
+    if wrong:
+        names = "\n".join(f"  {worker}: {v!r}" for worker, v in wrong.items())
+        raise RuntimeError(
+            f"{len(wrong)} of {len(found)} workers cannot compute this:\n{names}\n"
+            f"They need sktl {_version()}; install it there."
+        )

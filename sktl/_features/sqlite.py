@@ -41,6 +41,12 @@ _BUSY_SECONDS = 30
 # A lock that somebody holds for ever must not cost `_BUSY_SECONDS` with every batch.
 _REST_SECONDS = 60
 _DTYPE = re.compile(rb"[<>|][biufc]\d{1,2}")
+# Linux lists what is mounted, a line each: device, directory, file system, options.
+MOUNTS = Path("/proc/mounts")
+_NETWORK_DRIVES = {
+    *"afs beegfs ceph cifs gfs2 glusterfs gpfs lustre nfs nfs4 smb3 smbfs".split(),
+    *(f"fuse.{name}" for name in "gcsfuse glusterfs rclone s3fs sshfs".split()),
+}
 
 # synchronous=OFF halves the time of a write. A killed process cannot break the file
 # then, only a power cut can, and the checksums find that.
@@ -158,6 +164,7 @@ class Database:
         if self._connection is None:
             os.makedirs(self.directory, mode=0o700, exist_ok=True)
             self._check_trust()
+            self._check_drive()
             self._path = self._choose_file()
             self._connection = _connect(self._path)
             self._opened_by = os.getpid()
@@ -181,6 +188,17 @@ class Database:
             "there can put wrong features into the cache (though no code in it is ever "
             "run). Pass a directory that only you can write to, unless you trust them."
         )
+
+    def _check_drive(self):
+        """Warn of drives whose locks are not sure to hold (sqlite.org/useovernet)."""
+        kind = file_system(self.directory)
+        if kind in _NETWORK_DRIVES:
+            self._warn(
+                f"cache={str(self.directory)!r} is on a network drive ({kind}). Locks "
+                "may not hold there between machines, which can damage it or make "
+                "processes wait. (The results are right.) Pass a directory on a local "
+                "disk; on a cluster, each machine has its own."
+            )
 
     def _choose_file(self):
         taken = []
@@ -228,6 +246,19 @@ class Database:
     def _warn(self, message):
         """Warn, once for each place outside this package that it comes from."""
         warn_caller(message, CacheWarning, self._warned_at)
+
+
+def file_system(directory):
+    """Name the file system that holds a directory; "" where nothing tells."""
+    path, longest, kind = Path(os.path.realpath(directory)), 0, ""
+    with contextlib.suppress(OSError):
+        for line in MOUNTS.read_text("utf-8", "replace").splitlines():
+            _, mounted, found, *_ = line.split(" ")
+            # Spaces in names are written as \040.
+            mounted = re.sub(r"\\(\d{3})", lambda m: chr(int(m[1], 8)), mounted)
+            if path.is_relative_to(mounted) and len(mounted) >= longest:
+                longest, kind = len(mounted), found
+    return kind
 
 
 def is_free(path):

@@ -679,6 +679,33 @@ def test_directory_that_others_may_write_to_is_warned_about(
     assert message is None or str(caught[0].message).startswith(told)
 
 
+@pytest.mark.parametrize(
+    ("mounted", "kind"),
+    [
+        ("{0} nfs4", "nfs4"),
+        ("/ nfs\n{0} ext4", None),  # the innermost counts
+        ("/ ext4\n{0}/with\\040space cifs", "cifs"),
+        ("{0}/with fuse.sshfs", None),  # another directory, whose name begins alike
+        ("{0} ext4\n{0} fuse.sshfs", "fuse.sshfs"),  # the later one is on top
+        (None, None),  # a system without such a list
+    ],
+)
+def test_directory_on_a_network_drive_is_warned_about(
+    tmp_path, monkeypatch, mounted, kind
+):
+    cache, mounts = tmp_path / "with space" / "cache", tmp_path / "mounts"
+    if mounted is not None:
+        lines = mounted.format(tmp_path).splitlines()
+        mounts.write_text("".join(f"host:/x {line} rw 0 0\n" for line in lines))
+    monkeypatch.setattr(sktl._features.sqlite, "MOUNTS", mounts)
+    with at_most_warnings() as caught:
+        open_cache(cache).put(rows(range(5)))
+        assert right(open_cache(cache), range(5)) == set(range(5))
+    assert len(caught) == (kind is not None)
+    told = f"cache={str(cache)!r} is on a network drive ({kind})."
+    assert kind is None or str(caught[0].message).startswith(told)
+
+
 FOREIGN = {
     "text": b"This is no database.\n" * 100,
     "zeros": bytes(50_000),

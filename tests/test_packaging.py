@@ -93,7 +93,7 @@ def imported_distributions():
     names += [n.module for n in nodes if isinstance(n, ast.ImportFrom)]
     packages = {name.split(".")[0] for name in names} - sys.stdlib_module_names
     optional = {"pillow_heif": ["pillow-heif"]}  # these may not be installed here
-    optional |= {name: [name] for name in ("timm", "huggingface_hub")}
+    optional |= {name: [name] for name in ("dask", "huggingface_hub", "ray", "timm")}
     providers = optional | packages_distributions()
     return {providers[package][0].lower() for package in packages - {"sktl"}}
 
@@ -101,7 +101,8 @@ def imported_distributions():
 def test_dependencies_are_what_is_imported(project):
     """Nothing comes in through another package's dependencies, nothing for no use."""
     extras = project["optional-dependencies"]
-    extra = names_of(extras["plot"] + extras["heif"] + extras["timm"])
+    names = ("dask", "heif", "plot", "ray", "timm")
+    extra = names_of(requirement for name in names for requirement in extras[name])
     assert imported_distributions() - extra == names_of(project["dependencies"])
 
 

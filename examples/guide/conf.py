@@ -58,7 +58,7 @@ numpydoc_class_members_toctree = False
 sphinx_gallery_conf = {
     "examples_dirs": "..",
     "gallery_dirs": "gallery",
-    "filename_pattern": r"/(?!compare_photographs)\w+\.py$",  # needs images
+    "filename_pattern": r"/(?!compare_photographs|\w+_on_cluster)\w+\.py$",  # need more
     "plot_gallery": "False",
     "download_all_examples": False,
     "show_memory": False,

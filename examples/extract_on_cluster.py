@@ -9,8 +9,8 @@ the features need to fit into memory. The rows of a partition do: 500 here.
 The images are scikit-learn's handwritten digits (8 x 8 grey pixels), each moved by a
 few pixels in several ways. At the end, logistic regression on what the cluster wrote is
 compared with the same model on features that one process computed: they are the same.
-Needs no download, but Dask (`pip install "sktl[dask]"`); with 20,000 images about three
-minutes on two cores, with `--images 1000` half a minute.
+Needs no download, but Dask (`pip install "sktl[dask]"`); a few minutes on two cores,
+with `--images 1000` half a minute.
 """
 
 # %%

@@ -112,7 +112,7 @@ class Blocks:
 
     def __post_init__(self):
         self.n_threads = joblib.effective_n_jobs(self.n_jobs)
-        self.max_threads = joblib.effective_n_jobs(-1)
+        self.max_threads = joblib.cpu_count()  # of -1 a Dask worker would be warned
         if self.images.is_array:
             self.n_threads = min(self.n_threads, MAX_THREADS_FOR_ARRAYS)
             self.max_threads = min(self.max_threads, MAX_THREADS_FOR_ARRAYS)

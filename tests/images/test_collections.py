@@ -3,6 +3,7 @@
 import os
 import pickle
 import signal
+import warnings
 from functools import partial
 
 import numpy as np
@@ -292,6 +293,20 @@ def test_dask_cluster_gives_the_serial_numbers(on_cluster, paths, tmp_path):
         written = pd.read_parquet(tmp_path / f"{run}")
         np.testing.assert_array_equal(written, expected)
         assert list(written.index) == list(range(100, 113))
+
+
+def transform_without_warning(fitted, images):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return fitted.transform(images)
+
+
+@pytest.mark.slow
+def test_dask_worker_warns_of_nothing(on_cluster, paths):
+    """joblib refuses processes in a worker; the threads that read are none."""
+    fitted = extractor().fit(paths)
+    features = on_cluster.submit(transform_without_warning, fitted, paths).result()
+    np.testing.assert_array_equal(features, fitted.transform(paths))
 
 
 @pytest.mark.slow

@@ -411,8 +411,8 @@ def test_ray_names_unreadable_images_and_columns(ray, paths):
 def test_predictions_of_ray_are_those_of_arrays(ray, make):
     fitted = make("linear_probe").fit(PIXELS, Y[:13] % 3)
     images = ray.data.from_numpy(PIXELS)
-    both = images.zip(fitted.predict(images)).to_pandas()  # in the order of images
-    np.testing.assert_array_equal(both["predict"], fitted.predict(PIXELS))
+    labels = fitted.predict(images).to_pandas()
+    np.testing.assert_array_equal(labels["predict"], fitted.predict(PIXELS))
     table = fitted.predict_proba(images).to_pandas()
     assert list(table.columns) == [f"predict_proba_{label}" for label in range(3)]
     np.testing.assert_array_equal(table, fitted.predict_proba(PIXELS))

@@ -66,10 +66,10 @@ def main(n_images):
         print(f"Accuracy on other images: {search.score(X[-500:], y[-500:]):.3f}")
     columns = [f"param_{name}" for name in GRID]
     columns += ["mean_test_score", "std_test_score", "mean_fit_time"]
-    print(pd.DataFrame(search.cv_results_)[columns].round(3).to_string(index=False))
+    print(pd.DataFrame(search.cv_results_)[columns].round(4).to_string(index=False))
 
 
 if __name__ == "__main__":  # workers import this file
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=150)
+    parser.add_argument("--images", type=int, default=100)
     main(parser.parse_args().images)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import OrderedDict
 
+import pytest
 import torch
 from PIL import Image
 from torch import nn
@@ -77,3 +78,10 @@ def run_python(code, *arguments, timeout=600, **environment):
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def first_and_slow(values):
+    """Parameters of a test: the first is tried by default, the others in slow runs."""
+    first, *others = values
+    as_tuples = (other if isinstance(other, tuple) else (other,) for other in others)
+    return [first, *(pytest.param(*one, marks=pytest.mark.slow) for one in as_tuples)]

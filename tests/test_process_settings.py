@@ -28,7 +28,7 @@ from sktl import (
 )
 from sktl._networks.kept import free_networks
 from sktl._utils.torch_state import plain_torch, seeded
-from tests.helpers import write
+from tests.helpers import first_and_slow, write
 
 
 @contextlib.contextmanager
@@ -111,7 +111,9 @@ def extract(images, backbone):
 
 
 @pytest.mark.parametrize("setting", TORCH.values(), ids=TORCH)
-@pytest.mark.parametrize("backbone", ["sktl_mini", "shufflenet_v2_x0_5"])
+@pytest.mark.parametrize(
+    "backbone", first_and_slow(["sktl_mini", "shufflenet_v2_x0_5"])
+)
 def test_features_are_the_same_under_a_setting_of_the_process(
     images, setting, backbone
 ):
@@ -124,7 +126,7 @@ def test_features_are_the_same_under_a_setting_of_the_process(
     assert after == before
 
 
-@pytest.mark.parametrize("setting", TORCH.values(), ids=TORCH)
+@pytest.mark.parametrize("setting", first_and_slow(TORCH.values()), ids=TORCH)
 def test_networks_made_under_a_setting_serve_after_it(images, setting):
     """They are kept for the process, and a classifier trains copies of them."""
     free_networks()

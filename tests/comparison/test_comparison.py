@@ -41,7 +41,7 @@ from sktl._comparison.evidence import Evidence
 from sktl._comparison.findings import Findings
 from sktl._comparison.score_curve import ScoreCurve
 from sktl._features.engine import Engine
-from tests.helpers import encode
+from tests.helpers import encode, first_and_slow
 
 
 @pytest.fixture(scope="module")
@@ -923,7 +923,7 @@ def test_finding_says_from_which_size_on_scratch_catches_up(gains, sentence):
 # --- curves -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scoring", [None, "neg_log_loss", "roc_auc"])
+@pytest.mark.parametrize("scoring", first_and_slow([None, "neg_log_loss", "roc_auc"]))
 def test_curve_is_what_shorter_trainings_score(duel, scoring):
     contenders, X, y = duel
     report = compare_transfer(X, y, contenders, cv=2, scoring=scoring, random_state=0)

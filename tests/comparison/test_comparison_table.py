@@ -18,6 +18,7 @@ from sklearn.preprocessing import StandardScaler
 
 import sktl
 from sktl import FineTunedCNNClassifier, PretrainedFeatureExtractor, compare_transfer
+from tests.helpers import first_and_slow
 
 N_ROWS, N_FOLDS = 240, 4
 FOLDS = StratifiedKFold(N_FOLDS, shuffle=True, random_state=0)
@@ -68,7 +69,7 @@ def report(columns):
     return compare_transfer(pd.DataFrame(table), labels, CONTENDERS, cv=FOLDS)
 
 
-@pytest.mark.parametrize("frame", [pd.DataFrame, pl.DataFrame])
+@pytest.mark.parametrize("frame", first_and_slow([pd.DataFrame, pl.DataFrame]))
 def test_scores_on_a_table_are_those_of_cross_val_score(columns, frame):
     """The oracle reads the images anew, into features that no store has kept."""
     table, labels = columns

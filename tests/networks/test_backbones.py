@@ -25,6 +25,7 @@ from sktl.exceptions import (
     WeightsMismatchError,
     WeightsNotAvailableError,
 )
+from tests.helpers import first_and_slow
 
 # The layer that makes class scores, as torchvision's source has it.
 HEADS = {
@@ -86,7 +87,7 @@ def plain_features(network, name, images):
     return torch.cat(rows).numpy()
 
 
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", first_and_slow(HEADS))
 def test_features_equal_plain_torchvision(name, images, tmp_path):
     network = plain_network(name)
     expected = plain_features(network, name, images)

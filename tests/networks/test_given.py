@@ -75,6 +75,7 @@ def test_given_network_with_another_layer_is_a_new_network():
     assert load_backbone(network).digest != before
 
 
+@pytest.mark.slow
 def test_digest_of_a_given_network_is_the_same_in_every_process():
     """Sets of strings are in another order in each."""
     script = """

@@ -17,6 +17,7 @@ from sktl import PretrainedFeatureExtractor
 from sktl._networks.architectures import MINI_WEIGHTS
 from sktl._networks.backbones import load_backbone
 from sktl._networks.mini import WEIGHTS_SHA256, SktlMini
+from tests.helpers import first_and_slow
 
 REFERENCE = Path(__file__).parents[1] / "data" / "sktl_mini_features.npy"
 
@@ -37,7 +38,7 @@ def best_of(rows, y, n_labels):
     )
 
 
-@pytest.mark.parametrize(("n_labels", "goal"), [(5, 0.92), (10, 0.955)])
+@pytest.mark.parametrize(("n_labels", "goal"), first_and_slow([(5, 0.92), (10, 0.955)]))
 def test_frozen_features_lift_digits_with_few_labels(digits, n_labels, goal):
     X, features, y = digits
     accuracy = best_of(features, y, n_labels)

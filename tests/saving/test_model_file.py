@@ -161,6 +161,7 @@ for path in paths:
 """
 
 
+@pytest.mark.slow
 def test_another_process_predicts_the_same(tmp_path, data):
     X, y = data
     np.save(tmp_path / "X.npy", X)

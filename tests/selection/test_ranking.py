@@ -30,7 +30,7 @@ from sktl._selection.ranking import (
     shrunk_h_score,
 )
 from sktl.exceptions import UnknownBackboneError, WeightsNotAvailableError
-from tests.helpers import encode
+from tests.helpers import encode, first_and_slow
 
 CLOSED_FORMS = [log_maximum_evidence, shrunk_h_score]
 SHAPES = [(40, 6), (25, 25), (20, 60), (12, 1), (150, 30)]  # images, features
@@ -69,7 +69,7 @@ def brute_force_evidence(features, target):
 
 
 @pytest.mark.parametrize("signal", [0.0, 1.0])
-@pytest.mark.parametrize(("n", "d"), SHAPES[:4])
+@pytest.mark.parametrize(("n", "d"), first_and_slow(SHAPES[:4]))
 def test_logme_is_the_maximum_that_a_search_over_both_variances_finds(n, d, signal):
     features, membership = made_up(n, d, signal=signal)
     expected = [brute_force_evidence(features, column) / n for column in membership.T]

@@ -144,6 +144,7 @@ def test_penalty_that_is_none_is_refused(digits, C):
         FineTunedCNNClassifier(C=C).fit(X, y)
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss_of_every_epoch_strategy(digits):
     X, y, _, _ = digits
     for strategy in STRATEGIES[1:]:

@@ -30,6 +30,7 @@ from skorch.dataset import ValidSplit
 from torch import nn
 
 from sktl import FineTunedCNNClassifier, PretrainedFeatureExtractor
+from tests.helpers import first_and_slow
 
 WEIGHTED_STEPS = {
     "check_sample_weight_equivalence_on_dense_data": (
@@ -130,7 +131,7 @@ def assert_checks_pass(classifier, **expected_failures):
     assert failed == expected_failures.keys()
 
 
-@pytest.mark.parametrize("class_weight", [None, "balanced"])
+@pytest.mark.parametrize("class_weight", first_and_slow([None, "balanced"]))
 def test_all_estimator_checks_pass_where_the_head_is_solved(class_weight):
     """None fails, is skipped or expected to fail; a weight of two is two rows."""
     assert_checks_pass(PROBE(class_weight=class_weight))

@@ -144,6 +144,7 @@ def test_scoring_monitor_logs_a_score_for_each_epoch_of_a_search(make):
     assert all(0 <= score <= 1 for score in scores)
 
 
+@pytest.mark.slow
 def test_estimators_work_where_scikit_learn_has_no_callbacks():
     """As scikit-learn 1.8 is; its own imports come first here."""
     code = """

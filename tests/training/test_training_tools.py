@@ -192,8 +192,13 @@ class Interrupt(Callback):
         self.seen = net.optimizer_, net.module_
         if not self.real:
             raise KeyboardInterrupt
-        os.kill(os.getpid(), signal.SIGINT)
-        threading.Event().wait(5)  # for the signal
+        # A shell starts what runs in the background without it.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            threading.Event().wait(5)  # for the signal
+        finally:
+            signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("real", [True, False])

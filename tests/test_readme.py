@@ -72,7 +72,7 @@ def readme_blocks():
 @pytest.mark.usefixtures("pyplot")
 @pytest.mark.parametrize(
     "path",
-    [README, *(pytest.param(page, marks=pytest.mark.slow) for page in GUIDE)],
+    [pytest.param(page, marks=pytest.mark.slow) for page in [README, *GUIDE]],
     ids=lambda path: path.stem,
 )
 def test_python_blocks_of_page_run(path, tmp_path, monkeypatch):

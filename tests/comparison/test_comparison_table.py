@@ -94,6 +94,7 @@ def test_each_image_of_a_table_passes_once_for_all_contenders(columns):
     assert sktl.cache_info().computed == N_ROWS
 
 
+@pytest.mark.slow
 def test_image_adds_to_numbers_on_every_fold(report):
     scores = scores_of(report)
     for alone in ("numbers only", "image only"):

@@ -12,6 +12,7 @@ from sktl._comparison.statistics import (
     holm,
     judge,
 )
+from tests.helpers import first_and_slow
 
 DIFFERENCES = [
     [0.1, -0.05, 0.2, 0.0, 0.12],
@@ -140,7 +141,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", first_and_slow(CASES))
 def test_interval_covers_the_truth_in_about_95_percent(case):
     """Of normal effects, whose mean is zero. What real data give: the benchmark."""
     make, *sizes = CASES[case]

@@ -128,7 +128,7 @@ while True:
 
 
 @pytest.mark.parametrize(
-    "n_rounds", [4, pytest.param(25, marks=pytest.mark.slow)], ids="{} kills".format
+    "n_rounds", [2, pytest.param(25, marks=pytest.mark.slow)], ids="{} kills".format
 )
 def test_kill_while_writing_loses_nothing_that_was_written(tmp_path, n_rounds):
     """What `put` had returned from is there, whole; nothing else stays behind.
@@ -213,6 +213,7 @@ def in_child(work):
 """
 
 
+@pytest.mark.slow
 def test_forked_child_reads_and_writes(tmp_path):
     """It opens the file for itself, counts from zero, and the parent goes on.
 
@@ -252,6 +253,7 @@ assert n_right(store, range(101)) == 101
     assert right(open_cache(tmp_path), range(100)) == set(range(100))
 
 
+@pytest.mark.slow
 def test_fork_while_another_thread_writes_does_not_hang(tmp_path):
     """That thread may hold the lock of a store; in the child nobody would free it."""
     script = """

@@ -23,6 +23,7 @@ from sktl._features.engine import (
 )
 from sktl._features.pixel_network import place
 from sktl._networks.backbones import load_backbone
+from tests.helpers import first_and_slow
 
 CPU = torch.device("cpu")
 
@@ -341,14 +342,14 @@ def placed(name):
     return module, torch.zeros(2, side, side, 3, dtype=torch.uint8)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "vit_b_16"])
+@pytest.mark.parametrize("name", first_and_slow(["resnet18", "vit_b_16"]))
 def test_placed_network_does_not_wait_for_the_host(name):
     module, pixels = placed(name)
     with torch.inference_mode(), NoRoundTrip():
         assert len(module(pixels)) == 2
 
 
-@pytest.mark.parametrize("name", ["resnet18", "vit_b_16", "swin_t"])
+@pytest.mark.parametrize("name", first_and_slow(["resnet18", "vit_b_16", "swin_t"]))
 def test_placed_network_moves_whole_to_a_card(name):
     """A weight or a constant that stayed behind is an error, on a card that is not."""
     module, pixels = placed(name)

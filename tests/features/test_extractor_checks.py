@@ -36,7 +36,7 @@ from sklearn.utils import estimator_checks, get_tags
 from sklearn.utils.estimator_checks import check_estimator
 
 from sktl import PretrainedFeatureExtractor
-from tests.helpers import encode, run_python
+from tests.helpers import encode, first_and_slow, run_python
 
 # Any row is an image of height one, so two-dimensional input is really on.
 MINI = functools.partial(PretrainedFeatureExtractor, image_shape=(1, -1))
@@ -110,7 +110,7 @@ def classifier():
 # ---- scikit-learn's checks
 
 
-@pytest.mark.parametrize("cache", ["memory", None, "directory"])
+@pytest.mark.parametrize("cache", first_and_slow(["memory", None, "directory"]))
 @pytest.mark.parametrize(
     "make",
     [

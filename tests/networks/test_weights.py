@@ -26,6 +26,7 @@ from sktl._networks.architectures import named_architecture
 from sktl._networks.backbones import load_backbone
 from sktl._networks.weight_files import WeightsFile, local_file
 from sktl.exceptions import WeightsMismatchError, WeightsNotAvailableError
+from tests.helpers import first_and_slow
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +171,7 @@ IMPOSSIBLE = {
 }
 
 
-@pytest.mark.parametrize("change", IMPOSSIBLE.values(), ids=IMPOSSIBLE)
+@pytest.mark.parametrize("change", first_and_slow(IMPOSSIBLE.values()), ids=IMPOSSIBLE)
 @pytest.mark.filterwarnings("ignore:.*quantiz")
 def test_weights_that_cannot_be_are_refused_by_name(state, tmp_path, change):
     weights = change(state)

@@ -186,7 +186,7 @@ def fit_and_kill(setting, folder, n_kills):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 @pytest.mark.parametrize(
     ("setting", "n_kills"),
-    [("lp_ft", 2)]
+    [pytest.param("lp_ft", 2, marks=pytest.mark.slow)]
     + [pytest.param(name, 8, marks=pytest.mark.slow) for name in SETTINGS[:6]]
     + [pytest.param("adam_amsgrad", 8, marks=pytest.mark.slow)]
     + [pytest.param("rmsprop", 8, marks=pytest.mark.slow)],

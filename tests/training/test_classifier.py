@@ -21,6 +21,7 @@ from sktl import FineTunedCNNClassifier, PretrainedFeatureExtractor, cache_info
 from sktl._features.cache import clear_cache
 from sktl._networks.backbones import load_backbone
 from sktl.exceptions import TrainingDivergedError, WeightsMismatchError
+from tests.helpers import first_and_slow
 
 pytestmark = pytest.mark.usefixtures("device")  # on a GPU too
 
@@ -291,7 +292,7 @@ def test_rows_do_not_influence_one_another(digits):
     assert np.array_equal(fours[::4], together[:5])
 
 
-@pytest.mark.parametrize("n_rows", [1, 2, 3])
+@pytest.mark.parametrize("n_rows", first_and_slow([1, 2, 3]))
 @pytest.mark.parametrize("strategy", ["full", "lp_ft"])
 def test_few_rows_are_computed_alone_and_differ_by_rounding(digits, strategy, n_rows):
     X, y, X_test, _ = digits
@@ -440,6 +441,7 @@ def test_diverging_loss_stops_with_advice(three):
 # ---- scikit-learn's tools
 
 
+@pytest.mark.slow
 def test_grid_search_over_strategy_and_pipeline(digits):
     X, y, _, _ = digits
     search = GridSearchCV(

@@ -140,7 +140,7 @@ def test_all_estimator_checks_pass_where_the_head_is_solved(class_weight):
 @pytest.mark.parametrize(
     ("strategy", "params"),
     [
-        ("lp_ft", {"backbone_lr_ratio": 0.2}),
+        pytest.param("lp_ft", {"backbone_lr_ratio": 0.2}, marks=pytest.mark.slow),
         pytest.param("gradual", {"backbone_lr_ratio": 0.2}, marks=pytest.mark.slow),
         pytest.param("full", {"backbone_lr_ratio": 1.0}, marks=pytest.mark.slow),
         pytest.param("scratch", {}, marks=pytest.mark.slow),

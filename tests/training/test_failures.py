@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils.data import Subset, TensorDataset
 
 from sktl import FineTunedCNNClassifier
+from tests.helpers import first_and_slow
 
 pytestmark = pytest.mark.usefixtures("device")  # on a GPU too
 
@@ -64,7 +65,8 @@ FAILURES = {
 
 @pytest.mark.parametrize("failure", FAILURES)
 @pytest.mark.parametrize(
-    ("strategy", "again"), [("lp_ft", False), *((s, True) for s in STRATEGIES)]
+    ("strategy", "again"),
+    [("lp_ft", False), *first_and_slow([(s, True) for s in STRATEGIES])],
 )
 def test_fit_that_failed_leaves_nothing_that_predicts(make, strategy, failure, again):
     clf = make(strategy)

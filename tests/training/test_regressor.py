@@ -67,6 +67,7 @@ def features(regressor):
     return extractor.fit_transform(X).astype(float)
 
 
+@pytest.mark.slow
 def test_all_estimator_checks_pass():
     reg = FineTunedCNNRegressor(
         strategy="linear_probe", image_shape=(1, -1), random_state=0
@@ -160,6 +161,7 @@ def test_training_lowers_the_squared_error(regressor):
     assert error == pytest.approx(losses[-1], rel=0.3)
 
 
+@pytest.mark.slow
 def test_numbers_that_digits_show_are_learnt():
     digits, number = load_digits(return_X_y=True)
     reg = FineTunedCNNRegressor(max_epochs=2, random_state=0)

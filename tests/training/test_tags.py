@@ -128,6 +128,7 @@ def test_form_of_the_indicators_does_not_matter(make, same):
     assert (found.predict_proba(X) == expected.predict_proba(X)).all()
 
 
+@pytest.mark.slow
 def test_tags_of_digits_are_learnt():
     digits, number = load_digits(return_X_y=True)
     tags = np.c_[number % 2 == 0, np.isin(number, [0, 6, 8, 9])]  # even, has a loop

@@ -20,6 +20,7 @@ from torch import nn
 from tqdm import tqdm
 
 from sktl import FineTunedCNNClassifier
+from tests.helpers import first_and_slow
 
 BY_EPOCHS = ["lp_ft", "full", "gradual", "scratch"]
 Y = np.arange(36) % 3
@@ -256,7 +257,7 @@ def test_fitted_net_survives_pickle_and_clone(make, strategy):
 RANDOM = {"hidden_units": (5,), "dropout": 0.2, "reinit_from": "conv2"}
 
 
-@pytest.mark.parametrize("augment", [None, "flip", "crop", "color"])
+@pytest.mark.parametrize("augment", first_and_slow([None, "flip", "crop", "color"]))
 @pytest.mark.parametrize("strategy", BY_EPOCHS)
 def test_random_state_alone_decides_and_global_generators_rest(make, strategy, augment):
     params = RANDOM | {"augment": augment, **STOP}

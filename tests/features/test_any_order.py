@@ -128,6 +128,7 @@ class AnyOrder(RuleBasedStateMachine):
         clear_cache(self.extractor.cache)
 
 
+@pytest.mark.slow
 def test_calls_in_any_order_are_those_of_a_new_extractor(tmp_path):
     AnyOrder.root = str(tmp_path)
     run_state_machine_as_test(

@@ -105,7 +105,7 @@ WRAPPED = {
 }
 
 
-@pytest.mark.parametrize("wrap", WRAPPED.values(), ids=WRAPPED)
+@pytest.mark.parametrize("wrap", first_and_slow(WRAPPED.values()), ids=WRAPPED)
 @pytest.mark.parametrize("as_file", [True, False])
 def test_state_dict_is_found_in_what_is_around_it(
     state, images, tmp_path, wrap, as_file

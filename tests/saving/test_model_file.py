@@ -36,7 +36,7 @@ from torchvision.models import ResNet18_Weights, ViT_B_16_Weights
 from sktl import FineTunedCNNClassifier, PretrainedFeatureExtractor
 from sktl._networks import architectures
 from sktl.exceptions import ModelFileError
-from tests.helpers import run_python
+from tests.helpers import first_and_slow, run_python
 
 pytestmark = pytest.mark.usefixtures("device")  # on a GPU too
 
@@ -95,7 +95,9 @@ def assert_same_classifier(loaded, clf, X):
 # ---- what comes back
 
 
-@pytest.mark.parametrize("parameters", MODELS.values(), ids=MODELS.keys())
+@pytest.mark.parametrize(
+    "parameters", first_and_slow(MODELS.values()), ids=MODELS.keys()
+)
 def test_loaded_classifier_is_the_saved_one(tmp_path, data, parameters):
     path, (X, y) = tmp_path / "model", data
     clf = make_classifier(**parameters).fit(X, y)

@@ -33,7 +33,7 @@ from torchvision.transforms import v2
 from sktl import FineTunedCNNClassifier
 from sktl._utils import atomic
 from sktl.exceptions import CheckpointWarning, ModelFileError, TrainingDivergedError
-from tests.helpers import make_tiny_network
+from tests.helpers import first_and_slow, make_tiny_network
 
 pytestmark = pytest.mark.usefixtures("device")  # on a GPU too
 
@@ -527,7 +527,9 @@ OTHER = {
 }
 
 
-@pytest.mark.parametrize(("before", "after"), OTHER.values(), ids=OTHER.keys())
+@pytest.mark.parametrize(
+    ("before", "after"), first_and_slow(OTHER.values()), ids=OTHER.keys()
+)
 def test_other_parameters_begin_anew(tmp_path, steps, before, after):
     path, data = tmp_path / "checkpoint", make_data()
     crash(steps, make_classifier(checkpoint=path, **before).fit, *data, limit=7)

@@ -586,9 +586,9 @@ class Numbers:
 
     def svm(self):
         """As `Labels.svm`, in standard deviations, as its margin has no unit."""
-        return TransformedTargetRegressor(
-            self._per_output(SVR()), transformer=StandardScaler()
-        )
+        # An array comes out whatever scikit-learn's `transform_output` says.
+        scaler = StandardScaler().set_output(transform="default")
+        return TransformedTargetRegressor(self._per_output(SVR()), transformer=scaler)
 
     def boosting(self):
         """As `Labels.boosting`."""

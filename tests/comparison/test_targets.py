@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import sklearn
 from sklearn.datasets import load_digits
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.linear_model import LogisticRegression, RidgeCV
@@ -305,3 +306,18 @@ def test_split_without_some_tag_is_named():
 def test_h_score_is_for_labels(y):
     with pytest.raises(ValueError, match="method='hscore' compares classes, and y hol"):
         rank_backbones(X, y, method="hscore")
+
+
+@pytest.mark.parametrize("y", BASE.values(), ids=BASE)
+def test_svm_of_each_target_takes_no_notice_of_frames_from_transformers(y):
+    """Of polars' frames `TransformedTargetRegressor` could make nothing."""
+    y, target = check_rows(X, y)
+    name = "frozen features + SVM"
+    contenders = {name: default_contenders("sktl_mini", target)[name]}
+    expected = compare_transfer(X, y, contenders, cv=2, random_state=0)
+    with sklearn.config_context(transform_output="polars"):
+        found = compare_transfer(X, y, contenders, cv=2, random_state=0)
+    assert found.results_["error"].tolist() == [""]
+    # Of such a frame scikit-learn makes float64.
+    scores = [of.results_["mean_test_score"] for of in (found, expected)]
+    np.testing.assert_allclose(*scores, rtol=1e-4)

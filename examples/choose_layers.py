@@ -60,9 +60,9 @@ def contenders(probe):
     return {
         "as advised": advised(probe.recommendation_),
         "features of the second stage": on_features(probe.results_["layer"][1]),
-        "last stage trained": FineTunedCNNClassifier(max_epochs=10),
-        "last two stages": FineTunedCNNClassifier(unfreeze_from=2, max_epochs=10),
-        "everything": FineTunedCNNClassifier(strategy="full", max_epochs=10),
+        "last stage trained": FineTunedCNNClassifier(unfreeze_from="last"),
+        "last two stages": FineTunedCNNClassifier(unfreeze_from=2),
+        "everything": FineTunedCNNClassifier(),
     }
 
 

@@ -38,7 +38,7 @@ PLOT = Path("choose_network.png")
 
 # %%
 def train_source(images, labels, path):
-    network = FineTunedCNNClassifier(strategy="scratch", max_epochs=10, random_state=0)
+    network = FineTunedCNNClassifier(strategy="scratch", augment=None, random_state=0)
     network.fit(images.reshape(len(images), -1), labels).save_backbone(path)
     return PretrainedFeatureExtractor(weights=path)
 

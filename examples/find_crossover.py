@@ -37,10 +37,9 @@ PLOT = Path("find_crossover.png")
 CONTENDERS = {
     "raw pixels + SVM": make_pipeline(StandardScaler(), SVC(C=10)),
     "frozen": FineTunedCNNClassifier(strategy="linear_probe"),
-    "fine-tuned": FineTunedCNNClassifier(max_epochs=10),
-    # Small batches: few images make few steps.
+    "fine-tuned": FineTunedCNNClassifier(unfreeze_from="last"),
     "from scratch": FineTunedCNNClassifier(
-        strategy="scratch", batch_size=16, max_epochs=15
+        strategy="scratch", batch_size=16, max_epochs=15, augment=None
     ),
 }
 

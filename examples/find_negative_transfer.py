@@ -40,7 +40,12 @@ def misled_weights(X, y, path):
     """Train a network on shuffled labels; save it without its head."""
     labels = shuffle(y, random_state=0)
     misled = FineTunedCNNClassifier(
-        strategy="scratch", image_size=IMAGE_SIZE, max_epochs=15, random_state=0
+        strategy="scratch",
+        image_size=IMAGE_SIZE,
+        augment=None,
+        batch_size=32,
+        max_epochs=15,
+        random_state=0,
     )
     misled.fit(X, labels).save_backbone(path)
     print(f"It memorised {misled.score(X, labels):.0%} of its wrong labels.")
@@ -66,7 +71,9 @@ def on_features(weights):
 
 
 def fine_tuned(weights):
-    return FineTunedCNNClassifier(weights=weights, image_size=IMAGE_SIZE, max_epochs=10)
+    return FineTunedCNNClassifier(
+        weights=weights, image_size=IMAGE_SIZE, unfreeze_from="last"
+    )
 
 
 def contenders(misled):
@@ -77,7 +84,7 @@ def contenders(misled):
         "sktl_mini, fine-tuned": fine_tuned("DEFAULT"),
         "misled network, fine-tuned": fine_tuned(misled),
         "from scratch": FineTunedCNNClassifier(
-            strategy="scratch", image_size=IMAGE_SIZE
+            strategy="scratch", image_size=IMAGE_SIZE, augment=None, max_epochs=20
         ),
     }
 

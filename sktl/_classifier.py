@@ -18,12 +18,16 @@ from sktl._utils.fit_tasks import with_callbacks
 
 @takes_collections("predict", "predict_proba", "predict_log_proba", "decision_function")
 class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
-    """Classify images with a pretrained network whose last layers are trained on them.
+    """Classify images with a pretrained network that is fine-tuned on them.
 
-    The network's classification layer is replaced by a new one, the head. `strategy`
-    says which other layers are trained, and in which order. Unless there is `augment`,
-    each image passes through the frozen layers once, whatever the number of epochs: the
-    other layers are trained on their output.
+    The network's classification layer is replaced by a new one, the head. By default
+    the head is fitted first, by logistic regression on the features of the frozen
+    network; then the whole network is trained for a few epochs at low learning rates,
+    on augmented images, and its weights are averaged with those it had before.
+
+    `strategy` and `unfreeze_from` say which layers are trained, and in which order.
+    Layers that are never trained are frozen. Each image passes through them once,
+    whatever the number of epochs, unless `augment` asks for other images in each.
 
     `y` holds a label per image, or indicators: a column of 0 and 1 for each of several
     tags, of which an image may have any number. Each tag is then an output of its own,
@@ -49,11 +53,11 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         then trains the last stage, the last two, and so on, each for an equal share of
         the epochs. `"full"` trains everything, starting from the pretrained weights.
         `"scratch"` trains everything, starting from random weights.
-    unfreeze_from : str or int, default="last"
+    unfreeze_from : str or int, default="first"
         The first stage that `"lp_ft"` trains, and the earliest that `"gradual"`
-        unfreezes: a stage name, the path of a block inside a stage, a glob, `"last"`,
-        or a number of stages counted from the head. With `"last"`, `"gradual"`
-        unfreezes all stages in turn.
+        unfreezes: `"first"` (all stages), `"last"`, a stage name, the path of a block
+        inside a stage, a glob, or a number of stages counted from the head. Training
+        the last stage alone takes a tenth of the time or less, and gains less.
     reinit_from : str, int or None, default=None
         Stages from this one on start from random weights, as late features may be too
         specific to the source task. Not used by `"scratch"`.
@@ -70,22 +74,35 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         Dropout probability before each layer of the head.
     lr : float, default=1e-3
         Learning rate of layers that start from random weights.
-    backbone_lr_ratio : float, default=0.1
+    backbone_lr_ratio : float, default=0.15
         Learning rate of pretrained layers, and of a head already fitted by logistic
         regression, as a fraction of `lr`.
     layer_decay : float, default=1.0
         Learning rate of each pretrained stage, as a fraction of that of the next stage.
-    max_epochs : int, default=20
+    lr_schedule : {"one_cycle", "constant"}, default="one_cycle"
+        `"one_cycle"` raises the learning rates from zero in the first quarter of the
+        steps, and then lowers them along half a cosine. An `LRScheduler` of skorch's
+        among `callbacks` takes its place.
+    initial_share : float, default=0.25
+        After training, the weights become an average: this share of the weights before
+        the first epoch, and the rest of the trained ones. Used where training begins
+        with a fitted head and without random weights. 0 keeps the trained weights.
+    max_epochs : int, default=12
         Passes over the training rows. A `"linear_probe"` without `hidden_units` has
         none, as its head is fitted by logistic regression.
-    batch_size : int, default=32
-        Training rows per step.
-    augment : str, tuple of str, callable or None, default=None
+    batch_size : int, default=8
+        Training rows per step. Few rows need small batches, as they make few steps; for
+        thousands of rows, 32 is faster.
+    augment : "auto", str, tuple of str, callable or None, default="auto"
         Random augmentation of the training images, new in each epoch: any of `"flip"`,
         `"crop"` and `"color"`, or a function of a uint8 tensor `(3, h, w)`, such as a
         transform of `torchvision.transforms.v2`. The frozen layers then run in each
         epoch. The head of `"linear_probe"` is fitted on `max_epochs` augmented copies
         of each image; other strategies fit it on the original images.
+
+        `"auto"` augments where no layer is frozen: by `"crop"`, and by `"flip"` too if
+        the fitted head classifies at least 95 % of the training images as it classifies
+        their mirror images. That is so for photographs, but not for letters.
     class_weight : dict, "balanced" or None, default=None
         Weights of the classes, as in scikit-learn; of indicators those of 0 and 1, for
         each tag.
@@ -166,6 +183,8 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         The whole network, from preprocessed images `(n, 3, h, w)` to logits.
     frozen_up_to_ : str
         The last frozen layer; `""` if everything is trained.
+    augment_ : str, tuple of str or None
+        What `augment="auto"` chose.
     history : skorch.history.History
         Losses, times and phases per epoch; empty if there were no epochs. With
         `early_stopping` after a head was fitted, the first epoch also has what it began
@@ -198,9 +217,14 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
     do not. In float16, the loss is scaled by `torch.amp.GradScaler`, which rules out
     optimizers that need a closure.
 
+    Cost: where everything is trained, an epoch takes as long as about three passes of
+    the images through the network, so the default takes about 40 times as long as
+    `"linear_probe"`.
+
     Linear probing before fine-tuning keeps the pretrained features from being
     distorted by a random head: Kumar et al., ICLR 2022. Lower learning rates for
-    pretrained layers: Howard & Ruder, ACL 2018.
+    pretrained layers: Howard & Ruder, ACL 2018. The average with the initial weights:
+    Wortsman et al., CVPR 2022. One cycle of learning rates: Smith & Topin, 2018.
 
     Examples
     --------
@@ -233,17 +257,19 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         *,
         weights="DEFAULT",
         strategy="lp_ft",
-        unfreeze_from="last",
+        unfreeze_from="first",
         reinit_from=None,
         hidden_units=(),
         C="auto",
         dropout=0.0,
         lr=1e-3,
-        backbone_lr_ratio=0.1,
+        backbone_lr_ratio=0.15,
         layer_decay=1.0,
-        max_epochs=20,
-        batch_size=32,
-        augment=None,
+        lr_schedule="one_cycle",
+        initial_share=0.25,
+        max_epochs=12,
+        batch_size=8,
+        augment="auto",
         class_weight=None,
         early_stopping=False,
         monitor="loss",
@@ -282,6 +308,8 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
             lr=lr,
             backbone_lr_ratio=backbone_lr_ratio,
             layer_decay=layer_decay,
+            lr_schedule=lr_schedule,
+            initial_share=initial_share,
             max_epochs=max_epochs,
             batch_size=batch_size,
             augment=augment,

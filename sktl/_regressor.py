@@ -28,8 +28,10 @@ class FineTunedCNNRegressor(SavedMixin, FineTunedNet, NeuralNetRegressor):
     weights, strategy, unfreeze_from, reinit_from, hidden_units, dropout : object
         Which network, and which part of it is trained: as in `FineTunedCNNClassifier`,
         like all parameters below without a full description.
-    lr, backbone_lr_ratio, layer_decay, max_epochs, batch_size, augment : object
-        How it is trained.
+    lr, backbone_lr_ratio, layer_decay, lr_schedule, initial_share : object
+    max_epochs, batch_size, augment : object
+        How it is trained. `augment="auto"` includes `"flip"` if predictions for mirror
+        images explain 95 % of the variance of those for the images.
     early_stopping : bool, default=False
         Whether to hold out some rows, and stop when predictions on them no longer
         improve.
@@ -59,7 +61,8 @@ class FineTunedCNNRegressor(SavedMixin, FineTunedNet, NeuralNetRegressor):
     module_ : torch.nn.Module
         The whole network, from preprocessed images `(n, 3, h, w)` to outputs
         `(n, n_outputs)` in standard deviations.
-    frozen_up_to_, history, n_epochs_, preprocessing_, value_range_ : object
+    frozen_up_to_, augment_, history, n_epochs_, preprocessing_ : object
+    value_range_ : object
         As in `FineTunedCNNClassifier`.
     n_trained_parameters_ : int
         Number of parameters that are trained, those of the head among them.

@@ -143,6 +143,11 @@ def make(tiny_network):
     def make(strategy="lp_ft", **params):
         defaults = {
             "strategy": strategy,
+            "unfreeze_from": "last" if strategy == "lp_ft" else "first",
+            "backbone_lr_ratio": 0.1,
+            "lr_schedule": "constant",
+            "initial_share": 0.0,
+            "augment": None,
             "backbone": tiny_network,
             "image_size": 8,
             "batch_size": 12,

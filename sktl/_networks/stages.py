@@ -258,8 +258,8 @@ class StagedNetwork:
         ----------
         stage : str or int
             A stage name, the path of any block inside one (`"layer4.1"`), a glob over
-            stage names (the earliest match counts), `"last"`, or a number of stages
-            counted from the head.
+            stage names (the earliest match counts), `"first"`, `"last"`, or a number
+            of stages counted from the head.
         parameter : str
             What the user calls it.
 
@@ -295,6 +295,8 @@ class StagedNetwork:
                 'weights before its classification layer. Use strategy="linear_probe" '
                 'or "full".'
             )
+        if stage == "first":
+            return "", []
         if stage == "last":
             found = self.stages[-1]
             if not found.start:

@@ -29,7 +29,11 @@ FITTED = {
     "value_range_": tuple | None,
     "n_epochs_": int,
 }
-OPTIONAL = {"n_features_in_": int, "feature_names_in_": np.ndarray}
+OPTIONAL = {
+    "augment_": str | tuple | list | None,
+    "n_features_in_": int,
+    "feature_names_in_": np.ndarray,
+}
 LINEAR_LAYER = r"head\.(?:(\d+)\.)?weight"
 PACKAGES = ("sktl", "torch", "torchvision", "skorch", "scikit-learn", "numpy")
 

@@ -22,13 +22,15 @@ from skorch.callbacks import (
 )
 from skorch.history import History
 
+from sktl._training.averaging import AverageWithStart
 from sktl._utils.atomic import replacing
 from sktl._utils.digests import digest_of
 from sktl.exceptions import CheckpointWarning, ModelFileError, warn_caller
 
 TITLE = b"sktl checkpoint, form 2"
-# What skorch's callbacks remember from epoch to epoch (skorch 1.4).
+# What callbacks, ours and skorch's, remember from epoch to epoch (skorch 1.4).
 REMEMBERED = {
+    AverageWithStart: ("start_",),
     EarlyStopping: (
         "misses_",
         "dynamic_threshold_",

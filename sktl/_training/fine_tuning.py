@@ -25,12 +25,14 @@ from sktl._features.image_input import IMAGE_CONSTRAINTS, ImageInputMixin
 from sktl._features.pixel_network import channels_last, normalize
 from sktl._images.forms import Images
 from sktl._training.augmentation import make_augment
+from sktl._training.averaging import AverageWithStart
 from sktl._training.checkpoint import Checkpoint
 from sktl._training.early_stopping import LOSS, SCORE, KeepBest, NetInTraining
 from sktl._training.head import linear_layer
 from sktl._training.net import ROWS, WEIGHT, EstimatorNet, holds_rows
 from sktl._training.network import FineTunedNetwork
 from sktl._training.rows import make_rows
+from sktl._training.schedule import OneCycle
 from sktl._training.strategy import Strategy
 from sktl._training.targets import recognise
 from sktl._utils.fit_tasks import CallbackSupportMixin, FitTask, start_fit
@@ -45,11 +47,14 @@ COUNT = Interval(Integral, 1, None, closed="left")
 RATE = Interval(Real, 0, None, closed="neither")
 NOT_FUSED = {"differentiable", "foreach"}  # choices of the user that exclude `fused`
 STOP = "early_stopping"  # the name of a callback
+# From this share of images on that a solved head takes for the same when mirrored, both
+# are seen in training. It is 0.98 and more for photographs, 0.85 and less for letters.
+SAME_WHEN_MIRRORED = 0.95
 RATES = {"lr", "optimizer__lr", "backbone_lr_ratio", "layer_decay"}
 # What `fit` learns, and what a fit that failed has not learnt.
 LEARNT = (
     "target_ module_ criterion_ optimizer_ scaler_ backbone_ plan_ frozen_up_to_ "
-    "n_epochs_ value_range_ n_features_in_ feature_names_in_"
+    "augment_ n_epochs_ value_range_ n_features_in_ feature_names_in_"
 ).split()
 
 
@@ -84,6 +89,8 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         "lr": [RATE],
         "backbone_lr_ratio": [RATE],
         "layer_decay": [RATE],
+        "lr_schedule": [StrOptions({"one_cycle", "constant"})],
+        "initial_share": [Interval(Real, 0, 1, closed="left")],
         "max_epochs": [COUNT],
         "augment": "no_validation",
         "early_stopping": ["boolean"],
@@ -103,16 +110,18 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         *,
         weights="DEFAULT",
         strategy="lp_ft",
-        unfreeze_from="last",
+        unfreeze_from="first",
         reinit_from=None,
         hidden_units=(),
         dropout=0.0,
         lr=1e-3,
-        backbone_lr_ratio=0.1,
+        backbone_lr_ratio=0.15,
         layer_decay=1.0,
-        max_epochs=20,
-        batch_size=32,
-        augment=None,
+        lr_schedule="one_cycle",
+        initial_share=0.25,
+        max_epochs=12,
+        batch_size=8,
+        augment="auto",
         early_stopping=False,
         monitor="loss",
         validation_fraction=0.1,
@@ -145,6 +154,8 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         self.dropout = dropout
         self.backbone_lr_ratio = backbone_lr_ratio
         self.layer_decay = layer_decay
+        self.lr_schedule = lr_schedule
+        self.initial_share = initial_share
         self.augment = augment
         self.early_stopping = early_stopping
         self.monitor = monitor
@@ -228,7 +239,10 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
                 load_best=True,
             )
             callbacks += [(STOP, stop)]
-        return callbacks
+        if str(self.lr_schedule) == "one_cycle":
+            callbacks += [("lr_schedule", OneCycle())]
+        # After the best weights have been restored.
+        return [*callbacks, ("averaging", AverageWithStart())]
 
     def set_params(self, **params):
         """Set parameters; those of device and optimiser apply to a fitted net at once.
@@ -299,7 +313,8 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
     def _check_params(self):
         super()._check_params()
         self._refuse_module_params(vars(self).keys() - {"module"})
-        make_augment(self.augment)
+        if self.augment != "auto":
+            make_augment(self.augment)
         if self.monitor != "loss":
             get_scorer(self.monitor)  # or says which there are
         if self.warm_start and self.refit:
@@ -415,8 +430,12 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
 
     def _frozen_outputs(self, network):
         """The pair of cut and pooling; none where nothing is computed once."""
-        cut = self.plan.cut(network) if self.augment is None else ""
+        cut = "" if self._asks_to_augment() else self.plan.cut(network)
         return [(cut, _pooling(network, cut))] if cut else []
+
+    def _asks_to_augment(self):
+        """Whether images are augmented whatever is frozen."""
+        return self.augment is not None and self.augment != "auto"
 
     def _activations(self, images, cut):
         backbone = self.backbone_
@@ -451,7 +470,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
     def _training_set(self, rows):
         """The data set that training reads; the mean of its weights is one."""
         # Images that differ from epoch to epoch pass the frozen part each time.
-        cut = self.frozen_up_to_ if self.augment is None else ""
+        cut = "" if self._asks_to_augment() else self.frozen_up_to_
         read = {ROWS: self._activations(rows.images, cut)}
         if rows.weights is not None:
             # With a mean of one they leave the learning rate its meaning.
@@ -540,6 +559,9 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         with self._forgetting(), self._seeded():
             if not goes_on:
                 self.initialize()
+                all_trained = self.plan.n_epochs and not self.frozen_up_to_
+                auto = self.augment == "auto" and all_trained
+                self.augment_ = "crop" if auto else None
             dataset = self._training_set(rows)
             # Callbacks index what they are told as skorch does its data sets.
             with self._training(getattr(dataset, "X", dataset), rows.codes):
@@ -576,7 +598,9 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         # Before the head is solved: its last bits do not make another run.
         checkpoint = Checkpoint(checkpoint if epochs else None, self, dataset, epochs)
         if self.plan.solves_head and not self.history:
-            self._solve_head(train, rows)
+            features = self._solve_head(train, rows)
+            if self.augment_ and self._is_same_when_mirrored(train, features):
+                self.augment_ = ("flip", "crop")
         task = task or FitTask(self, None)
         for _ in range(checkpoint.n_epochs_done(), epochs):
             epoch = task.subtask("epoch")
@@ -636,7 +660,8 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
 
     def _augmented(self, batch):
         x, y = unpack_data(batch)
-        return x | {ROWS: make_augment(self.augment)(x[ROWS])}, y
+        augment = self.augment_ if self.augment == "auto" else self.augment
+        return x | {ROWS: make_augment(augment)(x[ROWS])}, y
 
     def train_step_single(self, batch, **fit_params):
         """As skorch's, with a loss that is scaled up on its way back.
@@ -695,9 +720,9 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             return part(x, **kwargs).float()
 
     def _solve_head(self, dataset, rows):
-        """Set a head of one layer to where training ends."""
+        """Set a head of one layer to where training ends; return what it reads."""
         # Epochs that follow would augment; without any, each row is seen as often.
-        probe = not self.plan.n_epochs and self.augment is not None
+        probe = not self.plan.n_epochs and self._asks_to_augment()
         n_views = self.max_epochs if probe else 1
         features, codes, weights = [], [], []
         self._set_training(False)
@@ -708,9 +733,10 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             features.append(read.cpu().numpy())
             codes.append(y.numpy())
             weights.append(x[WEIGHT].numpy() if WEIGHT in x else np.ones(len(y)))
+        features = np.concatenate(features)
         rows.target.solve(
             linear_layer(self.module_.head),
-            np.concatenate(features),
+            features,
             np.concatenate(codes),
             # As they were given: the penalty on the head's weights does not scale.
             np.concatenate(weights) * rows.mean_weight / n_views,
@@ -718,6 +744,17 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             self.criterion_,
             getattr(self, "C", "auto"),
         )
+        return features
+
+    @torch.inference_mode()
+    def _is_same_when_mirrored(self, dataset, features):
+        """Whether the solved head says the same of images and their mirror images."""
+        outputs, mirrored = self.module_.head(to_tensor(features, self.device)), []
+        for x, _ in self.get_iterator(dataset):
+            x = x | {ROWS: x[ROWS].flip(2)}  # (n, h, w, 3)
+            mirrored.append(self._pass_through(self.module_.classify, x))
+        outputs, mirrored = outputs.cpu().numpy(), torch.cat(mirrored).cpu().numpy()
+        return self.target.agreement(outputs, mirrored) >= SAME_WHEN_MIRRORED
 
     def judge(self, dataset):
         """Mean loss over a data set, or what `monitor` says of its predictions."""

@@ -66,8 +66,7 @@ class Strategy:
         """The cut of a `StagedNetwork` up to which it stays frozen; "" freezes none."""
         if self.strategy == "linear_probe":
             return network.penultimate
-        all_stages = self.strategy == "gradual" and self.unfreeze_from == "last"
-        if self.in_turn and not all_stages:
+        if self.in_turn:
             return network.resolve_stage(self.unfreeze_from)
         return ""
 

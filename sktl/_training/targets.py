@@ -11,6 +11,7 @@ Another kind of target is another class with the same attributes and methods. Ea
   recognises), `check`, `learn`, `of_classes`;
 * how a network learns it: `n_outputs`, `loss`, `encode`, `weigh`, `weights_of`,
   `solve`, `as_read_by`;
+* when two outputs mean the same: `agreement`, at most 1;
 * how its outputs become predictions: `decode`, and where there are probabilities
   `probabilities`, `log_probabilities`, `choose`, `margins`, `align`;
 * what models without a network learn: `columns`; and which do: `baseline`,
@@ -27,6 +28,7 @@ from sklearn.compose import TransformedTargetRegressor
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.ensemble import GradientBoostingClassifier, GradientBoostingRegressor
 from sklearn.linear_model import LogisticRegression, RidgeCV
+from sklearn.metrics import r2_score
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.multioutput import MultiOutputRegressor
 from sklearn.preprocessing import StandardScaler
@@ -202,6 +204,10 @@ class Labels:
     def log_probabilities(self, logits):
         """Map logits to the logarithms of probabilities."""
         return torch.log_softmax(logits, dim=-1)
+
+    def agreement(self, outputs, others):
+        """Share of the rows of which two sets of outputs say the same."""
+        return np.mean(outputs.argmax(axis=1) == others.argmax(axis=1))
 
     def choose(self, probabilities):
         """Return the class numbers that probabilities speak for."""
@@ -409,6 +415,12 @@ class Indicators:
         """Map logits to the logarithms of probabilities."""
         return torch.nn.functional.logsigmoid(logits)
 
+    def agreement(self, outputs, others):
+        """Of the tags that either of two sets of outputs gives, the share in both."""
+        on, others_on = outputs > 0, others > 0
+        either = on | others_on
+        return np.mean(on[either] == others_on[either]) if either.any() else 1.0
+
     def choose(self, probabilities):
         """Return indicators of the tags that are more probable than not."""
         return (probabilities > 0.5).astype(np.int64)
@@ -570,6 +582,10 @@ class Numbers:
         if type(criterion) is not torch.nn.MSELoss:
             _warn_of(criterion, "ridge regression")
         solve_by_ridge(layer, features, codes, weights)
+
+    def agreement(self, outputs, others):
+        """R2 of other outputs, of the variance of these."""
+        return r2_score(outputs, others, multioutput="variance_weighted")
 
     def as_read_by(self, criterion, outputs):
         """Outputs, as they are."""

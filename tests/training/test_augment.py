@@ -11,6 +11,7 @@ from sklearn.base import BaseEstimator
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from sktl import FineTunedCNNClassifier, FineTunedCNNRegressor
 from sktl._training.augmentation import make_augment
 
 SPECS = [None, "flip", "crop", "color", ("flip", "crop", "color"), ["crop", "flip"]]
@@ -272,3 +273,62 @@ def test_transform_that_clone_mistakes_for_an_estimator_is_refused():
     ) as raised:
         make_augment(v2.ColorJitter(0.5))
     assert "scikit-learn's clone would take it" in str(raised.value)
+
+
+# ---- "auto"
+
+
+def sides(n=24):
+    """Images that are brighter on the left or on the right; and which."""
+    right = np.arange(n) % 2
+    images = np.random.default_rng(0).integers(0, 60, (n, 16, 16, 3)).astype(np.uint8)
+    for image, is_right in zip(images, right, strict=True):
+        image[:, 8 * is_right : 8 * is_right + 8] += 150
+    return images, right
+
+
+def tones(n=24):
+    """Images that are bright or dark; and which."""
+    bright = np.arange(n) % 2
+    images = np.random.default_rng(0).integers(0, 60, (n, 16, 16, 3)).astype(np.uint8)
+    return images + (150 * bright).astype(np.uint8)[:, None, None, None], bright
+
+
+def fit_auto(data, **params):
+    X, y = data
+    params = {"image_size": 16, "max_epochs": 1, "random_state": 0} | params
+    return FineTunedCNNClassifier(**params).fit(X, y)
+
+
+def test_auto_mirrors_images_that_are_the_same_when_mirrored():
+    assert fit_auto(tones()).augment_ == ("flip", "crop")
+    assert fit_auto(sides()).augment_ == "crop"
+
+
+@pytest.mark.parametrize(
+    ("target", "mirrors"), [("tags", True), ("number", True), ("side", False)]
+)
+def test_auto_asks_what_is_predicted(target, mirrors):
+    """Of tags and numbers too."""
+    (X, bright), (sided, right) = tones(), sides()
+    if target == "tags":
+        clf = fit_auto((X, np.c_[bright, 1 - bright, bright]))
+    else:
+        data = (X, 3.5 * bright + 0.1) if target == "number" else (sided, right + 0.5)
+        params = {"image_size": 16, "max_epochs": 1, "random_state": 0}
+        clf = FineTunedCNNRegressor(**params).fit(*data)
+    assert clf.augment_ == (("flip", "crop") if mirrors else "crop")
+
+
+@pytest.mark.parametrize(
+    "params", [{"unfreeze_from": "last"}, {"strategy": "linear_probe"}]
+)
+def test_auto_changes_nothing_where_layers_are_frozen(params):
+    clf, plain = fit_auto(tones(), **params), fit_auto(tones(), augment=None, **params)
+    assert clf.augment_ is None
+    X, _ = tones()
+    assert np.array_equal(clf.predict_proba(X), plain.predict_proba(X))
+
+
+def test_auto_without_a_fitted_head_crops_alone():
+    assert fit_auto(tones(), strategy="full").augment_ == "crop"

@@ -71,6 +71,9 @@ def pretrained(dropout=0.1):
 def make(strategy, **params):
     defaults = {
         "strategy": strategy,
+        "unfreeze_from": "last" if strategy == "lp_ft" else "first",
+        "lr_schedule": "constant",
+        "augment": None,
         "backbone": pretrained(),
         "image_size": 8,
         "batch_size": 12,
@@ -159,6 +162,7 @@ ALL = {"stem", "block1", "block2", "head"}
         ("linear_probe", {"hidden_units": (5,)}, [HEAD] * 4),
         ("lp_ft", {}, [TWO] * 4),
         ("lp_ft", {"unfreeze_from": 2}, [THREE] * 4),
+        ("lp_ft", {"unfreeze_from": "first"}, [ALL] * 4),
         ("lp_ft", {"hidden_units": (5,)}, [HEAD, HEAD, TWO, TWO]),
         ("gradual", {}, [TWO, THREE, ALL, ALL]),
         ("gradual", {"hidden_units": [5, 4]}, [HEAD, TWO, THREE, ALL]),
@@ -367,20 +371,27 @@ def test_scratch_uses_no_pretrained_weight():
 # ---- loops written by hand
 
 
-def by_hand(network, head, stages, head_lr=0.01, decay=1.0):
+def by_hand(network, head, stages, head_lr=0.01, decay=1.0, one_cycle=False):
     """Train as one would in plain torch: norms in eval mode, groups of parameters."""
     network, head = copy.deepcopy(network).eval(), copy.deepcopy(head)
     network.requires_grad_(False)
     groups = [{"params": list(head.parameters()), "lr": head_lr}]
     for depth, name in enumerate(reversed(stages)):
         block = network.get_submodule(name).requires_grad_(True)
-        groups += [{"params": list(block.parameters()), "lr": 0.001 * decay**depth}]
+        groups += [{"params": list(block.parameters()), "lr": 0.003 * decay**depth}]
     optimizer = torch.optim.AdamW(groups)
+    # A quarter of the six steps up, then down along half a cosine.
+    ups = [1 / 2.5, 2 / 2.5]
+    factors = ups + [(1 + np.cos(np.pi * (n - 1.5) / 4.5)) / 2 for n in range(2, 7)]
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: factors[step] if one_cycle else 1
+    )
     for _ in range(3):
         for x, y in zip(IMAGES.split(12), torch.tensor(Y).split(12), strict=True):
             optimizer.zero_grad()
             nn.functional.cross_entropy(head(network.features(x)), y).backward()
             optimizer.step()
+            schedule.step()
     return network.state_dict(), head.state_dict()
 
 
@@ -408,17 +419,27 @@ def probed_head(network):
 def make_plain(strategy, **params):
     """The same order of rows in each epoch, and nothing else left to chance."""
     defaults = {"backbone": pretrained(0.0), "precision": "float32", "max_epochs": 3}
-    defaults["C"] = 1.0
+    defaults |= {"C": 1.0, "backbone_lr_ratio": 0.3}
     return make(strategy, iterator_train__shuffle=False, **defaults | params)
 
 
+@pytest.mark.parametrize("schedule", ["constant", "one_cycle"])
 @pytest.mark.parametrize("first", STAGES)
-def test_lp_ft_equals_a_loop_written_by_hand(first):
+def test_lp_ft_equals_a_loop_written_by_hand(first, schedule):
     network = pretrained(0.0)
-    clf = make_plain("lp_ft", unfreeze_from=first).fit(X, Y)
-    stages = STAGES[STAGES.index(first) :]
-    expected = by_hand(network, probed_head(network), stages, head_lr=0.001)
-    assert_trained_as(clf, *expected)
+    clf = make_plain(
+        "lp_ft", unfreeze_from=first, lr_schedule=schedule, initial_share=0.25
+    ).fit(X, Y)
+    begun = network.state_dict(), probed_head(network).state_dict()
+    stages, cycle = STAGES[STAGES.index(first) :], schedule == "one_cycle"
+    trained = by_hand(
+        network, probed_head(network), stages, head_lr=0.003, one_cycle=cycle
+    )
+    averages = [
+        {name: (b[name] + 0.75 * (t[name] - b[name])).to(b[name]) for name in b}
+        for b, t in zip(begun, trained, strict=True)
+    ]
+    assert_trained_as(clf, *averages)
 
 
 @pytest.mark.parametrize("hidden_units", [(), (5,)])

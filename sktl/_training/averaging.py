@@ -1,0 +1,31 @@
+"""Fine-tuned weights, averaged with those that training began with."""
+
+import torch
+from skorch.callbacks import Callback
+
+
+class AverageWithStart(Callback):
+    """At the end of training, move what was trained back towards its first weights.
+
+    Only where training began with good ones: with a solved head on a pretrained
+    network, nothing of it random, and not in the middle of a training that goes on.
+
+    Wortsman et al., Robust fine-tuning of zero-shot models, CVPR 2022 (WiSE-FT).
+    """
+
+    start_ = None
+
+    def on_epoch_begin(self, net, **kwargs):
+        """Before the first epoch, copy the weights."""
+        good = net.plan.solves_head and net.reinit_from is None
+        if len(net.history) == 1 and good and net.initial_share:
+            named = net.module_.named_parameters()
+            self.start_ = {n: p.detach().clone() for n, p in named if p.requires_grad}
+
+    @torch.no_grad()
+    def on_train_end(self, net, **kwargs):
+        """Average, and let go of the copy."""
+        for name, parameter in net.module_.named_parameters():
+            if name in (self.start_ or {}):
+                parameter.lerp_(self.start_[name], net.initial_share)
+        self.start_ = None

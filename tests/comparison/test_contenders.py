@@ -173,7 +173,7 @@ def test_networks_that_only_look_alike_are_no_twins():
 
 def test_of_several_networks_from_scratch_the_likest_is_the_twin():
     contenders = {
-        "far": FineTunedCNNClassifier(strategy="scratch", batch_size=8, dropout=0.5),
+        "far": FineTunedCNNClassifier(strategy="scratch", batch_size=4, dropout=0.5),
         "near": FineTunedCNNClassifier(strategy="scratch", max_epochs=40),
         "random weights": FineTunedCNNClassifier(weights=None, max_epochs=40, lr=0.1),
         "elsewhere": FineTunedCNNClassifier("resnet18", strategy="scratch"),

@@ -631,7 +631,8 @@ def test_home_folder_is_expanded(tmp_path, monkeypatch, loaded, data):
 def saved_bytes(tmp_path_factory, data):
     X, y = data
     path = tmp_path_factory.mktemp("saved") / "model"
-    make_classifier(hidden_units=(8, 5), max_epochs=2).fit(X, y).save(path)
+    clf = make_classifier(unfreeze_from="last", hidden_units=(8, 5), max_epochs=2)
+    clf.fit(X, y).save(path)
     return path.read_bytes()
 
 

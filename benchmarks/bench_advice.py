@@ -81,6 +81,7 @@ def draw(images, labels, n_per_class, seed):
 def models(network, stages, best_layer, max_epochs):
     """A model for each depth."""
     training = {"max_epochs": max_epochs, "batch_size": 16, "random_state": 0}
+    training |= {"lr_schedule": "constant", "initial_share": 0.0, "augment": None}
     half = stages[(len(stages) - 1) // 2]
     # A head fitted first needs no larger rate than the layers before it.
     ways = [

@@ -4,9 +4,6 @@ Claim, for three sets of photographs and SqueezeNet 1.1 with real weights: the m
 accuracy over 5 folds of `FineTunedCNNClassifier()` is at least that of logistic
 regression on the frozen features of the same network, less one standard error of the
 latter; in float32 and in bfloat16. No training diverges, which would be an error.
-`random_state` alone moves the mean of a set by 0.02, as much as the standard error, so
-the mean is over `SEEDS` too.
-
 Accuracies, not times: this may run beside other work.
 
 Usage: python benchmarks/bench_defaults.py [--shared PATH] [--images N]
@@ -28,13 +25,12 @@ from sktl import FineTunedCNNClassifier, PretrainedFeatureExtractor, clear_cache
 TREES = ("hymenoptera", "flowers17", "sign_digits")
 PRECISIONS = ("float32", "bfloat16")
 WEIGHTS = "squeezenet1_1-torchvision.fp16.safetensors"
-SEEDS = (0, 1, 2)
 FOLDS = StratifiedKFold(5, shuffle=True, random_state=0)
 
 
 def arguments():
     parser = argument_parser(__doc__)
-    parser.add_argument("--images", type=int, default=300, help="of each set")
+    parser.add_argument("--images", type=int, default=150, help="of each set")
     parser.add_argument("--sets", nargs="+", default=TREES, choices=TREES)
     return parser.parse_args()
 
@@ -47,10 +43,10 @@ def compare(X, y, network):
         StandardScaler(),
         LogisticRegression(max_iter=1000),
     )
-    tuned = [FineTunedCNNClassifier(**network, random_state=seed) for seed in SEEDS]
+    tuned = FineTunedCNNClassifier(**network, random_state=0)
     return [
         cross_val_score(model, X, y, cv=FOLDS, error_score="raise")
-        for model in (linear, *tuned)
+        for model in (linear, tuned)
     ]
 
 
@@ -65,16 +61,14 @@ def main():
                 "weights": args.shared / "weights" / WEIGHTS,
                 "precision": precision,
             }
-            linear, *tuned = compare(X, y, network)
-            by_seed = np.mean(tuned, axis=1)
+            linear, tuned = compare(X, y, network)
             error = linear.std(ddof=1) / np.sqrt(len(linear))
             print(
                 f"{tree}, {len(y)} images, {precision}: linear {linear.mean():.3f} "
-                f"(standard error {error:.3f}), fine-tuned {by_seed.mean():.3f} "
-                f"({by_seed.min():.3f} to {by_seed.max():.3f})",
+                f"(standard error {error:.3f}), fine-tuned {tuned.mean():.3f}",
                 flush=True,
             )
-            claims[f"{tree}, {precision}"] = by_seed.mean() >= linear.mean() - error
+            claims[f"{tree}, {precision}"] = tuned.mean() >= linear.mean() - error
     return verdict(claims)
 
 

@@ -1,7 +1,7 @@
 """The accuracy of PyTorch's transfer-learning tutorial is reached sooner.
 
-Claim, for two sets of photographs and SqueezeNet 1.1 with real weights: the seconds of
-training until `FineTunedCNNClassifier`, training the last stage, has the accuracy on held-out
+Claim, for two sets of photographs and SqueezeNet 1.1 with real weights: the seconds
+until `FineTunedCNNClassifier(unfreeze_from="last")` has the accuracy on held-out
 images that the tutorial's loop ends with are fewer than the loop needs for it; the
 median ratio is at least 2. That is claimed against both of the tutorial's loops:
 fine-tuning of all layers, and the network as a fixed feature extractor.

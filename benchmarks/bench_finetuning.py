@@ -6,7 +6,8 @@ models on frozen features: logistic regression as scikit-learn has it, and with 
 penalty that `FineTunedCNNClassifier` chooses. The others are ways to fine-tune: the
 default; and, for 20 epochs of batches of 32 at a constant rate, the last stage, all
 stages from a fitted head, all stages from a random head with augmented images, and
-stage after stage.
+stage after stage. Where fastai is installed, two more columns are `fine_tune(5)` and
+`fine_tune(12)` of its `vision_learner`, with its own head, augmentation and rates.
 
 Claims, of the default (issue 21):
 
@@ -15,7 +16,9 @@ Claims, of the default (issue 21):
   by at most 1.5 points on average;
 - probe: in no line is it significantly below logistic regression on frozen features
   (paired t-test over draws, Holm over lines);
-- price: it takes at most the CPU seconds of all stages with augmented images.
+- price: it takes at most the CPU seconds of all stages with augmented images;
+- fastai: in each line it is at least as accurate as each of the two, and over all lines
+  it takes at most half their CPU seconds.
 
 Each cell takes from a second to ten minutes. What is finished is kept in a JSON file,
 and a run that was interrupted goes on from there. CPU seconds are counted, so it may
@@ -31,12 +34,19 @@ minutes.
 import json
 import sys
 import time
+from functools import partial
+from importlib.util import find_spec
 from itertools import product
+from operator import attrgetter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import torch
+import torchvision
 from _shared import argument_parser, images_and_labels
 from _timing import verdict
+from safetensors.torch import load_file
 from scipy.stats import ttest_1samp
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
@@ -54,6 +64,7 @@ WEIGHTS = {
 RESULTS = Path.home() / ".cache" / "sktl" / "bench_finetuning.json"
 N_TEST = 1000
 SHORT, LEVEL = 0.015, 0.05
+FASTAI = {"fastai, 5": 5, "fastai, 12": 12}
 DEFAULT, LINEAR, AUGMENTED = "default", "LR", "full, flip + crop"
 # As most tutorials train.
 PLAIN = {
@@ -76,6 +87,70 @@ def tuned(**params):
     return lambda network: FineTunedCNNClassifier(**network, random_state=0, **params)
 
 
+class FastAI:
+    """fastai's recipe on the same network, weights, pixels and rows.
+
+    Parameters
+    ----------
+    epochs : int
+        Of all layers, after one of the head.
+    backbone : str
+    weights : Path or None
+    image_size : int
+    precision : str
+        Only float32.
+    """
+
+    def __init__(self, epochs, *, backbone, weights, image_size, precision):
+        assert precision == "float32"
+        self.epochs = epochs
+        self.backbone = backbone
+        self.weights = weights
+        self.image_size = image_size
+
+    def fit(self, X, y):
+        """Train on the CPU, in this process."""
+        import fastai.vision.all as fastai
+
+        def network(pretrained):
+            module = getattr(torchvision.models, self.backbone)()
+            state = load_file(self.weights)
+            module.load_state_dict({n: t.float() for n, t in state.items()})
+            # It looks for the pooling, and puts its own head in the place of the rest.
+            pool = torch.nn.AdaptiveAvgPool2d(1)
+            return torch.nn.Sequential(module.features, pool, torch.nn.Flatten())
+
+        block = fastai.DataBlock(
+            blocks=(fastai.ImageBlock, fastai.CategoryBlock),
+            get_x=attrgetter("image"),
+            get_y=attrgetter("label"),
+            splitter=fastai.IndexSplitter([0]),  # it cannot do without
+            item_tfms=fastai.Resize(self.image_size),
+            batch_tfms=[
+                *fastai.aug_transforms(),
+                fastai.Normalize.from_stats(*fastai.imagenet_stats),
+            ],
+        )
+        rows = [
+            SimpleNamespace(image=x, label=label) for x, label in zip(X, y, strict=True)
+        ]
+        loaders = block.dataloaders(
+            [rows[0], *rows], bs=min(32, len(rows)), num_workers=0, device="cpu"
+        )
+        fastai.set_seed(0)
+        self.learner = fastai.vision_learner(loaders, network)
+        with self.learner.no_bar(), self.learner.no_logging():
+            self.learner.fine_tune(self.epochs)
+        return self
+
+    def score(self, X, y):
+        """Accuracy."""
+        loader = self.learner.dls.test_dl([SimpleNamespace(image=x) for x in X])
+        with self.learner.no_bar():
+            probabilities, _ = self.learner.get_preds(dl=loader)
+        return np.mean(np.array(self.learner.dls.vocab)[probabilities.argmax(1)] == y)
+
+
 COLUMNS = {
     LINEAR: linear_model,
     "linear_probe": tuned(strategy="linear_probe"),
@@ -84,18 +159,22 @@ COLUMNS = {
     "all stages": tuned(**PLAIN),
     AUGMENTED: tuned(**PLAIN | {"strategy": "full", "augment": ("flip", "crop")}),
     "gradual": tuned(**PLAIN, strategy="gradual"),
+} | {
+    name: partial(lambda epochs, network: FastAI(epochs, **network), epochs)
+    for name, epochs in FASTAI.items()
 }
 
 
 def arguments():
     parser = argument_parser(__doc__)
+    known = [c for c in COLUMNS if c not in FASTAI or find_spec("fastai")]
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--sets", nargs="+", default=SETS, choices=SETS)
     parser.add_argument("--networks", nargs="+", default=[*WEIGHTS], choices=WEIGHTS)
     parser.add_argument("--rows", nargs="+", type=int, default=[5, 10, 30])
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--pixels", type=int, default=128)
-    parser.add_argument("--columns", nargs="+", default=[*COLUMNS], choices=COLUMNS)
+    parser.add_argument("--columns", nargs="+", default=known, choices=known)
     parser.add_argument("--print-only", action="store_true")
     return parser.parse_args()
 
@@ -172,6 +251,7 @@ def main():
     cells = [
         (*line, seed, column)
         for seed, line, column in product(range(args.draws), lines, args.columns)
+        if not (line[1] == "sktl_mini" and column in FASTAI)
     ]
     fill(args, cells, results)
     table = {
@@ -188,9 +268,10 @@ def main():
         for line in lines
         for name, network, n in [line]
     }
-    # Of each line the draws of which every column is there.
+    # Of each line the draws of which every column is there, but for fastai's.
+    own = [column not in FASTAI for column in args.columns]
     table = {
-        line: cells[np.isfinite(cells).all(axis=(1, 2))]
+        line: cells[np.isfinite(cells[:, own]).all(axis=(1, 2))]
         for line, cells in table.items()
     }
     table = {line: cells for line, cells in table.items() if len(cells)}
@@ -211,7 +292,7 @@ def show(columns, table):
         figures = zip(mean, error, strict=True)
         texts = "".join(f"{f'{m:.3f} ± {e:.3f}':>19}" for m, e in figures)
         print(f"{f'{name}, {network}, {n} rows':34}{texts}")
-    means = np.mean([cells.mean(0) for cells in table.values()], axis=0)
+    means = np.nanmean([cells.mean(0) for cells in table.values()], axis=0)
     print(f"{'mean':34}" + "".join(f"{m:>19.3f}" for m in means[:, 0]))
     print(f"{'CPU seconds':34}" + "".join(f"{m:>19.1f}" for m in means[:, 1]))
 
@@ -221,7 +302,7 @@ def judge(columns, table):
     if DEFAULT not in columns:
         return {}
     of = columns.index(DEFAULT)
-    others = [i for i in range(len(columns)) if i != of]
+    others = [i for i, c in enumerate(columns) if i != of and c not in FASTAI]
     means = np.array([cells.mean(0) for cells in table.values()])
     claims = {
         "best column": means[:, of, 0].mean() >= means[:, others, 0].mean(0).max()
@@ -238,6 +319,12 @@ def judge(columns, table):
     if AUGMENTED in columns:
         full = columns.index(AUGMENTED)
         claims["price"] = means[:, of, 1].sum() <= means[:, full, 1].sum()
+    for name in FASTAI:
+        if name in columns:
+            there = np.isfinite(means[:, columns.index(name), 0])
+            ours, theirs = means[there][:, [of, columns.index(name)]].transpose(1, 2, 0)
+            claims[f"{name}: accuracy"] = (ours[0] >= theirs[0]).all()
+            claims[f"{name}: half the seconds"] = ours[1].sum() <= theirs[1].sum() / 2
     return claims
 
 

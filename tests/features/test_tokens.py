@@ -163,7 +163,12 @@ def test_trained_part_reads_a_map_with_channels_last_as_it_is(images):
     network = Mixer()
     features = PretrainedFeatureExtractor(network, **SMALL).fit_transform(images)
     clf = FineTunedCNNClassifier(
-        network, preprocessing=PLAIN, precision="float32", lr=1e-30, max_epochs=1
+        network,
+        unfreeze_from="last",
+        preprocessing=PLAIN,
+        precision="float32",
+        lr=1e-30,
+        max_epochs=1,
     ).fit(images, [0, 1, 0, 1, 0])
     assert clf.frozen_up_to_ == "norm"
     with torch.no_grad():

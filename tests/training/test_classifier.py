@@ -48,7 +48,8 @@ def three(digits):
 
 
 def quick(**params):
-    return FineTunedCNNClassifier(**{"max_epochs": 2, "random_state": 0} | params)
+    defaults = {"unfreeze_from": "last", "max_epochs": 2, "random_state": 0}
+    return FineTunedCNNClassifier(**defaults | params)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -191,7 +192,7 @@ def test_frozen_part_is_bit_identical_and_untouched(digits, unfreeze_from):
 
 def test_unfrozen_part_does_change(digits):
     X, y, _, _ = digits
-    clf = quick(unfreeze_from="last").fit(X, y)
+    clf = quick().fit(X, y)
     before = load_backbone("sktl_mini").network.module.state_dict()
     tail = clf.module_.tail.state_dict()
     changed = {k for k, v in tail.items() if not torch.equal(v.cpu(), before[k])}
@@ -217,9 +218,9 @@ def test_pretrained_layers_learn_at_their_own_rate(digits):
 
 def test_each_image_passes_the_frozen_part_once(digits):
     X, y, _, _ = digits
-    quick(unfreeze_from="last", max_epochs=5).fit(X, y)
+    quick(max_epochs=5).fit(X, y)
     assert cache_info().computed == len(np.unique(X, axis=0))
-    quick(unfreeze_from="last", max_epochs=3).fit(X, y)
+    quick(max_epochs=3).fit(X, y)
     assert cache_info().computed == len(np.unique(X, axis=0))
 
 

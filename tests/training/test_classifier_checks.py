@@ -163,6 +163,7 @@ def test_weight_of_k_is_k_rows_where_one_batch_holds_all(rows, y, strategy):
         optimizer=torch.optim.SGD,
         lr=1.0,
         backbone_lr_ratio=0.1,
+        unfreeze_from="last",
         augment=None,
         random_state=0,
     )

@@ -1,6 +1,7 @@
 """What a fresh machine gets: the wheel, what it asks for, and a strict test run."""
 
 import ast
+import contextlib
 import email
 import os
 import socket
@@ -145,6 +146,15 @@ def test_this_machine_can_be_reached():
     with socket.create_server(("127.0.0.1", 0)) as server:
         with socket.create_connection(server.getsockname(), timeout=5) as connection:
             assert connection.getpeername() == server.getsockname()
+
+
+def test_address_of_this_machine_can_be_asked_for():
+    """As Dask and Ray do it, by a datagram socket that connects and sends nothing."""
+    with contextlib.suppress(OSError):  # this machine may have no network, or no name
+        with socket.socket(type=socket.SOCK_DGRAM) as asking:
+            asking.connect(("192.0.2.1", 80))
+    with contextlib.suppress(OSError):
+        socket.getaddrinfo(socket.gethostname(), 80)
 
 
 @pytest.mark.parametrize(

@@ -284,7 +284,7 @@ class PretrainedFeatureExtractor(
             `set_output` says: a Dask Array of an Array, a Ray Dataset of a Dataset,
             else a Dask DataFrame, with the index and divisions of `X`. Columns are
             named by `get_feature_names_out`. A row depends on its image alone, however
-            few a partition has.
+            few a partition has. (Without rows, Ray's Datasets have no columns.)
 
         Raises
         ------
@@ -293,7 +293,7 @@ class PretrainedFeatureExtractor(
             of one partition for a collection. (Ray shows it inside an error of its
             own.)
         RuntimeError
-            If workers of a Dask cluster lack this version of sktl.
+            If workers of a cluster lack this version of sktl.
         WeightsMismatchError
             If the network is not the same as in `fit`.
         ValueError

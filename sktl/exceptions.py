@@ -41,9 +41,10 @@ class ImageReadError(ValueError):
     failures : list of (int, str or None, str)
         Row, path (None where the image came as bytes or a PIL object) and reason of
         each unreadable image, in the order of `X`. Never empty.
-    partition : int, "?" or None, default=None
-        Number of the partition of a Dask collection in which these rows are counted;
-        Ray does not number its blocks.
+    partition : int, str or None, default=None
+        The partition of a collection in which these rows are counted: its number in a
+        Dask Bag or Array, `"the partition with index 500 to 999"` of a DataFrame,
+        `"a block"` of a Ray Dataset, which does not number them.
 
     Attributes
     ----------
@@ -55,7 +56,7 @@ class ImageReadError(ValueError):
         Why it could not be read.
     failures : list of (int, str or None, str)
         All of them.
-    partition : int, "?" or None
+    partition : int, str or None
         As above.
     """
 
@@ -75,9 +76,11 @@ class ImageReadError(ValueError):
         hidden = len(self.failures) - len(lines)
         if hidden:
             lines.append(f"  ... and {hidden} more")
-        part = "X" if self.partition is None else f"partition {self.partition} of X"
+        part = self.partition
+        part = f"partition {part}" if isinstance(part, int) else part
+        whole = "X" if part is None else f"{part} of X"
         return (
-            f"{len(self.failures)} image(s) of {part} could not be read:\n"
+            f"{len(self.failures)} image(s) of {whole} could not be read:\n"
             + "\n".join(lines)
             + "\nRepair these images or leave their rows out."
         )

@@ -19,7 +19,8 @@ An `X` of up to three rows takes a short path. Batches of a fixed size, filled u
 blank images, give a row the same bits in any company (`engine`); for one image that
 would take eight times as long. So these few are computed by themselves, which changes
 them by rounding, and are not kept; where longer ones have kept them, they are found.
-Where a whole batch has few pixels, and so takes but a moment, nothing is cut short.
+Where a whole batch has few pixels, and so takes but a moment, nothing is cut short; nor
+is it for a partition of a collection, whose rows have the bits that all of `X` gives.
 """
 
 import sys
@@ -34,6 +35,7 @@ from sktl._features.blocks import MUCH_LARGER, Blocks, look_up
 from sktl._features.cache import fingerprint, open_cache
 from sktl._features.engine import Engine, is_of_device, is_out_of_memory
 from sktl._features.pixel_network import place
+from sktl._images.collections import partition_name
 from sktl._images.decoding import decoding_stack
 from sktl._networks.backbones import Backbone
 from sktl._utils.torch_state import plain_torch
@@ -181,7 +183,8 @@ class FrozenPrefix:
         """Compute, keep and write a block; False if another process is computing it."""
         missing = [content for content in block.contents if content.missing()]
         is_small = self.engine.batch_size * self._side() ** 2 <= SMALL_BATCH
-        is_short = result.n_rows <= FEW_ROWS and not is_small
+        is_part = partition_name.get() is not None
+        is_short = result.n_rows <= FEW_ROWS and not is_small and not is_part
         locks = {content.lock() for content in missing if not is_short}
         computed = {}
         with plain_torch(), cache.locked(locks, block.patience) as is_ours:
@@ -239,8 +242,10 @@ class FrozenPrefix:
         """Report what could not be read, and return the outputs."""
         failed = sorted(result.failures)
         failures = [f for row in failed for f in result.failures[row].failures]
-        if failures and on_error == "raise":
-            raise ImageReadError(failures)
+        if failures:
+            error = ImageReadError(failures, partition_name.get())
+            if on_error == "raise":
+                raise error
         sees_little = self._side() < IMAGENET_SIZE
         if sees_little and result.n_large > result.n_rows / 2:
             self._warn_large(result)
@@ -248,7 +253,7 @@ class FrozenPrefix:
             shapes = self.output_shapes()
             result.outputs = [np.empty((result.n_rows, *s), np.float32) for s in shapes]
         if failures:
-            warn_caller(f"{ImageReadError(failures)}", UserWarning)
+            warn_caller(f"{error}", UserWarning)
             for output in result.outputs:
                 output[failed] = np.nan
         return result.outputs

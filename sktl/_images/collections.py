@@ -8,17 +8,15 @@ unless `X` is one of its collections, and then it has been imported already.
 
 import copy
 import functools
-import importlib
 import sys
 from abc import ABC, abstractmethod
+from contextvars import ContextVar
 
 import numpy as np
-from sklearn.utils import _safe_indexing
 
-from sktl.exceptions import ImageReadError
-
-# Fewer rows would take a short path, and a row's bits must not depend on partitions.
-MIN_ROWS = 4
+# Which partition this thread computes: its number, or a name. None outside of one. The
+# bits of a row do not depend on how few are beside it there, and messages name it.
+partition_name = ContextVar("partition_name", default=None)
 # Of a Ray Dataset, so many rows stand for the first partition.
 FIRST_ROWS = 256
 # Where a task of Ray gets a GPU, Ray wants to know how many rows it gets.
@@ -56,7 +54,15 @@ def _with_collections(method):
 def first_partition(X):
     """Give the first partition of a collection, and any other `X` as it is."""
     collection = _collection_of(X)
-    return X if collection is None else collection.first()
+    if collection is None:
+        return X
+    first = collection.first()
+    if not len(first):
+        raise ValueError(
+            "The first partition of X has no rows, and fit looks at no other. Call "
+            "fit with some images, as a list or an array; then transform X."
+        )
+    return first
 
 
 def refuse_collection(X):
@@ -78,21 +84,17 @@ class _OnePartition:
         self._estimator, self._method = copy.deepcopy(estimator), method
         self._version = _version()
 
-    def __call__(self, images, number=None):
+    def __call__(self, images, name):
         if _version() != self._version:
             raise RuntimeError(
                 f"A worker has sktl {_version()}, and {self._version} is needed. "
                 "Install that on all workers."
             )
-        n_rows = len(images)
-        if 0 < n_rows < MIN_ROWS:
-            images = _safe_indexing(images, [*range(n_rows)] * MIN_ROWS)
+        token = partition_name.set(name)
         try:
-            rows = getattr(self._estimator, self._method)(images)
-        except ImageReadError as error:
-            failures = [failure for failure in error.failures if failure[0] < n_rows]
-            raise ImageReadError(failures, number) from error
-        return np.asarray(rows)[:n_rows]
+            return np.asarray(getattr(self._estimator, self._method)(images))
+        finally:
+            partition_name.reset(token)
 
     def names(self, rows):
         """Name the columns of what it gives; a single column by the method."""
@@ -123,9 +125,9 @@ class _DaskCollection(_Collection):
     def map(self, estimator, method):
         from dask import delayed
 
-        _check_dask_workers()
+        _refuse_other_versions(_versions_of_dask_workers())
         compute = _OnePartition(estimator, method)
-        empty = compute(self.no_rows())
+        empty = compute(self.no_rows(), "no partition")
         # Weights come to each worker once, not with each task.
         return self.map_by(delayed(compute), empty, compute.names(empty))
 
@@ -211,15 +213,16 @@ class _RayDataset(_Collection):
     def map(self, estimator, method):
         import ray
 
+        _refuse_other_versions(_versions_of_ray_nodes())
         compute = _OnePartition(estimator, method)
-        names = compute.names(compute([]))
+        names = compute.names(compute([], "no block"))
         asked = {"batch_size": None}  # a block, whatever it holds
         on_cpu = str(estimator.get_params()["device"]) == "cpu"
         if "GPU" in ray.cluster_resources() and not on_cpu:
             asked = {"batch_size": ROWS_PER_GPU_TASK, "num_gpus": 1}
 
         def map_block(block):
-            rows = compute(_only_column(block), "?")  # Ray does not number blocks
+            rows = compute(_only_column(block), "a block")  # they have no numbers
             if rows.ndim == 1:
                 return {names: rows}
             return dict(zip(names, rows.T, strict=True))
@@ -249,9 +252,11 @@ def _collection_of(X):
 # Functions of one partition, which are sent to workers by name
 
 
-def _map_frame(partition, compute, names, partition_info=None):
-    number = None if partition_info is None else partition_info["number"]
-    return _as_frame(compute(partition, number), names, partition.index)
+def _map_frame(partition, compute, names):
+    # Dask's numbers are of what it computes: it fuses partitions, and leaves some out.
+    index = partition.index
+    name = f"the partition with index {index[0]} to {index[-1]}" if len(index) else ""
+    return _as_frame(compute(partition, name), names, index)
 
 
 def _map_bag(partition, compute, names, number):
@@ -288,25 +293,49 @@ def _version():
     return sys.modules["sktl"].__version__
 
 
-def _check_dask_workers():
-    """Refuse a cluster of which some workers have no sktl, or another version."""
+def _find_version():
+    """Make a function that is sent as it is, because a worker may have no sktl."""
+
+    def find_version():
+        try:
+            import sktl
+        except Exception as error:
+            return repr(error)
+        return sktl.__version__
+
+    return find_version
+
+
+def _versions_of_dask_workers():
     distributed = sys.modules.get("distributed")
     if distributed is None:
-        return
+        return {}
     try:
         client = distributed.get_client()
     except ValueError:  # there is none: a scheduler of this process
-        return
-    if client.asynchronous:
-        return
+        return {}
+    return {} if client.asynchronous else client.run(_find_version())
 
-    def version():  # sent as it is, as a worker may have no sktl
-        return importlib.import_module("sktl").__version__
 
-    found = client.run(version, on_error="return")
+def _versions_of_ray_nodes():
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    find_version = ray.remote(num_cpus=0)(_find_version())
+    nodes = [n for n in ray.nodes() if n["Alive"] and "CPU" in n["Resources"]]
+    found = []
+    for node in nodes:
+        there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        found.append(find_version.options(scheduling_strategy=there).remote())
+    names = [f"node {n['NodeID']} at {n['NodeManagerAddress']}" for n in nodes]
+    return dict(zip(names, ray.get(found), strict=True))
+
+
+def _refuse_other_versions(found):
+    """Refuse a cluster of which some workers have no sktl, or another version."""
     wrong = {worker: v for worker, v in found.items() if v != _version()}
     if wrong:
-        names = "\n".join(f"  {worker}: {v!r}" for worker, v in wrong.items())
+        names = "\n".join(f"  {worker}: {v}" for worker, v in wrong.items())
         raise RuntimeError(
             f"{len(wrong)} of {len(found)} workers cannot compute this:\n{names}\n"
             f"They need sktl {_version()}; install it there."

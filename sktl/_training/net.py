@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Subset, default_convert
 from tqdm import tqdm
 
 from sktl._features.engine import resolve_device
+from sktl._images.collections import partition_name
 from sktl._utils.torch_state import plain_torch
 
 # Our data sets and batches are dicts of these; weights only where there are some.
@@ -246,7 +247,7 @@ class EstimatorNet(NeuralNet):
     def forward_iter(self, X, training=False, device="cpu"):
         """As skorch's; of few rows no more than these are computed."""
         dataset = self.get_dataset(X)
-        pads = len(dataset) > FEW_ROWS
+        pads = len(dataset) > FEW_ROWS or partition_name.get() is not None
         # A DataLoader makes tensors on torch's default device.
         with plain_torch():
             batches = self.get_iterator(dataset, training=training)

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
+import sktl
 from sktl import (
     FineTunedCNNRegressor,
     PretrainedFeatureExtractor,
@@ -25,9 +26,11 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
 dask = pytest.importorskip("dask")
 bag = pytest.importorskip("dask.bag")
 array = pytest.importorskip("dask.array")
+distributed = pytest.importorskip("distributed")
 dataframe = pytest.importorskip("dask.dataframe")
 
 X, Y = load_digits(return_X_y=True)
+VERSION = sktl.__version__
 PIXELS = (X[:13].reshape(-1, 8, 8) * 15).astype(np.uint8)
 
 
@@ -157,13 +160,39 @@ def array_of(paths):
     return array.from_array(np.array(paths, dtype=object), chunks=3)
 
 
-@pytest.mark.parametrize(("form", "row"), [(frame_of, 1), (bag_of, 0), (array_of, 0)])
-def test_error_of_dask_collection_names_partition_and_row(paths, form, row):
-    lazy = form([*paths[:12], "a.png"])
-    features = extractor().fit(form(paths)).transform(lazy)
-    with pytest.raises(ImageReadError, match="partition 4 of X") as caught:
-        features.compute()
-    assert caught.value.index == row
+FORMS = [
+    (frame_of, "the partition with index 111 to 112 of X", 1),
+    (bag_of, "partition 4 of X", 0),
+    (array_of, "partition 4 of X", 0),
+]
+
+
+@pytest.mark.parametrize(("form", "partition", "row"), FORMS)
+def test_error_of_dask_collection_names_partition_and_row(paths, form, partition, row):
+    """Those of X, also where only this partition is computed."""
+    fitted = extractor().fit(form(paths))
+    features = fitted.transform(form([*paths[:12], "a.png"]))
+    last = features[12:] if form is array_of else features.partitions[4]
+    for asked in (features, last):
+        with pytest.raises(ImageReadError, match=f"1 image.*{partition}") as caught:
+            asked.compute()
+        assert caught.value.index == row
+
+
+@pytest.mark.parametrize(("form", "partition", "row"), FORMS)
+def test_rows_of_nan_are_named_once_with_their_partition(paths, form, partition, row):
+    fitted = extractor(on_error="nan").fit(form(paths))
+    features = fitted.transform(form([*paths[:12], "a.png"]))
+    with pytest.warns(UserWarning, match=f"1 image.*{partition}.*\n  row {row}: a.png"):
+        computed = np.asarray(features.compute())
+    np.testing.assert_array_equal(computed[:12], fitted.transform(paths)[:12])
+    assert np.isnan(computed[12]).all()
+
+
+def test_first_partition_without_rows_is_named(paths):
+    nothing = bag_of(paths).filter(lambda path: path in paths[3:])
+    with pytest.raises(ValueError, match="first partition of X has no rows"):
+        extractor().fit(nothing)
 
 
 def test_set_output_leaves_collections_lazy(paths):
@@ -268,7 +297,6 @@ def die_once(flag, path):
 @pytest.fixture(scope="module")
 def cluster():
     """A client of two worker processes, which have one thread each."""
-    distributed = pytest.importorskip("distributed")
     with (
         distributed.LocalCluster(
             n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0"
@@ -342,23 +370,27 @@ def test_dask_cluster_survives_a_worker(on_cluster, paths, tmp_path):
 
 @pytest.mark.slow
 def test_unreadable_image_costs_no_other_partition(on_cluster, paths, tmp_path):
-    """What was computed is in the cache, which the workers of a machine share."""
+    """They are the engine's; and in the cache, which workers of a machine share."""
     cache, late = tmp_path / "cache", tmp_path / "late.png"
     fitted = PretrainedFeatureExtractor(cache=cache).fit(paths)
-    lazy = fitted.transform(bag_of([*paths[:12], str(late)]))
+    images = bag_of([*paths[:12], str(late)])
+    kept = fitted.transform(images).persist()
+    distributed.wait(kept)
     with pytest.raises(ImageReadError, match="partition 4 of X"):
-        lazy.compute()
-    assert cache_info(cache).entries > 0
+        kept.compute()
+    expected = extractor().fit(paths).transform(paths[:12])
+    np.testing.assert_array_equal(kept.partitions[:4].compute(), expected)
+    assert cache_info(cache).entries == 12
     Image.fromarray(PIXELS[12]).save(late)
-    np.testing.assert_array_equal(lazy.compute(), fitted.transform(paths))
+    features = fitted.transform(images).compute()
+    np.testing.assert_array_equal(features, extractor().fit(paths).transform(paths))
     assert cache_info(cache).entries == 13
 
 
 @pytest.fixture(scope="module")
 def ray(tmp_path_factory):
     ray = pytest.importorskip("ray")
-    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     import ray.data
 
     yield ray
@@ -399,12 +431,28 @@ def test_ray_survives_a_worker(ray, paths, tmp_path):
 def test_ray_names_unreadable_images_and_columns(ray, paths):
     fitted = extractor().fit(paths)
     with pytest.raises(
-        Exception, match="2 image.*of partition .*\n.*: a.png.*\n.*: b.png"
+        Exception, match="2 image.*of a block of X.*\n.*: a.png.*\n.*: b.png"
     ):
         fitted.transform(dataset_of(ray, [*paths[:11], "a.png", "b.png"])).to_pandas()
     two = dataset_of(ray, paths).add_column("label", lambda batch: 1)
     with pytest.raises(Exception, match=r"columns \['label', 'path'\]"):
         fitted.transform(two).to_pandas()
+
+
+@pytest.mark.slow
+def test_ray_node_of_another_version_is_named_at_once(ray, paths, monkeypatch):
+    fitted = extractor().fit(paths)
+    monkeypatch.setattr(sktl, "__version__", "0.0.1")
+    with pytest.raises(RuntimeError, match=f"1 of 1 workers.*\n  node .*: {VERSION}\n"):
+        fitted.transform(dataset_of(ray, paths))
+
+
+@pytest.mark.slow
+def test_ray_dataset_without_rows_gives_none(ray, paths):
+    """Nor columns: Ray asks for nothing, and forgets those of its own empty tables."""
+    fitted = extractor().fit(paths)
+    nothing = dataset_of(ray, paths).filter(lambda row: False)
+    assert fitted.transform(nothing).to_pandas().shape == (0, 0)
 
 
 @pytest.mark.slow

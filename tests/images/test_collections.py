@@ -286,12 +286,14 @@ def test_features_of_no_rows_have_the_width_and_dtype_of_others(paths):
 
 
 def die_once(flag, path):
-    """Kill this process, the first time that any process comes here."""
+    """Kill this process at image 7, the first time that any process comes there."""
+    if not path.endswith("07.png"):
+        return path
     try:
         os.close(os.open(flag, os.O_CREAT | os.O_EXCL))
     except FileExistsError:
         return path
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a process for each core
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["SCIPY_ARRAY_API"] = "1"  # without it scikit-learn skips a check
 os.environ["MPLBACKEND"] = "Agg"
-# Ray's processes send nothing home, and write no token into the home directory. The last
-# makes ray.init of 2.51 give no FutureWarning.
+# Ray's processes send nothing home, and write no token into the home directory.
 os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
-os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # 2.51 has a FutureWarning else
 
 import random
 import re

@@ -77,6 +77,9 @@ class OnRay:
         self.n_workers = n_workers
         if not ray.is_initialized():
             ray.init(num_cpus=max(CLAIMED), include_dashboard=False)
+            # Ray would leave one of two cores free for what may follow.
+            context = ray.data.DataContext.get_current()
+            context.op_resource_reservation_enabled = False
             stack.callback(ray.shutdown)
 
     def extract(self, extractor, paths):

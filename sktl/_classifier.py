@@ -29,9 +29,9 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
     Layers that are never trained are frozen. Each image passes through them once,
     whatever the number of epochs, unless `augment` asks for other images in each.
 
-    `y` holds a label per image, or indicators: a column of 0 and 1 for each of several
-    tags, of which an image may have any number. Each tag is then an output of its own,
-    trained by binary cross-entropy.
+    `y` holds one label per image or, if an image can have any number of tags,
+    indicators: a column of 0 and 1 for each tag. Each tag then has an output of its
+    own, trained by binary cross-entropy.
 
     This is a skorch net: `history`, `callbacks`, `optimizer__*`, `iterator_train__*`
     and the rest work as in any other. With scikit-learn 1.9 or later, `set_callbacks`
@@ -59,8 +59,9 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         inside a stage, a glob, or a number of stages counted from the head. Training
         the last stage alone takes a tenth of the time or less, and gains less.
     reinit_from : str, int or None, default=None
-        Stages from this one on start from random weights, as late features may be too
-        specific to the source task. Not used by `"scratch"`.
+        Stages from this one on start from random weights, because late features may be
+        too specific to the task that the network was trained on. Not used by
+        `"scratch"`.
     hidden_units : tuple of int, default=()
         Widths of hidden ReLU layers in the head. A head with hidden layers is trained
         by epochs instead of fitted by logistic regression: `"linear_probe"` spends all
@@ -68,8 +69,8 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
     C : float or "auto", default="auto"
         Inverse of the penalty on the weights of a head fitted by logistic regression,
         for standardised features, as in `sklearn.linear_model.LogisticRegression`.
-        `"auto"` chooses it, at most 1, by the errors of ridge regression on rows that
-        are left out one at a time; for indicators, for each tag.
+        `"auto"` chooses it, at most 1, by the leave-one-out errors of ridge regression;
+        for indicators, separately for each tag.
     dropout : float, default=0.0
         Dropout probability before each layer of the head.
     lr : float, default=1e-3
@@ -88,7 +89,7 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         the first epoch, and the rest of the trained ones. Used where training begins
         with a fitted head and without random weights. 0 keeps the trained weights.
     max_epochs : int, default=12
-        Passes over the training rows. A `"linear_probe"` without `hidden_units` has
+        Passes over the training rows. `"linear_probe"` without `hidden_units` makes
         none, as its head is fitted by logistic regression.
     batch_size : int, default=8
         Training rows per step. Few rows need small batches, as they make few steps; for
@@ -104,23 +105,23 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         the fitted head classifies at least 95 % of the training images as it classifies
         their mirror images. That is so for photographs, but not for letters.
     class_weight : dict, "balanced" or None, default=None
-        Weights of the classes, as in scikit-learn; of indicators those of 0 and 1, for
-        each tag.
+        Weights of the classes, as in scikit-learn; for indicators, the weights of 0 and
+        1 in each tag.
     early_stopping : bool, default=False
         Whether to hold out some rows, stop when predictions on them have not improved
-        for `n_iter_no_change` epochs, and keep the weights that did best on them.
+        for `n_iter_no_change` epochs, and keep the weights that predicted them best.
     monitor : str or callable, default="loss"
         What `early_stopping` monitors: `"loss"`, the name of a scikit-learn scorer
         (such as `"f1_macro"`), or a scorer of your own. Scores are in `history` as
         `valid_score`.
     validation_fraction : float, default=0.1
-        Share of each class that `early_stopping` holds out; of indicators, share of the
-        rows. Not used if there are no epochs.
+        Share of each class that `early_stopping` holds out; for indicators, share of
+        all rows. Not used if there are no epochs.
     n_iter_no_change : int, default=5
         Epochs without improvement after which `early_stopping` stops.
     refit : bool, default=False
-        Whether, after `early_stopping`, to train again on all rows for the number of
-        epochs that was best.
+        Whether to train again on all rows after `early_stopping`, for the best number
+        of epochs.
     checkpoint : path-like or None, default=None
         File to which the state of training is saved after each epoch. After a crash,
         the same `fit` (same parameters and data) resumes from it and ends with the same
@@ -130,8 +131,8 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         compared, a `CheckpointWarning` is raised and no checkpoint is written. A
         `refit` has a file of its own, ending in `.refit`.
     random_state : int, RandomState instance or None, default=None
-        Determines random weights, the order of rows and dropout. With None, results
-        differ between calls. Global random generators are left as they were.
+        Determines random weights, the order of rows, augmentation and dropout. With
+        None, results differ between calls. Global random generators are not changed.
     image_shape : tuple of int or None, default=None
         How a row of a 2-D `X` becomes an image: `(h, w)` or `(h, w, c)`; one of them
         may be -1. None takes a square grey image, else a square RGB image.
@@ -140,13 +141,14 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
     value_range : "auto" or tuple of (float, float), default="auto"
         The numbers that mean black and white, as in `PretrainedFeatureExtractor`.
     image_size : int or None, default=None
-        Side, in pixels, of the square image that the network gets. None is the size the
-        weights were trained for.
+        Side, in pixels, of the square image that the network gets. None means the size
+        the weights were trained for.
     preprocessing : Preprocessing or None, default=None
-        How images become what the network gets, as in `PretrainedFeatureExtractor`.
+        How images are resized, cropped and normalised, as in
+        `PretrainedFeatureExtractor`.
     device : str or torch.device, default="auto"
-        `"auto"` is the current GPU if there is a usable one, else the CPU. The worker
-        processes of a pool share the visible GPUs in turn.
+        `"auto"` is the current GPU if a usable one is present, else the CPU. The worker
+        processes of a pool take the visible GPUs in turn.
     precision : {"auto", "float32", "bfloat16", "float16"}, default="auto"
         Number format in which the network computes; weights and logits are float32.
     cache : "memory", path-like or None, default="memory"
@@ -158,12 +160,12 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
     optimizer : type, default=torch.optim.AdamW
         A class of `torch.optim`.
     criterion : type, default=torch.nn.CrossEntropyLoss
-        The loss of logits and class numbers; `torch.nn.NLLLoss` gets the logarithms of
-        probabilities. For indicators, the default stands for
-        `torch.nn.BCEWithLogitsLoss`; losses get logits and indicators, both `(n,
-        n_tags)`, and `torch.nn.BCELoss` gets probabilities. A head fitted by logistic
-        regression uses the class weights of the first two; it cannot follow any other
-        loss, and a warning says so.
+        The loss, called with logits and class numbers; `torch.nn.NLLLoss` gets log
+        probabilities instead of logits. For indicators, the default stands for
+        `torch.nn.BCEWithLogitsLoss`; losses are called with logits and indicators, both
+        `(n, n_tags)`, and `torch.nn.BCELoss` with probabilities. A head fitted by
+        logistic regression uses the class weights of cross-entropy losses; it cannot
+        use any other loss, and a warning says so.
     train_split : callable or None, default=None
         skorch's internal validation split. None trains on all rows, except those that
         `early_stopping` holds out.
@@ -177,8 +179,7 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        The labels; `predict` returns these. For indicators, the numbers of the columns
-        of `y`.
+        The labels that `predict` returns. For indicators, the column numbers of `y`.
     module_ : torch.nn.Module
         The whole network, from preprocessed images `(n, 3, h, w)` to logits.
     frozen_up_to_ : str
@@ -186,16 +187,16 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
     augment_ : str, tuple of str or None
         What `augment="auto"` chose.
     history : skorch.history.History
-        Losses, times and phases per epoch; empty if there were no epochs. With
-        `early_stopping` after a head was fitted, the first epoch also has what it began
-        with: `valid_loss_before` or `valid_score_before`.
+        Losses, times and phases per epoch; empty if there were no epochs. If a head was
+        fitted before the first epoch, `early_stopping` also records its loss or score,
+        in the first epoch, as `valid_loss_before` or `valid_score_before`.
     n_epochs_ : int
-        Number of epochs after which the final weights were reached; 0 if they are those
-        from before the first epoch.
+        Number of epochs that led to the final weights; 0 if these are the weights
+        before the first epoch.
     preprocessing_ : Preprocessing
         How images are prepared.
     weights_license_, weights_source_ : str or None
-        Licence and address of published weights, if timm or torchvision give them.
+        Licence and address of published weights, if timm or torchvision states them.
     value_range_ : tuple of (float, float) or None
         The range inferred from the data of `fit`; None if the dtype determines it.
     n_features_in_ : int
@@ -204,13 +205,13 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
     See Also
     --------
     PretrainedFeatureExtractor : The frozen layers alone, as a transformer.
-    FineTunedCNNRegressor : For numbers.
+    FineTunedCNNRegressor : Predicts numbers instead of labels.
     compare_transfer : Measures whether fine-tuning helps.
 
     Notes
     -----
-    Memory: the output of the frozen layers for all training rows, besides the network
-    and one batch. For feature maps that is 100 kB per image or more at 224 pixels.
+    Memory: the network, one batch, and the output of the frozen layers for all training
+    rows. For feature maps that is 100 kB per image or more at 224 pixels.
 
     The network was traced in evaluation mode: in training, dropout and normalisation
     layers that are modules switch to training mode as usual; those called as functions
@@ -340,7 +341,7 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
 
     @property
     def classes_(self):
-        """The labels seen in `fit`; of tags the numbers of the columns."""
+        """The labels seen in `fit`; for indicators, the column numbers."""
         return self.target.classes
 
     @with_callbacks
@@ -352,12 +353,13 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         X : array-like or sequence of images
             In any form that `PretrainedFeatureExtractor.transform` takes.
         y : array-like of shape (n_samples,) or (n_samples, n_tags)
-            Labels of any kind: strings, numbers, bools. Or indicators, 0 and 1, sparse
-            ones among them; each tag has to be on in some rows, but not in all.
+            Labels of any kind: strings, numbers, bools. Or indicators, 0 and 1, as an
+            array or sparse matrix; each tag must be present in some rows and absent in
+            others.
         sample_weight : array-like of shape (n_samples,) or None, default=None
             Weight of each row's loss; rows of weight 0 are left out. For a head fitted
-            by logistic regression, a weight of k is the same as k copies of the row;
-            for training by epochs it is so only on average.
+            by logistic regression, a weight of k is the same as k copies of the row; in
+            training by epochs, only on average.
         **fit_params : dict
             Passed on to `train_split`.
 
@@ -387,8 +389,8 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         y : array-like of shape (n_samples,) or (n_samples, n_tags)
         classes : array-like or None, default=None
             All labels that can occur; needed in the first call unless `y` contains them
-            all. For indicators a sequence of as many as there are tags, needed if one
-            is the same in all rows.
+            all. For indicators, a sequence with one entry per tag, needed if a tag is
+            the same in all rows.
         sample_weight : array-like of shape (n_samples,) or None, default=None
             As in `fit`.
         **fit_params : dict
@@ -401,8 +403,8 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         Raises
         ------
         ValueError
-            If `y` contains labels that are not in `classes` or in the first `y`, or has
-            another number of tags.
+            If `y` contains labels that are neither in `classes` nor in the first `y`,
+            or has another number of tags.
         """
         return self._fit_more(X, y, classes, sample_weight, fit_params)
 
@@ -412,18 +414,19 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         Parameters
         ----------
         X : array-like or sequence of images
-            Or a collection of Dask or Ray, as in `PretrainedFeatureExtractor.transform`
-            and for the next three methods too.
+            Or a collection of Dask or Ray, as in
+            `PretrainedFeatureExtractor.transform`; `predict_proba`, `predict_log_proba`
+            and `decision_function` accept these too.
 
         Returns
         -------
         labels : ndarray of shape (n_samples,) or (n_samples, n_tags)
-            Of a collection, a collection of the same engine, not yet computed; columns
-            are named by the method, and by the label if there are several:
-            `"predict"`, `"predict_proba_cat"`.
-            Of the same type as `y`; indicators are int64, 1 where the probability is
-            above one half. (Callbacks that pass on the data sets or batches of `fit`,
-            whose targets are class numbers, get class numbers.)
+            Of the same type as `y`; indicators are int64, 1 if the probability is above
+            one half. For a collection, the result is a lazy collection of the same
+            library; its columns are named by the method and, if there are several, by
+            the label: `"predict"`, `"predict_proba_cat"`. (Callbacks that pass on the
+            data sets or batches of `fit`, whose targets are class numbers, get class
+            numbers.)
         """
         probabilities = self.predict_proba(X)
         codes = self.target.choose(probabilities)
@@ -439,9 +442,10 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         Returns
         -------
         probabilities : ndarray of shape (n_samples, n_classes), dtype float64
-            Columns in the order of `classes_`. The softmax of the logits, whatever
-            the loss is, unless `predict_nonlinearity` says otherwise. For indicators
-            `(n_samples, n_tags)`, as `MLPClassifier` has them: the sigmoid.
+            Columns in the order of `classes_`. The softmax of the logits, whatever the
+            loss, unless `predict_nonlinearity` says otherwise. For indicators, the
+            sigmoid of the logits, `(n_samples, n_tags)`, as in
+            `sklearn.neural_network.MLPClassifier`.
         """
         self.check_is_fitted()
         return super().predict_proba(X)

@@ -23,19 +23,19 @@ class PretrainedFeatureExtractor(
     """Turn images into features computed by a frozen, pretrained network.
 
     Nothing is trained. `fit` inspects the form of the images and checks the weights;
-    `transform` passes every image through the network once and caches the result, so
-    that cross-validation and grid search over later steps of a pipeline compute it once
-    per image, not once per fold.
+    `transform` passes every image through the network and caches the result, so that
+    cross-validation and grid search over later steps of a pipeline compute it once per
+    image, not once per fold.
 
     Parameters
     ----------
     backbone : str or torch.nn.Module, default="sktl_mini"
-        A name of `list_backbones()`, a name of timm's such as `"timm/convnext_atto"`
-        (`list_backbones("timm")`), or a network that `torch.fx` can trace and that
-        takes normalised images `(n, 3, h, w)`. Its output is class scores, or features
-        if its classification layer was removed (`fc = Identity()`, `.features`, timm's
-        `num_classes=0`). A network counts as having that layer if only reshaping,
-        averaging, dropout, softmax or sigmoid come after its last Linear or
+        A name from `list_backbones()`; a name of a timm network, such as
+        `"timm/convnext_atto"` (`list_backbones("timm")`); or a network that `torch.fx`
+        can trace and that takes normalised images `(n, 3, h, w)`. Its output is class
+        scores, or features if its classification layer was removed (`fc = Identity()`,
+        `.features`, timm's `num_classes=0`). It counts as class scores if only
+        reshaping, averaging, dropout, softmax or sigmoid come after the last Linear or
         convolution; in doubtful cases a warning says which layer's output is used.
         `"sktl_mini"` ships with the package and is made for small images; for
         photographs, choose a larger backbone.
@@ -44,71 +44,71 @@ class PretrainedFeatureExtractor(
         hub directory); a state dict, or the path of a `.safetensors` or `.pth` file
         that holds one (it may be nested under the key `"state_dict"`, and its names may
         have a prefix such as `"module."`); None for random weights, always the same
-        ones (as after `torch.manual_seed(0)`). A file is read again when it has
-        changed.
+        ones (as after `torch.manual_seed(0)`). A file that has changed is read again.
     layers : str or list of str, default="penultimate"
-        Layers whose outputs are the features: names of `layer_names(backbone)`, or
-        `"penultimate"`, the input of the classification layer (for a network without
-        one, its output). Several layers are computed in one pass and concatenated.
-        Nothing after the last one is computed.
+        Layers whose outputs are the features: names from `layer_names(backbone)`, or
+        `"penultimate"`, which is the input of the classification layer (for a network
+        without one, its output). Several layers are computed in one pass and
+        concatenated. Nothing after the last one is computed.
     pooling : str, default="avg"
         How a feature map becomes one row: by the mean (`"avg"`) or maximum (`"max"`)
         over its positions, by both (`"avgmax"`), or by flattening it (`"flatten"`). For
-        tokens of a transformer, the mean and maximum are over the patches alone, and
-        `"cls"` is the class token, `"cls+avg"` that and the mean; `"penultimate"` then
-        means the last layer that has a class token. Where the penultimate layer has
-        no positions left, there is nothing to pool: it is what the network's own head
-        reads, by default the class token for ViT and DeiT (of torchvision and timm)
-        and DINOv2, the mean over patches for BEiT, EVA-02, DINOv3 and Swin, and
-        attention pooling for SigLIP. Distilled DeiT has two heads, which read two
-        tokens: there it is the mean of these two.
+        the tokens of a vision transformer, mean and maximum are over the patches only;
+        `"cls"` takes the class token, and `"cls+avg"` the class token and the mean.
+        With these two, `"penultimate"` means the last layer that has a class token. If
+        the penultimate layer has no positions left, there is nothing to pool: its
+        output is what the network's own head reads. That is the class token for ViT and
+        DeiT (of torchvision and timm) and DINOv2, the mean over patches for BEiT,
+        EVA-02, DINOv3 and Swin, attention pooling for SigLIP, and the mean of the
+        tokens of its two heads for distilled DeiT.
     image_shape : tuple of int or None, default=None
         How a row of a 2-D `X` becomes an image: `(h, w)` or `(h, w, c)`; one of them
         may be -1. None takes a square grey image, else a square RGB image.
     channels : {"auto", "last", "first"}, default="auto"
         Where the channel axis of a 4-D array is. `"auto"` refuses ambiguous shapes.
     value_range : "auto" or tuple of (float, float), default="auto"
-        The numbers that mean black and white. `"auto"`: 0-255 for uint8 and 0-65535 for
-        uint16; for other numbers, the smallest of 0-1, 0-16, 0-255 and 0-65535 that
-        contains the data of `fit`, or else their minimum and maximum. Data may exceed
-        such a range by a hundredth of their own spread, as rounding errors do; they are
-        clipped. An `ImageRangeWarning` is raised, in `fit` or later, if `X` seems to be
-        on another scale: if more than 1 % of its numbers lie outside the range by more
-        than a tenth of its width, or if no number in at least four images (not counting
-        those of a single colour) reaches an eighth of the range's larger end. At most
-        256 images, evenly spread over `X`, are checked. If you pass a range, there is
-        no such check.
+        The numbers that mean black and white. `"auto"` is 0-255 for uint8 and 0-65535
+        for uint16; for other dtypes, it is the smallest of 0-1, 0-16, 0-255 and 0-65535
+        that contains the data seen in `fit`, or else their minimum and maximum. Data
+        may exceed such a range by a hundredth of their own spread, as rounding errors
+        do, and are clipped. An `ImageRangeWarning` is raised, in `fit` or later, if `X`
+        seems to be on another scale: if more than 1 % of its numbers lie outside the
+        range by more than a tenth of its width, or if no number in at least four images
+        (not counting those of a single colour) reaches an eighth of the range's larger
+        end. At most 256 images, evenly spread over `X`, are checked. If you pass a
+        range, nothing is checked.
     image_size : int or None, default=None
         Side, in pixels, of the square image that the network gets; the short side of
-        each image is scaled to it. None is the size the weights were trained for. Short
-        for `preprocessing=Preprocessing(crop=image_size)`.
+        each image is scaled to it. None means the size the weights were trained for.
+        Short for `preprocessing=Preprocessing(crop=image_size)`.
     preprocessing : Preprocessing or None, default=None
-        How images become what the network gets: `Preprocessing(fit="pad")` keeps their
-        borders, for instance. None is how the weights were trained: as torchvision's
-        weights, or the `pretrained_cfg` of a timm network, say. For networks and
-        weights files that do not say, it is that of the network's default weights, else
-        of most ImageNet networks, and a warning shows it.
+        How images are resized, cropped and normalised; `Preprocessing(fit="pad")` keeps
+        their borders, for instance. None prepares them as in the training of the
+        weights, which torchvision's weights and the `pretrained_cfg` of a timm network
+        specify. For networks and weight files that do not specify it, the preprocessing
+        of the network's default weights is assumed, or else that of most ImageNet
+        networks, and a warning shows it.
     batch_size : int, default=32
         Images per batch. All batches have exactly this size, so that a row of features
         does not depend on the other rows. On a CPU, batches of large images are
         smaller, which is faster there: 8 images at 224 pixels.
     device : str or torch.device, default="auto"
-        `"auto"` is the current GPU if there is a usable one, else the CPU. The worker
-        processes of a pool share the visible GPUs in turn.
+        `"auto"` is the current GPU if a usable one is present, else the CPU. The worker
+        processes of a pool take the visible GPUs in turn.
     precision : {"auto", "float32", "bfloat16", "float16"}, default="auto"
-        Number format in which the network computes; features are float32. `"auto"` is
-        bfloat16 where the hardware has matrix units for it (features then differ by
-        about 1e-2 of their size), else float32. `"float32"` is full float32: TF32 is
-        switched off during sktl's calls.
+        Number format in which the network computes; features are always float32.
+        `"auto"` is bfloat16 if the hardware has matrix units for it (features then
+        differ by about 1e-2 of their size), else float32. `"float32"` is full float32:
+        TF32 is switched off during sktl's calls.
     cache : "memory", path-like or None, default="memory"
         Where features are cached: in this process, in a directory shared with other
-        processes of this machine and later sessions, or nowhere. Anyone who can write
-        to the directory can put wrong features there (no code in it is ever run), so
-        there is a warning if others can write to it; and one if it is on a network
-        drive, where locks may not hold.
+        processes of this machine and with later sessions, or nowhere. Anyone who can
+        write to the directory can put wrong features there (no code in it is ever run),
+        so a warning is raised if others can write to it. Another is raised if it is on
+        a network drive, where file locks may not work.
     on_error : {"raise", "nan"}, default="raise"
-        What happens if images cannot be read: one error that lists all of them, or rows
-        of NaN and one warning that lists them.
+        What to do if images cannot be read: raise one error that lists all of them, or
+        return rows of NaN with one warning that lists them.
     n_jobs : int or None, default=None
         Threads that read and decode images. None is one.
     verbose : int, default=0
@@ -123,14 +123,14 @@ class PretrainedFeatureExtractor(
     n_features_out_ : int
         Number of columns.
     network_digest_ : str
-        SHA-256 of all that determines the network's output, weights and graph;
+        SHA-256 of the network's weights and graph, which determine its output;
         `transform` raises an error if the network has changed.
     preprocessing_ : Preprocessing
         How images are prepared.
     weights_license_, weights_source_ : str or None
-        Licence and address of published weights, if timm or torchvision give them.
+        Licence and address of published weights, if timm or torchvision states them.
     weights_accuracy_ : float or None
-        Their accuracy on ImageNet-1K, from 0 to 1, as published by torchvision.
+        ImageNet-1K accuracy of the weights, from 0 to 1, as published by torchvision.
     value_range_ : tuple of (float, float) or None
         The range inferred from the data of `fit`; None if the dtype determines it.
     n_features_in_ : int
@@ -141,13 +141,13 @@ class PretrainedFeatureExtractor(
     See Also
     --------
     FineTunedCNNClassifier : Trains the last layers of such a network.
-    compare_transfer : Measures whether the features help.
+    compare_transfer : Measures whether transfer helps.
 
     Notes
     -----
-    Memory: the result needs 4 bytes per number; images are decoded eight batches at a
-    time. While a file is decoded it takes about 7 bytes per pixel as JPEG or PNG, 10 as
-    progressive JPEG or TIFF, 16 as WebP. Files of more than 105 million pixels are
+    Memory: the result takes 4 bytes per number, and eight batches of images are decoded
+    at a time. Decoding a file takes about 7 bytes per pixel for JPEG and PNG, 10 for
+    progressive JPEG and TIFF, 16 for WebP. Files of more than 105 million pixels are
     refused before they are decoded; the environment variable `SKTL_MAX_IMAGE_PIXELS`
     sets another limit. The network is shared by all extractors of a process.
 
@@ -217,8 +217,8 @@ class PretrainedFeatureExtractor(
         Parameters
         ----------
         X : array-like or sequence of images
-            In any form that `transform` takes. Of a Dask collection, the first
-            partition is looked at; of a Ray Dataset, 256 rows.
+            In any form that `transform` accepts. Of a Dask collection, only the first
+            partition is inspected; of a Ray Dataset, 256 rows.
         y : None
             Ignored.
 
@@ -266,32 +266,33 @@ class PretrainedFeatureExtractor(
             uint8, uint16 or float arrays `(n, h, w)`, `(n, h, w, c)`, `(n, c, h, w)`;
             rows `(n, n_pixels)`; a list, array, Series or one-column frame of paths,
             PIL images or encoded `bytes`; torch tensors. Sizes may differ from those
-            seen in `fit`, and among listed images. Or a collection of any length whose
-            partitions are such: a Dask DataFrame, Series, Bag or Array, or a Ray
-            Dataset of one column.
+            seen in `fit`, and between the images of a list. Or a collection of any
+            length whose partitions have one of these forms: a Dask DataFrame, Series,
+            Bag or Array, or a Ray Dataset of one column.
 
         Returns
         -------
         features : ndarray of shape (n_samples, n_features), dtype float32
-            In the order of `X`, and empty if `X` is. If `X` has four rows or more, a
-            row depends on its image alone, to the last bit (on one device with one
-            number of threads). One to three rows are computed without filling up a
-            batch, which is many times as fast; they may differ from rows of a full
+            In the order of `X`; empty if `X` is empty. If `X` has four rows or more,
+            each row depends on its image alone, to the last bit (for the same device
+            and number of threads). One to three rows are computed without padding to a
+            full batch, which is many times as fast; they may differ from rows of a full
             batch by rounding (about 1e-6 of their size in float32). They are looked up
             in the cache but not added to it.
 
-            Of a collection, one of the same engine that is not yet computed, whatever
-            `set_output` says: a Dask Array of an Array, a Ray Dataset of a Dataset,
-            else a Dask DataFrame, with the index and divisions of `X`. Columns are
-            named by `get_feature_names_out`. A row depends on its image alone, however
-            few a partition has. (Without rows, Ray's Datasets have no columns.)
+            For a collection, the result is a lazy collection of the same library,
+            whatever `set_output` says: a Dask Array for an Array, a Ray Dataset for a
+            Dataset, and otherwise a Dask DataFrame with the index and divisions of `X`.
+            Its columns are named as by `get_feature_names_out`. Each row depends on its
+            image alone, even in a partition of fewer than four rows. (An empty Ray
+            Dataset has no columns.)
 
         Raises
         ------
         ImageReadError
-            If images cannot be read and `on_error="raise"`; it lists all of them, those
-            of one partition for a collection. (Ray shows it inside an error of its
-            own.)
+            If images cannot be read and `on_error="raise"`. The error lists all of
+            them; for a collection, all those of one partition. (Ray wraps it in an
+            error of its own.)
         RuntimeError
             If workers of a cluster lack this version of sktl.
         WeightsMismatchError
@@ -322,9 +323,9 @@ class PretrainedFeatureExtractor(
         Returns
         -------
         names : ndarray of str
-            Such as `"resnet18_flatten_avg_007"`: as many digits as the layer needs, so
-            that sorted names keep their order. A `torch.nn.Module` goes by its class
-            and the beginning of `network_digest_`.
+            Such as `"resnet18_flatten_avg_007"`. Numbers are padded with zeros, so that
+            sorted names keep their order. For a `torch.nn.Module`, the name of the
+            backbone is that of its class and the beginning of `network_digest_`.
         """
         check_is_fitted(self)
         _check_feature_names_in(self, input_features, generate_names=False)

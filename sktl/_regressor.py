@@ -13,13 +13,13 @@ from sktl._utils.fit_tasks import with_callbacks
 
 @takes_collections("predict")
 class FineTunedCNNRegressor(SavedMixin, FineTunedNet, NeuralNetRegressor):
-    """Predict numbers for images with a partly trained, pretrained network.
+    """Predict numbers from images by fine-tuning a pretrained network.
 
-    Like `FineTunedCNNClassifier`, with the same parameters except for `class_weight`.
-    The head is fitted in closed form, by ridge regression; its penalty is chosen by
-    leave-one-out cross-validation. Each column of `y` is standardised to mean 0 and
-    standard deviation 1 before training, so that `lr` and losses do not depend on the
-    unit of `y`.
+    Like `FineTunedCNNClassifier`, with the same parameters except `C` and
+    `class_weight`. The head is fitted in closed form, by ridge regression, with a
+    penalty chosen by leave-one-out cross-validation. Each column of `y` is standardised
+    to mean 0 and standard deviation 1 before training, so that `lr` and losses do not
+    depend on the unit of `y`.
 
     Parameters
     ----------
@@ -42,12 +42,11 @@ class FineTunedCNNRegressor(SavedMixin, FineTunedNet, NeuralNetRegressor):
         Share of rows held out, patience, retraining on all rows, file to resume from,
         seed.
     image_shape, channels, value_range, image_size, preprocessing : object
-        How `X` is read, and how its images become what the network gets.
+        How `X` is read, and how its images are resized, cropped and normalised.
     device, precision, cache, n_jobs, verbose : object
-        On what device, in what number format and with what cache; threads, progress
-        bar.
+        Device, number format and cache; number of threads; progress bar.
     optimizer, train_split, callbacks, iterator_train__shuffle : object
-        skorch's.
+        As in skorch.
     **kwargs : dict
         Any other parameter of `skorch.NeuralNetRegressor`. `criterion`, by default
         `torch.nn.MSELoss`, is the loss of predictions and targets, both `(n,
@@ -65,15 +64,15 @@ class FineTunedCNNRegressor(SavedMixin, FineTunedNet, NeuralNetRegressor):
     value_range_ : object
         As in `FineTunedCNNClassifier`.
     n_trained_parameters_ : int
-        Number of parameters that are trained, those of the head among them.
+        Number of parameters that are trained, including those of the head.
     weights_license_, weights_source_ : str or None
-        Licence and address of published weights, if timm or torchvision give them.
+        Licence and address of published weights, if timm or torchvision states them.
     n_features_in_ : int
         Number of columns of `X`; only for 2-D `X`.
 
     See Also
     --------
-    FineTunedCNNClassifier : For labels; describes all parameters in full.
+    FineTunedCNNClassifier : Predicts labels or tags; describes all parameters in full.
 
     Examples
     --------
@@ -136,7 +135,8 @@ class FineTunedCNNRegressor(SavedMixin, FineTunedNet, NeuralNetRegressor):
         ----------
         X : array-like or sequence of images
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-            Standardised by mean and standard deviation of the first call's `y`.
+            Standardised by the mean and standard deviation of the `y` of the first
+            call.
         sample_weight : array-like of shape (n_samples,) or None, default=None
             As in `fit`.
         **fit_params : dict

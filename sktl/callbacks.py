@@ -198,7 +198,7 @@ class FreezeUpTo(_StepFreeze):
 
     See Also
     --------
-    Freeze : Freezes by name, and describes freezing in detail.
+    Freeze : Freezes by name; describes freezing in detail.
     GradualUnfreeze : Unfreezes stage by stage.
 
     Examples
@@ -232,10 +232,10 @@ class GradualUnfreeze(_StepFreeze):
     Parameters
     ----------
     stages : list of str, or dict of {str: str or list of str}
-        From the input to the head: paths of submodules, names of parameters, or globs
-        over these as in `fnmatch`; or a dict from the name of each stage to these. A
-        parameter that several stages match belongs to the first of them. A parameter
-        that no stage matches is trained from the beginning.
+        The stages in order, from the input to the head: paths of submodules, names of
+        parameters, or globs over these as in `fnmatch`; or a dict that maps a name for
+        each stage to these. A parameter matched by several stages belongs to the first
+        of them. A parameter matched by no stage is trained from the beginning.
     epochs_per_stage : int, default=1
         Epochs until the next stage is unfrozen. They are counted in the history, so
         `partial_fit` and `warm_start=True` continue where training ended.
@@ -249,7 +249,7 @@ class GradualUnfreeze(_StepFreeze):
     UnknownSubmoduleError
         When training begins, if a stage matches nothing.
     ValueError
-        When training begins, if other arguments are wrong, or if there are several
+        When training begins, if other arguments are invalid, or if there are several
         stages and the optimiser is LBFGS, whose parameters cannot change.
 
     See Also

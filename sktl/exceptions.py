@@ -39,7 +39,7 @@ class ImageReadError(ValueError):
     Parameters
     ----------
     failures : list of (int, str or None, str)
-        Row, path (None where the image came as bytes or a PIL object) and reason of
+        Row, path (None if the image was passed as bytes or a PIL object) and reason of
         each unreadable image, in the order of `X`. Never empty.
     partition : int, str or None, default=None
         The partition of a collection in which these rows are counted: its number in a
@@ -95,7 +95,7 @@ class ImageLayoutError(ValueError):
 
 
 class WeightsMismatchError(ValueError):
-    """Weights were given that do not fit the network."""
+    """The weights do not fit the network."""
 
 
 class WeightsNotAvailableError(OSError):
@@ -103,7 +103,7 @@ class WeightsNotAvailableError(OSError):
 
 
 class ModelFileError(ValueError):
-    """A file is not a model that sktl saved, or was changed since."""
+    """A file is not a model saved by sktl, or has been changed since."""
 
 
 class TrainingDivergedError(RuntimeError):
@@ -111,11 +111,11 @@ class TrainingDivergedError(RuntimeError):
 
 
 class ImageSizeWarning(UserWarning):
-    """The images are much larger than the size at which the network sees them."""
+    """The images are much larger than the input size of the network."""
 
 
 class ImageRangeWarning(UserWarning):
-    """Numbers are on another scale than the range they are read by."""
+    """The numbers of `X` are on another scale than `value_range`."""
 
 
 class ImageOrientationWarning(UserWarning):
@@ -123,11 +123,11 @@ class ImageOrientationWarning(UserWarning):
 
 
 class BatchSizeWarning(UserWarning):
-    """A batch did not fit into the device's memory; smaller ones are used."""
+    """A batch did not fit into the device's memory; smaller batches are used."""
 
 
 class CacheWarning(UserWarning):
-    """The cache could not store what was computed, or others may write to it."""
+    """A cache directory is damaged, not safe, or cannot be written to."""
 
 
 class CheckpointWarning(UserWarning):
@@ -155,7 +155,7 @@ def warn_caller(message, category, warned=None):
 
 
 class _UnknownNameError(ValueError):
-    """A name that is not among the known ones; the message suggests similar ones."""
+    """A name is not known; the message suggests similar ones."""
 
     hint = ""
 
@@ -176,7 +176,7 @@ class _UnknownNameError(ValueError):
 
 
 class UnknownBackboneError(_UnknownNameError):
-    """`backbone` names no network."""
+    """`backbone` is not the name of a known network."""
 
     hint = (
         "sktl.list_backbones() lists them; a torch.nn.Module that torch.fx can "

@@ -45,7 +45,7 @@ PACKAGES = ("sktl", "scikit-learn", "skorch", "torch", "torchvision", "numpy")
 class TransferComparison(TableMixin):
     """Scores of several models on the same splits, and what they say about transfer.
 
-    Returned by `compare_transfer`, which calls the models *contenders*; `print` shows a
+    Returned by `compare_transfer`, which calls the models *contenders*. `print` shows a
     table with the findings below it.
 
     Parameters
@@ -70,7 +70,8 @@ class TransferComparison(TableMixin):
         As the attributes.
     evidence : Evidence or None, default=None
         What `compare_transfer` records for the intervals: how much each row moves the
-        scores, and which rows the splits share. None: only the scores are known.
+        scores, and which rows the splits share. None means that only the scores are
+        known.
     target : {"labels", "indicators", "numbers"}, default="labels"
         As `target_`.
 
@@ -94,8 +95,8 @@ class TransferComparison(TableMixin):
     n_splits_ : int
         Number of splits.
     effects_ : dict of str to ndarray
-        The effect of transfer: one entry per pretrained contender that has a
-        counterpart without transfer, its twin, at the largest training size.
+        The effect of transfer, at the largest training size. There is one entry per
+        pretrained contender that has a counterpart without transfer, its twin:
         `contender`, `twin`, `kind` ("untrained": the same model on features of the
         network with random weights; "from scratch": the same network trained from
         random weights), `difference` (mean over splits, positive where transfer helps),
@@ -105,39 +106,40 @@ class TransferComparison(TableMixin):
     indicators_ : dict of str to ndarray
         The three classic indicators of transfer, at the largest training size, each
         with a 95 % interval: `indicator`, `contender`, `reference`, `value`, `low`,
-        `high`. "score of frozen features" shows what the transferred knowledge alone is
-        worth. "epochs to the score from scratch" and "seconds to the score from
-        scratch" show how soon a network reaches the reference's final score on the same
-        split; the reference itself has an entry for comparison. If a network never
-        reaches it, the end of its training is used instead: `value` and `low` are then
-        too small, and `high` is infinite. "gain over from scratch" is the difference of
-        the final scores.
+        `high`. "score of frozen features" shows what the pretrained network is worth
+        without any training. "epochs to the score from scratch" and "seconds to the
+        score from scratch" show how soon a network reaches the reference's final score
+        on the same split; the reference itself has an entry for comparison. If a
+        network never reaches it, the end of its training is used instead: `value` and
+        `low` are then too small, and `high` is infinite. "gain over from scratch" is
+        the difference between the final scores.
     curves_ : dict of str to list of dict of str to ndarray
-        For each network that is trained by epochs, at the largest training size, and
-        each split: `epoch` (0 is before the first), `seconds` of the fit until then,
-        and the `score` on the test part. Empty if the split failed.
+        For each network trained by epochs, at the largest training size, and for each
+        split: `epoch` (0 is before the first), `seconds` of the fit until then, and the
+        `score` on the test part. Empty if the split failed.
     predictions_ : dict of str to dict of str to ndarray
         Each contender's predictions for rows it was not fitted on, at the largest
-        training size, ordered by row: `row` (of `X`), `split`, `y` (what is true),
-        `predict`, and `predict_proba` of shape (n, n_classes) or (n, n_tags) if it has
-        probabilities. A row that is in the test part of several splits occurs several
+        training size, ordered by row: `row` (of `X`), `split`, `y` (the truth),
+        `predict`, and `predict_proba` of shape (n, n_classes) or (n, n_tags) if it
+        predicts probabilities. A row in the test parts of several splits occurs several
         times. Failed splits are left out.
     classes_ : ndarray of shape (n_classes,) or None
-        The labels, in the order of the columns of `predict_proba`; of tags the numbers
-        of the columns of `y`. None for numbers.
+        The labels, in the order of the columns of `predict_proba`; for indicators, the
+        column numbers of `y`. None for numbers.
     target_ : str
         What was predicted: "labels", "indicators" or "numbers".
     chance_ : float
-        Mean score, at the largest training size, of what knows `y` alone: of always
-        predicting the most frequent class, with the class frequencies as probabilities;
-        the same for each tag; the mean of numbers. NaN if that cannot be scored.
+        Mean score, at the largest training size, of a model that does not see the
+        images: it always predicts the most frequent class, with the class frequencies
+        as probabilities; the same for each tag; or the mean of the numbers. NaN if that
+        cannot be scored.
     findings_ : list of str
         Short sentences: where transfer hurts, where it helps, where it makes no
-        relevant difference, where that cannot be told and how much data would tell,
-        from which training size on the counterpart without transfer is as good, and
-        what failed.
+        relevant difference, where there are too few data to tell and how many it would
+        take, from which training size on the counterpart without transfer is as good,
+        and what failed.
     parameters_ : dict of str to str
-        What was compared, and how.
+        The contenders and the settings of the comparison.
     versions_ : dict of str to str
         Versions of the packages that the numbers may depend on.
 
@@ -148,27 +150,29 @@ class TransferComparison(TableMixin):
 
     Notes
     -----
-    A mean over splits depends on the test rows that were drawn, and on the training
-    sets and seeds. The 95 % intervals account for both: for the first by how much each
-    row moves the score (the jackknife), for the second by how much the scores of the
-    splits vary beyond that, with Satterthwaite's degrees of freedom. A row that several
-    splits test on counts once, and so does a group. The intervals assume that rows (or
-    groups) are independent, and that seeds differ between splits: if a contender has a
-    number as its own `random_state`, all its splits use that seed, and the luck of the
-    seed is mistaken for a difference. They do not account for what overlapping training
-    sets have in common. In measurements on digits and photographs, with pairs of
-    classifiers that are equal, close or far apart, the interval contained the true
-    difference in 92 to 98 % of repetitions for most pairs and in 89 % for the worst
-    (folds, repeated folds, draws, groups, learning curves; accuracy, F1, area under the
-    curve). Equal contenders got p < 0.05 in 1 to 8 %, and a difference of four standard
-    errors was found in 88 to 100 % with five splits or more, in 86 to 94 % with three
-    and in about 80 % with two (`benchmarks/README.md`). For the log loss of 200 rows
-    the interval contained it in 88 to 93 %. If splits vary far more than their rows
-    explain, it does so in about 91 % with five splits, and in 84 % with two.
+    A mean over splits depends on the test rows that were drawn, on the training sets,
+    and on the seeds. The 95 % intervals account for all three: for the test rows by how
+    much each row moves the score (the jackknife), for the others by how much the scores
+    of the splits vary beyond that, with Satterthwaite's degrees of freedom. A row in
+    the test parts of several splits counts once, and so does a group. The intervals
+    assume that rows (or groups) are independent, and that seeds differ between splits:
+    if you give a contender a number as `random_state`, all its splits use that seed,
+    and a lucky seed is mistaken for a difference. They do not account for what
+    overlapping training sets have in common.
 
-    Scores that are not computed from predictions alone, or that are undefined if some
-    row is left out, have the interval of the corrected resampled t-test (Nadeau &
-    Bengio, Machine Learning 52, 2003), corrected for the rows that splits actually
+    In measurements on digits and photographs, with pairs of classifiers that are equal,
+    close or far apart, the interval contained the true difference in 92 to 98 % of
+    repetitions for most pairs and in 89 % for the worst (folds, repeated folds, draws,
+    groups, learning curves; accuracy, F1, area under the curve). Equal contenders got p
+    < 0.05 in 1 to 8 %, and a difference of four standard errors was found in 88 to 100
+    % with five splits or more, in 86 to 94 % with three and in about 80 % with two
+    (`benchmarks/README.md`). For the log loss of 200 rows, the interval contained the
+    true difference in 88 to 93 %. If splits vary far more than their rows explain, it
+    does so in about 91 % with five splits, and in 84 % with two.
+
+    For scores that are not computed from predictions alone, or that are undefined if
+    some row is left out, the interval is that of the corrected resampled t-test (Nadeau
+    & Bengio, Machine Learning 52, 2003), corrected for the rows that splits actually
     share.
 
     The verdict is "better" or "worse" if the p-value, adjusted for the number of pairs
@@ -243,9 +247,9 @@ class TransferComparison(TableMixin):
         Returns
         -------
         gain : Estimate
-            A tuple of `mean`, `low` and `high` (95 % interval) and `p_value` of the
-            difference at the largest training size, not adjusted for how many
-            differences you look at.
+            A named tuple of `mean`, `low` and `high` (95 % interval) and `p_value` of
+            the difference at the largest training size. They are not adjusted for the
+            number of differences you look at.
 
         Raises
         ------
@@ -269,8 +273,8 @@ class TransferComparison(TableMixin):
         -------
         chances : dict of str to float
             For each contender, the share of 10,000 resampled comparisons that it wins,
-            at the largest training size; the most probable first. They sum to 1;
-            contenders that failed have 0.
+            at the largest training size; the most probable first. Shares sum to 1; that
+            of a contender that failed is 0.
         """
         scores = {
             name: self._evidence.scores(self.results_, name, -1)
@@ -287,8 +291,8 @@ class TransferComparison(TableMixin):
     def mean_curves(self, over="epoch"):
         """Compute the learning curve of each network, averaged over splits.
 
-        Between two epochs of a split the score is interpolated. After a split stopped
-        early, its last score is used.
+        Scores are interpolated between the epochs of a split. If training stopped early
+        in a split, its last score is used from then on.
 
         Parameters
         ----------
@@ -297,9 +301,9 @@ class TransferComparison(TableMixin):
         Returns
         -------
         curves : dict of str to tuple of (x, means, errors)
-            Contender to epochs or seconds, of shape (n_points,); the mean score, NaN
-            where a split failed; and how far the 95 % interval reaches below and above
-            it, of shape (2, n_points), from the splits alone.
+            For each contender: epochs or seconds, of shape (n_points,); the mean
+            scores, NaN if a split failed; and how far the 95 % interval, computed from
+            the splits alone, reaches below and above them, of shape (2, n_points).
         """
         return {
             name: mean_curve(splits, over, self._evidence)
@@ -321,10 +325,10 @@ class TransferComparison(TableMixin):
         return TransferComparisonDisplay.from_results(self).plot(ax=ax)
 
     def save_html(self, path):
-        """Save one self-contained page: findings, tables, plots, and what was compared.
+        """Save the findings, tables and plots as one self-contained HTML page.
 
-        It opens offline. If matplotlib is missing, or a plot fails, a sentence takes
-        the plot's place.
+        It opens offline. If matplotlib is missing, or a plot fails, the page says so in
+        place of the plot.
 
         Parameters
         ----------
@@ -384,11 +388,11 @@ def compare_transfer(
     margin=None,
     target="auto",
 ):
-    """Compare transfer with training from scratch and with classical models.
+    """Compare transfer learning with training from scratch and with classical models.
 
     The models to compare, called contenders, are fitted and scored on the same splits.
-    The images pass through the frozen network once for all of them. A contender that
-    fails on a split is marked as failed; the other results are unaffected.
+    The images pass through the frozen network only once for all of them. A contender
+    that fails on a split is marked as failed; the other results are unaffected.
 
     Parameters
     ----------
@@ -396,56 +400,58 @@ def compare_transfer(
         In any form that `PretrainedFeatureExtractor.transform` takes; or a table, for
         contenders that select its columns.
     y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-        Labels; or indicators, with a column of 0 and 1 for each of several tags; or
-        numbers, in one column or several. See `target`.
+        Labels; or, if an image can have several tags, indicators, with a column of 0
+        and 1 for each tag; or numbers, in one column or several. See `target`.
     contenders : "default" or dict of str to estimator, default="default"
         The models to compare, by name. `"default"`: the most frequent class; logistic
         regression on raw pixels; logistic regression on features of the untrained
         network; logistic regression, SVM and gradient boosting on frozen features; the
-        fine-tuned network; the same network from scratch. Of indicators, one model per
-        tag (`OneVsRestClassifier`); for numbers, their counterparts among regressors:
-        the mean, ridge regression, and so on.
+        fine-tuned network; the same network from scratch. For indicators, one such
+        model per tag (`OneVsRestClassifier`); for numbers, the corresponding
+        regressors: the mean, ridge regression, and so on.
     backbone : str, torch.nn.Module, extractor or dict, default="sktl_mini"
         The network of the default contenders. If it is a `PretrainedFeatureExtractor`,
-        all of them use its `weights`, `image_size`, `image_shape`, `cache` and so on. A
-        dict of label to any of these compares several networks; `BackboneRanking.best`
-        returns such a dict.
+        all of them use its `weights`, `image_size`, `image_shape`, `cache` and so on.
+        Pass a dict of label to any of these to compare several networks;
+        `BackboneRanking.best` returns such a dict.
     cv : int, splitter or iterable of splits, default=5
         An int means folds in the order of `X`, which are stratified if `y` holds
         labels; with `groups`, folds that keep groups together. Two splits or more.
     scoring : str, callable, None, or list of these, default=None
-        One score or several; larger is better. None is accuracy of labels, the average
-        precision of indicators (mean over tags), and R2 of numbers. Of several,
-        contenders are compared by the first, and the others are columns of the table.
-        Besides the names that scikit-learn knows, there is
-        "neg_expected_calibration_error": how far predicted probabilities of labels are
-        from observed frequencies.
+        One score or several; larger is better. None means accuracy for labels, average
+        precision (mean over tags) for indicators, and R2 for numbers. If there are
+        several, contenders are compared by the first, and the others are shown as
+        columns of the table. Besides scikit-learn's names,
+        "neg_expected_calibration_error" is accepted: how far predicted probabilities of
+        labels are from observed frequencies.
     train_sizes : sequence of int or float, or None, default=None
         Training sizes for learning curves, in increasing order: numbers of rows, or
         floats as fractions of the smallest training part. Every contender is fitted on
-        subsets of each size. Larger subsets contain the smaller ones, and those of
-        labels are stratified (of indicators, by each row's rarest tag). None is one
-        size, all rows.
+        subsets of each size. Larger subsets contain the smaller ones; for labels they
+        are stratified (for indicators, by each row's rarest tag). None means one size,
+        all rows.
     groups : array-like of shape (n_samples,) or None, default=None
         Passed to the splitter: rows of one group stay together.
     n_jobs : int or None, default=None
-        Number of splits that run in parallel. Worker processes need `cache=<directory>`
-        to share features.
+        Number of splits that run in parallel. Worker processes share features only if
+        contenders have `cache=<directory>`.
     random_state : int, RandomState instance or None, default=None
-        Determines the subsets of `train_sizes`, and sets every `random_state` of a
-        contender that is None, to one number per split, the same for all contenders:
-        seeds vary by split, so intervals include seed variance.
+        Determines the subsets of `train_sizes`, and replaces every `random_state` of a
+        contender that is None by a seed per split, the same for all contenders. As
+        seeds vary by split, intervals include seed variance.
     verbose : int, default=0
         Positive values show a progress bar.
     margin : float or None, default=None
-        The largest difference of two scores that does not matter, in the unit of the
-        score: two contenders are called equivalent if the interval of their difference
-        lies within it. None is 0.01 for scores whose best value is 1 (accuracy, R2,
-        area under a curve); for others, no contenders are called equivalent.
+        The largest difference between two scores that does not matter, in the unit of
+        the score: two contenders are called equivalent if the interval of their
+        difference lies within it. None means 0.01 for scores whose best value is 1
+        (accuracy, R2, area under a curve); for other scores, no contenders are then
+        called equivalent.
     target : {"auto", "labels", "indicators", "numbers"}, default="auto"
-        What `y` holds. With `"auto"`, fractions are numbers; several columns are
-        numbers too, or indicators if they hold 0 and 1 only; all else is labels. That
-        includes whole numbers: pass `"numbers"` for a price in whole dollars.
+        What `y` holds. With `"auto"`, a `y` with fractions holds numbers; a `y` of
+        several columns holds indicators if all are 0 or 1, else numbers; everything
+        else is taken for labels, including whole numbers: pass `"numbers"` for a price
+        in whole dollars.
 
     Returns
     -------
@@ -457,34 +463,34 @@ def compare_transfer(
         If `X` is a single path or name.
     ValueError
         Before anything is fitted: if `contenders` is neither "default" nor a dict of
-        estimators with names, or one is a regressor for labels or a classifier for
-        numbers; `y` holds one class, a tag that is the same in all rows, numbers that
-        are not finite, or no class with as many rows as there are folds; there are
-        fewer than two splits; `train_sizes` do not increase, or are out of range; a
-        `scoring` is not known, does not suit `y`, or is given twice; `margin` is not
+        name to estimator, or holds a regressor for labels or a classifier for numbers;
+        if `y` holds a single class, a tag that is the same in all rows, numbers that
+        are not finite, or no class with as many rows as there are folds; if there are
+        fewer than two splits; if `train_sizes` do not increase, or are out of range; if
+        a `scoring` is unknown, does not suit `y`, or is given twice; if `margin` is not
         above 0.
     UnknownBackboneError, WeightsNotAvailableError
         If there is no such `backbone`, or its weights cannot be downloaded.
     Exception
-        If every contender fails on every split: the first failure, with a note that
-        names the contender.
+        If every contender fails on every split: the first error, with a note that names
+        the contender.
 
     Notes
     -----
     Time: one pass of all images through each network, and the fits. The pass comes
     first, so that all contenders find their features in the cache; fit seconds do not
-    include it, and `parameters_` has its own time. That holds for contenders that take
-    `X` themselves or in the first step of a pipeline, and that cache features (`cache`,
-    which has to be a directory if `n_jobs` starts processes). Networks that are trained
-    by epochs are scored after each epoch, which is not included in fit seconds either.
-    That applies only to networks that are contenders themselves, not to those at the
-    end of a pipeline.
+    include it, and `parameters_` has its own time. This requires that contenders read
+    `X` themselves or in the first step of a pipeline, and that they cache features
+    (`cache`, which must be a directory if `n_jobs` starts processes). Networks that are
+    trained by epochs are scored after each epoch; fit seconds do not include that
+    either. Only networks that are contenders themselves are scored in this way, not
+    those at the end of a pipeline.
 
-    Pairs with and without transfer are found by comparing parameters. A contender on
-    frozen features is paired with the one that differs only in the extractor's
-    `weights=None`; a fine-tuned `FineTunedCNNClassifier` or `FineTunedCNNRegressor` is
-    paired with one on the same `backbone` that starts from random weights. Contenders
-    without such a counterpart (twin) have no row in `effects_`.
+    Pairs with and without transfer (*twins*) are found by comparing parameters. A
+    contender on frozen features is paired with the contender that differs only in the
+    extractor's `weights=None`; a fine-tuned `FineTunedCNNClassifier` or
+    `FineTunedCNNRegressor` is paired with one on the same `backbone` that starts from
+    random weights. Contenders without such a twin have no row in `effects_`.
 
     Examples
     --------

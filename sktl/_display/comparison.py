@@ -27,9 +27,9 @@ LARGEST_GAP = 0.4
 class TransferComparisonDisplay:
     """Mean scores of contenders with their 95 % intervals.
 
-    With one training size, a point per contender, the best on top, and beside it the
-    seconds of a fit; with several, a learning curve each. Use `from_results` or
-    `TransferComparison.plot` to make one.
+    With one training size, each contender is a point, the best at the top, with its fit
+    time beside it; with several training sizes, each contender is a learning curve. Use
+    `from_results` or `TransferComparison.plot` to create one.
 
     Parameters
     ----------
@@ -42,34 +42,33 @@ class TransferComparisonDisplay:
     scoring : str
         Name of the score.
     train_sizes : array-like of shape (n_entries,) or None, default=None
-        Number of rows that the contender was trained on. None means the same for all.
+        Number of training rows of each entry. None means the same for all.
     kinds : sequence of str or None, default=None
-        Kind of each entry, as in `TransferComparison.results_`; it determines the
-        colour.
+        Kind of each entry, as in `TransferComparison.results_`; determines the colour.
     chance : float, default=nan
-        Score of `baseline`.
+        Score of a model that does not see the images, drawn as a dotted line.
     n_splits : int or None, default=None
         Number of splits that were averaged.
     baseline : str, default="most frequent class"
-        What a model that sees no images predicts.
+        What that model predicts, for the legend.
     fit_times : array-like of shape (n_entries,) or None, default=None
-        Seconds per fit. None draws no times.
+        Seconds per fit. With None, no times are drawn.
     pass_seconds : float, default=nan
-        Seconds of the pass of all images through the networks, which all contenders
-        share and `fit_times` do not include.
+        Seconds that the pass of all images through the networks took; contenders share
+        it, and `fit_times` do not include it.
 
     Attributes
     ----------
     ax_ : matplotlib.axes.Axes
         The axes of the scores.
     time_ax_ : matplotlib.axes.Axes or None
-        The axes of the times, to the right; None without times, with several training
-        sizes, or where `plot` was given its axes.
+        The axes of the times, to the right; None if no times are given, with several
+        training sizes, or if `plot` was called with `ax`.
     figure_ : matplotlib.figure.Figure
 
     See Also
     --------
-    TimeToScoreDisplay : Draws the scores of one training, epoch by epoch.
+    TimeToScoreDisplay : Draws scores during training, epoch by epoch.
 
     Examples
     --------
@@ -137,14 +136,14 @@ class TransferComparisonDisplay:
         )
 
     def plot(self, ax=None):
-        """Draw a point per contender, the best on top, or a curve per contender.
+        """Draw a point per contender, the best at the top, or a curve per contender.
 
         Parameters
         ----------
         ax : matplotlib.axes.Axes or None, default=None
-            The names of curves stand to the right of it, and what colours mean above
-            it: a figure with `layout="constrained"` makes room for them. None makes a
-            new figure, with times.
+            Curves are labelled to its right, and the legend is above it: create its
+            figure with `layout="constrained"` to make room for both. None makes a new
+            figure, with times.
 
         Returns
         -------

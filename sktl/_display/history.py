@@ -17,21 +17,21 @@ SCORE = "valid_score"
 class TrainingHistoryDisplay:
     """Losses and scores over the epochs of a training, with its phases.
 
-    Use `from_estimator` or `from_history` to make one.
+    Use `from_estimator` or `from_history` to create one.
 
     Parameters
     ----------
     losses : dict of str to ndarray of shape (n_epochs,)
         NaN where an epoch recorded none.
     scores : dict of str to ndarray of shape (n_epochs,)
-        Drawn on axes of their own; may be empty.
+        Drawn on separate axes; may be empty.
     phases : sequence of str or None, of shape (n_epochs,)
-        What was trained in each epoch; None where that did not change.
+        What was trained in each epoch; None if that did not change.
     kept : int or None, default=None
-        Number of epochs after which the final weights were reached; 0 if they are those
-        from before the first epoch. None if that is not known.
+        Number of epochs that led to the final weights; 0 if these are the weights
+        before the first epoch. None if that is not known.
     before : dict of str to float or None, default=None
-        Losses and scores from before the first epoch, drawn as those of epoch 0.
+        Losses and scores before the first epoch, drawn at epoch 0.
 
     Attributes
     ----------
@@ -67,7 +67,7 @@ class TrainingHistoryDisplay:
         Parameters
         ----------
         estimator : skorch.NeuralNet
-            A fitted one; of a pipeline, the last step.
+            A fitted net. If it is in a pipeline, pass the last step.
         scores : str, list of str or None, default=None
             As in `from_history`.
         ax : matplotlib.axes.Axes or None, default=None
@@ -82,7 +82,7 @@ class TrainingHistoryDisplay:
         NotFittedError
             If the net has not been trained.
         ValueError
-            If there was nothing to record: `strategy="linear_probe"` has no epochs.
+            If training had no epochs, as with `strategy="linear_probe"`.
         """
         name = type(estimator).__name__
         if not hasattr(estimator, "history"):
@@ -106,15 +106,15 @@ class TrainingHistoryDisplay:
         Parameters
         ----------
         history : skorch.history.History or list of dict
-            One row per epoch; rows may lack any of the columns. A column `phase` says
-            what was trained; a column with `_before` at the end of its name, what
-            another was before the first epoch.
+            One row per epoch; rows may lack any of the columns. The column `phase` says
+            what was trained. A column whose name ends in `_before` holds the value of
+            another column before the first epoch.
         scores : str, list of str or None, default=None
-            Columns of numbers to draw besides the losses. None takes `valid_score`,
-            which `early_stopping` writes, and those beside which there is a column
-            with `_best` at the end of its name, as skorch's scoring callbacks write it.
+            Columns of numbers to draw besides the losses. None draws `valid_score`,
+            which `early_stopping` records, and the scores of skorch's scoring callbacks
+            (columns for which there is another with `_best` at the end of its name).
         kept : int or None, default=None
-            Number of epochs after which the final weights were reached, if known.
+            Number of epochs that led to the final weights, if known.
         ax : matplotlib.axes.Axes or None, default=None
             As in `plot`.
 
@@ -125,7 +125,7 @@ class TrainingHistoryDisplay:
         Raises
         ------
         ValueError
-            If no epoch has a loss, or a score is no column of numbers.
+            If no epoch has a loss, or a score is not a column of numbers.
         """
         rows = list(history)
         columns = _number_columns(rows)
@@ -167,9 +167,9 @@ class TrainingHistoryDisplay:
         Parameters
         ----------
         ax : matplotlib.axes.Axes or None, default=None
-            Scores, if there are any, get the lower half of its place. The names of
-            phases stand above it: a figure with `layout="constrained"` makes room for
-            them. None makes a new figure.
+            Scores, if any, are drawn in the lower half of its place, and phases are
+            named above it: create its figure with `layout="constrained"` to make room
+            for the names. None makes a new figure.
 
         Returns
         -------

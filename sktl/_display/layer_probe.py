@@ -10,9 +10,9 @@ LONGEST_LEVEL_NAME = 8
 
 
 class LayerProbeDisplay:
-    """Scores over the layers of a network, with what is advised to use and to train.
+    """Scores of the layers of a network, with the advice on what to use and train.
 
-    Use `from_results` or `LayerProbe.plot` to make one.
+    Use `from_results` or `LayerProbe.plot` to create one.
 
     Parameters
     ----------
@@ -23,7 +23,7 @@ class LayerProbeDisplay:
     scoring : str
         Name of the score.
     recommendation : dict
-        As `LayerProbe.recommendation_`; `strategy`, `unfreeze_from` and `layers` of it
+        As `LayerProbe.recommendation_`; its `strategy`, `unfreeze_from` and `layers`
         are drawn.
 
     Attributes
@@ -74,7 +74,7 @@ class LayerProbeDisplay:
         )
 
     def plot(self, ax=None):
-        """Draw the curve, a ring around the layer to take, grey behind what to train.
+        """Draw the scores, with a ring around the advised layer, and what to train.
 
         Parameters
         ----------

@@ -14,16 +14,16 @@ INK = 150  # so many points are drawn in full; more of them let others shine thr
 class PredictionsDisplay:
     """Truth against prediction: a panel for each contender, or for each of its outputs.
 
-    Use `from_results` to make one.
+    Use `from_results` to create one.
 
     Parameters
     ----------
     truths, predictions : dict of str to ndarray of shape (n,) or (n, n_outputs)
-        By contender; the first few are drawn.
+        By contender; only the first few are drawn.
     titles : dict of str to str or None, default=None
-        What stands above the panels of a contender besides its name.
+        What to write above the panels of a contender, below its name.
     kinds : dict of str to str or None, default=None
-        Kind of each contender, as in `TransferComparison.results_`; it determines the
+        Kind of each contender, as in `TransferComparison.results_`; determines the
         colour.
 
     Attributes
@@ -67,7 +67,7 @@ class PredictionsDisplay:
         Raises
         ------
         ValueError
-            If it was not of numbers, or every contender failed.
+            If the comparison was not of numbers, or every contender failed.
         """
         if not TARGETS[comparison.target_].has_scale:
             raise ValueError(
@@ -95,9 +95,10 @@ class PredictionsDisplay:
         )
 
     def plot(self):
-        """Draw the panels in a new figure; those of one output have the same axes.
+        """Draw the panels in a new figure; panels of the same output share their axes.
 
-        These reach half as far again as the truth; points at their edge lie beyond.
+        The axes extend beyond the range of the truth by half that range on each side;
+        predictions further off are drawn at the edge.
 
         Returns
         -------

@@ -10,17 +10,17 @@ class TimeToScoreDisplay:
     """Scores over the epochs or seconds of a training, with 95 % intervals.
 
     Shows how soon one network reaches the final score of another, which is drawn as a
-    dotted line: one of the classic measures of a transfer (Taylor & Stone, JMLR 2009,
-    "time to threshold"). Use `from_results` to make one.
+    dotted line: one of the classic measures of transfer (Taylor & Stone, JMLR 2009,
+    "time to threshold"). Use `from_results` to create one.
 
     Parameters
     ----------
     curves : dict of str to tuple of (x, means, errors)
-        Contender to arrays: epochs or seconds, of shape (n_points,); the mean score
-        over splits, of that shape; and how far its interval reaches to both sides, or,
-        of shape (2, n_points), below and above.
+        For each contender: epochs or seconds, of shape (n_points,); the mean score over
+        splits, of the same shape; and how far its interval reaches to both sides or, of
+        shape (2, n_points), below and above.
     contenders : sequence of str
-        All contenders of the comparison, so that each looks the same in all plots.
+        All contenders of the comparison. Each then looks the same in all its plots.
     references : sequence of str
         Contenders whose final score is drawn as a line.
     scoring : str
@@ -28,7 +28,7 @@ class TimeToScoreDisplay:
     over : {"epoch", "seconds"}
         What `x` is.
     kinds : dict of str to str or None, default=None
-        Kind of each contender, as in `TransferComparison.results_`; it determines the
+        Kind of each contender, as in `TransferComparison.results_`; determines the
         colour.
 
     Attributes
@@ -62,8 +62,8 @@ class TimeToScoreDisplay:
         ----------
         comparison : TransferComparison
         over : {"epoch", "seconds"}, default="epoch"
-            What the scores are drawn over. Epochs of one network may take longer than
-            those of another.
+            What is on the x axis. Epochs of one network may take longer than those of
+            another.
 
         Returns
         -------
@@ -72,11 +72,11 @@ class TimeToScoreDisplay:
         Raises
         ------
         ValueError
-            If no contender was trained by epochs, or `over` is something else.
+            If no contender was trained by epochs, or `over` is invalid.
 
         Notes
         -----
-        The curves are those of `TransferComparison.mean_curves`. Where a split failed
+        The curves are those of `TransferComparison.mean_curves`. If a split failed,
         there is no mean to draw.
         """
         if over not in ("epoch", "seconds"):
@@ -106,9 +106,9 @@ class TimeToScoreDisplay:
         Parameters
         ----------
         ax : matplotlib.axes.Axes or None, default=None
-            The names of curves stand to the right of it, and what colours mean above
-            it: a figure with `layout="constrained"` makes room for them. None makes a
-            new figure.
+            Curves are labelled to its right, and the legend is above it: create its
+            figure with `layout="constrained"` to make room for both. None makes a new
+            figure.
 
         Returns
         -------

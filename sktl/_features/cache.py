@@ -51,10 +51,10 @@ class CacheInfo(NamedTuple):
     entries : int
         Values held now.
     bytes : int
-        What they take: memory with bookkeeping (about 320 bytes an entry), or the
+        Their size: memory including bookkeeping (about 320 bytes per entry), or the
         size of the files.
     max_bytes : int or None
-        Bound on `bytes`; None where there is none, as for a directory.
+        Limit of `bytes`; None if there is none, as for a directory.
     """
 
     hits: int
@@ -331,19 +331,19 @@ def clear_cache(cache="memory"):
 def prune_cache(cache, *, max_bytes=None, older_than=None):
     """Remove the least recently used features from a directory, and damaged files.
 
-    The size of a directory is not limited otherwise. The cache in memory is limited to
-    1 GiB, or to the number of bytes in the environment variable `SKTL_CACHE_BYTES` when
-    it is first used.
+    A cache directory grows without limit unless you call this function. (The cache in
+    memory is limited to 1 GiB, or to the number of bytes in the environment variable
+    `SKTL_CACHE_BYTES` at its first use.)
 
     Parameters
     ----------
     cache : str or Path of a directory
         As given to the estimators.
     max_bytes : int, default=None
-        Remove entries until the file has at most this many bytes; an empty one takes
-        about 100 kB.
+        Remove entries until the cache file has at most this many bytes; an empty one
+        takes about 100 kB.
     older_than : int, default=None
-        Remove entries that were last used more than that many days ago.
+        Remove entries that were last used more than this many days ago.
 
     Returns
     -------

@@ -123,22 +123,22 @@ def open_images(
 def check_images(
     X, *, image_shape=None, channels="auto", value_range="auto", n_jobs=None
 ):
-    """Find the images of `X` that cannot be read, before starting a long computation.
+    """Find the images of `X` that cannot be read, before a long computation starts.
 
-    Reads and decodes every image once and stores none.
+    Every image is read and decoded once; none is kept in memory.
 
     Parameters
     ----------
     X : array-like or sequence of images
-        As the estimators of sktl take it.
+        In any form that `PretrainedFeatureExtractor.transform` takes.
     image_shape : tuple of (h, w) or (h, w, c), default=None
-        As in the estimators of sktl, like the next two parameters.
+        As in `PretrainedFeatureExtractor`, like the next two parameters.
     channels : {"auto", "last", "first"}, default="auto"
         Where the channels of arrays are.
     value_range : "auto" or (lo, hi), default="auto"
         The numbers that mean black and white.
     n_jobs : int or None, default=None
-        Number of threads that decode.
+        Number of threads that read and decode images. None means one.
 
     Returns
     -------

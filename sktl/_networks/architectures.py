@@ -88,14 +88,13 @@ def list_backbones(module=None, *, pretrained=False, filter="*"):
     Parameters
     ----------
     module : {"torchvision", "timm"} or None, default=None
-        Whose networks. None is `"sktl_mini"` and those of torchvision. Those of timm,
-        some 1,500, need `pip install 'sktl[timm]'`.
+        Whose networks to list. None lists `"sktl_mini"` and those of torchvision. The
+        networks of timm, over 1,300, need `pip install 'sktl[timm]'`.
     pretrained : bool, default=False
-        Whether to list weights instead of networks; for timm only, whose names of
-        weights (`"timm/resnet50.a1_in1k"`) are names of networks too. All others have
-        weights.
+        Whether to list names that include the weights (such as
+        `"timm/resnet50.a1_in1k"`) instead of names of networks; for timm only.
     filter : str, default="*"
-        Only names that match this glob, such as `"convnext*"`.
+        List only names that match this glob, such as `"convnext*"`.
 
     Returns
     -------

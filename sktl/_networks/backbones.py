@@ -58,16 +58,16 @@ def layer_names(backbone="sktl_mini"):
     Parameters
     ----------
     backbone : str or torch.nn.Module, default="sktl_mini"
-        A name of `list_backbones()` or a network that `torch.fx` can trace. A named
+        A name from `list_backbones()` or a network that `torch.fx` can trace. A named
         network is built with random weights: nothing is downloaded, but the largest
-        networks briefly need gigabytes of memory.
+        networks need gigabytes of memory for a moment.
 
     Returns
     -------
     names : list of str
-        Each is accepted by the `layers` parameter of `PretrainedFeatureExtractor`. A
-        layer inside a residual or parallel branch is not listed: what comes after it
-        needs more than its output.
+        Each is accepted by the `layers` parameter of `PretrainedFeatureExtractor`.
+        Layers inside a residual or parallel branch are not listed, as later layers need
+        more than their output.
 
     Raises
     ------

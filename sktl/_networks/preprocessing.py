@@ -17,33 +17,35 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class Preprocessing:
     """How images are prepared for a network.
 
-    Pass it as `preprocessing` to change how a network's images are prepared; what is
-    None stays as the weights were trained with. `preprocessing_` of a fitted estimator
-    has no None.
+    Pass it as `preprocessing` to an estimator. Settings that are None stay as they were
+    when the network's weights were trained. `preprocessing_` of a fitted estimator
+    shows the settings used; none of them is None.
 
     Parameters
     ----------
     resize : int or None, default=None
-        Length in pixels to which the short side (`fit="crop"`), the long side
-        (`"pad"`) or both sides (`"stretch"`) are resized. None is `crop` if `crop` or
-        another `fit` is given, so that nothing is cut off along that side; else it is
-        that of the weights.
+        Length in pixels to which the short side (`fit="crop"`), the long side (`"pad"`)
+        or both sides (`"stretch"`) are resized. None means the same as `crop` if you
+        set `crop` or another `fit`, so that nothing is cut off along that side; else it
+        means the length used with the weights.
     crop : int or None, default=None
-        Side in pixels of the square that the network gets: the centre of the resized
-        image. An image that is smaller is padded.
+        Side in pixels of the square that the network gets, the centre of the resized
+        image. A smaller image is padded.
     interpolation : str or None, default=None
-        "nearest", "box", "bilinear", "hamming", "bicubic" or "lanczos", as PIL does it.
+        "nearest", "box", "bilinear", "hamming", "bicubic" or "lanczos", as in PIL.
     mean, std : tuple of 3 floats or None, default=None
-        Red, green and blue: subtracted from, and dividing, values between 0 and 1.
+        For red, green and blue: values, scaled to 0-1, are normalised by subtracting
+        `mean` and dividing by `std`.
     fit : {"crop", "stretch", "pad"} or None, default=None
-        How an image that is not square becomes one. `"crop"` cuts off the ends of the
-        long side. `"stretch"` keeps everything but not the proportions. `"pad"` keeps
-        both, and fills up the short side with the colour `mean` (a letterbox).
+        How an image that is not square is made square. `"crop"` cuts off the ends of
+        the long side. `"stretch"` keeps the whole image but not its proportions.
+        `"pad"` keeps both, and fills up the short side with the colour `mean` (a
+        letterbox).
 
     Raises
     ------
     ValueError
-        If a value is not one of these.
+        If a value is not accepted.
 
     See Also
     --------

@@ -38,43 +38,42 @@ LAYER_SLACK = 1.0
 class LayerProbe(TableMixin):
     """How well a linear model on each stage of a network predicts `y`.
 
-    Returned by `probe_layers`; `print` shows a table with the advice below it.
+    Returned by `probe_layers`. `print` shows a table with the advice below it.
 
     Parameters
     ----------
     stages : sequence of str
         Names of the stages, from the image to the head.
     layers : sequence of str
-        The layer at which each ends.
+        The layer at which each stage ends.
     n_features : sequence of int
-        Number of feature columns of each.
+        Number of features of each stage.
     scores : array-like of shape (n_stages, n_folds)
-        Test score of each, on the same folds.
+        Test score of each stage on each fold; folds are the same for all stages.
     scoring : str
         Name of the score; larger is better.
     labels_per_class : float
         Number of rows divided by number of classes; half the rows for tags and numbers.
     target : {"labels", "indicators", "numbers"}, default="labels"
-        What is predicted.
+        What `y` holds.
 
     Attributes
     ----------
     results_ : dict of str to ndarray
-        One entry per stage in each array, from the image to the head: `stage`,
-        `layer` (where it ends, a name for `PretrainedFeatureExtractor(layers=...)`),
+        One entry per stage in each array, from the image to the head: `stage`, `layer`
+        (where it ends; a name that `PretrainedFeatureExtractor(layers=...)` accepts),
         `n_features`, `split<i>_test_score` for each fold, `mean_test_score`,
         `se_test_score` (standard error of the mean over folds).
     scoring_ : str
         Name of the score.
     recommendation_ : dict
-        What to do, as plain values: `strategy` and `unfreeze_from` for
-        `FineTunedCNNClassifier` or `FineTunedCNNRegressor`, `layers` (the
-        last layer that is not clearly worse than the best) for
-        `PretrainedFeatureExtractor`; and why: `case` (such as
-        "small, similar"), `last_minus_middle` (mean over folds of the last stage's
-        score less that of the middle stage; of an even number of stages, the earlier in
-        the middle), `standard_error` of that difference, `labels_per_class`. `text`
-        puts it all into words.
+        The advice: `strategy` and `unfreeze_from` for `FineTunedCNNClassifier` or
+        `FineTunedCNNRegressor`, and `layers` (the last layer that is not clearly worse
+        than the best) for `PretrainedFeatureExtractor`. The reasons: `case` (such as
+        "small, similar"), `last_minus_middle` (the last stage's score minus that of the
+        middle stage, mean over folds; if the number of stages is even, the earlier of
+        the two in the middle), the `standard_error` of that difference, and
+        `labels_per_class`. `text` says all this in words.
 
     See Also
     --------
@@ -174,25 +173,26 @@ def probe_layers(
 
     A network is a chain of stages (such as `layer1` to `layer4` of a ResNet). Each
     image passes through it once. Then a linear model on the output of each stage is
-    cross-validated, on the same folds for all: for labels and for each tag, logistic
-    regression on standardised output; for numbers, ridge regression on output as it is.
+    cross-validated, on the same folds for all stages: for labels and for each tag,
+    logistic regression on the standardised output; for numbers, ridge regression on the
+    output as it is.
 
     Parameters
     ----------
     X : array-like or sequence of images
         In any form that `PretrainedFeatureExtractor.transform` takes.
     y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-        Labels, of at least two classes; or indicators of several tags, or numbers: see
-        `target`.
+        Labels of at least two classes; or, if an image can have several tags,
+        indicators, with a column of 0 and 1 for each tag; or numbers. See `target`.
     backbone : str, torch.nn.Module or PretrainedFeatureExtractor, default="sktl_mini"
         The network. An extractor is used with its own `weights`, `image_size`, `cache`,
         `device` and so on, but not with its `layers` and `pooling`.
     cv : int, splitter or iterable of splits, default=5
         At least two splits. An int means folds in the order of `X`; for labels they are
-        stratified, and at most as many as the smallest class has rows.
+        stratified, and each class needs at least as many rows as there are folds.
     scoring : str, callable or None, default=None
-        One score, the larger the better. None is accuracy of labels, average precision
-        of indicators, R2 of numbers.
+        One score; larger is better. None means accuracy for labels, average precision
+        for indicators, and R2 for numbers.
     n_jobs : int or None, default=None
         Number of folds fitted in parallel, once the features are computed. (An
         extractor's own `n_jobs` is the number of threads that read images.)
@@ -209,9 +209,9 @@ def probe_layers(
     ------
     ValueError
         If `backbone` is not a network or has fewer than two stages, `y` has fewer than
-        two classes or is not as `target` says, a class has fewer rows than there are
-        folds, there are fewer than two splits, a `scoring` does not suit `y`, or
-        features are not finite.
+        two classes or is not what `target` says, a class has fewer rows than there are
+        folds, there are fewer than two splits, `scoring` does not suit `y`, or features
+        are not finite.
     UnknownBackboneError
         If a name is not known; the message suggests similar ones.
     WeightsNotAvailableError
@@ -223,16 +223,16 @@ def probe_layers(
     --------
     rank_backbones : Helps to choose a network.
     compare_transfer : Measures how much transfer helps.
-    FineTunedCNNClassifier, FineTunedCNNRegressor : Take `strategy` and `unfreeze_from`.
+    FineTunedCNNClassifier, FineTunedCNNRegressor : Have `strategy` and `unfreeze_from`.
 
     Notes
     -----
     The advice follows the four textbook cases. A data set counts as large or small by
-    its labels per class; one of tags or numbers as if its rows were of two classes. The
-    task counts as similar to the one that the network was trained for if features of
-    the last stage beat those of the middle one by a standard error (of the difference,
-    paired over folds); if the last is no better, late features are too specific to the
-    original task.
+    its number of labels per class; if `y` holds tags or numbers, by half the number of
+    rows. The task counts as similar to the one that the network was trained for if
+    features of the last stage beat those of the middle stage by a standard error (of
+    the difference, paired over folds); if they do not, late features are too specific
+    to the original task.
 
     ======  =========  ============================================================
     set     task       advice
@@ -243,16 +243,16 @@ def probe_layers(
     large   different  `strategy="full"`
     ======  =========  ============================================================
 
-    The best layer is the last one that is not worse than the highest mean by more than
-    a standard error. Folds share training rows, so these standard errors are a rough
-    guide. Thresholds were set on five sets of labelled images with one network. On
-    these, the advised choice was within 2 points, or a standard error, of the best in 9
-    of 13 cases (`benchmarks/bench_advice.py`); for tags and numbers it has not been
-    measured. If it matters, let `compare_transfer` decide.
+    The advised layer is the last one whose score is not below the highest mean by more
+    than a standard error. Folds share training rows, so these standard errors are only
+    a rough guide. Thresholds were set on five sets of labelled images with one network.
+    On these, the advised choice was within 2 points, or a standard error, of the best
+    in 9 of 13 cases (`benchmarks/bench_advice.py`); for tags and numbers it has not
+    been measured. If it matters, let `compare_transfer` decide.
 
-    Time: one pass of each image, and `cv` small fits for each stage. Memory: 4 bytes
-    for each image and column of all stages together. Nothing is random except what `cv`
-    shuffles.
+    Time: one pass of each image through the network, and `cv` small fits for each
+    stage. Memory: 4 bytes for each feature of each image, for all stages together.
+    Results are deterministic, unless `cv` shuffles.
 
     References
     ----------

@@ -30,16 +30,16 @@ FEATURE_PRECISION = float(np.finfo(np.float32).eps)
 class BackboneRanking(TableMixin):
     """Networks ranked by how well their features suit the labels.
 
-    Returned by `rank_backbones`; `print` shows it as a table.
+    Returned by `rank_backbones`. `print` shows it as a table.
 
     Parameters
     ----------
     results : dict of str to ndarray
         As `results_`, in any order and without `rank`.
     method : str or list of str
-        Name of the score; of several, the one that ranks the networks comes first.
+        Name of the score. If there are several, the first ranks the networks.
     backbones : dict of str to PretrainedFeatureExtractor or None, default=None
-        The networks by label, which `best` chooses from.
+        The networks by label, from which `best` chooses.
 
     Attributes
     ----------
@@ -47,14 +47,14 @@ class BackboneRanking(TableMixin):
         One entry per network in each array, the best first: `rank` (1 is the best;
         equal scores share a rank), `backbone` (its name or label), `score` (larger is
         better), `n_features`, `extraction_time` (seconds for all images; close to zero
-        if the features were in the cache), `imagenet_accuracy` (as published, from 0 to
-        1; NaN where the weights' metadata has none), and for each further method its
-        scores under its name.
+        if the features were in the cache), `imagenet_accuracy` (as published with the
+        weights, from 0 to 1; NaN if none was published), and for each further method
+        its scores under its name.
     method_ : str
         Name of the score.
     disagreement_ : str
-        Which network each method, and the published accuracy, puts first, if these
-        differ; else "".
+        Which network each method, and the published accuracy, puts first, if they
+        disagree; else "".
 
     See Also
     --------
@@ -108,7 +108,7 @@ class BackboneRanking(TableMixin):
         return None if accuracy is None or np.isnan(accuracy).all() else accuracy
 
     def best(self, k):
-        """Choose the best networks, to be compared by `compare_transfer`.
+        """Return the best networks, ready for `compare_transfer`.
 
         Parameters
         ----------
@@ -118,7 +118,7 @@ class BackboneRanking(TableMixin):
         Returns
         -------
         backbones : dict of str to PretrainedFeatureExtractor
-            By label, the best first: what `compare_transfer` takes as `backbone`.
+            By label, the best first. Pass it to `compare_transfer` as `backbone`.
         """
         labels = [
             label for label in self.results_["backbone"] if label in self._backbones
@@ -163,39 +163,40 @@ def rank_backbones(
     """Rank networks by how well their frozen features suit labels, tags or numbers.
 
     No network is trained: each image passes through each network once, and the features
-    are scored. Then pass the best few to `compare_transfer`.
+    are scored. Pass the best few networks on to `compare_transfer`.
 
     Parameters
     ----------
     X : array-like or sequence of images
         In any form that `PretrainedFeatureExtractor.transform` takes.
     y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-        Labels, of at least two classes; or indicators of several tags, or numbers: see
-        `target`.
+        Labels of at least two classes; or, if an image can have several tags,
+        indicators, with a column of 0 and 1 for each tag; or numbers. See `target`.
     backbones : "default", list of str or dict, default="default"
-        The networks to rank. A list holds names of `list_backbones()`, each used with
+        The networks to rank. A list holds names from `list_backbones()`, each used with
         its default weights (downloaded once if they are not on this machine). A dict
         has labels of your choice as keys; its values are such names, networks (a
-        `torch.nn.Module`) or instances of `PretrainedFeatureExtractor`, which have
-        their own `weights`, `layers`, `image_size`, `cache`, `n_jobs`. `"default"`
-        needs no download: the network that ships with the package, and the same network
-        untrained.
+        `torch.nn.Module`) or instances of `PretrainedFeatureExtractor`, which are used
+        with their own `weights`, `layers`, `image_size`, `cache` and so on. `"default"`
+        needs no download: it ranks the network that ships with the package, and the
+        same network untrained.
     method : {"logme", "hscore", "knn", "probe"} or list of these, default="logme"
-        The score; of a list, networks are ranked by the first, and the others stand
-        beside it. `"logme"`: logarithm of the maximum evidence of a linear model, mean
-        over classes, tags or columns of numbers, per image. `"hscore"`: how much of the
-        spread of the features lies between the classes, at most the number of classes
-        less one; for labels only. `"knn"`: accuracy of a vote of the five most similar
-        other images, by the cosine of their features; for labels only. `"probe"`:
-        cross-validated score of a linear model (logistic regression on standardised
-        features; for numbers, ridge regression on features as they are); the slowest,
-        and the closest to what matters in the end.
+        The score. If you pass a list, networks are ranked by the first, and the others
+        are shown as further columns. `"logme"`: log evidence of a linear model at its
+        maximum, per image; the mean over classes, tags or columns of numbers.
+        `"hscore"`: how much of the spread of the features lies between the classes, at
+        most the number of classes minus one; for labels only. `"knn"`: accuracy of a
+        vote of the five most similar other images, by the cosine of their features; for
+        labels only. `"probe"`: cross-validated score of a linear model (logistic
+        regression on standardised features; for numbers, ridge regression on the
+        features as they are). It is the slowest, and the closest to the accuracy of a
+        whole model.
     cv : int, splitter or iterable of splits, default=5
         Folds of `"probe"`; an int means folds in the order of `X`, stratified for
         labels. The other methods do not split.
     scoring : str, callable or None, default=None
-        Score of `"probe"`; None is accuracy of labels, average precision of indicators,
-        R2 of numbers. The other methods have their own.
+        Score of `"probe"`; None means accuracy for labels, average precision for
+        indicators, and R2 for numbers. The other methods do not use it.
     verbose : int, default=0
         Positive values show a progress bar.
     target : {"auto", "labels", "indicators", "numbers"}, default="auto"
@@ -208,8 +209,8 @@ def rank_backbones(
     Raises
     ------
     ValueError
-        If `method` is not known or not for such a `y`, `backbones` is empty or holds
-        something else, `y` has fewer than two classes or is not as `target` says, or
+        If `method` is unknown or does not suit `y`, `backbones` is empty or holds
+        something else, `y` has fewer than two classes or is not what `target` says, or
         features are not finite.
     UnknownBackboneError
         If a name is not known; the message suggests similar ones.
@@ -223,27 +224,26 @@ def rank_backbones(
 
     Notes
     -----
-    Nothing is random. All networks are loaded before the first image is processed, so
-    that a wrong name or missing weights are found at once.
+    Results are deterministic. All networks are loaded before the first image is
+    processed, so a wrong name or missing weights are found at once.
 
-    LogME puts a linear model with a normal prior on the weights and normal noise
-    behind each class's or tag's column of zeros and ones, or each column of numbers, in
-    standard deviations from its mean. It chooses the two variances that make the column
-    most probable, and does not depend on the scale of the features or numbers.
-    The paper finds the variances by an iteration of two equations; here the noise is
-    eliminated exactly, and the one ratio that remains is searched over its whole
-    range. The prior has no intercept, as in the paper.
+    LogME models each class's or tag's column of zeros and ones, or each standardised
+    column of numbers, by a linear model with a normal prior on the weights and normal
+    noise. It chooses the two variances that make the column most probable, and does not
+    depend on the scale of the features or numbers. The paper finds the variances by
+    iterating two equations; here the noise is eliminated exactly, and the remaining
+    ratio is searched over its whole range. As in the paper, there is no intercept.
 
     The H-score is the trace of the covariance of the class means after whitening with
-    the covariance of all features. With fewer images than features the plain score is
-    the same for almost all networks (the whole spread can be explained). So the
-    covariance is always shrunk as Ibrahim et al. propose, with the intensity of
-    Ledoit and Wolf, which vanishes as the images become many. Columns that do not
-    vary are left out.
+    the covariance of all features. With fewer images than features, the plain score is
+    the same for almost all networks, as the whole spread can be explained. So the
+    covariance is always shrunk, as Ibrahim et al. propose, with the intensity of Ledoit
+    and Wolf, which vanishes as the number of images grows. Constant columns are left
+    out.
 
-    Both scores are computed on the images that they explain, and say nothing about what
-    fine-tuning would add. With fewer images than features, the H-score still favours
-    networks with many features; LogME penalises them.
+    Both scores are computed on the images that the model was fitted on, and say nothing
+    about what fine-tuning would add. With fewer images than features, the H-score still
+    favours networks with many features; LogME penalises them.
 
     References
     ----------

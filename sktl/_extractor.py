@@ -383,8 +383,8 @@ class PretrainedFeatureExtractor(
         layers = [self.layers] if isinstance(self.layers, str) else list(self.layers)
         if not layers:
             raise ValueError(
-                "layers=[] names no layer. Pass names of sktl.layer_names(backbone), "
-                "or 'penultimate'."
+                "layers=[] is empty. Pass names from sktl.layer_names(backbone), or "
+                "'penultimate'."
             )
         wants_class = self.pooling.startswith("cls")
         with_class = [cut for cut in network.cuts if network.has_class_token(cut)]
@@ -398,14 +398,14 @@ class PretrainedFeatureExtractor(
         lacking = [name for name in names if wants_class and name not in with_class]
         if lacking:
             raise ValueError(
-                f"pooling={self.pooling!r} reads a class token, and layer "
+                f"pooling={self.pooling!r} reads a class token, but layer "
                 f"{lacking[0]!r} has none. Layers that have one: "
                 f"{reprlib.repr(with_class)}. For others, use pooling='avg'."
             )
         if len(set(names)) < len(names):
             raise ValueError(
-                f"layers={self.layers!r} names a layer twice; they are {names}. "
-                "Pass each layer once."
+                f"layers={self.layers!r} lists a layer twice: they are {names}. Pass "
+                "each layer once."
             )
         return [(name, self.pooling) for name in names]
 

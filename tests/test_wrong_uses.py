@@ -278,13 +278,13 @@ PARAMETERS = [
         "layers empty",
         extract(layers=[]),
         ValueError,
-        r"layers=\[\] names no layer.*layer_names\(backbone\)",
+        r"layers=\[\] is empty.*layer_names\(backbone\)",
     ),
     (
         "layers twice",
         extract(layers=["flatten", "penultimate"]),
         ValueError,
-        r"layers=\['flatten', 'penultimate'\] names a layer twice.*"
+        r"layers=\['flatten', 'penultimate'\] lists a layer twice.*"
         r"\['flatten', 'flatten'\].*Pass each layer once",
     ),
     (
@@ -846,7 +846,7 @@ LABELS = [
         "y of two columns",
         train(y=np.c_[np.arange(N) % 2, np.arange(N) % 3]),
         ValueError,
-        r"y holds 2 in row 2, column 1. Indicators are 0 or 1.*one label per image is",
+        r"y holds 2 in row 2, column 1. Indicators are 0 or 1.*one label per image, pass",
     ),
     (
         "y of floats",

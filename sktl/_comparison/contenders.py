@@ -42,7 +42,7 @@ def check_contenders(contenders, backbone, target):
         )
     for name, contender in contenders.items():
         if not isinstance(name, str):
-            raise ValueError(f"contenders has the name {name!r}; names must be text.")
+            raise ValueError(f"contenders has the name {name!r}; names must be str.")
         if isinstance(contender, type) or not hasattr(contender, "fit"):
             raise ValueError(
                 f"contenders[{name!r}]={shown(contender)} must be a scikit-learn "
@@ -51,8 +51,8 @@ def check_contenders(contenders, backbone, target):
         kind = _estimator_type(contender)
         if kind in ("classifier", "regressor") and kind != target.estimator_type:
             raise ValueError(
-                f"contenders[{name!r}] is a {kind}, and y holds {target.name}. Pass a "
-                f"{target.estimator_type}, or say by target= what y holds."
+                f"contenders[{name!r}] is a {kind}, but y holds {target.name}. Pass a "
+                f"{target.estimator_type}, or set target to what y holds."
             )
     return contenders
 

@@ -162,7 +162,7 @@ class Findings:
         """What could have been found, and how much more it takes to find this."""
         # With Bonferroni's adjustment, beyond which Holm's finds every difference.
         half = gain.half_width(sum(verdict != "" for verdict in self.verdicts))
-        found = f"Only a difference of more than {half:.2g} could be detected here"
+        found = f"Here, only a difference of more than {half:.2g} could be detected"
         # The least that would do: zero outside of the interval, or all of the interval
         # within the margin.
         distance = max(abs(gain.value), (self.evidence.margin or 0) - abs(gain.value))
@@ -173,7 +173,7 @@ class Findings:
         if self.evidence.n_tested < now:  # more draws can be had of the same rows
             now, what = sum(name.startswith("split") for name in self.results), "splits"
         needed = _round_up(factor * now)
-        return f"{found}; to tell, about {needed} {what} are needed instead of {now}."
+        return f"{found}; a verdict takes about {needed} {what} instead of {now}."
 
     def _say_catching_up(self, pair, verdict):
         """From which training size on the twin without transfer is as good.
@@ -186,8 +186,8 @@ class Findings:
             return []
         if verdict == UNCLEAR:
             return [
-                f"Whether {pair.twin!r} catches up with {pair.contender!r} by "
-                f"{sizes[LARGEST]} training rows cannot be told."
+                f"It cannot be told whether {pair.twin!r} catches up with "
+                f"{pair.contender!r} by {sizes[LARGEST]} training rows."
             ]
         if verdict == BETTER:
             return [
@@ -213,8 +213,8 @@ class Findings:
             ]
         return [
             f"{pair.twin!r} catches up with {pair.contender!r} by "
-            f"{sizes[position + 1]} training rows{overtakes}; whether it does so by "
-            f"{sizes[position]} cannot be told."
+            f"{sizes[position + 1]} training rows{overtakes}; it cannot be told "
+            f"whether it does so by {sizes[position]}."
         ]
 
     def _verdict_at(self, pair, size):
@@ -262,8 +262,8 @@ class Findings:
             return []
         return [
             f"The intervals of {', '.join(dict.fromkeys(names))} are computed from "
-            "the splits alone, as it is not known how much each row contributes to "
-            "this score."
+            "the splits alone, as the contribution of each row to this score is not "
+            "known."
         ]
 
     def _say_failures(self):

@@ -126,5 +126,5 @@ def _raise_if_all_failed(trials):
     ]
     if all(error is not None for _, error in errors):
         name, error = errors[0]
-        error.add_note(f"It was contender {name!r} that failed.")
+        error.add_note(f"Raised by contender {name!r}.")
         raise error

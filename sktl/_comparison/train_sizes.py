@@ -67,9 +67,9 @@ def check_train_sizes(train_sizes, n_rows, n_least, what):
         n = _in_rows(size, n_rows)
         if n is None or not n_least <= n <= n_rows:
             raise ValueError(
-                f"train_sizes[{i}]={shown(size)} is {'no size' if n is None else n}. "
-                f"Accepted: {n_least} (the fewest for these {what}) to {n_rows} rows "
-                "(the smallest training part), or a fraction of the latter as a float."
+                f"train_sizes[{i}]={shown(size)} is {n or 'not a size'}. Accepted: "
+                f"{n_least} (the fewest for these {what}) to {n_rows} rows (the "
+                "smallest training part), or a fraction of the latter as a float."
             )
         if rows and n <= rows[-1]:
             raise ValueError(

@@ -132,9 +132,9 @@ class TrainingHistoryDisplay:
         losses = [name for name in LOSSES if name in columns]
         if not losses:
             raise ValueError(
-                f"The history has {len(rows)} epochs and no losses in them: there is "
-                "nothing to draw. strategy='linear_probe' has no epochs; any other net "
-                "has to be trained for at least one."
+                f"The history has {len(rows)} epochs and no losses, so there is "
+                "nothing to draw. strategy='linear_probe' has no epochs; other nets "
+                "have a history once they are trained."
             )
         if scores is None:
             names = {name for row in rows for name in row}
@@ -267,8 +267,8 @@ def _axes_below(ax):
     place = ax.get_subplotspec()
     if place is None:
         raise ValueError(
-            "ax has no place in a grid that losses and scores could share. Create it "
-            "with plt.subplots, or pass scores=[]."
+            "ax is not part of a grid, so its place cannot be divided between losses "
+            "and scores. Create it with plt.subplots, or pass scores=[]."
         )
     upper, lower = place.subgridspec(2, 1)
     ax.set_subplotspec(upper)

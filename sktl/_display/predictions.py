@@ -71,14 +71,15 @@ class PredictionsDisplay:
         """
         if not TARGETS[comparison.target_].has_scale:
             raise ValueError(
-                f"This comparison is of {comparison.target_}, which lie on no axis. "
-                "For labels use sklearn.metrics.ConfusionMatrixDisplay."
-                "from_predictions with 'y' and 'predict' of report.predictions_[name]."
+                f"PredictionsDisplay is for numbers, but this comparison predicts "
+                f"{comparison.target_}. For labels, use "
+                "sklearn.metrics.ConfusionMatrixDisplay.from_predictions with 'y' and "
+                "'predict' of report.predictions_[name]."
             )
         if not comparison.predictions_:
             raise ValueError(
-                "This comparison holds no predictions. Make it by compare_transfer, "
-                "with a contender that does not fail."
+                "This comparison holds no predictions. Create it with "
+                "compare_transfer, and at least one contender that does not fail."
             )
         results, found = comparison.results_, comparison.predictions_
         columns = results["contender"], results["mean_test_score"], results["kind"]

@@ -83,8 +83,8 @@ class TimeToScoreDisplay:
             raise ValueError(f"over={shown(over)} must be 'epoch' or 'seconds'.")
         if not comparison.curves_:
             raise ValueError(
-                "No contender of this comparison was trained by epochs: there are no "
-                "curves to draw. Add one, such as a FineTunedCNNClassifier."
+                "No contender of this comparison was trained by epochs, so there are "
+                "no curves to draw. Add one, such as a FineTunedCNNClassifier."
             )
         results, effects = comparison.results_, comparison.effects_
         pairs = zip(effects.get("twin", ()), effects.get("kind", ()), strict=True)

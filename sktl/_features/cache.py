@@ -198,7 +198,7 @@ class Memory:
 
     def prune(self, max_bytes, older_than):
         raise ValueError(
-            "prune_cache is for directories. The cache in memory is bounded by the "
+            "prune_cache is for directories. The cache in memory is limited by the "
             "environment variable SKTL_CACHE_BYTES; clear_cache empties it."
         )
 
@@ -352,7 +352,7 @@ def prune_cache(cache, *, max_bytes=None, older_than=None):
     """
     for name, bound in [("max_bytes", max_bytes), ("older_than", older_than)]:
         if bound is not None and (type(bound) is not int or bound < 0):
-            raise ValueError(f"{name}={bound!r} is not a whole number of 0 or more.")
+            raise ValueError(f"{name}={bound!r} must be a whole number, 0 or more.")
     if max_bytes is None and older_than is None:
         raise ValueError("Pass max_bytes (of the file) or older_than (days), or both.")
     return open_cache(cache).prune(max_bytes, older_than)
@@ -386,8 +386,8 @@ def _check_plain(value, where):
             _check_plain(item, f"{where}[{index}]")
     elif value is not None and type(value) not in (str, int, float, bool):
         raise TypeError(
-            f"{where}={value!r} is no plain data: a fingerprint takes str, int, float, "
-            "bool, None, and lists and dicts of these."
+            f"{where}={value!r} is not plain data: a fingerprint takes str, int, "
+            "float, bool, None, and lists and dicts of these."
         )
     elif type(value) is float and not math.isfinite(value):
         raise TypeError(

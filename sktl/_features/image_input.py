@@ -115,9 +115,9 @@ class ImageInputMixin:
         backbone = load_backbone(self.backbone, **asked | overrides)
         if backbone.doubt and self.preprocessing is None:
             _tell_once(
-                f"{backbone.doubt} how images were prepared in training. They are "
-                f"prepared by {backbone.preprocessing}. If that is wrong, pass another "
-                "preprocessing; passing this one leaves out this warning."
+                f"{backbone.doubt} how images were prepared in training. Assumed: "
+                f"{backbone.preprocessing}. If that is wrong, pass the right one as "
+                "preprocessing; if it is right, pass it to silence this warning."
             )
         if backbone.license is not None:
             _print_once(

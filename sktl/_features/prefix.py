@@ -233,8 +233,8 @@ class FrozenPrefix:
         if share > 0.5 and n_threads < n_cores:
             bar.write(
                 f"The network waited {share:.0%} of the time for images to be read "
-                f"and decoded (n_jobs={self.n_jobs}: threads: {n_threads}). n_jobs=-1 "
-                f"does that by {n_cores} threads.",
+                f"and decoded (n_jobs={self.n_jobs}, threads: {n_threads}). Set "
+                f"n_jobs=-1 to use {n_cores} threads for that.",
                 file=sys.stderr,
             )
 

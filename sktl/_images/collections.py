@@ -70,10 +70,10 @@ def refuse_collection(X):
     if _collection_of(X) is not None:
         raise TypeError(
             f"X is a {type(X).__module__}.{type(X).__name__}, which is computed lazily "
-            "and in parts. What takes one: transform, predict and the like of a fitted "
-            "estimator, and fit of PretrainedFeatureExtractor. For all else pass what "
-            "fits into memory, for instance X.compute() of Dask, or [row['path'] for "
-            "row in X.take_all()] of Ray."
+            "and in parts. Only transform, predict and similar methods of a fitted "
+            "estimator accept it, and fit of PretrainedFeatureExtractor. Here, pass "
+            "data that fit into memory: for instance X.compute() for Dask, or "
+            "[row['path'] for row in X.take_all()] for Ray."
         )
 
 
@@ -87,8 +87,8 @@ class _OnePartition:
     def __call__(self, images, name):
         if _version() != self._version:
             raise RuntimeError(
-                f"A worker has sktl {_version()}, and {self._version} is needed. "
-                "Install that on all workers."
+                f"A worker has sktl {_version()}, but needs {self._version}. Install "
+                "that version on all workers."
             )
         token = partition_name.set(name)
         try:

@@ -67,18 +67,16 @@ class ValueRange:
         share = sum(s.n_outside for s in seen) / sum(s.n for s in seen)
         n_telling = sum(s.low < s.high for s in seen)
         if share > SHARE_OUTSIDE:
-            fault = f"{share:.0%} of them lie far outside it and are clipped"
+            fault = f"{share:.0%} of them lie far outside and are clipped"
         elif n_telling >= FEW_IMAGES and max(s.reach for s in seen) < LITTLE_FILLED:
-            fault = (
-                "they fill little of it, so that the images have hardly any contrast"
-            )
+            fault = "they fill so little of it that the images have hardly any contrast"
         else:
             return
         lo, hi = seen[0].range
         low, high = min(s.low for s in seen), max(s.high for s in seen)
         warn_caller(
-            f"X holds {seen[0].dtype} numbers from {low:.6g} to {high:.6g}, which are "
-            f"read by the range {lo:g} (black) to {hi:g} (white): {fault}. Rescale X "
+            f"X holds {seen[0].dtype} numbers from {low:.6g} to {high:.6g}, but the "
+            f"estimator expects {lo:g} (black) to {hi:g} (white): {fault}. Rescale X "
             "to that range, or pass value_range=(lo, hi), the numbers that mean black "
             "and white, to the estimator.",
             ImageRangeWarning,

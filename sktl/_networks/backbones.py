@@ -126,7 +126,7 @@ def load_backbone(backbone, weights="DEFAULT", *, preprocessing=UNCHANGED, seed=
         if stated:
             doubt = ""
         elif not (is_given or name or found in architecture.files.values()):
-            doubt = f"{source} are none of the published ones and do not say"
+            doubt = f"{source} are not published weights and do not say"
 
         def trained():
             network, state = _untrained(architecture, 0), make_state()
@@ -172,8 +172,8 @@ def _stated_preprocessing(metadata, source):
         return from_plain(json.loads(metadata["preprocessing"]))
     except (TypeError, ValueError, RecursionError) as error:
         raise WeightsMismatchError(
-            f"{source} do not say how images are prepared in a way that this version "
-            f"of sktl understands ({str(error)[:200]}). Save them again with "
+            f"{source} describe how images are prepared in a way that this version of "
+            f"sktl cannot read ({str(error)[:200]}). Save them again with "
             "save_backbone."
         ) from error
 

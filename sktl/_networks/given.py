@@ -61,9 +61,9 @@ def _check_float32(module):
     wrong = {str(p.dtype) for p in module.parameters() if p.dtype != torch.float32}
     if wrong:
         raise ValueError(
-            f"backbone={type(module).__name__} has weights in {', '.join(wrong)}; pass "
-            "it in float32 (network.float()), and choose the number format of the "
-            "computation with precision."
+            f"backbone={type(module).__name__} has weights in {', '.join(wrong)}. Pass "
+            "it in float32 (network.float()), and set precision to choose the number "
+            "format of the computation."
         )
 
 
@@ -71,9 +71,9 @@ def _warn_of_doubt(network, name):
     if network.doubt:
         warn_caller(
             f"backbone={name}: {network.doubt}. Its features are taken from "
-            f"{network.penultimate!r}. If that is wrong, end the network in a Linear "
-            "layer for class scores or, if its output is features, in a norm or "
-            "activation.",
+            f"{network.penultimate!r}. If that is wrong, let the network end in a "
+            "Linear layer if its output is class scores, and in a norm or activation "
+            "if its output is features.",
             UserWarning,
             _warned,
         )
@@ -98,8 +98,8 @@ def reset_copy(module):
         if not hasattr(child, "reset_parameters"):
             raise ValueError(
                 f"weights=None asks for random weights, but layer {name!r} of the "
-                f"given network, a {type(child).__name__}, has no reset_parameters() "
-                "to draw them with."
+                f"given network, a {type(child).__name__}, has no method "
+                "reset_parameters() to draw them. Add one to its class."
             )
         child.reset_parameters()
     return module

@@ -91,7 +91,7 @@ def find_ending(graph, module):
     behind, sources = _behind(output, module)
     doubt = ""
     if n_outputs > 1:
-        doubt = f"it gives {n_outputs} outputs, of which the deepest is taken"
+        doubt = f"it has {n_outputs} outputs, and the deepest is used"
     if (conv := _squeezed_head(sources, behind, module)) is not None:
         if not _is_dropout(conv.all_input_nodes[0], module):
             doubt = f"it ends in a convolution, {conv.target!r}, a ReLU and an average"

@@ -104,15 +104,16 @@ class StagedNetwork:
         ):
             if len(ending.heads) > 1:
                 raise ValueError(
-                    f"backbone={name}: its heads {self.heads} read different values, "
-                    "so no layer before them gives its features. Pass a network with "
-                    "one head; or without (num_classes=0 of timm), whose output is "
-                    "features."
+                    f"backbone={name}: its heads {self.heads} read different layers, "
+                    "so no single layer holds its features. Pass a network with one "
+                    "head, or without any (num_classes=0 in timm), so that its output "
+                    "is features."
                 )
             raise ValueError(
-                f"backbone={name}: after {cut or 'the image'!r}, it uses more than the "
-                "input of its last layer. Write its forward so that nothing else is "
-                "used, shapes included: x.flatten(1) instead of x.view(n, -1)."
+                f"backbone={name}: after {cut or 'the image'!r}, its output depends on "
+                "more than the input of its last layer, which therefore cannot be its "
+                "features. Write its forward so that nothing else is used there, not "
+                "even shapes: x.flatten(1) instead of x.view(n, -1)."
             )
         return cut
 
@@ -278,8 +279,8 @@ class StagedNetwork:
             cuts = self.cuts[: self.cuts.index(self.penultimate)]
             warn_caller(
                 f"{parameter}={stage!r}: the network cannot be split right before "
-                f"that, so {reprlib.repr(more) if cut else 'everything'} is trained "
-                f"too. It can be split after {reprlib.repr(cuts)}, and its stages are "
+                f"this, so {reprlib.repr(more) if cut else 'everything'} is trained "
+                f"too. It can be split after {reprlib.repr(cuts)}; its stages are "
                 f"{[stage.name for stage in self.stages]}.",
                 UserWarning,
                 self._warned,

@@ -38,8 +38,8 @@ def trace(module):
         graph = tracer.trace(module)
     except Exception as error:
         hint = (
-            "Networks of the transformers package do not trace; timm has most of them "
-            "under the same names (timm.create_model)."
+            "Networks of the transformers package cannot be traced; timm has most of "
+            "those for images (timm.create_model)."
             if type(module).__module__.startswith("transformers.")
             else "Pass a network whose forward does not branch on tensor values."
         )

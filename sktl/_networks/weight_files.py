@@ -399,7 +399,7 @@ def load_state(network, state, source):
             ("missing tensors", missing),
             ("tensors the network does not have", state.keys() - own.keys()),
             ("shapes that differ", shapes),
-            ("tensors with numbers that cannot be", impossible(network.module, state)),
+            ("tensors with impossible values", impossible(network.module, state)),
         ]
         if names
     ]

@@ -53,7 +53,7 @@ def write_archive(path, kind, manifest, tensors):
     if length > LARGEST_HEADER:
         raise ValueError(
             f"The parameters, labels and history for {str(path)!r} take {length} "
-            f"bytes; a model file holds {LARGEST_HEADER}."
+            f"bytes; a model file can hold at most {LARGEST_HEADER}."
         )
     digest = hashlib.sha256(whole).hexdigest()
     with replacing(path) as file:
@@ -97,7 +97,7 @@ def read_archive(path, kind, fields):
     try:
         manifest, tensors = _read(Path(os.path.expanduser(path)), kind)
         if manifest.keys() != {*fields}:
-            raise ValueError(f"it holds {sorted(manifest)} where {[*fields]} belong")
+            raise ValueError(f"it holds {sorted(manifest)} instead of {[*fields]}")
     except ModelFileError:
         raise
     # RuntimeError: nested too deeply; a shape that torch cannot make.
@@ -110,8 +110,8 @@ def read_archive(path, kind, fields):
     ) as error:
         raise ModelFileError(
             f"{str(path)!r} is not a model file that can be loaded: "
-            f"{str(error)[:300]}. Files are accepted exactly as sktl wrote them; copy "
-            "this one again from where it was saved, or save the model again."
+            f"{str(error)[:300]}. Files must be exactly as sktl wrote them: copy this "
+            "one again from where it was saved, or save the model again."
         ) from error
     return manifest, tensors
 
@@ -123,7 +123,7 @@ def _read(path, kind):
         size = os.fstat(file.fileno()).st_size
         length = int.from_bytes(file.read(8), "little")
         if length > min(size - 8, LARGEST_HEADER):
-            raise ValueError(f"a header of {length} bytes is announced in {size} bytes")
+            raise ValueError(f"its {size} bytes cannot hold a header of {length}")
         manifest, end = _parse(file.read(length))
         _check_readable(manifest, path, kind)
         # Only now is as much memory taken as the file is long.
@@ -171,6 +171,6 @@ def _check_readable(manifest, path, kind):
         )
     if found != kind:
         raise ModelFileError(
-            f"{str(path)!r} holds {str(found)[:50]!r}, and {kind!r} was asked for. "
-            "Load it with the class that saved it."
+            f"{str(path)!r} holds a {str(found)[:50]!r}, not a {kind!r}. Load it with "
+            "the class that saved it."
         )

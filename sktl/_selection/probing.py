@@ -311,9 +311,9 @@ def _check_folds(cv, y, target):
         if counts.min() < n_folds:
             rare = classes.tolist()[counts.argmin()]
             raise ValueError(
-                f"cv={shown(cv)} asks for {n_folds} folds, but class {rare!r} has "
-                f"{counts.min()} row(s) only. Pass a smaller cv (at least 2), label "
-                "more images of that class, or leave it out of X and y."
+                f"cv={shown(cv)} asks for {n_folds} folds, but class {rare!r} has only "
+                f"{counts.min()} row(s). Pass a smaller cv (at least 2), label more "
+                "images of that class, or leave it out of X and y."
                 f"{hint_at_numbers(y)}"
             )
     return make_splits(np.zeros(len(y)), y, cv, None, target)
@@ -429,13 +429,13 @@ def _explain(advice, last, middle, scoring, target):
     """Say which of the four cases it is, with the numbers that make it so."""
     size, domain = advice["case"].split(", ")
     gain, error = advice["last_minus_middle"], advice["standard_error"]
-    side = "below" if gain < 0 else "above"
+    side = "lower" if gain < 0 else "higher"
     kind = "similar to" if domain == "similar" else "different from"
     return (
         f"The set is {size}: "
         f"{target.size_in_words(advice['labels_per_class'], MANY_LABELS)}. The task is "
-        f"{kind} the one that the network was trained for: with features of the last "
-        f"stage, {last}, {scoring} is {abs(gain):.3f} {side} that with "
-        f"the middle one, {middle}, and the standard error is {error:.3f} "
-        f"(above by {CLEAR_GAIN:.3g} standard error or more counts as similar)."
+        f"{kind} the one that the network was trained for: {scoring} is "
+        f"{abs(gain):.3f} {side} with features of the last stage, {last}, than with "
+        f"those of the middle stage, {middle}, with a standard error of {error:.3f} "
+        f"(higher by {CLEAR_GAIN:.3g} standard error or more counts as similar)."
     )

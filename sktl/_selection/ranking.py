@@ -335,14 +335,15 @@ def _label_by_name(backbones):
     for i, backbone in enumerate(backbones):
         if not isinstance(backbone, str):
             raise ValueError(
-                f"backbones[{i}] is a {type(backbone).__name__}; a list holds names. "
-                "Pass a dict, which gives everything else a label: "
+                f"backbones[{i}] is a {type(backbone).__name__}, but a list may hold "
+                "names only. Pass a dict, which gives each network a label: "
                 "backbones={'my network': ...}."
             )
         if backbone in backbones[:i]:
             raise ValueError(
-                f"backbones[{i}]={backbone!r} is listed twice. Remove one, or, if they "
-                "should differ, pass a dict of label to PretrainedFeatureExtractor."
+                f"backbones[{i}]={backbone!r} is listed twice. Remove one; or, to rank "
+                "it with different settings, pass a dict of label to "
+                "PretrainedFeatureExtractor."
             )
     return {backbone: backbone for backbone in backbones}
 
@@ -368,8 +369,8 @@ def _make_score(method, cv, scoring, target, y):
         return lambda features: probe_scores(features, y, target, cv, scorer).mean()
     if method in ("hscore", "knn") and not target.stratified:
         raise ValueError(
-            f"method={method!r} compares classes, and y holds {target.name}. Use "
-            "method='logme' or 'probe'; target='labels' if y holds labels."
+            f"method={method!r} compares classes, but y holds {target.name}. Use "
+            "method='logme' or 'probe'; or, if y does hold labels, target='labels'."
         )
     scores = {
         "logme": log_maximum_evidence,

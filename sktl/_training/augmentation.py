@@ -104,8 +104,8 @@ def make_augment(augment):
         # Some of torchvision's have one: a static method that draws random numbers.
         if hasattr(augment, "get_params"):
             raise ValueError(
-                f"augment={augment!r} has a method get_params, for which "
-                "scikit-learn's clone would take it for an estimator. Pass it as "
+                f"augment={augment!r} has a method get_params, so scikit-learn's clone "
+                "would mistake it for an estimator. Pass it inside "
                 "torchvision.transforms.v2.Compose([...])."
             )
         return Augmentation(augment)

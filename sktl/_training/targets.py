@@ -69,7 +69,7 @@ class Labels:
 
     def __post_init__(self):
         if not np.array_equal(self.classes, list_classes(self.classes)):
-            raise ValueError("its classes are not in order, or one is there twice")
+            raise ValueError("its classes are not sorted, or one occurs twice")
 
     @staticmethod
     def check(y):
@@ -292,7 +292,7 @@ class Indicators:
         if y.ndim != 2 or y.shape[1] < 2:
             raise ValueError(
                 f"y has shape {y.shape}. Indicators have a row per image and a column "
-                "per tag, of two tags or more; one label per image is a 1-D y."
+                "per tag, for at least two tags. For one label per image, pass a 1-D y."
             )
         plain = y
         if y.dtype.kind == "O":  # pandas' NA cannot be compared
@@ -303,15 +303,14 @@ class Indicators:
             row, column = wrong[0].tolist()
             raise ValueError(
                 f"y holds {shown(y[row].tolist()[column])} in row {row}, column "
-                f"{column}. Indicators are 0 or 1, with a column per tag. Numbers are "
-                "for FineTunedCNNRegressor; one label per image is a 1-D y; lists of "
-                "labels become indicators by MultiLabelBinarizer."
+                f"{column}. Indicators are 0 or 1, with a column per tag. For numbers, "
+                "use FineTunedCNNRegressor; for one label per image, pass a 1-D y; to "
+                "turn lists of labels into indicators, use MultiLabelBinarizer."
             )
         if len(y) > y.shape[1] and (y.sum(axis=1) == 1).all():
             warn_caller(
-                "y holds exactly one 1 in each row, as if one label per image were "
-                "meant: pass y.argmax(axis=1) then. As it is, each column is a tag of "
-                "its own.",
+                "y holds exactly one 1 in each row. It is read as indicators, a column "
+                "per tag. If you mean one label per image, pass y.argmax(axis=1).",
                 UserWarning,
             )
         return y.astype(np.int64)
@@ -324,8 +323,8 @@ class Indicators:
             if len(empty):
                 raise ValueError(
                     f"y holds no {value} in column(s) {empty[:5].tolist()}, so there "
-                    "is nothing to learn about these tags. Leave the columns out, or "
-                    "add images that differ in them."
+                    "is nothing to learn about these tags. Leave these columns out, or "
+                    "add images with other values in them."
                 )
         return cls(np.arange(y.shape[1]))
 
@@ -364,8 +363,8 @@ class Indicators:
         """Return what the loss reads: the indicators as float32."""
         if y.shape[1] != self.n_outputs:
             raise ValueError(
-                f"y has {y.shape[1]} columns; in the first call there were "
-                f"{self.n_outputs}. Pass a column for each tag."
+                f"y has {y.shape[1]} columns; in the first call it had "
+                f"{self.n_outputs}. Pass the same tags in each call."
             )
         return y.astype(np.float32)
 
@@ -474,7 +473,7 @@ class Numbers:
     def __post_init__(self):
         both = np.array([self.mean, self.scale])  # or they have two shapes
         if both.ndim > 2 or not np.isfinite(both).all() or np.any(both[1] <= 0):
-            raise ValueError("its mean and scale are no means and deviations")
+            raise ValueError("its mean and scale are not means and deviations")
 
     @staticmethod
     def recognises(y):
@@ -565,7 +564,7 @@ class Numbers:
         if y.shape[1:] != self.mean.shape:
             raise ValueError(
                 f"y has shape {y.shape}; in the first call it was (n, "
-                f"*{self.mean.shape}). Pass as many outputs as then."
+                f"*{self.mean.shape}). Pass the same outputs in each call."
             )
         scaled = (y - self.mean) / self.scale
         return scaled.reshape(len(y), self.n_outputs).astype(np.float32)
@@ -672,13 +671,13 @@ def check_labels(y):
         y = np.array(y.tolist()) if is_list or texts == {None} else y
         if y.dtype.kind == "O" and texts == {None}:
             raise ValueError(
-                f"y holds {shown(y[0])} in row 0, a {type(y[0]).__name__}, which is no "
-                "label. Labels are texts, whole numbers or bools."
+                f"y holds {shown(y[0])} in row 0, a {type(y[0]).__name__}, which is "
+                "not a label. Labels are strings, whole numbers or bools."
             )
     if y.dtype.kind == "f" and np.isinf(y).any():
         raise ValueError(
-            f"y holds infinity in row {np.flatnonzero(np.isinf(y))[0]}, which is no "
-            "label. Label this row, or leave it out."
+            f"y holds infinity in row {np.flatnonzero(np.isinf(y))[0]}, which is not "
+            "a label. Label this row, or leave it out."
         )
     check_classification_targets(y)
     return y
@@ -737,13 +736,13 @@ def _as_numbers(y):
         values = np.asarray(y)
     except ValueError as error:
         raise ValueError(
-            "y has rows of several lengths. Pass one number per image, or as many for "
-            "each."
+            "y has rows of different lengths. Pass one number per image, or the same "
+            "number of them for each image."
         ) from error
     if values.dtype.kind in "mM":
         raise ValueError(
-            f"y holds times ({values.dtype}), which have no unit of their own. Turn "
-            "them into numbers, such as days."
+            f"y holds times ({values.dtype}), whose unit is not clear. Convert them "
+            "to numbers, such as days."
         )
     if values.dtype.kind not in "OUS" or values.ndim == 0:
         return y
@@ -753,8 +752,8 @@ def _as_numbers(y):
             numbers[place] = np.nan if _is_missing(value) else float(value)
         except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(
-                f"y holds {shown(value)} in row {place[0]}, which is no number. Labels "
-                "and tags are for FineTunedCNNClassifier."
+                f"y holds {shown(value)} in row {place[0]}, which is not a number. For "
+                "labels and tags, use FineTunedCNNClassifier."
             ) from error
     return numbers
 
@@ -765,7 +764,7 @@ def _rows_in_words(per_group, many):
 
 def _warn_of(criterion, solver):
     warn_caller(
-        f"The head is fitted by {solver}, which does not follow "
+        f"The head is fitted by {solver}, which does not use "
         f"criterion={criterion!r}; only training by epochs does. To use this loss from "
         "the start, set strategy='full' or hidden_units.",
         UserWarning,

@@ -312,7 +312,7 @@ def test_contender_that_is_no_estimator_is_named(digits, contender):
 
 
 def test_name_that_is_no_text_is_refused(digits):
-    with pytest.raises(ValueError, match="has the name 3; names must be text"):
+    with pytest.raises(ValueError, match="has the name 3; names must be str"):
         compare_transfer(*digits, {3: DummyClassifier()})
 
 
@@ -344,7 +344,7 @@ def test_failing_contender_raises(digits):
             },
             cv=2,
         )
-    assert caught.value.__notes__ == ["It was contender 'broken' that failed."]
+    assert caught.value.__notes__ == ["Raised by contender 'broken'."]
 
 
 def test_single_split_is_refused(digits, contenders):
@@ -443,10 +443,10 @@ def test_subsets_are_drawn_by_random_state(digits):
         ),
         ([20, 81], r"train_sizes\[1\]=81 is 81. Accepted: 10 .* to 80 rows"),
         ([9], r"train_sizes\[0\]=9 is 9. Accepted: 10 .* to 80 rows"),
-        ([0.5, 1.5], r"train_sizes\[1\]=1.5 is no size. Accepted: 10"),
-        ([np.nan], r"train_sizes\[0\]=nan is no size"),
-        (["all"], r"train_sizes\[0\]='all' is no size"),
-        ([True, 20], r"train_sizes\[0\]=True is no size"),
+        ([0.5, 1.5], r"train_sizes\[1\]=1.5 is not a size. Accepted: 10"),
+        ([np.nan], r"train_sizes\[0\]=nan is not a size"),
+        (["all"], r"train_sizes\[0\]='all' is not a size"),
+        ([True, 20], r"train_sizes\[0\]=True is not a size"),
         ([], r"train_sizes=\[\] must be a list"),
         (20, r"train_sizes=20 must be a list"),
     ],
@@ -839,8 +839,8 @@ def sentences_on(*args, **kwargs):
             [0.90, 0.71, 0.80, 0.79, 0.75],
             "cannot be told",
             "Cannot be told: 'tuned' is behind 'scratch' by 0.010 (95 % interval "
-            "-0.122 to 0.142, p = 0.84). Only a difference of more than 0.13 could "
-            "be detected here; to tell, about 18000 rows are needed instead of 100.",
+            "-0.122 to 0.142, p = 0.84). Here, only a difference of more than 0.13 "
+            "could be detected; a verdict takes about 18000 rows instead of 100.",
         ),
         (
             [0.80, 0.80, 0.80, 0.80, 0.80],
@@ -902,13 +902,13 @@ def test_detectable_difference_is_adjusted_as_the_verdict_is():
         ),
         (
             [0.1, 0.008, 0.0],
-            "'scratch' catches up with 'tuned' by 80 training rows; whether it does so "
-            "by 40 cannot be told.",
+            "'scratch' catches up with 'tuned' by 80 training rows; it cannot be told "
+            "whether it does so by 40.",
         ),
         (
             [0.1, 0.0, 0.008],
-            "Whether 'scratch' catches up with 'tuned' by 80 training rows cannot be "
-            "told.",
+            "It cannot be told whether 'scratch' catches up with 'tuned' by 80 "
+            "training rows.",
         ),
     ],
 )

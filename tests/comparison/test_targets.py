@@ -263,8 +263,8 @@ class Unfitted(DummyRegressor):
 @pytest.mark.parametrize(
     ("y", "params", "message"),
     [
-        (NUMBER, {}, "contenders\\['one'\\] is a regressor, and y holds labels"),
-        (TAGS, {}, "contenders\\['one'\\] is a regressor, and y holds indicators"),
+        (NUMBER, {}, "contenders\\['one'\\] is a regressor, but y holds labels"),
+        (TAGS, {}, "contenders\\['one'\\] is a regressor, but y holds indicators"),
         (PRICE, {"scoring": "accuracy"}, "'accuracy' does not suit y.* numbers"),
         (PRICE, {"scoring": ["r2", "roc_auc"]}, "'roc_auc' does not suit y"),
         (PRICE, {"scoring": "neg_expected_calibration_error"}, "does not suit y"),
@@ -292,7 +292,7 @@ def test_whole_numbers_that_are_too_many_for_labels_are_hinted_at(tool):
 
 def test_classifier_for_numbers_is_refused():
     both = {"ridge": RIDGE, "logistic": LOGISTIC}
-    with pytest.raises(ValueError, match="'logistic'. is a classifier, and y holds nu"):
+    with pytest.raises(ValueError, match="'logistic'. is a classifier, but y holds nu"):
         compare_transfer(X, PRICE, both)
 
 
@@ -304,7 +304,7 @@ def test_split_without_some_tag_is_named():
 
 @pytest.mark.parametrize("y", [PRICE, TAGS], ids=["numbers", "indicators"])
 def test_h_score_is_for_labels(y):
-    with pytest.raises(ValueError, match="method='hscore' compares classes, and y hol"):
+    with pytest.raises(ValueError, match="method='hscore' compares classes, but y hol"):
         rank_backbones(X, y, method="hscore")
 
 

@@ -308,7 +308,7 @@ def test_given_axes_share_their_place_with_the_scores(net, pyplot):
 
 def test_axes_outside_of_a_grid_can_hold_losses_only(net, pyplot):
     ax = pyplot.figure().add_axes([0.1, 0.1, 0.8, 0.8])
-    with pytest.raises(ValueError, match=r"no place in a grid .* pass scores=\[\]"):
+    with pytest.raises(ValueError, match=r"not part of a grid.* pass scores=\[\]"):
         TrainingHistoryDisplay.from_estimator(net, ax=ax)
     assert TrainingHistoryDisplay.from_estimator(net, scores=[], ax=ax).ax_ is ax
 
@@ -338,7 +338,7 @@ def test_training_without_epochs_is_told_so():
     for history in (clf.history, []):
         with pytest.raises(ValueError, match="has 0 epochs .*'linear_probe' has no"):
             TrainingHistoryDisplay.from_history(history)
-    with pytest.raises(ValueError, match="has 0 epochs and no losses in them"):
+    with pytest.raises(ValueError, match="has 0 epochs and no losses"):
         TrainingHistoryDisplay.from_estimator(make_net().initialize())
     with pytest.raises(ValueError, match="has 1 epochs and no losses"):
         TrainingHistoryDisplay.from_history([{"batches": [], "epoch": 1}])

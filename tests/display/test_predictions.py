@@ -52,7 +52,7 @@ def test_prediction_that_is_far_off_lies_at_the_edge():
 
 def test_comparison_of_labels_is_refused():
     report = compare_transfer(X, NUMBER[:60] > 4, {"any": DummyClassifier()}, cv=3)
-    with pytest.raises(ValueError, match=r"is of labels.*ConfusionMatrixDisplay"):
+    with pytest.raises(ValueError, match=r"predicts labels.*ConfusionMatrixDisplay"):
         PredictionsDisplay.from_results(report)
 
 

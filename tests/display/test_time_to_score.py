@@ -99,7 +99,7 @@ def test_contender_looks_the_same_in_both_drawings(trained):
 
 def test_comparison_without_epochs_has_no_time_to_draw(make_comparison):
     comparison = make_comparison({"a": [[0.5, 0.6]]}, [80])
-    with pytest.raises(ValueError, match="was trained by epochs: there are no curves"):
+    with pytest.raises(ValueError, match="was trained by epochs, so there are no"):
         TimeToScoreDisplay.from_results(comparison)
 
 

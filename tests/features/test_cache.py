@@ -468,9 +468,9 @@ def test_prune_refuses_what_has_no_files(tmp_path):
             prune_cache(cache, max_bytes=1)
     with pytest.raises(ValueError, match="Pass max_bytes .* or older_than"):
         prune_cache(tmp_path)
-    with pytest.raises(ValueError, match="^older_than=-1 is not a whole number"):
+    with pytest.raises(ValueError, match="^older_than=-1 must be a whole number"):
         prune_cache(tmp_path, older_than=-1)
-    with pytest.raises(ValueError, match="^max_bytes=1.5 is not a whole number"):
+    with pytest.raises(ValueError, match="^max_bytes=1.5 must be a whole number"):
         prune_cache(tmp_path, max_bytes=1.5)
 
 

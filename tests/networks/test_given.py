@@ -126,7 +126,7 @@ def test_given_network_that_cannot_be_redrawn_is_refused():
         def forward(self, x):
             return self.fc(x.mean((2, 3)) * self.scale)
 
-    with pytest.raises(ValueError, match="has no reset_parameters"):
+    with pytest.raises(ValueError, match="has no method reset_parameters"):
         load_backbone(Bare(), None)
 
 

@@ -167,7 +167,7 @@ def test_deepest_of_several_outputs_is_taken_and_said():
             x = self.first(x).relu()
             return [x, self.second(x).relu()]
 
-    with pytest.warns(UserWarning, match="gives 2 outputs, of which the deepest"):
+    with pytest.warns(UserWarning, match="has 2 outputs, and the deepest is used"):
         network = load_backbone(Maps()).network
     assert network.cuts == ["first", "relu", "second", "relu_1"]
     assert network.n_features == 8

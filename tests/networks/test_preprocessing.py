@@ -236,6 +236,6 @@ def test_weights_file_that_is_none_of_the_published_ones_is_told_once(tmp_path):
 
     (message,) = messages(extractor)
 
-    assert "none of the published ones" in message
+    assert "not published weights" in message
     assert "resize=232" in message
     assert not messages(extractor)

@@ -198,7 +198,7 @@ def test_local_file_and_random_weights_need_no_hub(network, tmp_path):
     mine = PretrainedFeatureExtractor(f"timm/{NAME}", weights=path, **SMALL)
     random = PretrainedFeatureExtractor(f"timm/{NAME}", weights=None, **SMALL)
 
-    with pytest.warns(UserWarning, match="none of the published ones"):
+    with pytest.warns(UserWarning, match="not published weights"):
         features = mine.fit_transform(images())
     np.testing.assert_allclose(features, timm_features(network, images()), atol=1e-4)
     assert mine.weights_license_ is None

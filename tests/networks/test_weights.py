@@ -208,7 +208,7 @@ def test_file_that_garbles_how_images_are_prepared_is_refused(state, tmp_path, s
     safetensors.torch.save_file(state, path, of_others)
     make(path).fit(np.zeros((4, 8, 8, 3)))
     safetensors.torch.save_file(state, path, of_others | {"sktl": "0.1.0"})
-    with pytest.raises(WeightsMismatchError, match="do not say how images are prep"):
+    with pytest.raises(WeightsMismatchError, match="describe how images are prep"):
         make(path).fit(np.zeros((4, 8, 8, 3)))
 
 

@@ -312,7 +312,7 @@ def test_text_gives_the_numbers_and_the_call(means, labels):
     size, _ = advice["case"].split(", ")
     assert f"The set is {size}: {labels} labels per class" in text
     assert f"{abs(advice['last_minus_middle']):.3f}" in text
-    assert f"standard error is {advice['standard_error']:.3f}" in text
+    assert f"standard error of {advice['standard_error']:.3f}" in text
     is_last = advice["layers"] == "flatten"
     call = {
         "full": "FineTunedCNNClassifier(strategy='full')",
@@ -503,9 +503,9 @@ WRONG = [
     ({"y": [0, 1]}, r"inconsistent numbers of samples"),
     (
         {"y": ["rare"] * 3 + ["often"] * 17},
-        r"cv=5 asks for 5 folds, but class 'rare' has 3 row\(s\) only. Pass a smaller",
+        r"cv=5 asks for 5 folds, but class 'rare' has only 3 row\(s\). Pass a smaller",
     ),
-    ({"cv": 11}, r"cv=11 asks for 11 folds, but class 0 has 10 row"),
+    ({"cv": 11}, r"cv=11 asks for 11 folds, but class 0 has only 10 row"),
     ({"cv": None, "y": [0] * 4 + [1] * 16}, r"cv=None asks for 5 folds, but class 0"),
     ({"cv": 1}, r"k-fold|n_splits=1"),
     (

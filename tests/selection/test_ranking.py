@@ -472,11 +472,11 @@ WRONG = [
     ({"y": np.linspace(0, 1, 20), "target": "labels"}, r"Unknown label type: continu"),
     (
         {"y": np.linspace(0, 1, 20), "method": ["logme", "knn"]},
-        r"method='knn' compares classes, and y holds numbers. Use method='logme'",
+        r"method='knn' compares classes, but y holds numbers. Use method='logme'",
     ),
     (
         {"y": np.linspace(0, 1, 20), "method": "hscore"},
-        r"method='hscore' compares classes, and y holds numbers. Use method='logme'",
+        r"method='hscore' compares classes, but y holds numbers. Use method='logme'",
     ),
     (
         {"y": np.linspace(0, 1, 20), "method": "probe", "scoring": "f1"},

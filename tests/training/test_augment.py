@@ -272,7 +272,7 @@ def test_transform_that_clone_mistakes_for_an_estimator_is_refused():
         ValueError, match=r"ColorJitter\(.* get_params.*Compose"
     ) as raised:
         make_augment(v2.ColorJitter(0.5))
-    assert "scikit-learn's clone would take it" in str(raised.value)
+    assert "scikit-learn's clone would mistake it" in str(raised.value)
 
 
 # ---- "auto"

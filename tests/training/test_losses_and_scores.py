@@ -123,7 +123,7 @@ def test_class_weights_of_the_loss_reach_the_solved_head(make, criterion):
 )
 @pytest.mark.parametrize("strategy", ["linear_probe", "lp_ft"])
 def test_loss_that_a_solved_head_does_not_follow_is_told_of(make, strategy, loss):
-    with pytest.warns(UserWarning, match="does not follow criterion="):
+    with pytest.warns(UserWarning, match="does not use criterion="):
         make(strategy, **loss).fit(X, Y)
 
 

@@ -239,7 +239,7 @@ def test_saved_regressor_is_loaded_as_it_was(tmp_path, y):
 def test_file_of_a_regressor_is_not_loaded_as_a_classifier(tmp_path):
     reg = FineTunedCNNRegressor(strategy="linear_probe").fit(X, PRICE)
     reg.save(tmp_path / "prices.safetensors")
-    with pytest.raises(ModelFileError, match="'FineTunedCNNRegressor', and 'FineT"):
+    with pytest.raises(ModelFileError, match="'FineTunedCNNRegressor', not a"):
         FineTunedCNNClassifier.load(tmp_path / "prices.safetensors")
 
 
@@ -267,7 +267,7 @@ def test_numbers_that_are_none_are_named_by_row(regressor, y, wrong):
     ("y", "message"),
     [
         (None, "Pass one number per image"),
-        (["a"] * 36, "y holds 'a' in row 0, which is no number"),
+        (["a"] * 36, "y holds 'a' in row 0, which is not a number"),
         (PRICE[:-1], "inconsistent numbers of samples"),
     ],
 )
@@ -298,7 +298,7 @@ def test_file_with_a_scale_that_is_none_is_refused(
     reg.target_ = replace(reg.target_, scale=np.array(scale))
     reg.save(path)
     monkeypatch.undo()
-    with pytest.raises(ModelFileError, match="no means and deviations"):
+    with pytest.raises(ModelFileError, match="not means and deviations"):
         FineTunedCNNRegressor.load(path)
 
 

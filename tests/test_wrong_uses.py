@@ -846,7 +846,7 @@ LABELS = [
         "y of two columns",
         train(y=np.c_[np.arange(N) % 2, np.arange(N) % 3]),
         ValueError,
-        r"y holds 2 in row 2, column 1. Indicators are 0 or 1.*one label per image, pass",
+        r"y holds 2 in row 2, column 1. Indicators are 0 or 1.*one label per image",
     ),
     (
         "y of floats",

@@ -212,7 +212,7 @@ class Database:
                 break
             taken.append(name)
         else:
-            raise OSError(f"sktl made none of the files {', '.join(taken)}")
+            raise OSError(f"{', '.join(taken)} are not files of sktl")
         if taken:
             self._warn(
                 f"cache={str(self.directory)!r}: {', '.join(taken)} is damaged or not "
@@ -311,7 +311,7 @@ def _connect(path):
                         connection.execute(statement)
         version = _pragma(connection, "user_version")
         if version != VERSION:
-            raise sqlite3.DatabaseError(f"its form {version} is not known here")
+            raise sqlite3.DatabaseError(f"its format {version} is not known here")
     except BaseException:
         connection.close()
         raise

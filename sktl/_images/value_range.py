@@ -139,8 +139,8 @@ def learn_range(extent):
     slack = OVERSHOOT * (largest - smallest)
     if not math.isfinite(slack):
         raise ValueError(
-            f"X holds numbers from {smallest} to {largest}, too far apart to scale by; "
-            "pass value_range=(lo, hi)"
+            f"X holds numbers from {smallest} to {largest}, too far apart to be a "
+            "range; pass value_range=(lo, hi)"
         )
     for lo, hi in COMMON_RANGES:
         if lo - slack <= smallest and largest <= hi + slack:
@@ -153,9 +153,9 @@ def require_no_range(extent):
     if extent is not None:
         raise ValueError(
             f"X holds numbers from {extent[0]} to {extent[1]}. Their dtype does not "
-            "say which mean black and white, and fit saw none from which to infer it. "
-            "Pass value_range=(lo, hi) to the estimator, for instance (0, 1) or (0, "
-            "255), or pass X as uint8."
+            "say which of them mean black and white, and fit saw no such numbers to "
+            "infer it from. Pass value_range=(lo, hi) to the estimator, for instance "
+            "(0, 1) or (0, 255), or pass X as uint8."
         )
 
 

@@ -328,7 +328,7 @@ def plain_state(state, source):
 def _fault(tensor):
     """What keeps a value from being a plain tensor of real numbers."""
     if not isinstance(tensor, torch.Tensor):
-        return f"no tensor but {reprlib.repr(tensor)}"
+        return f"{reprlib.repr(tensor)}, which is not a tensor"
     if tensor.is_meta:
         return "a tensor without numbers, on the device 'meta'"
     if tensor.is_nested or tensor.layout != torch.strided:

@@ -280,9 +280,9 @@ def _check_tensors(tensors, expected):
     ]
     if faults:
         raise ValueError(
-            f"its tensors do not fit the model that its parameters describe, in "
-            f"{len(faults)} of them: {'; '.join(faults[:3])}; it was not written by "
-            "save, or torchvision has changed this network since"
+            f"{len(faults)} of its tensors do not fit the model that its parameters "
+            f"describe: {'; '.join(faults[:3])}; it was not written by save, or "
+            "torchvision has changed this network since"
         )
 
 

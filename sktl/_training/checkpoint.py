@@ -140,7 +140,7 @@ def _read(path, run):
     with open(path, "rb") as file:
         if file.readline(100) != TITLE + b"\n":
             raise ValueError(
-                "it is something else, or was written by another version of sktl"
+                "it is not a checkpoint, or was written by another version of sktl"
             )
         found, digest = file.readline(100)[:-1], file.readline(100)[:-1]
         body = file.read()

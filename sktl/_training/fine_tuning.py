@@ -192,7 +192,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         if "target_" not in vars(self):
             raise NotFittedError(
                 f"This {type(self).__name__} has not seen any y yet. Call fit or "
-                "partial_fit; initialize() need not be called."
+                "partial_fit; there is no need to call initialize()."
             )
         return self.target_
 
@@ -492,8 +492,8 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         except ValueError as error:
             raise ValueError(
                 "early_stopping cannot hold out "
-                f"validation_fraction={self.validation_fraction!r}, and of {len(y)} "
-                f"rows: {error} Pass another fraction, or more rows."
+                f"validation_fraction={self.validation_fraction!r} of {len(y)} rows: "
+                f"{error} Pass another fraction, or more rows."
             ) from error
 
     # ---- training

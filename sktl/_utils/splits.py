@@ -50,7 +50,7 @@ def make_splits(X, y, cv, groups, target):
     for i, (train, test) in enumerate(splits):
         if not len(test):
             raise ValueError(
-                f"Split {i} of cv={shown(cv)} tests on no rows. Pass another splitter."
+                f"Split {i} of cv={shown(cv)} has no test rows. Pass another splitter."
             )
         try:
             target.learn(y[train])

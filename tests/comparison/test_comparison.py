@@ -1194,5 +1194,5 @@ def test_twins_that_never_differ_cannot_be_told_apart_in_few_words(digits):
 
 def test_split_that_tests_on_no_rows_is_named(digits):
     splits = [(np.arange(60), np.arange(60, 70)), (np.arange(60), np.array([], int))]
-    with pytest.raises(ValueError, match=r"(?s)Split 1 .*tests on no rows"):
+    with pytest.raises(ValueError, match=r"(?s)Split 1 .*no test rows"):
         compare_transfer(*digits, {"one": DummyClassifier()}, cv=splits)

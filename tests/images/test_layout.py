@@ -206,7 +206,7 @@ def test_dtype_decides_before_a_learnt_range():
 @pytest.mark.parametrize("X", [RGB / 255, list(RGB / 255), RGB.astype(int)])
 def test_numbers_after_fit_on_images_ask_for_a_range(X):
     """The batch never decides, so there is nothing to read these numbers by."""
-    with pytest.raises(ValueError, match=r"fit saw none.*value_range=\(lo, hi\)"):
+    with pytest.raises(ValueError, match=r"fit saw no such.*value_range=\(lo, hi\)"):
         open_images(X, fitted=True, learnt_range=None)
     assert all_pixels(X, value_range=(0, 255), fitted=True)
     assert all_pixels(RGB, fitted=True, learnt_range=None)

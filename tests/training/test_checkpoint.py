@@ -695,7 +695,7 @@ def test_saved_classifier_is_not_overwritten_by_a_checkpoint(tmp_path):
     clf = FineTunedCNNClassifier(strategy="linear_probe", image_size=16)
     clf.fit(*data).save(path)
     saved = path.read_bytes()
-    with pytest.raises(ModelFileError, match="it is something else"):
+    with pytest.raises(ModelFileError, match="it is not a checkpoint"):
         make_classifier(checkpoint=path).fit(*data)
     assert path.read_bytes() == saved
 

@@ -310,7 +310,7 @@ def test_solved_head_has_no_use_for_rows_set_aside(make, refit):
 
 
 def test_fraction_that_leaves_a_class_out_is_refused(make):
-    with pytest.raises(ValueError, match=r"validation_fraction=0\.01, and of 36 rows"):
+    with pytest.raises(ValueError, match=r"validation_fraction=0\.01 of 36 rows"):
         stopping(make, validation_fraction=0.01).fit(X, Y)
 
 

@@ -176,7 +176,7 @@ class TransferComparisonDisplay:
         ax.set_yticks(range(len(labels)), labels, **PLAIN)
         # Not invert_yaxis, which on shared axes would turn every second panel back.
         ax.set_ylim(len(labels) - 0.5, -0.5)
-        ax.margins(x=0.15)
+        ax.margins(x=0.16)  # room for the number to the right of an interval
         ax.grid(axis="x", color="0.9", linewidth=0.8)
         ax.set_axisbelow(True)
         lines, notes = self._draw_chance(ax.axvline, ax.get_xlim())
@@ -201,7 +201,7 @@ class TransferComparisonDisplay:
         ax.annotate(
             f"{mean:.3f}",
             (np.nanmax([mean, high]), row),
-            xytext=(5, 0),
+            xytext=(4, 0),
             textcoords="offset points",
             verticalalignment="center",
             fontsize="small",

@@ -25,6 +25,7 @@ KIND_LOOKS = {
 PLAIN = {"parse_math": False, "usetex": False}
 LONGEST_LINE = 32  # characters of a name before it is broken
 LINE_HEIGHT = 0.17  # inches, of small text
+LEGEND_COLUMNS = 3  # more would not fit into 600 pixels
 
 
 def load_pyplot():
@@ -196,7 +197,7 @@ def legend_above(ax, kinds, *others, side="left", **style):
             handles=marks,
             loc=f"lower {side}",
             bbox_to_anchor=(0 if side == "left" else 1, 1),
-            ncols=len(marks),
+            ncols=min(len(marks), LEGEND_COLUMNS),
             fontsize="small",
             frameon=False,
             handletextpad=0.5,

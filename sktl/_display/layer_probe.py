@@ -97,7 +97,7 @@ class LayerProbeDisplay:
             color=COLORS[0],
             marker="o",
             capsize=3,
-            label="mean over folds, bar: standard error",
+            label="mean over folds \N{PLUS-MINUS SIGN} standard error",
         )
         self._mark_layers(ax)
         self._mark_training(ax)
@@ -107,28 +107,28 @@ class LayerProbeDisplay:
         look = slant if longest > LONGEST_LEVEL_NAME else {}
         ax.set_xticks(x, list(map(printable, self.layers)), **look, **PLAIN)
         ax.set_xlim(-0.5, n_layers - 0.25)  # the rest is the head
-        ax.set_xlabel("linear probe on the output of", **PLAIN)
+        ax.set_xlabel("layer whose output is probed", **PLAIN)
         ax.set_ylabel(self.scoring, **PLAIN)
         self.ax_ = ax
         self.figure_ = ax.figure
         return self
 
     def _mark_layers(self, ax):
-        """A ring around the layer to take, and one of dots around a better mean."""
+        """A ring around the advised layer, and a square around a better mean."""
         chosen, best = self.layers.index(self.recommendation["layers"]), self._best()
         ring = {"linestyle": "none", "marker": "o", "markerfacecolor": "none"}
         ring |= {"markersize": 14, "markeredgecolor": "black"}
-        why = "the best mean"
+        why = "best mean"
         if chosen != best:
-            why = "the last that is not clearly worse than the best"
+            why = "last layer not clearly worse than the best"
             label = f"best mean: {printable(self.layers[best])}"
             dots = {"marker": "s", "markersize": 13, "markeredgecolor": COLORS[4]}
             ax.plot(best, self.means[best], label=label, **ring | dots)
-        label = f"take: {printable(self.layers[chosen])}, {why}"
+        label = f"advised: {printable(self.layers[chosen])} ({why})"
         ax.plot(chosen, self.means[chosen], label=label, **ring)
 
     def _best(self):
-        """The layer with the best mean; of equal ones the one to take."""
+        """The layer with the best mean; of equal ones the advised one."""
         chosen = self.layers.index(self.recommendation["layers"])
         best = int(np.argmax(self.means))
         return chosen if self.means[chosen] == self.means[best] else best

@@ -212,7 +212,7 @@ def test_numbers_of_the_tables_are_those_of_the_comparison(page, comparison):
 
 
 def test_effects_say_whether_transfer_helps(page):
-    rows = with_heads(Page(page).tables["Against its counterpart without transfer"])
+    rows = with_heads(Page(page).tables["Each against its twin without transfer"])
     assert [row[:2] for row in rows] == [
         ["frozen features", "helps"],
         ["raw pixels", "failed"],
@@ -259,7 +259,7 @@ def test_harm_in_a_real_comparison_is_marked(tiny_network, tmp_path):
     report.save_html(tmp_path / "page.html")
     parsed = Page((tmp_path / "page.html").read_text("utf-8"))
     assert ("p", {"class": "answer alarm"}) in parsed.tags
-    (effect,) = with_heads(parsed.tables["Against its counterpart without transfer"])
+    (effect,) = with_heads(parsed.tables["Each against its twin without transfer"])
     difference = report.effects_["difference"][0]
     assert difference < -0.2
     assert effect[:4] == ["dead", "hurts", "untrained", "untrained"]

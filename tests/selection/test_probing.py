@@ -439,7 +439,7 @@ class TestDisplay:
             zip(*reversed(display.ax_.get_legend_handles_labels()), strict=True)
         )
         layer = probe.recommendation_["layers"]
-        ring = by_label.pop(f"take: {layer}, the best mean")
+        ring = by_label.pop(f"advised: {layer} (best mean)")
         assert ring.get_xdata().tolist() == [LAYERS.index(layer)]
         (line,) = [h for label, h in by_label.items() if label.startswith("train: ")]
         assert line.get_xdata() == [edge, edge]
@@ -447,8 +447,8 @@ class TestDisplay:
         assert grey.get_x() == edge
         assert grey.get_x() + grey.get_width() >= display.ax_.get_xlim()[1] > 3.5
 
-    def test_better_mean_is_marked_beside_the_layer_to_take(self):
-        """The reason stands with it: the last that is not clearly worse."""
+    def test_better_mean_is_marked_beside_the_advised_layer(self):
+        """The reason is given: it is the last that is not clearly worse."""
         scores = np.repeat([[0.61], [0.88], [0.987], [0.98]], 3, axis=1)
         scores[2] += [-0.02, 0, 0.02]
         scores[3] += [0.02, 0, -0.02]
@@ -456,8 +456,8 @@ class TestDisplay:
         assert probe.recommendation_["layers"] == "flatten"
         handles, labels = probe.plot().ax_.get_legend_handles_labels()
         marks = dict(zip(labels, handles, strict=True))
-        take = marks["take: flatten, the last that is not clearly worse than the best"]
-        assert take.get_xdata().tolist() == [3]
+        why = "last layer not clearly worse than the best"
+        assert marks[f"advised: flatten ({why})"].get_xdata().tolist() == [3]
         assert marks[f"best mean: {LAYERS[2]}"].get_xdata().tolist() == [2]
 
     @pytest.mark.parametrize("name", ["sktl_mini", "mobilenet_v2", "vit_b_16"])

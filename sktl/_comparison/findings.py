@@ -244,7 +244,7 @@ class Findings:
         if own is not None:
             own_seconds = self._times("seconds", pair.twin, pair.twin)[0].mean()
             sentence += (
-                f"; {pair.twin!r} itself needs {own[0].mean():.1f} "
+                f"; {pair.twin!r} itself takes {own[0].mean():.1f} epochs "
                 f"({own_seconds:.2g} s)"
             )
         return [sentence + "."]

@@ -170,8 +170,8 @@ def _effects(effects):
     return [
         words("contender", effects["contender"]),
         words("transfer", [VERDICTS[verdict] for verdict in effects["verdict"]]),
-        words("compared with", effects["twin"]),
-        words("which is", effects["kind"]),
+        words("twin", effects["twin"]),
+        words("kind of twin", effects["kind"]),
         numbers("difference", effects["difference"], "+.3f"),
         ranges("95 % interval", effects["low"], effects["high"], "+.3f"),
         Column("p", [_p_value(p) for p in effects["p_value"]], is_number=True),

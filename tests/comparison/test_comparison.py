@@ -1057,7 +1057,7 @@ def test_score_that_is_not_reached_is_told_by_the_splits():
     *_, last = sentences_on([0.8] * 3, [0.8, 0.7, 0.7], curves)
     assert last == (
         "'tuned' reaches the final score of 'scratch' after 0.3 epochs (1 s); "
-        "'scratch' itself needs 1.0 (1 s)."
+        "'scratch' itself takes 1.0 epochs (1 s)."
     )
 
 

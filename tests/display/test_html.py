@@ -20,9 +20,11 @@ from sktl import PretrainedFeatureExtractor, compare_transfer
 
 pytestmark = pytest.mark.usefixtures("pyplot")
 
+WHOLE_WIDTH = {"name": "viewport", "content": "width=device-width, initial-scale=1"}
 NASTY = '<script>alert("1")</script>&amp;'
 NAMES = ["raw pixels", "frozen features", "fine-tuned network", "network from scratch"]
 SIZES = [50, 800]
+TWINS = "Each pretrained contender and its twin, the same without transfer"
 
 
 def scores_of(names, sizes=SIZES):
@@ -153,6 +155,39 @@ def test_page_asks_for_nothing_outside_of_itself(page):
     assert not {"script", "link", "iframe"} & {tag for tag, _ in parsed.tags}
 
 
+def test_text_has_contrast_in_light_and_in_dark(page):
+    """At least 4.5, as WCAG 2.2 asks of text; plots have white paper in both."""
+    style = page.partition("<style>")[2].partition("</style>")[0]
+    schemes = [dict(re.findall(r"--(\w+): #(\w+);", part)) for part in style.split("@")]
+    light, dark = (colours for colours in schemes if colours)
+    assert "@media (prefers-color-scheme: dark)" in style
+    for colours in (light, dark):
+        paper = luminance(colours["paper"])
+        for name in ("text", "soft", "alarm"):
+            low, high = sorted([paper, luminance(colours[name])])
+            assert (high + 0.05) / (low + 0.05) >= 4.5
+    assert luminance(light["paper"]) > 0.9 > 0.1 > luminance(dark["paper"])
+    assert re.search(r"img \{[^}]*background: #fff", style)
+
+
+def luminance(colour):
+    """Relative luminance of WCAG 2.2, of a colour such as fff or 16181b."""
+    digits = colour if len(colour) == 6 else "".join(2 * digit for digit in colour)
+    channels = np.array(list(bytes.fromhex(digits))) / 255
+    linear = np.where(
+        channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4
+    )
+    return float(np.dot([0.2126, 0.7152, 0.0722], linear))
+
+
+def test_tables_can_be_scrolled_by_keys_and_are_named(page):
+    parsed = Page(page)
+    assert ("meta", WHOLE_WIDTH) in parsed.tags
+    regions = [attrs for _, attrs in parsed.tags if attrs.get("class") == "scroll"]
+    assert [attrs["aria-label"] for attrs in regions] == list(parsed.tables)
+    assert all(attrs["tabindex"] == "0" for attrs in regions)
+
+
 def test_images_hold_no_fonts_and_no_links(page):
     for data in Page(page).values_of("src"):
         svg = base64.b64decode(data.partition(",")[2]).decode()
@@ -212,7 +247,7 @@ def test_numbers_of_the_tables_are_those_of_the_comparison(page, comparison):
 
 
 def test_effects_say_whether_transfer_helps(page):
-    rows = with_heads(Page(page).tables["Each against its twin without transfer"])
+    rows = with_heads(Page(page).tables[TWINS])
     assert [row[:2] for row in rows] == [
         ["frozen features", "helps"],
         ["raw pixels", "failed"],
@@ -259,7 +294,7 @@ def test_harm_in_a_real_comparison_is_marked(tiny_network, tmp_path):
     report.save_html(tmp_path / "page.html")
     parsed = Page((tmp_path / "page.html").read_text("utf-8"))
     assert ("p", {"class": "answer alarm"}) in parsed.tags
-    (effect,) = with_heads(parsed.tables["Each against its twin without transfer"])
+    (effect,) = with_heads(parsed.tables[TWINS])
     difference = report.effects_["difference"][0]
     assert difference < -0.2
     assert effect[:4] == ["dead", "hurts", "untrained", "untrained"]

@@ -93,8 +93,9 @@ CONTENDERS = {
 # 3. The comparison
 # -----------------
 #
-# The findings below the table are about transfer: what the pretrained weights add to
-# random ones. What a column adds is the difference between two other contenders.
+# The findings below the table are about transfer: how pretrained weights compare with
+# random ones. What a column adds is the difference between the contenders with and
+# without it.
 
 
 # %%

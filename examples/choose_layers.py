@@ -2,9 +2,9 @@
 ===========================
 
 Early layers of a network respond to edges, late ones to what its original task needed.
-`probe_layers` fits a linear model to the output of each stage, in one pass of the
-images, and advises which stages to train. The comparison after it checks the advice on
-other images, beside training from other stages on. The images are scikit-learn's
+`probe_layers` passes the images through the network once, fits a linear model to the
+output of each stage, and advises which stages to train. Then a comparison on other
+images checks the advice against other choices. The images are scikit-learn's
 handwritten digits (8 x 8 grey pixels), which the network, `sktl_mini`, has never seen.
 Needs no download; less than one minute on two cores.
 """
@@ -56,7 +56,7 @@ def advised(advice):
 
 
 def contenders(probe):
-    """What is advised, and what else one might do."""
+    """The advised model, and others that one might try."""
     return {
         "as advised": advised(probe.recommendation_),
         "features of the second stage": on_features(probe.results_["layer"][1]),
@@ -70,7 +70,7 @@ def contenders(probe):
 # 2. The probe, then the check
 # ----------------------------
 #
-# The plot shows the scores of the probe, the layer to take, and the stages to train.
+# The plot shows the scores of the probe, the advised layer, and the stages to train.
 
 
 # %%

@@ -32,8 +32,8 @@ PLOT = Path("choose_network.png")
 # 1. Four networks
 # ----------------
 #
-# Two source networks are trained. `save_backbone` saves a network without its head (its
-# last layer, which is new in each task), and `weights` takes the file.
+# Two source networks are trained. `save_backbone` saves a network without its head (the
+# last layer, which is new in each task), and `weights` loads the file.
 
 
 # %%
@@ -61,8 +61,8 @@ def candidates(images, labels, folder):
 # -----------------------------------
 #
 # LogME measures how well a linear model on the features explains the labels. It says
-# nothing about fine-tuning, or about how far apart two networks are in accuracy; the
-# comparison does. `best` returns the networks for it, by label.
+# nothing about fine-tuning, or about how far apart two networks are in accuracy; for
+# that, `best` passes the best networks on to a comparison.
 
 
 # %%

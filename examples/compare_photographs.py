@@ -1,13 +1,13 @@
-"""What do ImageNet weights give on photographs?
-=============================================
+"""What are ImageNet weights worth on photographs?
+===============================================
 
 The sets are ants and bees, seventeen flowers, seven kinds of landscape from above, and
 ten hand signs, with equally many images of each class. The network is SqueezeNet 1.1
 with ImageNet weights. The default contenders are compared on the same folds: classical
 models on raw pixels and on frozen features, the fine-tuned network, and the network
-trained from scratch. Prints a Markdown table of contenders by sets, and writes one HTML
-page per set. Needs the images and weights, by default in the folder `shared` beside
-this repository; twenty minutes on two cores.
+trained from scratch. Prints a Markdown table with a row per contender and a column per
+set, and writes an HTML page for each set. Needs the images and weights, by default in
+the folder `shared` beside this repository; twenty minutes on two cores.
 """
 
 # %%

@@ -1,16 +1,16 @@
 """How are features of many images extracted on a cluster?
 =======================================================
 
-Two worker processes of this machine stand for a cluster. Dask divides a table of paths
-among them; what `transform` returns is a Dask table that nobody has computed yet, and
-`to_parquet` computes and writes it, a partition at a time. So neither the images nor
-the features need to fit into memory. The rows of a partition do: 500 here.
+Two worker processes on this machine stand in for a cluster. Dask divides a table of
+paths among them; `transform` returns a Dask DataFrame that is not computed yet, and
+`to_parquet` computes and writes it, one partition at a time. So neither the images nor
+the features need to fit into memory, only the rows of a partition: 500 here.
 
 The images are scikit-learn's handwritten digits (8 x 8 grey pixels), each moved by a
 few pixels in several ways. At the end, logistic regression on what the cluster wrote is
 compared with the same model on features that one process computed: they are the same.
-Needs no download, but Dask (`pip install "sktl[dask]"`); a few minutes on two cores,
-with `--images 1000` half a minute.
+Needs Dask (`pip install "sktl[dask]"`) but no download; a few minutes on two cores, or
+half a minute with `--images 1000`.
 """
 
 # %%
@@ -57,9 +57,9 @@ def write_images(folder, n_images):
 # 2. Features, on the cluster
 # ---------------------------
 #
-# Features come with the index of the table they were made of, so the label is added by
-# its name. Each worker has one thread, which is how Dask starts them; `cache=None`
-# because each image is seen once.
+# Features have the index of the table they were computed from, so labels can be added
+# as a column. Dask gives each worker one thread. No cache is needed, as each image is
+# seen once.
 
 
 # %%

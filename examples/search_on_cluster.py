@@ -1,19 +1,18 @@
 """How does a search run on a cluster?
 ===================================
 
-By `joblib.parallel_config("dask")`, the fits of `GridSearchCV` go to Dask; nothing else
-changes. Two worker processes of this machine stand for a cluster. Each has its share of
-the cores, as threads of torch. The workers share a cache directory, so that the frozen
+With `joblib.parallel_config("dask")`, `GridSearchCV` sends its fits to Dask; nothing
+else changes. Two worker processes on this machine stand in for a cluster. Each uses its
+share of the cores for torch. The workers share a cache directory, so that the frozen
 layers see each image once, not once per worker, fold and setting. A cache directory is
-for the workers of one machine; on several machines, give a path that is on a local disk
-of each.
+for the workers of one machine; with several machines, pass a path that is on a local
+disk of each.
 
-On machines with GPUs, `dask_cuda.LocalCUDACluster()` in place of `LocalCluster` starts
-a worker for each GPU that sees no other, and `device="auto"` takes it. (That was not
-run here.)
+On machines with GPUs, use `dask_cuda.LocalCUDACluster()` instead of `LocalCluster`. It
+starts one worker for each GPU, which `device="auto"` then finds. (This was not run.)
 
-The images are scikit-learn's handwritten digits (8 x 8 grey pixels). Needs no download,
-but Dask (`pip install "sktl[dask]"`); less than half a minute on two cores.
+The images are scikit-learn's handwritten digits (8 x 8 grey pixels). Needs Dask (`pip
+install "sktl[dask]"`) but no download; less than half a minute on two cores.
 """
 
 # %%

@@ -135,7 +135,7 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         None, results differ between calls. Global random generators are not changed.
     image_shape : tuple of int or None, default=None
         How a row of a 2-D `X` becomes an image: `(h, w)` or `(h, w, c)`; one of them
-        may be -1. None takes a square grey image, else a square RGB image.
+        may be -1. None means a square image, grey if that fits, else RGB.
     channels : {"auto", "last", "first"}, default="auto"
         Where the channel axis of a 4-D array is. `"auto"` refuses ambiguous shapes.
     value_range : "auto" or tuple of (float, float), default="auto"
@@ -154,7 +154,7 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
     cache : "memory", path-like or None, default="memory"
         Where the output of the frozen layers is cached between fits.
     n_jobs : int or None, default=None
-        Threads that read and decode images. None is one.
+        Threads that read and decode images. None means one.
     verbose : int, default=0
         Positive values show progress: images, then epochs.
     optimizer : type, default=torch.optim.AdamW

@@ -63,7 +63,7 @@ class PretrainedFeatureExtractor(
         tokens of its two heads for distilled DeiT.
     image_shape : tuple of int or None, default=None
         How a row of a 2-D `X` becomes an image: `(h, w)` or `(h, w, c)`; one of them
-        may be -1. None takes a square grey image, else a square RGB image.
+        may be -1. None means a square image, grey if that fits, else RGB.
     channels : {"auto", "last", "first"}, default="auto"
         Where the channel axis of a 4-D array is. `"auto"` refuses ambiguous shapes.
     value_range : "auto" or tuple of (float, float), default="auto"
@@ -110,7 +110,7 @@ class PretrainedFeatureExtractor(
         What to do if images cannot be read: raise one error that lists all of them, or
         return rows of NaN with one warning that lists them.
     n_jobs : int or None, default=None
-        Threads that read and decode images. None is one.
+        Threads that read and decode images. None means one.
     verbose : int, default=0
         Positive values show a progress bar.
 

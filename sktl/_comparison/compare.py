@@ -242,7 +242,7 @@ class TransferComparison(TableMixin):
         Parameters
         ----------
         contender, over : str
-            Two names of contenders.
+            Names of two contenders.
 
         Returns
         -------

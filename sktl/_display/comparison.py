@@ -108,7 +108,7 @@ class TransferComparisonDisplay:
 
     @classmethod
     def from_results(cls, comparison):
-        """Take the numbers of a comparison.
+        """Create a display from the results of a comparison.
 
         Parameters
         ----------

@@ -15,7 +15,7 @@ SCORE = "valid_score"
 
 
 class TrainingHistoryDisplay:
-    """Losses and scores over the epochs of a training, with its phases.
+    """Losses, scores and phases of training, epoch by epoch.
 
     Use `from_estimator` or `from_history` to create one.
 
@@ -62,7 +62,7 @@ class TrainingHistoryDisplay:
 
     @classmethod
     def from_estimator(cls, estimator, *, scores=None, ax=None):
-        """Draw the training of a net.
+        """Draw the training history of a net.
 
         Parameters
         ----------
@@ -101,7 +101,7 @@ class TrainingHistoryDisplay:
 
     @classmethod
     def from_history(cls, history, *, scores=None, kept=None, ax=None):
-        """Draw the history of a net.
+        """Draw a training history.
 
         Parameters
         ----------

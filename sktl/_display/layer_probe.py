@@ -53,7 +53,7 @@ class LayerProbeDisplay:
 
     @classmethod
     def from_results(cls, probe):
-        """Take the numbers and the advice of a probe.
+        """Create a display from the results of a probe.
 
         Parameters
         ----------

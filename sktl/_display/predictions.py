@@ -54,7 +54,7 @@ class PredictionsDisplay:
 
     @classmethod
     def from_results(cls, comparison):
-        """Take the predictions of a comparison of numbers, the best contenders first.
+        """Create a display from a comparison of numbers, the best contenders first.
 
         Parameters
         ----------

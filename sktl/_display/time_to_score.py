@@ -7,7 +7,7 @@ from sktl._utils.printable import shown
 
 
 class TimeToScoreDisplay:
-    """Scores over the epochs or seconds of a training, with 95 % intervals.
+    """Scores during training, by epochs or seconds, with their 95 % intervals.
 
     Shows how soon one network reaches the final score of another, which is drawn as a
     dotted line: one of the classic measures of transfer (Taylor & Stone, JMLR 2009,
@@ -56,7 +56,7 @@ class TimeToScoreDisplay:
 
     @classmethod
     def from_results(cls, comparison, over="epoch"):
-        """Take the curves of a comparison, at its largest training size.
+        """Create a display from a comparison, at its largest training size.
 
         Parameters
         ----------

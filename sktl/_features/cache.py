@@ -297,7 +297,7 @@ def cache_info(cache="memory"):
     Parameters
     ----------
     cache : "memory", str or Path of a directory, or None, default="memory"
-        As given to the estimators. A directory that does not exist is not created.
+        As passed to the estimators. A directory that does not exist is not created.
 
     Returns
     -------
@@ -319,7 +319,7 @@ def clear_cache(cache="memory"):
     Parameters
     ----------
     cache : "memory", str or Path of a directory, or None, default="memory"
-        As given to the estimators.
+        As passed to the estimators.
     """
     open_cache(cache).clear()
     if cache == "memory":
@@ -338,7 +338,7 @@ def prune_cache(cache, *, max_bytes=None, older_than=None):
     Parameters
     ----------
     cache : str or Path of a directory
-        As given to the estimators.
+        As passed to the estimators.
     max_bytes : int, default=None
         Remove entries until the cache file has at most this many bytes; an empty one
         takes about 100 kB.

@@ -238,7 +238,7 @@ def probe_layers(
     set     task       advice
     ======  =========  ============================================================
     small   similar    a linear model on frozen features
-    small   different  the same; these are then often those of an earlier layer
+    small   different  the same, often with features of an earlier layer
     large   similar    `strategy="lp_ft"`, from the last stage on
     large   different  `strategy="full"`
     ======  =========  ============================================================

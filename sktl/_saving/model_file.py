@@ -42,25 +42,25 @@ class SavedMixin:
     """What can be saved: a `FineTunedNet` with `_saved_as`, the name of its face."""
 
     def save(self, path):
-        """Save the fitted estimator to one file, which `load` reads.
+        """Save the fitted estimator to a single file, which `load` reads.
 
         Unlike a pickle, the file holds only numbers and plain settings, and no code. It
-        is written whole or not at all, and `load` rejects a file that was changed. It
-        does not hold the state of the optimiser (`partial_fit` starts with a new one),
-        nor `cache` and `checkpoint`, which are paths on this machine.
+        is written completely or not at all, and `load` rejects a file that has been
+        changed. It does not hold the state of the optimiser (`partial_fit` starts with
+        a new one), nor `cache` and `checkpoint`, which are paths on this machine.
 
         Parameters
         ----------
         path : path-like
-            A file that is there is replaced.
+            An existing file is replaced.
 
         Raises
         ------
         NotFittedError
             If the estimator is not fitted, or `fit` did not finish.
         TypeError
-            If a parameter cannot be stored in such a file: a callback, a network or a
-            function. Use pickle or joblib for these, if whoever loads the file trusts
+            If a parameter cannot be stored in such a file, as a callback, a network or
+            a function. Use pickle or joblib for these, if whoever loads the file trusts
             you.
         OSError
             If the file cannot be written.
@@ -69,9 +69,9 @@ class SavedMixin:
 
     @classmethod
     def load(cls, path, **parameters):
-        """Load an estimator that `save` wrote; no code in the file is run.
+        """Load an estimator from a file written by `save`, without running code.
 
-        Needs no other file and no internet: the file holds all weights.
+        No other file and no internet access is needed: the file holds all weights.
 
         Parameters
         ----------
@@ -83,14 +83,14 @@ class SavedMixin:
         -------
         estimator : object of this class
             Makes the same predictions as the saved one. Its `cache` is "memory",
-            whatever the saved one's was.
+            whatever it was when saved.
 
         Raises
         ------
         ModelFileError
-            If the file was not written by `save` of such an estimator, or was changed
-            since; or if the installed torchvision has a different network under this
-            name.
+            If the file was not written by `save` of such an estimator, or has been
+            changed since; or if the installed torchvision has a different network under
+            this name.
         ValueError
             If a parameter does not exist or cannot have this value.
         """
@@ -99,13 +99,13 @@ class SavedMixin:
     def save_backbone(self, path, precision="float32"):
         """Save the network without its head, to be used as `weights=path`.
 
-        The file says how images were prepared; whoever uses it as `weights` prepares
-        them so by default.
+        The file also records how images were prepared. An estimator with these
+        `weights` prepares them in the same way by default.
 
         Parameters
         ----------
         path : path-like
-            Ends in `.safetensors`.
+            Must end in `.safetensors`.
         precision : {"float32", "float16"}, default="float32"
             float16 halves the file and changes weights by up to 5e-4 of their size.
         """

@@ -297,11 +297,12 @@ def _find_version():
     """Make a function that is sent as it is, because a worker may have no sktl."""
 
     def find_version():
+        from importlib import import_module  # nothing of this module goes along
+
         try:
-            import sktl
+            return import_module("sktl").__version__
         except Exception as error:
             return repr(error)
-        return sktl.__version__
 
     return find_version
 

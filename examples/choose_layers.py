@@ -6,7 +6,7 @@ Early layers of a network respond to edges, late ones to what its original task 
 output of each stage, and advises which stages to train. Then a comparison on other
 images checks the advice against other choices. The images are scikit-learn's
 handwritten digits (8 x 8 grey pixels), which the network, `sktl_mini`, has never seen.
-Needs no download; less than one minute on two cores.
+Needs no download; less than two minutes on two cores.
 """
 
 # %%

@@ -57,7 +57,7 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         The first stage that `"lp_ft"` trains, and the earliest that `"gradual"`
         unfreezes: `"first"` (all stages), `"last"`, a stage name, the path of a block
         inside a stage, a glob, or a number of stages counted from the head. Training
-        the last stage alone takes a tenth of the time or less, and gains less.
+        the last stage alone takes a fraction of the time, and gains less.
     reinit_from : str, int or None, default=None
         Stages from this one on start from random weights, because late features may be
         too specific to the task that the network was trained on. Not used by
@@ -219,8 +219,8 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
     optimizers that need a closure.
 
     Cost: where everything is trained, an epoch takes as long as about three passes of
-    the images through the network, so the default takes about 40 times as long as
-    `"linear_probe"`.
+    the images through the network; the default takes 25 times as long as
+    `"linear_probe"`, or more.
 
     Linear probing before fine-tuning keeps the pretrained features from being
     distorted by a random head: Kumar et al., ICLR 2022. Lower learning rates for

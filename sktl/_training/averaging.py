@@ -27,5 +27,6 @@ class AverageWithStart(Callback):
         """Average, and let go of the copy."""
         for name, parameter in net.module_.named_parameters():
             if name in (self.start_ or {}):
-                parameter.lerp_(self.start_[name], net.initial_share)
+                start = self.start_[name].to(parameter.device)  # of a checkpoint: CPU
+                parameter.lerp_(start, net.initial_share)
         self.start_ = None

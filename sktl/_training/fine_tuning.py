@@ -47,8 +47,8 @@ COUNT = Interval(Integral, 1, None, closed="left")
 RATE = Interval(Real, 0, None, closed="neither")
 NOT_FUSED = {"differentiable", "foreach"}  # choices of the user that exclude `fused`
 STOP = "early_stopping"  # the name of a callback
-# From this share of images on that a solved head takes for the same when mirrored, both
-# are seen in training. It is 0.98 and more for photographs, 0.85 and less for letters.
+# Training mirrors images if a solved head predicts the same for at least this share of
+# them when mirrored: for 0.98 and more of photographs, for 0.85 and less of letters.
 SAME_WHEN_MIRRORED = 0.95
 RATES = {"lr", "optimizer__lr", "backbone_lr_ratio", "layer_decay"}
 # What `fit` learns, and what a fit that failed has not learnt.

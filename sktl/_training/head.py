@@ -125,7 +125,7 @@ def _merged(features, codes, weights, class_weights):
     rows = np.column_stack([codes, features])
     _, first, number = np.unique(rows, axis=0, return_index=True, return_inverse=True)
     sums = np.zeros((len(first), *weights.shape[1:]))
-    np.add.at(sums, number, weights)
+    np.add.at(sums, number.ravel(), weights)  # a column in NumPy 2.0
     of_classes = None if class_weights is None else class_weights[first]
     return features[first], codes[first], sums, of_classes
 

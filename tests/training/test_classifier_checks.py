@@ -114,7 +114,7 @@ def logistic():
 
 
 def assert_checks_pass(classifier, **expected_failures):
-    """All 67 checks that a classifier of labels and tags with weights gets."""
+    """All checks that a classifier of labels and tags with weights gets."""
     tags = get_tags(classifier)
     assert tags.input_tags.two_d_array
     assert not tags.no_validation
@@ -126,7 +126,8 @@ def assert_checks_pass(classifier, **expected_failures):
     )
     statuses = Counter(result["status"] for result in results)
     failed = {r["check_name"] for r in results if r["status"] == "xfail"}
-    assert statuses - Counter(xfail=len(failed)) == {"passed": 67 - len(failed)}
+    assert set(statuses) <= {"passed", "xfail"}
+    assert statuses.total() >= 66  # of scikit-learn 1.8; later ones have more
     # An expected failure that passes has been cured and is to be struck off.
     assert failed == expected_failures.keys()
 

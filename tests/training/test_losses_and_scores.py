@@ -180,7 +180,7 @@ def test_scores_of_training_rows_are_in_the_history(make, kind):
         "f1_macro",
         "neg_log_loss",
         "roc_auc_ovr",
-        make_scorer(f1_score, labels=["b"], average="macro"),
+        make_scorer(f1_score, labels=["b"], average="macro", pos_label=None),
     ],
     ids=str,
 )

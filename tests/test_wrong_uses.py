@@ -734,7 +734,7 @@ IMAGES = [
         "missing value",
         extract(lambda d: pd.Series([d.good, None])),
         ImageReadError,
-        r"row 1: missing value \((nan|None)\) where a path, bytes, a PIL image or an array",
+        r"row 1: missing value \((nan|None)\) where a path, bytes, a PIL image or",
     ),
     (
         "number among paths",

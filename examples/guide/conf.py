@@ -1,8 +1,8 @@
 """The HTML guide: these pages, the docstrings and a gallery of the examples.
 
 `sphinx-build -W examples/guide _site` builds it, offline. By default the gallery shows
-the examples without running them; `-D plot_gallery=1` runs them, some with fewer images,
-and shows their plots and how long they took (`.ci/run` does).
+the examples without running them; `-D plot_gallery=1` runs them, some with fewer
+images, and shows their plots and how long they took (`.ci/run` does).
 """
 
 import inspect

@@ -112,10 +112,8 @@ class Blocks:
 
     def __post_init__(self):
         self.n_threads = joblib.effective_n_jobs(self.n_jobs)
-        self.max_threads = joblib.cpu_count()  # of -1 a Dask worker would be warned
         if self.images.is_array:
             self.n_threads = min(self.n_threads, MAX_THREADS_FOR_ARRAYS)
-            self.max_threads = min(self.max_threads, MAX_THREADS_FOR_ARRAYS)
         n_images = min(MAX_IMAGES, MAX_BYTES_DECODED // (3 * self.geometry.crop**2))
         batch_size = self.engine.batch_size
         least = MIN_BATCHES_ON_GPU if self.engine.device.type == "cuda" else 1
@@ -127,6 +125,11 @@ class Blocks:
         self._postponed = deque()
         self.seconds_waited = 0.0
 
+    def max_threads(self):
+        """Return how many threads `n_jobs=-1` would give."""
+        n_cores = joblib.cpu_count()  # of -1 a Dask worker would be warned
+        return min(n_cores, MAX_THREADS_FOR_ARRAYS) if self.images.is_array else n_cores
+
     def __enter__(self):
         return self
 
@@ -135,11 +138,12 @@ class Blocks:
         self._ahead.shutdown()
 
     def __iter__(self):
-        """Give each block while a thread prepares the next one."""
+        """Give each block; while the network computes it, prepare the next."""
         prepare = partial(next, self._prepare_all(), None)
         block = prepare()
         while block:
-            ahead = self._ahead.submit(prepare) if self._looks_ahead else None
+            overlaps = self._looks_ahead and block.pixels is not None
+            ahead = self._ahead.submit(prepare) if overlaps else None
             yield block
             start = time.perf_counter()
             block = ahead.result() if ahead else prepare()

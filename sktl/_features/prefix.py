@@ -228,7 +228,7 @@ class FrozenPrefix:
         )
 
     def _tell_what_limits(self, blocks, bar):
-        n_threads, n_cores = blocks.n_threads, blocks.max_threads
+        n_threads, n_cores = blocks.n_threads, blocks.max_threads()
         share = blocks.seconds_waited / max(bar.format_dict["elapsed"], 1)
         if share > 0.5 and n_threads < n_cores:
             bar.write(

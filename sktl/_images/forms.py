@@ -424,16 +424,19 @@ class NoForm(Form):
         raise ValueError(_no_image(self.item))
 
 
-FORMS = (PathForm, BytesForm, PilForm, ArrayForm, FileForm, NoForm)
+FORMS = (PathForm, BytesForm, PilForm, ArrayForm, FileForm)
 
 
 def _form_of(item):
-    return next(form for form in FORMS if form.recognises(item))(item)
+    for form in FORMS:
+        if form.recognises(item):
+            return form(item)
+    return NoForm(item)
 
 
 def _is_image(item):
     """Whether an item is an image by itself, not a row of numbers or a cell."""
-    return any(form.recognises(item) for form in FORMS[:-1])
+    return any(form.recognises(item) for form in FORMS)
 
 
 def _no_image(item):

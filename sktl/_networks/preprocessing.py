@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass, replace
+from functools import cache, cached_property
 from numbers import Integral
 
 import numpy as np
@@ -82,7 +83,7 @@ class Preprocessing:
         given = {k: getattr(self, k) for k in ("interpolation", "fit")}
         Geometry(1, 1, **{k: v for k, v in given.items() if v is not None})
 
-    @property
+    @cached_property
     def geometry(self):
         """What of this concerns the shape of images."""
         fill = [round(255 * share) for share in self.mean]
@@ -117,6 +118,7 @@ def _colour(name, values):
     return tuple(numbers.tolist())
 
 
+@cache
 def filled(asked, trained):
     """What is asked for, with what is None in it taken from `trained`."""
     given = {k: v for k, v in asdict(asked).items() if v is not None}

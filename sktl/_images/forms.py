@@ -19,6 +19,7 @@ import struct
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 from joblib import Parallel, delayed
@@ -36,6 +37,7 @@ from sktl._images.value_range import (
     learn_range,
     require_no_range,
 )
+from sktl._utils.file_state import file_state, is_settled
 from sktl.exceptions import (
     ImageLayoutError,
     ImageOrientationWarning,
@@ -45,6 +47,10 @@ from sktl.exceptions import (
 
 # Of the systems in use, none takes a longer one.
 LONGEST_PATH = 4096
+# Of so many files the digest is remembered.
+MOST_DIGESTS = 2**16
+
+_digests = {}
 
 
 def open_images(
@@ -261,10 +267,55 @@ class EncodedImage(LazyImage):
         return fit_to(image, geometry), size_of(image)
 
     def _decode(self):
+        data = self._data
         try:
-            return decode(self._data, self._value_range)
+            return decode(data, self._value_range)
         except Exception as error:  # decoders raise nearly anything on damaged files
             raise _unreadable(self._row, self.path, error) from error
+
+
+class ImageFile(EncodedImage):
+    """A file that is read when its bytes are needed.
+
+    Its digest is remembered until the state of the file changes: features that are in
+    the cache are found again without reading it.
+    """
+
+    def __init__(self, row, path, file, value_range):
+        self.path = path
+        self._row, self._file, self._value_range = row, file, value_range
+        self._state = file_state(found := _stat(file))
+        self.n_bytes = found.st_size
+        self._known = _digests.get((file, self._state, value_range))
+
+    @cached_property
+    def _data(self):
+        try:
+            return _read_file(self._file)
+        except Exception as error:
+            raise _unreadable(self._row, self.path, error) from error
+
+    def digest(self):
+        if self._known is not None:
+            return self._known
+        digest = super().digest()
+        if is_settled(self._state) and self._is_unchanged():
+            if len(_digests) >= MOST_DIGESTS:
+                _digests.clear()
+            _digests[self._file, self._state, self._value_range] = digest
+        return digest
+
+    def _is_unchanged(self):
+        try:
+            return file_state(_stat(self._file)) == self._state
+        except (OSError, ValueError):
+            return False
+
+    def _decode(self):
+        if self._known is not None and super().digest() != self._known:
+            error = OSError("changed while it was read; call again")
+            raise _unreadable(self._row, self.path, error)
+        return super()._decode()
 
 
 class PixelImage(LazyImage):
@@ -342,7 +393,7 @@ class PathForm(Form):
         return isinstance(item, (str, os.PathLike))
 
     def open(self, row, ranges, layout):
-        return EncodedImage(row, self.path, _read_file(self.item), ranges.given)
+        return ImageFile(row, self.path, self.item, ranges.given)
 
 
 class BytesForm(Form):
@@ -452,19 +503,24 @@ def _no_image(item):
     )
 
 
-def _read_file(path):
+def _stat(path):
+    """Stat what has to be a regular file."""
     if not path:
         raise ValueError("the path is an empty string")
-    file = os.path.expanduser(path)
     try:
-        mode = os.stat(file).st_mode
+        found = os.stat(os.path.expanduser(path))
     except (OSError, ValueError) as error:
         raise OSError(_why_not_found(path, error)) from error
-    if stat.S_ISDIR(mode):
+    if stat.S_ISDIR(found.st_mode):
         raise ValueError("is a directory, not a file")
-    if not stat.S_ISREG(mode):
+    if not stat.S_ISREG(found.st_mode):
         raise ValueError("is a device, pipe or socket, not a file")
-    with open(file, "rb", buffering=0) as opened:  # half the time of Path.read_bytes
+    return found
+
+
+def _read_file(path):
+    # Without a buffer, in half the time of Path.read_bytes.
+    with open(os.path.expanduser(path), "rb", buffering=0) as opened:
         return opened.read()
 
 

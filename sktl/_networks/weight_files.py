@@ -25,14 +25,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm import tqdm
 
 from sktl._utils.atomic import replacing
+from sktl._utils.file_state import file_state, is_settled
 from sktl.exceptions import WeightsMismatchError, WeightsNotAvailableError
 
 # Seconds without a byte after which a server is given up, and the bytes a second that
 # it may not fall below in the long run.
 SILENCE = 30
 SLOWEST = 1000
-# A file changed so shortly after it was read may bear the same time.
-CLOCK_TICK = 100_000_000  # nanoseconds
 # Under which names training scripts keep the state dict beside other things, and what
 # they put before its names: torch's DataParallel, torch.compile, Lightning, and the
 # user's own module.
@@ -207,7 +206,7 @@ def read_file(file):
             content = file.path.read_bytes()
             digest = hashlib.sha256(content).hexdigest()
             metadata = _metadata(content) if _is_safetensors(file.path) else {}
-            if _file_state(file.path) == state and _is_settled(state):
+            if _file_state(file.path) == state and is_settled(state):
                 _digests[file.path] = state, digest, metadata
     except OSError as error:
         raise WeightsNotAvailableError(
@@ -245,17 +244,7 @@ def _file_state(path):
     found = os.stat(path)
     if not stat.S_ISREG(found.st_mode):
         raise OSError("it is a folder, a pipe or a device, not a file")
-    return (
-        found.st_dev,
-        found.st_ino,
-        found.st_size,
-        found.st_mtime_ns,
-        found.st_ctime_ns,
-    )
-
-
-def _is_settled(state):
-    return abs(time.time_ns() - max(state[-2:])) > CLOCK_TICK
+    return file_state(found)
 
 
 def parse(path, digest, content=None):

@@ -1,0 +1,22 @@
+"""Whether a file is still the one that was read, told without reading it again."""
+
+import time
+
+# A file changed so shortly after it was read may bear the same time.
+CLOCK_TICK = 100_000_000  # nanoseconds
+
+
+def file_state(found):
+    """Everything in what `os.stat` found that changes when a file does."""
+    return (
+        found.st_dev,
+        found.st_ino,
+        found.st_size,
+        found.st_mtime_ns,
+        found.st_ctime_ns,
+    )
+
+
+def is_settled(state):
+    """Whether a later change is sure to show in the state of the file."""
+    return abs(time.time_ns() - max(state[-2:])) > CLOCK_TICK

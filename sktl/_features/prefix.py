@@ -83,7 +83,8 @@ class _Result:
     def hit(self, contents):
         """Write images that were found in the cache."""
         self.n_hits += sum(len(content.images) for content in contents)
-        self.bar.set_postfix(hits=self.n_hits, refresh=False)
+        if not self.bar.disable:
+            self.bar.set_postfix(hits=self.n_hits, refresh=False)
         self.write(contents)
 
     def fail(self, errors):

@@ -58,7 +58,9 @@ class ValueRange:
         """
         if self.given is not None:
             return
-        rows = np.linspace(0, n - 1, min(n, LOOKED_AT)).astype(int)
+        rows = range(n)
+        if n > LOOKED_AT:
+            rows = np.linspace(0, n - 1, LOOKED_AT).astype(int)
         arrays = [array for row in rows if (array := numbers(row)) is not None]
         seen = [_Seen.of(array, self.of(array.dtype)) for array in arrays]
         seen = [image for image in seen if image is not None]

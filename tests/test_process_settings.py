@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import sklearn
 import torch
-from safetensors.torch import load_file
+from safetensors.numpy import load_file
 from sklearn.base import BaseEstimator
 from sklearn.dummy import DummyRegressor
 from sklearn.linear_model import LogisticRegression

@@ -3,11 +3,12 @@
 
 The sets are ants and bees, seventeen flowers, seven kinds of landscape from above, and
 ten hand signs, with equally many images of each class. The network is SqueezeNet 1.1
-with ImageNet weights. The default contenders are compared on the same folds: classical
-models on raw pixels and on frozen features, the fine-tuned network, and the network
-trained from scratch. Prints a Markdown table with a row per contender and a column per
-set, and writes an HTML page for each set. Needs the images and weights, by default in
-the folder `shared` beside this repository; twenty minutes on two cores.
+with ImageNet weights; without these, pass `--network sktl_photo`, which ships with
+sktl. The default contenders are compared on the same folds: classical models on raw
+pixels and on frozen features, the fine-tuned network, and the network trained from
+scratch. Prints a Markdown table with a row per contender and a column per set, and
+writes an HTML page for each set. Needs the images and weights, by default in the folder
+`shared` beside this repository; twenty minutes on two cores.
 """
 
 # %%
@@ -22,6 +23,7 @@ from sklearn.model_selection import StratifiedKFold
 from sktl import PretrainedFeatureExtractor, compare_transfer
 
 SETS = ("hymenoptera", "flowers17", "rsscn7", "sign_digits")
+NETWORKS = ("squeezenet1_1", "sktl_photo")
 WEIGHTS = Path("weights", "squeezenet1_1-torchvision.fp16.safetensors")
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -38,6 +40,7 @@ def parse(arguments=None):
     parser.add_argument("--images", type=int, default=200, help="of each set")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--image-size", type=int, default=112, help="in pixels")
+    parser.add_argument("--network", choices=NETWORKS, default=NETWORKS[0])
     return parser.parse_args(arguments)
 
 
@@ -77,9 +80,10 @@ def load(folder, n_images):
 def compare(name, options):
     X, y = load(options.shared / "data" / name, options.images)
     print(f"{name}: {len(y)} images of {len(set(y))} classes", flush=True)
+    is_shipped = options.network == "sktl_photo"
     network = PretrainedFeatureExtractor(
-        "squeezenet1_1",
-        weights=options.shared / WEIGHTS,
+        options.network,
+        weights="DEFAULT" if is_shipped else options.shared / WEIGHTS,
         image_size=options.image_size,
         n_jobs=2,
     )
@@ -113,10 +117,12 @@ def markdown(reports):
 
 def main():
     options = parse()
-    if not (options.shared / WEIGHTS).is_file():
+    needed = Path("data") if options.network == "sktl_photo" else WEIGHTS
+    if not (options.shared / needed).exists():
         sys.exit(
-            f"{options.shared} has no {WEIGHTS}. Pass --shared with a folder that has "
-            f"them, and images as data/{SETS[0]}/train/<class>/*.jpg."
+            f"{options.shared} has no {needed}. Pass --shared with a folder that has "
+            f"it, and images as data/{SETS[0]}/train/<class>/*.jpg. Without the "
+            "weights of SqueezeNet, pass --network sktl_photo."
         )
     reports = {name: compare(name, options) for name in options.sets}
     print(markdown(reports))

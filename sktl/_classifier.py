@@ -40,8 +40,9 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
     Parameters
     ----------
     backbone : str or torch.nn.Module, default="sktl_mini"
-        A name of `list_backbones()`, or a network that `torch.fx` can trace, with or
-        without its classification layer, as in `PretrainedFeatureExtractor`.
+        A name of `list_backbones()`, such as `"sktl_photo"` for photographs; or a
+        network that `torch.fx` can trace, with or without its classification layer, as
+        in `PretrainedFeatureExtractor`.
     weights : str, path-like, torchvision weights, dict or None, default="DEFAULT"
         As in `PretrainedFeatureExtractor`. Not used by `strategy="scratch"`.
     strategy : {"lp_ft", "linear_probe", "full", "gradual", "scratch"}, default="lp_ft"

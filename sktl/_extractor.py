@@ -37,8 +37,8 @@ class PretrainedFeatureExtractor(
         `.features`, timm's `num_classes=0`). It counts as class scores if only
         reshaping, averaging, dropout, softmax or sigmoid come after the last Linear or
         convolution; in doubtful cases a warning says which layer's output is used.
-        `"sktl_mini"` ships with the package and is made for small images; for
-        photographs, choose a larger backbone.
+        Two ship with the package: `"sktl_mini"`, made for small images, and
+        `"sktl_photo"`, for photographs. Larger ones are better on photographs.
     weights : str, path-like, torchvision weights, dict or None, default="DEFAULT"
         `"DEFAULT"` or another torchvision weight name (downloaded once, into torch's
         hub directory); a state dict, or the path of a `.safetensors` or `.pth` file

@@ -24,7 +24,8 @@ class FineTunedCNNRegressor(SavedMixin, FineTunedNet, NeuralNetRegressor):
     Parameters
     ----------
     backbone : str or torch.nn.Module, default="sktl_mini"
-        A name of `list_backbones()`, or a network that `torch.fx` can trace.
+        A name of `list_backbones()`, such as `"sktl_photo"` for photographs; or a
+        network that `torch.fx` can trace.
     weights, strategy, unfreeze_from, reinit_from, hidden_units, dropout : object
         Which network, and which part of it is trained: as in `FineTunedCNNClassifier`,
         like all parameters below without a full description.

@@ -61,9 +61,22 @@ def test_wheel_holds_the_whole_package_and_nothing_else(wheel):
     assert packed == files_of_package()
 
 
-def test_version_stands_in_one_place(wheel):
+@pytest.fixture(scope="module")
+def metadata(wheel):
     (path,) = [n for n in wheel.namelist() if n.endswith(".dist-info/METADATA")]
-    assert email.message_from_bytes(wheel.read(path))["Version"] == sktl.__version__
+    return email.message_from_bytes(wheel.read(path))
+
+
+def test_version_stands_in_one_place(metadata):
+    assert metadata["Version"] == sktl.__version__
+
+
+def test_wheel_holds_both_networks_and_both_licences(wheel, metadata):
+    weights = {name for name in wheel.namelist() if name.endswith(".safetensors")}
+    folder = "sktl/_networks/weights"
+    assert weights == {f"{folder}/{n}.safetensors" for n in ("sktl_mini", "sktl_photo")}
+    licences = metadata.get_all("License-File")
+    assert licences == ["LICENSE", f"{folder}/LICENSE-APACHE"]
 
 
 def test_source_archive_can_be_tested(built):

@@ -15,6 +15,8 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 README = REPOSITORY / "README.md"
 GUIDE = sorted((REPOSITORY / "examples" / "guide").glob("*.md"))
+BENCHMARKS = REPOSITORY / "benchmarks" / "README.md"
+CARDS = sorted((REPOSITORY / "sktl" / "_networks" / "weights").glob("*.md"))
 
 
 @dataclass(frozen=True)
@@ -175,8 +177,7 @@ def test_block_runs_in_the_namespace_of_those_before():
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "benchmarks/README.md", "sktl/_networks/weights/sktl_mini.md"]
+    "page", [README, *GUIDE, BENCHMARKS, *CARDS], ids=lambda path: path.stem
 )
 def test_page_holds_no_placeholder(page):
-    text = (REPOSITORY / page).read_text("utf-8")
-    assert re.findall(r"@\w+@", text) == []
+    assert re.findall(r"@\w+@|XXX", page.read_text("utf-8")) == []

@@ -19,12 +19,15 @@ def ants_and_bees(shared):
     return paths, [path.parent.name for path in paths]
 
 
-def on_features(weights):
+def on_features(backbone, weights="DEFAULT"):
     return make_pipeline(
-        PretrainedFeatureExtractor("squeezenet1_1", weights=weights, n_jobs=2),
+        PretrainedFeatureExtractor(backbone, weights=weights, n_jobs=2),
         StandardScaler(),
         LogisticRegression(max_iter=1000),
     )
+
+
+FOLDS = StratifiedKFold(5, shuffle=True, random_state=0)
 
 
 @pytest.mark.slow
@@ -35,10 +38,10 @@ def test_pretrained_features_beat_those_of_the_untrained_network(shared, ants_an
         paths,
         labels,
         {
-            "ImageNet": on_features(shared / "weights" / SQUEEZENET),
-            "untrained": on_features(None),
+            "ImageNet": on_features("squeezenet1_1", shared / "weights" / SQUEEZENET),
+            "untrained": on_features("squeezenet1_1", None),
         },
-        cv=StratifiedKFold(5, shuffle=True, random_state=0),
+        cv=FOLDS,
     )
     print(report)
     pretrained, untrained = report.results_["mean_test_score"]
@@ -46,3 +49,14 @@ def test_pretrained_features_beat_those_of_the_untrained_network(shared, ants_an
     assert pretrained > 0.9
     assert pretrained - untrained > 0.2
     assert pretrained - untrained > 5 * np.hypot(*errors)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::sktl.exceptions.ImageSizeWarning")
+def test_shipped_network_for_photographs_beats_the_default_one(ants_and_bees):
+    contenders = {name: on_features(name) for name in ("sktl_mini", "sktl_photo")}
+    report = compare_transfer(*ants_and_bees, contenders, cv=FOLDS)
+    print(report)
+    default, photo = report.results_["mean_test_score"]
+    assert photo > 0.75
+    assert photo - default > 0.05

@@ -410,7 +410,8 @@ def compare_transfer(
         model per tag (`OneVsRestClassifier`); for numbers, the corresponding
         regressors: the mean, ridge regression, and so on.
     backbone : str, torch.nn.Module, extractor or dict, default="sktl_mini"
-        The network of the default contenders. If it is a `PretrainedFeatureExtractor`,
+        The network of the default contenders (`"sktl_photo"` suits photographs, and
+        ships with the package too). If it is a `PretrainedFeatureExtractor`,
         all of them use its `weights`, `image_size`, `image_shape`, `cache` and so on.
         Pass a dict of label to any of these to compare several networks;
         `BackboneRanking.best` returns such a dict.

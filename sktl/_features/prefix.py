@@ -260,13 +260,14 @@ class FrozenPrefix:
         return result.outputs
 
     def _warn_large(self, result):
-        side = self._side()
+        side, name = self._side(), self.backbone.name
+        shipped = "'sktl_photo', which needs no download, or " * (name == "sktl_mini")
         warn_caller(
             f"{result.n_large} of {result.n_rows} images are more than "
-            f"{MUCH_LARGER} times as large as the {side} pixels that "
-            f"backbone={self.backbone.name!r} sees, so fine detail is lost. Use a "
-            "network that sees 224 pixels, such as 'mobilenet_v3_small', 'resnet18' "
-            "or 'efficientnet_b0', or pass a larger image_size.",
+            f"{MUCH_LARGER} times as large as the {side} pixels that backbone={name!r} "
+            f"sees, so fine detail is lost. Use {shipped}a network that sees 224 "
+            "pixels, such as 'mobilenet_v3_small', 'resnet18' or 'efficientnet_b0', or "
+            "pass a larger image_size.",
             ImageSizeWarning,
         )
 

@@ -14,7 +14,7 @@ import torch
 import torchvision
 from torchvision.models import get_model_builder, get_model_weights, list_models
 
-from sktl._networks import mini
+from sktl._networks import mini, photo
 from sktl._networks.given import reset_copy
 from sktl._networks.preprocessing import (
     IMAGENET,
@@ -25,8 +25,6 @@ from sktl._networks.preprocessing import (
 from sktl._networks.weight_files import WeightsFile, torchvision_file
 from sktl._utils.printable import shown
 from sktl.exceptions import UnknownBackboneError, WeightsMismatchError
-
-MINI_WEIGHTS = Path(__file__).parent / "weights" / "sktl_mini.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,8 +86,8 @@ def list_backbones(module=None, *, pretrained=False, filter="*"):
     Parameters
     ----------
     module : {"torchvision", "timm"} or None, default=None
-        Whose networks to list. None lists `"sktl_mini"` and those of torchvision. The
-        networks of timm, over 1,300, need `pip install 'sktl[timm]'`.
+        Whose networks to list. None lists the two that ship with sktl, and those of
+        torchvision. The networks of timm, over 1,300, need `pip install 'sktl[timm]'`.
     pretrained : bool, default=False
         Whether to list names that include the weights (such as
         `"timm/resnet50.a1_in1k"`) instead of names of networks; for timm only.
@@ -99,15 +97,15 @@ def list_backbones(module=None, *, pretrained=False, filter="*"):
     Returns
     -------
     names : list of str
-        `"sktl_mini"` first, then every classification network of the installed
-        torchvision, in alphabetical order.
+        `"sktl_mini"` and `"sktl_photo"`, then every classification network of the
+        installed torchvision, in alphabetical order.
 
     Examples
     --------
     >>> from sktl import list_backbones
     >>> names = list_backbones()
-    >>> names[0], "resnet18" in names
-    ('sktl_mini', True)
+    >>> names[:2], "resnet18" in names
+    (['sktl_mini', 'sktl_photo'], True)
     >>> list_backbones(filter="resnet1*")
     ['resnet101', 'resnet152', 'resnet18']
     """
@@ -118,18 +116,18 @@ def list_backbones(module=None, *, pretrained=False, filter="*"):
     if module not in (None, "torchvision"):
         raise ValueError(
             f"module={shown(module)} is not known. Accepted: 'torchvision', 'timm', "
-            "None for sktl_mini and torchvision's."
+            "None for torchvision's and those that ship with sktl."
         )
-    own = ["sktl_mini"] if module is None else []
-    names = [*own, *sorted(list_models(module=torchvision.models))]
+    shipped = SHIPPED if module is None else ()
+    names = [*shipped, *sorted(list_models(module=torchvision.models))]
     return fnmatch.filter(names, filter)
 
 
 @functools.lru_cache
 def named_architecture(name, published=False):
     """The architecture of that name, as it is for published weights if they differ."""
-    if name == "sktl_mini":
-        return _mini_architecture()
+    if name in SHIPPED:
+        return SHIPPED[name]
     if name.startswith("timm/"):
         from sktl._networks.timm_networks import timm_architecture
 
@@ -149,21 +147,25 @@ def named_architecture(name, published=False):
     )
 
 
-def _mini_architecture():
+def _shipped(name, build, module):
+    """A network whose weights are in the package; its module says how to feed it."""
     preprocessing = Preprocessing(
-        resize=mini.SIZE,
-        crop=mini.SIZE,
+        resize=module.SIZE,
+        crop=module.SIZE,
         interpolation="bilinear",
-        mean=mini.MEAN,
-        std=mini.STD,
+        mean=module.MEAN,
+        std=module.STD,
         fit="stretch",
     )
-    return Architecture(
-        "sktl_mini",
-        mini.SktlMini,
-        preprocessing,
-        {"DEFAULT": WeightsFile(MINI_WEIGHTS, mini.WEIGHTS_SHA256)},
-    )
+    path = Path(__file__).parent / "weights" / f"{name}.safetensors"
+    files = {"DEFAULT": WeightsFile(path, module.WEIGHTS_SHA256)}
+    return Architecture(name, build, preprocessing, files)
+
+
+SHIPPED = {
+    "sktl_mini": _shipped("sktl_mini", mini.SktlMini, mini),
+    "sktl_photo": _shipped("sktl_photo", photo.SktlPhoto, photo),
+}
 
 
 def module_architecture(module):

@@ -100,7 +100,7 @@ def _hub_file(file):
             f"The weights {file.path} could not be downloaded from {file.source} "
             f"({type(error).__name__}: {str(error)[:300]}). If you are offline, fetch "
             "that file elsewhere and pass weights=<its path>, or "
-            "backbone='sktl_mini', which needs no download."
+            "backbone='sktl_mini' or 'sktl_photo', which need no download."
         ) from error
     # The cache names large files by their SHA-256, and links to them.
     name = os.path.basename(os.path.realpath(path))
@@ -150,7 +150,7 @@ def _download(file, path):
             f"The weights {path.name} could not be downloaded from {file.url} "
             f"({type(error).__name__}: {error}). If you are offline, put that file "
             f"into {path.parent}, or pass weights=<path of a state dict>, or "
-            "backbone='sktl_mini', which needs no download."
+            "backbone='sktl_mini' or 'sktl_photo', which need no download."
         ) from error
 
 

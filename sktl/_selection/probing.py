@@ -185,8 +185,9 @@ def probe_layers(
         Labels of at least two classes; or, if an image can have several tags,
         indicators, with a column of 0 and 1 for each tag; or numbers. See `target`.
     backbone : str, torch.nn.Module or PretrainedFeatureExtractor, default="sktl_mini"
-        The network. An extractor is used with its own `weights`, `image_size`, `cache`,
-        `device` and so on, but not with its `layers` and `pooling`.
+        The network; for photographs, `"sktl_photo"` ships with the package too. An
+        extractor is used with its own `weights`, `image_size`, `cache`, `device` and so
+        on, but not with its `layers` and `pooling`.
     cv : int, splitter or iterable of splits, default=5
         At least two splits. An int means folds in the order of `X`; for labels they are
         stratified, and each class needs at least as many rows as there are folds.

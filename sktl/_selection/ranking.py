@@ -178,8 +178,8 @@ def rank_backbones(
         has labels of your choice as keys; its values are such names, networks (a
         `torch.nn.Module`) or instances of `PretrainedFeatureExtractor`, which are used
         with their own `weights`, `layers`, `image_size`, `cache` and so on. `"default"`
-        needs no download: it ranks the network that ships with the package, and the
-        same network untrained.
+        needs no download: it ranks `"sktl_mini"`, which ships with the package, and
+        the same network untrained.
     method : {"logme", "hscore", "knn", "probe"} or list of these, default="logme"
         The score. If you pass a list, networks are ranked by the first, and the others
         are shown as further columns. `"logme"`: log evidence of a linear model at its

@@ -274,10 +274,17 @@ def test_equal_unreadable_images_are_all_reported(images):
     assert np.isnan(features).all(axis=1).tolist() == [False, True, True, False]
 
 
-def test_images_much_larger_than_the_network_sees_warn_once():
-    large = [np.zeros((300, 400, 3), np.uint8), np.ones((300, 300, 3), np.uint8)]
-    extractor = PretrainedFeatureExtractor().fit(large)
-    with pytest.warns(ImageSizeWarning, match="'resnet18'") as caught:
+@pytest.mark.parametrize(
+    ("backbone", "remedy"),
+    [
+        ("sktl_mini", "Use 'sktl_photo', which needs no download, or a.*'resnet18'"),
+        ("sktl_photo", "Use a network that sees 224 pixels, such as.*'resnet18'"),
+    ],
+)
+def test_images_much_larger_than_the_network_sees_warn_once(backbone, remedy):
+    large = [np.zeros((500, 600, 3), np.uint8), np.ones((500, 500, 3), np.uint8)]
+    extractor = PretrainedFeatureExtractor(backbone).fit(large)
+    with pytest.warns(ImageSizeWarning, match=remedy) as caught:
         extractor.transform(large)
     assert len(caught) == 1
     assert caught[0].filename == __file__

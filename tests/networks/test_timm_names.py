@@ -159,7 +159,7 @@ def test_hub_that_is_not_there_is_named_like_any_other_server(start_hub, monkeyp
     server.server_close()
     with pytest.raises(
         WeightsNotAvailableError,
-        match=f"huggingface.co/timm/{NAME}.*If you are offline.*sktl_mini",
+        match=f"huggingface.co/timm/{NAME}.*offline.*'sktl_mini' or 'sktl_photo'",
     ):
         PretrainedFeatureExtractor(f"timm/{NAME}").fit(images())
 

@@ -37,7 +37,7 @@ from PIL import Image
 
 from sktl import PretrainedFeatureExtractor
 
-ROWS = 250  # of a partition
+ROWS = 500  # of a partition
 SHARE = 20  # what the largest number of images is of the smallest
 N_WORKERS = 1, 2
 CLAIMED_RATE, CLAIMED_GROWTH = 0.9, 1.1

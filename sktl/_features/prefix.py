@@ -25,6 +25,7 @@ is it for a partition of a collection, whose rows have the bits that all of `X` 
 
 import sys
 import weakref
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -78,19 +79,23 @@ class _Result:
             for row, _ in content.images:
                 for output, activation in zip(self.outputs, activations, strict=True):
                     output[row] = activation
-            self.bar.update(len(content.images))
+            self._advance(len(content.images))
 
     def hit(self, contents):
         """Write images that were found in the cache."""
         self.n_hits += sum(len(content.images) for content in contents)
-        if not self.bar.disable:
+        if self.bar is not None:
             self.bar.set_postfix(hits=self.n_hits, refresh=False)
         self.write(contents)
 
     def fail(self, errors):
         """Note why rows could not be read."""
         self.failures |= errors
-        self.bar.update(len(errors))
+        self._advance(len(errors))
+
+    def _advance(self, n_images):
+        if self.bar is not None:
+            self.bar.update(n_images)
 
 
 @dataclass(frozen=True)
@@ -164,10 +169,10 @@ class FrozenPrefix:
         cache = open_cache(None if self.cuts == ("",) else self.cache)
         geometry = self.backbone.preprocessing.geometry
         prints = self.fingerprints()
-        bar = tqdm(total=len(images), unit=" images", disable=not self.verbose)
+        bar = tqdm(total=len(images), unit=" images") if self.verbose else None
         result = _Result(len(images), bar)
         blocks = Blocks(images, prints, geometry, self.engine, cache, self.n_jobs)
-        with bar, blocks:
+        with nullcontext() if bar is None else bar, blocks:
             for block in blocks:
                 result.fail(block.errors)  # not there any more if it comes back
                 if block.pixels is None:
@@ -176,7 +181,7 @@ class FrozenPrefix:
                     result.n_large += block.n_large
                 else:
                     blocks.postpone(block)  # go on somewhere else, and come back
-            if self.verbose:
+            if bar is not None:
                 self._tell_what_limits(blocks, bar)
         return self._finish(result, on_error)
 

@@ -2,8 +2,9 @@
 
 import time
 
-# A file changed so shortly after it was read may bear the same time.
-CLOCK_TICK = 100_000_000  # nanoseconds
+# A file changed so shortly after it was read may bear the same time: FAT, as on memory
+# cards, counts in steps of two seconds.
+CLOCK_TICK = 2_000_000_000  # nanoseconds
 
 
 def file_state(found):

@@ -9,13 +9,20 @@ import numpy as np
 import pytest
 
 from sktl import PretrainedFeatureExtractor, clear_cache
+from sktl._utils import file_state
 from sktl.exceptions import ImageReadError
 from tests.helpers import encode
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
 FILES = [encode(image, "BMP") for image in IMAGES]  # all of one size
 N_FILES = 5
-SETTLED = 0.2  # seconds, after which a file's times tell of any change
+TICK = 0.1  # seconds, after which the times of a file tell here of any change
+
+
+@pytest.fixture(autouse=True)
+def fine_clock(monkeypatch):
+    """Spare the tests the two seconds after which times tell anywhere."""
+    monkeypatch.setattr(file_state, "CLOCK_TICK", TICK * 1e9)
 
 
 @pytest.fixture
@@ -28,7 +35,7 @@ def paths(tmp_path):
     paths = [tmp_path / f"{n}.bmp" for n in range(N_FILES)]
     for path, content in zip(paths, FILES, strict=False):
         path.write_bytes(content)
-    time.sleep(SETTLED)
+    time.sleep(2 * TICK)
     return paths
 
 

@@ -1,4 +1,4 @@
-"""What two examples claim of transfer is so. `.ci/run` runs them all."""
+"""What two examples claim of transfer is so. `.ci/run` runs all others."""
 
 import importlib.util
 import re

@@ -77,6 +77,8 @@ sphinx_gallery_conf = {
     "within_subsection_order": "FileNameSortKey",
 }
 
+suppress_warnings = ["config.cache"]  # `arguments` cannot be pickled
+
 html_theme = "pydata_sphinx_theme"
 html_title = "sktl"
 html_show_sourcelink = False

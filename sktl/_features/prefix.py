@@ -23,6 +23,7 @@ Where a whole batch has few pixels, and so takes but a moment, nothing is cut sh
 is it for a partition of a collection, whose rows have the bits that all of `X` gives.
 """
 
+import functools
 import sys
 import weakref
 from contextlib import nullcontext
@@ -55,6 +56,7 @@ SMALL_BATCH = 2**13
 # What most networks see; for those that do, there is hardly a better one to name.
 IMAGENET_SIZE = 224
 
+_plain = functools.cache(asdict)
 _shapes = weakref.WeakKeyDictionary()  # network -> {cuts, poolings, side: shapes}
 
 
@@ -302,7 +304,7 @@ class FrozenPrefix:
 
     def fingerprints(self):
         """One digest per cut of all that decides the numbers, the image aside."""
-        preprocessing = asdict(self.backbone.preprocessing)
+        preprocessing = _plain(self.backbone.preprocessing)
         network = self.backbone.network
         # A norm whose input is asked for is not folded into the layer before it, which
         # changes the rounding of all that follows.

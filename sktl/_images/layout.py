@@ -23,7 +23,7 @@ def check_numbers(X, single=False, may_be_empty=False):
 
     `single`: X is one image; else an error says which of its rows are at fault.
     """
-    if type(X) is np.ndarray and X.dtype.kind in "bu" and X.ndim > 2 and len(X):
+    if type(X) is np.ndarray and X.dtype.kind in ("b", "u") and X.ndim > 2 and len(X):
         return X  # nothing can be wrong with these numbers
     if not hasattr(X, "shape"):
         _check_container(X)

@@ -127,6 +127,7 @@ def test_named_weights_come_from_the_hub_once(
     assert len(server.questions) == n_questions, "what lies in the cache is used"
 
 
+@pytest.mark.slow
 def test_endpoint_of_the_environment_is_asked_and_the_licence_printed_once(
     network, start_hub, tmp_path
 ):

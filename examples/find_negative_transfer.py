@@ -8,8 +8,8 @@ digits (grey scans of 8 x 8 pixels). The network is then used on 250 other digit
 beside `sktl_mini`, which comes with the package and is sound, and beside the same
 network trained from scratch. `compare_transfer` pairs each pretrained model with its
 counterpart without transfer (its twin: the same on an untrained network, or trained
-from scratch) and says where the counterpart wins. Needs no download; two to four minutes
-on two cores.
+from scratch) and says where the counterpart wins. Needs no download; two to four
+minutes on two cores.
 """
 
 # %%

@@ -95,7 +95,7 @@ def compare(what, X, y, linear, face, scoring):
             model, X, y, cv=FOLDS, scoring=scoring, error_score="raise"
         )
 
-    extractor = PretrainedFeatureExtractor(image_size=SIDE)
+    extractor = PretrainedFeatureExtractor("sktl_mini", image_size=SIDE)
     frozen = scores(make_pipeline(extractor, linear), X)
     pixels = scores(linear, pixels_of(X)).mean()
     nets = [face(image_size=SIDE, random_state=seed) for seed in SEEDS]

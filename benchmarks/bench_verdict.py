@@ -150,7 +150,8 @@ def load(data, shared):
         images = sorted(folder.glob("*/*/*.*"))
         X = np.array([thumbnail(path) for path in images])
         y = np.array([int(path.parent.name) for path in images])
-    features = PretrainedFeatureExtractor().fit_transform(images).astype(float)
+    extractor = PretrainedFeatureExtractor("sktl_mini")
+    features = extractor.fit_transform(images).astype(float)
     features -= features.mean(axis=0)
     directions = np.linalg.svd(features, full_matrices=False)[2][:N_FEATURES]
     return np.hstack([X, features @ directions.T]), y

@@ -73,7 +73,7 @@ NUMBERS = ("numbers", StandardScaler(), ["weight", "length"])
 
 
 def photo(weights="DEFAULT"):
-    features = PretrainedFeatureExtractor(weights=weights)
+    features = PretrainedFeatureExtractor("sktl_mini", weights=weights)
     return "photo", make_pipeline(features, StandardScaler()), "photo"
 
 

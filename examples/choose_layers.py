@@ -39,7 +39,7 @@ PLOT = Path("choose_layers.png")
 # %%
 def on_features(layer):
     return make_pipeline(
-        PretrainedFeatureExtractor(layers=layer),
+        PretrainedFeatureExtractor("sktl_mini", layers=layer),
         StandardScaler(),
         LogisticRegression(max_iter=1000),
     )
@@ -49,6 +49,7 @@ def advised(advice):
     if advice["strategy"] == "linear_probe":  # on the best layer, not always the last
         return on_features(advice["layers"])
     return FineTunedCNNClassifier(
+        "sktl_mini",
         strategy=advice["strategy"],
         unfreeze_from=advice["unfreeze_from"],
         max_epochs=10,
@@ -60,9 +61,9 @@ def contenders(probe):
     return {
         "as advised": advised(probe.recommendation_),
         "features of the second stage": on_features(probe.results_["layer"][1]),
-        "last stage trained": FineTunedCNNClassifier(unfreeze_from="last"),
-        "last two stages": FineTunedCNNClassifier(unfreeze_from=2),
-        "everything": FineTunedCNNClassifier(),
+        "last stage trained": FineTunedCNNClassifier("sktl_mini", unfreeze_from="last"),
+        "last two stages": FineTunedCNNClassifier("sktl_mini", unfreeze_from=2),
+        "everything": FineTunedCNNClassifier("sktl_mini"),
     }
 
 
@@ -76,7 +77,7 @@ def contenders(probe):
 # %%
 def main():
     X, y = load_digits(return_X_y=True)
-    probe = probe_layers(X[:N_PROBED], y[:N_PROBED], cv=N_FOLDS)
+    probe = probe_layers(X[:N_PROBED], y[:N_PROBED], "sktl_mini", cv=N_FOLDS)
     print(probe, "\n")
     probe.plot().figure_.savefig(PLOT, dpi=120)
     others = slice(N_PROBED, N_PROBED + N_COMPARED)

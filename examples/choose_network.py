@@ -40,14 +40,20 @@ PLOT = Path("choose_network.png")
 # %%
 def train_source(images, labels, path):
     network = FineTunedCNNClassifier(
-        strategy="scratch", augment=None, image_size=IMAGE_SIZE, random_state=0
+        "sktl_mini",
+        strategy="scratch",
+        augment=None,
+        image_size=IMAGE_SIZE,
+        random_state=0,
     )
     network.fit(images.reshape(len(images), -1), labels).save_backbone(path)
     return extractor(path)
 
 
 def extractor(weights):
-    return PretrainedFeatureExtractor(weights=weights, image_size=IMAGE_SIZE)
+    return PretrainedFeatureExtractor(
+        "sktl_mini", weights=weights, image_size=IMAGE_SIZE
+    )
 
 
 def candidates(images, labels, folder):

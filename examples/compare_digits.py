@@ -49,16 +49,17 @@ CONTENDERS = {
     "raw pixels + logistic regression": logistic_regression(),
     "raw pixels + SVM": svm(),
     "frozen features + logistic regression": logistic_regression(
-        PretrainedFeatureExtractor()
+        PretrainedFeatureExtractor("sktl_mini")
     ),
-    "frozen features + SVM": svm(PretrainedFeatureExtractor()),
+    "frozen features + SVM": svm(PretrainedFeatureExtractor("sktl_mini")),
     # The last stage alone: digits need no more, and its input is computed once.
     "fine-tuned CNN": FineTunedCNNClassifier(
-        unfreeze_from="last", batch_size=32, max_epochs=5
+        "sktl_mini", unfreeze_from="last", batch_size=32, max_epochs=5
     ),
     # What random weights need: many small steps, large at first and small in the end.
     # 32 pixels, four for each of an image's own, are cheaper, and more accurate.
     "same CNN from scratch": FineTunedCNNClassifier(
+        "sktl_mini",
         strategy="scratch",
         image_size=32,
         batch_size=16,

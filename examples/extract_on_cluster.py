@@ -88,7 +88,7 @@ def accuracy(features, labels, n_train):
 
 # %%
 def main(n_images):
-    extractor = PretrainedFeatureExtractor(cache=None)
+    extractor = PretrainedFeatureExtractor("sktl_mini", cache=None)
     with tempfile.TemporaryDirectory() as folder:
         table = write_images(folder, n_images)
         parquet = Path(folder, "features")

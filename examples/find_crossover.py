@@ -36,10 +36,10 @@ PLOT = Path("find_crossover.png")
 # %%
 CONTENDERS = {
     "raw pixels + SVM": make_pipeline(StandardScaler(), SVC(C=10)),
-    "frozen": FineTunedCNNClassifier(strategy="linear_probe"),
-    "fine-tuned": FineTunedCNNClassifier(unfreeze_from="last"),
+    "frozen": FineTunedCNNClassifier("sktl_mini", strategy="linear_probe"),
+    "fine-tuned": FineTunedCNNClassifier("sktl_mini", unfreeze_from="last"),
     "from scratch": FineTunedCNNClassifier(
-        strategy="scratch", batch_size=16, max_epochs=15, augment=None
+        "sktl_mini", strategy="scratch", batch_size=16, max_epochs=15, augment=None
     ),
 }
 

@@ -40,6 +40,7 @@ def misled_weights(X, y, path):
     """Train a network on shuffled labels; save it without its head."""
     labels = shuffle(y, random_state=0)
     misled = FineTunedCNNClassifier(
+        "sktl_mini",
         strategy="scratch",
         image_size=IMAGE_SIZE,
         augment=None,
@@ -64,7 +65,7 @@ def misled_weights(X, y, path):
 # %%
 def on_features(weights):
     return make_pipeline(
-        PretrainedFeatureExtractor(weights=weights, image_size=IMAGE_SIZE),
+        PretrainedFeatureExtractor("sktl_mini", weights=weights, image_size=IMAGE_SIZE),
         StandardScaler(),
         LogisticRegression(max_iter=1000),
     )
@@ -72,7 +73,7 @@ def on_features(weights):
 
 def fine_tuned(weights):
     return FineTunedCNNClassifier(
-        weights=weights, image_size=IMAGE_SIZE, unfreeze_from="last"
+        "sktl_mini", weights=weights, image_size=IMAGE_SIZE, unfreeze_from="last"
     )
 
 
@@ -84,7 +85,11 @@ def contenders(misled):
         "sktl_mini, fine-tuned": fine_tuned("DEFAULT"),
         "misled network, fine-tuned": fine_tuned(misled),
         "from scratch": FineTunedCNNClassifier(
-            strategy="scratch", image_size=IMAGE_SIZE, augment=None, max_epochs=20
+            "sktl_mini",
+            strategy="scratch",
+            image_size=IMAGE_SIZE,
+            augment=None,
+            max_epochs=20,
         ),
     }
 

@@ -58,7 +58,9 @@ def make_cluster():
 def main(n_images):
     X, y = load_digits(return_X_y=True)
     with tempfile.TemporaryDirectory() as cache, make_cluster() as c, Client(c):
-        network = FineTunedCNNClassifier(max_epochs=3, cache=cache, random_state=0)
+        network = FineTunedCNNClassifier(
+            "sktl_mini", max_epochs=3, cache=cache, random_state=0
+        )
         search = GridSearchCV(network, GRID, cv=3)
         with joblib.parallel_config("dask"):
             search.fit(X[:n_images], y[:n_images])

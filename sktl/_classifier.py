@@ -39,8 +39,8 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
 
     Parameters
     ----------
-    backbone : str or torch.nn.Module, default="sktl_mini"
-        A name of `list_backbones()`, such as `"sktl_photo"` for photographs; or a
+    backbone : str or torch.nn.Module, default="sktl_photo"
+        A name of `list_backbones()`, such as `"sktl_mini"` for small images; or a
         network that `torch.fx` can trace, with or without its classification layer, as
         in `PretrainedFeatureExtractor`.
     weights : str, path-like, torchvision weights, dict or None, default="DEFAULT"
@@ -233,7 +233,7 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
     >>> from sklearn.datasets import load_digits
     >>> from sktl import FineTunedCNNClassifier
     >>> X, y = load_digits(return_X_y=True)
-    >>> clf = FineTunedCNNClassifier(strategy="linear_probe", random_state=0)
+    >>> clf = FineTunedCNNClassifier("sktl_mini", strategy="linear_probe")
     >>> clf.fit(X[:100], y[:100]).score(X[100:200], y[100:200]) > 0.8
     True
 
@@ -255,7 +255,7 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
 
     def __init__(
         self,
-        backbone="sktl_mini",
+        backbone="sktl_photo",
         *,
         weights="DEFAULT",
         strategy="lp_ft",

@@ -29,7 +29,7 @@ class PretrainedFeatureExtractor(
 
     Parameters
     ----------
-    backbone : str or torch.nn.Module, default="sktl_mini"
+    backbone : str or torch.nn.Module, default="sktl_photo"
         A name from `list_backbones()`; a name of a timm network, such as
         `"timm/convnext_atto"` (`list_backbones("timm")`); or a network that `torch.fx`
         can trace and that takes normalised images `(n, 3, h, w)`. Its output is class
@@ -37,8 +37,9 @@ class PretrainedFeatureExtractor(
         `.features`, timm's `num_classes=0`). It counts as class scores if only
         reshaping, averaging, dropout, softmax or sigmoid come after the last Linear or
         convolution; in doubtful cases a warning says which layer's output is used.
-        Two ship with the package: `"sktl_mini"`, made for small images, and
-        `"sktl_photo"`, for photographs. Larger ones are better on photographs.
+        Two ship with the package: `"sktl_photo"`, for photographs, and `"sktl_mini"`,
+        which takes a third of the time and suits small images. For photographs, larger
+        networks are better.
     weights : str, path-like, torchvision weights, dict or None, default="DEFAULT"
         `"DEFAULT"` or another torchvision weight name (downloaded once, into torch's
         hub directory); a state dict, or the path of a `.safetensors` or `.pth` file
@@ -176,7 +177,7 @@ class PretrainedFeatureExtractor(
 
     def __init__(
         self,
-        backbone="sktl_mini",
+        backbone="sktl_photo",
         *,
         weights="DEFAULT",
         layers="penultimate",

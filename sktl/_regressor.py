@@ -23,8 +23,8 @@ class FineTunedCNNRegressor(SavedMixin, FineTunedNet, NeuralNetRegressor):
 
     Parameters
     ----------
-    backbone : str or torch.nn.Module, default="sktl_mini"
-        A name of `list_backbones()`, such as `"sktl_photo"` for photographs; or a
+    backbone : str or torch.nn.Module, default="sktl_photo"
+        A name of `list_backbones()`, such as `"sktl_mini"` for small images; or a
         network that `torch.fx` can trace.
     weights, strategy, unfreeze_from, reinit_from, hidden_units, dropout : object
         Which network, and which part of it is trained: as in `FineTunedCNNClassifier`,
@@ -80,7 +80,7 @@ class FineTunedCNNRegressor(SavedMixin, FineTunedNet, NeuralNetRegressor):
     >>> from sklearn.datasets import load_digits
     >>> from sktl import FineTunedCNNRegressor
     >>> X, number = load_digits(return_X_y=True)
-    >>> reg = FineTunedCNNRegressor(strategy="linear_probe", random_state=0)
+    >>> reg = FineTunedCNNRegressor("sktl_mini", strategy="linear_probe")
     >>> reg.fit(X[:100], number[:100]).score(X[100:200], number[100:200]) > 0.7
     True
     """

@@ -102,7 +102,7 @@ def test_no_process_and_no_shared_memory_is_made(paths, make, augment, monkeypat
     monkeypatch.setattr("os.fork", refuse, raising=False)
     monkeypatch.setattr("multiprocessing.shared_memory.SharedMemory.__init__", refuse)
     monkeypatch.setattr(torch.UntypedStorage, "_new_shared", refuse)
-    PretrainedFeatureExtractor(cache=None, n_jobs=2).fit_transform(paths)
+    PretrainedFeatureExtractor("sktl_mini", cache=None, n_jobs=2).fit_transform(paths)
     classifier = make("full", augment=augment, n_jobs=2, cache=None)
     classifier.fit(paths, [0, 1] * 6).predict(paths)
 
@@ -143,7 +143,7 @@ def test_threads_of_workers_are_no_more_than_the_cores(paths, backend):
     n_threads = torch.get_num_threads()
     torch.set_num_threads(4)
     try:
-        extractor = PretrainedFeatureExtractor(cache=None).fit(paths)
+        extractor = PretrainedFeatureExtractor("sktl_mini", cache=None).fit(paths)
         counts = Parallel(n_jobs=2, backend=backend, timeout=120)(
             delayed(threads_after)(extractor, paths) for _ in range(2)
         )

@@ -143,7 +143,7 @@ def test_networks_made_under_a_setting_serve_after_it(images, setting):
     y = [0, 1] * 4
     expected = classifier.fit(images, y).predict_proba(images)
     free_networks()
-    extractor = PretrainedFeatureExtractor(precision="float32", cache=None)
+    extractor = PretrainedFeatureExtractor("sktl_mini", precision="float32", cache=None)
     plain = extractor.fit_transform(images)
     free_networks()
     with setting():
@@ -251,7 +251,13 @@ def test_forked_child_computes_after_its_parent_has(images):
 
 # --- every public call --------------------------------------------------------------
 
-EXACT = {"precision": "float32", "device": "cpu", "cache": None, "image_size": 16}
+EXACT = {
+    "backbone": "sktl_mini",
+    "precision": "float32",
+    "device": "cpu",
+    "cache": None,
+    "image_size": 16,
+}
 TRAINED = EXACT | {"max_epochs": 2, "batch_size": 6, "random_state": 0}
 
 
@@ -294,8 +300,10 @@ class World:
         self.file = folder / "model.safetensors"
         self.classifier.save(self.file)
         self.comparison = compare(self)
-        self.probe = sktl.probe_layers(self.images, self.labels, cv=3)
-        self.ranking = sktl.rank_backbones(self.images, self.labels)
+        self.probe = sktl.probe_layers(
+            self.images, self.labels, cv=3, backbone="sktl_mini"
+        )
+        self.ranking = sktl.rank_backbones(self.images, self.labels, ["sktl_mini"])
 
     def saved(self):
         self.classifier.save(self.folder / "again.safetensors")
@@ -387,12 +395,14 @@ CALLS = {
     "TransferComparison.to_frame": lambda w: w.comparison.to_frame(),
     "TransferComparison.plot": lambda w: w.comparison.plot(),
     "TransferComparison.save_html": World.page,
-    "probe_layers": lambda w: sktl.probe_layers(w.images, w.labels, cv=3),
+    "probe_layers": lambda w: sktl.probe_layers(
+        w.images, w.labels, cv=3, backbone="sktl_mini"
+    ),
     "LayerProbe.to_frame": lambda w: w.probe.to_frame(),
     "LayerProbe.plot": lambda w: w.probe.plot(),
-    "rank_backbones": lambda w: sktl.rank_backbones(w.images, w.labels),
+    "rank_backbones": lambda w: sktl.rank_backbones(w.images, w.labels, ["sktl_mini"]),
     "rank_backbones hscore": lambda w: sktl.rank_backbones(
-        w.images, w.labels, method="hscore"
+        w.images, w.labels, ["sktl_mini"], method="hscore"
     ),
     "BackboneRanking.best": lambda w: w.ranking.best(1),
     "BackboneRanking.to_frame": lambda w: w.ranking.to_frame(),

@@ -123,7 +123,7 @@ class World:
         self.frame = pd.DataFrame({"path": self.paths})
         layers = [torch.nn.Conv2d(3, 3, 3), torch.nn.ReLU(), torch.nn.Conv2d(3, 3, 3)]
         self.network = torch.nn.Sequential(*layers)
-        self.extractor = PretrainedFeatureExtractor().fit(self.images)
+        self.extractor = PretrainedFeatureExtractor("sktl_mini").fit(self.images)
         self.classifier = probe().fit(self.images, self.y)
 
 
@@ -133,41 +133,48 @@ def world(tmp_path_factory):
 
 
 def probe(**params):
-    settings = {"strategy": "linear_probe", "max_epochs": 1, "random_state": 0}
+    settings = {
+        "backbone": "sktl_mini",
+        "strategy": "linear_probe",
+        "max_epochs": 1,
+        "random_state": 0,
+    }
     return FineTunedCNNClassifier(**settings | params)
 
 
 def contenders():
     return {
-        "frozen": make_pipeline(PretrainedFeatureExtractor(), LogisticRegression()),
+        "frozen": make_pipeline(
+            PretrainedFeatureExtractor("sktl_mini"), LogisticRegression()
+        ),
         "tuned": probe(strategy="lp_ft"),
     }
 
 
 EXTRACTOR_CALLS = {
-    "fit": lambda w: PretrainedFeatureExtractor().fit(w.images),
+    "fit": lambda w: PretrainedFeatureExtractor("sktl_mini").fit(w.images),
     "fit untrained": lambda w: PretrainedFeatureExtractor(
         "squeezenet1_1", weights=None, image_size=32
     ).fit(w.images),
     "fit_transform uncached": lambda w: PretrainedFeatureExtractor(
-        cache=None
+        "sktl_mini", cache=None
     ).fit_transform(w.images),
     "fit_transform cached in a directory": lambda w: PretrainedFeatureExtractor(
-        cache=w.folder / "cache"
+        "sktl_mini", cache=w.folder / "cache"
     ).fit_transform(w.paths),
     "fit_transform in threads": lambda w: PretrainedFeatureExtractor(
-        cache=None, n_jobs=2
+        "sktl_mini", cache=None, n_jobs=2
     ).fit_transform(w.paths),
     "fit_transform bfloat16": lambda w: PretrainedFeatureExtractor(
-        cache=None, precision="bfloat16"
+        "sktl_mini", cache=None, precision="bfloat16"
     ).fit_transform(w.images),
     "fit_transform with a bar": lambda w: PretrainedFeatureExtractor(
-        verbose=1
+        "sktl_mini", verbose=1
     ).fit_transform(w.images),
     "transform": lambda w: w.extractor.transform(w.paths),
-    "fit_transform a frame": lambda w: PretrainedFeatureExtractor().fit_transform(
-        w.frame
-    ),
+    "fit_transform a frame": lambda w: PretrainedFeatureExtractor(
+        "sktl_mini"
+    ).fit_transform(w.frame),
     "get_feature_names_out": lambda w: w.extractor.get_feature_names_out(),
     "repr": lambda w: repr(w.extractor),
 }
@@ -223,22 +230,24 @@ RAISING_CALLS = {
     "fit, no such backbone": lambda w: PretrainedFeatureExtractor("resnet").fit(
         w.images
     ),
-    "fit, no such weights": lambda w: PretrainedFeatureExtractor(weights="a.pth").fit(
-        w.images
-    ),
-    "fit, no such layer": lambda w: PretrainedFeatureExtractor(layers="x").fit(
-        w.images
-    ),
+    "fit, no such weights": lambda w: PretrainedFeatureExtractor(
+        "sktl_mini", weights="a.pth"
+    ).fit(w.images),
+    "fit, no such layer": lambda w: PretrainedFeatureExtractor(
+        "sktl_mini", layers="x"
+    ).fit(w.images),
     "fit, too small a size": lambda w: PretrainedFeatureExtractor(
         "alexnet", weights=None, image_size=8
     ).fit(w.images),
-    "fit, no such device": lambda w: PretrainedFeatureExtractor(device="cuda:99").fit(
-        w.images
-    ),
+    "fit, no such device": lambda w: PretrainedFeatureExtractor(
+        "sktl_mini", device="cuda:99"
+    ).fit(w.images),
     "fit_transform, a missing file": lambda w: PretrainedFeatureExtractor(
-        cache=None, n_jobs=2
+        "sktl_mini", cache=None, n_jobs=2
     ).fit_transform(w.bad),
-    "transform, not fitted": lambda w: PretrainedFeatureExtractor().transform(w.images),
+    "transform, not fitted": lambda w: PretrainedFeatureExtractor(
+        "sktl_mini"
+    ).transform(w.images),
     "transform, NaN": lambda w: w.extractor.transform(np.full((2, 8, 8), np.nan)),
     "classifier fit, one class": lambda w: probe().fit(w.images, w.y * 0),
     "classifier fit, a missing file": lambda w: probe().fit(w.bad, w.y),
@@ -301,7 +310,9 @@ def test_interrupted_transform_changes_nothing_global(world, flags, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr("torch.nn.Conv2d.forward", interrupt)
         with nothing_global_changes(), pytest.raises(Interrupt):
-            PretrainedFeatureExtractor(cache=None).fit_transform(world.images)
+            PretrainedFeatureExtractor("sktl_mini", cache=None).fit_transform(
+                world.images
+            )
 
 
 @pytest.mark.parametrize("form", ["images", "paths", "frame"])
@@ -310,7 +321,7 @@ def test_data_and_parameters_of_the_caller_stay_as_they_are(form, world):
     copies = {"images": world.images.copy(), "frame": world.frame.copy()}
     copies["paths"] = list(world.paths)
     params = {"layers": ["stem.1.relu", "penultimate"], "value_range": [0, 255]}
-    PretrainedFeatureExtractor(**params).fit(X).transform(X)
+    PretrainedFeatureExtractor("sktl_mini", **params).fit(X).transform(X)
     assert params == {"layers": ["stem.1.relu", "penultimate"], "value_range": [0, 255]}
     assert np.array_equal(world.images, copies["images"])
     assert world.paths == copies["paths"]

@@ -90,6 +90,7 @@ def extract(X="photos", **params):
             k: v(desk) if k == "weights" and callable(v) else v
             for k, v in params.items()
         }
+        given = {"backbone": "sktl_mini"} | given
         return PretrainedFeatureExtractor(**given).fit_transform(data)
 
     return call
@@ -99,7 +100,7 @@ def train(y="y", X="photos", **params):
     def call(desk):
         target = getattr(desk, y) if isinstance(y, str) else y
         data = X(desk) if callable(X) else getattr(desk, X)
-        quick = {"strategy": "linear_probe", "max_epochs": 2}
+        quick = {"backbone": "sktl_mini", "strategy": "linear_probe", "max_epochs": 2}
         return FineTunedCNNClassifier(**quick | params).fit(data, target)
 
     return call
@@ -391,7 +392,7 @@ PARAMETERS = [
     ),
     (
         "unknown parameter",
-        lambda d: PretrainedFeatureExtractor().set_params(layer="x"),
+        lambda d: PretrainedFeatureExtractor("sktl_mini").set_params(layer="x"),
         ValueError,
         r"Invalid parameter 'layer' for .*Valid parameters are: .*'layers'",
     ),
@@ -633,19 +634,19 @@ IMAGES = [
     ),
     (
         "None",
-        lambda d: PretrainedFeatureExtractor().fit(None),
+        lambda d: PretrainedFeatureExtractor("sktl_mini").fit(None),
         TypeError,
         r"X is a NoneType \(None\). Pass an array of images, or a list",
     ),
     (
         "a generator",
-        lambda d: PretrainedFeatureExtractor().fit(i for i in d.photos),
+        lambda d: PretrainedFeatureExtractor("sktl_mini").fit(i for i in d.photos),
         TypeError,
         r"X is a generator \(<generator.*Pass an array of images, or a list",
     ),
     (
         "a glob",
-        lambda d: PretrainedFeatureExtractor().fit(d.folder.glob("*.png")),
+        lambda d: PretrainedFeatureExtractor("sktl_mini").fit(d.folder.glob("*.png")),
         TypeError,
         r"X is a \w+ \(<.*Pass an array of images, or a list",
     ),
@@ -671,7 +672,7 @@ IMAGES = [
     (
         "two columns for the branch",
         lambda d: ColumnTransformer(
-            [("image", PretrainedFeatureExtractor(), ["path", "age"])]
+            [("image", PretrainedFeatureExtractor("sktl_mini"), ["path", "age"])]
         ).fit(d.frame),
         ImageLayoutError,
         r"X has 2 columns, and column 'path' holds .*\['path'\]",
@@ -765,31 +766,35 @@ IMAGES = [
 ORDER = [
     (
         "transform before fit",
-        lambda d: PretrainedFeatureExtractor().transform(d.photos),
+        lambda d: PretrainedFeatureExtractor("sktl_mini").transform(d.photos),
         NotFittedError,
         r"This PretrainedFeatureExtractor instance is not fitted yet. Call 'fit'",
     ),
     (
         "names before fit",
-        lambda d: PretrainedFeatureExtractor().get_feature_names_out(),
+        lambda d: PretrainedFeatureExtractor("sktl_mini").get_feature_names_out(),
         NotFittedError,
         r"This PretrainedFeatureExtractor instance is not fitted yet. Call 'fit'",
     ),
     (
         "predict before fit",
-        lambda d: FineTunedCNNClassifier().predict(d.photos),
+        lambda d: FineTunedCNNClassifier("sktl_mini").predict(d.photos),
         NotFittedError,
         r"This FineTunedCNNClassifier instance is not .*Call .*'fit'",
     ),
     (
         "save before fit",
-        lambda d: FineTunedCNNClassifier().save_backbone("a"),
+        lambda d: FineTunedCNNClassifier("sktl_mini").save_backbone("a"),
         NotFittedError,
         r"This FineTunedCNNClassifier instance is not .*Call .*'fit'",
     ),
     (
         "other columns",
-        lambda d: PretrainedFeatureExtractor().fit(d.rows).transform(d.rows[:, :49]),
+        lambda d: (
+            PretrainedFeatureExtractor("sktl_mini")
+            .fit(d.rows)
+            .transform(d.rows[:, :49])
+        ),
         ValueError,
         r"X has 49 features, but PretrainedFeatureExtractor is expecting 64",
     ),
@@ -802,7 +807,7 @@ ORDER = [
     (
         "other column name",
         lambda d: (
-            PretrainedFeatureExtractor()
+            PretrainedFeatureExtractor("sktl_mini")
             .fit(d.frame[["path"]])
             .transform(d.frame[["path"]].rename(columns={"path": "file"}))
         ),
@@ -811,7 +816,11 @@ ORDER = [
     ),
     (
         "floats after uint8",
-        lambda d: PretrainedFeatureExtractor().fit(d.photos).transform(d.photos / 255),
+        lambda d: (
+            PretrainedFeatureExtractor("sktl_mini")
+            .fit(d.photos)
+            .transform(d.photos / 255)
+        ),
         ValueError,
         r"X holds numbers from 0.0 to 1.0. .*Pass value_range=\(lo, hi\)",
     ),
@@ -859,7 +868,7 @@ LABELS = [
 FUNCTIONS = [
     (
         "contenders list",
-        compare([FineTunedCNNClassifier()]),
+        compare([FineTunedCNNClassifier("sktl_mini")]),
         ValueError,
         r"contenders=\[.*\] must be 'default' or a dict of name to",
     ),

@@ -377,7 +377,7 @@ def compare_transfer(
     y,
     contenders="default",
     *,
-    backbone="sktl_mini",
+    backbone="sktl_photo",
     cv=5,
     scoring=None,
     train_sizes=None,
@@ -409,12 +409,12 @@ def compare_transfer(
         fine-tuned network; the same network from scratch. For indicators, one such
         model per tag (`OneVsRestClassifier`); for numbers, the corresponding
         regressors: the mean, ridge regression, and so on.
-    backbone : str, torch.nn.Module, extractor or dict, default="sktl_mini"
-        The network of the default contenders (`"sktl_photo"` suits photographs, and
-        ships with the package too). If it is a `PretrainedFeatureExtractor`,
-        all of them use its `weights`, `image_size`, `image_shape`, `cache` and so on.
-        Pass a dict of label to any of these to compare several networks;
-        `BackboneRanking.best` returns such a dict.
+    backbone : str, torch.nn.Module, extractor or dict, default="sktl_photo"
+        The network of the default contenders (for small images, `"sktl_mini"` takes a
+        third of the time). If it is a `PretrainedFeatureExtractor`, all of them use its
+        `weights`, `image_size`, `image_shape`, `cache` and so on. Pass a dict of label
+        to any of these to compare several networks; `BackboneRanking.best` returns such
+        a dict.
     cv : int, splitter or iterable of splits, default=5
         An int means folds in the order of `X`, which are stratified if `y` holds
         labels; with `groups`, folds that keep groups together. Two splits or more.
@@ -500,11 +500,12 @@ def compare_transfer(
     >>> from sklearn.pipeline import make_pipeline
     >>> from sktl import PretrainedFeatureExtractor, compare_transfer
     >>> X, y = load_digits(return_X_y=True)
-    >>> def classify(features):
+    >>> def classify(**params):
+    ...     features = PretrainedFeatureExtractor("sktl_mini", **params)
     ...     return make_pipeline(features, LogisticRegression(max_iter=1000))
     >>> report = compare_transfer(X[:200], y[:200], {
-    ...     "frozen features": classify(PretrainedFeatureExtractor()),
-    ...     "untrained network": classify(PretrainedFeatureExtractor(weights=None)),
+    ...     "frozen features": classify(),
+    ...     "untrained network": classify(weights=None),
     ... })
     >>> report.results_["mean_test_score"].shape
     (2,)

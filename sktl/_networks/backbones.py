@@ -52,12 +52,12 @@ class Backbone:
         return self.network.digest
 
 
-def layer_names(backbone="sktl_mini"):
+def layer_names(backbone="sktl_photo"):
     """List the layers of a network whose output can be used as features, in order.
 
     Parameters
     ----------
-    backbone : str or torch.nn.Module, default="sktl_mini"
+    backbone : str or torch.nn.Module, default="sktl_photo"
         A name from `list_backbones()` or a network that `torch.fx` can trace. A named
         network is built with random weights: nothing is downloaded, but the largest
         networks need gigabytes of memory for a moment.

@@ -178,8 +178,8 @@ def rank_backbones(
         has labels of your choice as keys; its values are such names, networks (a
         `torch.nn.Module`) or instances of `PretrainedFeatureExtractor`, which are used
         with their own `weights`, `layers`, `image_size`, `cache` and so on. `"default"`
-        needs no download: it ranks `"sktl_mini"`, which ships with the package, and
-        the same network untrained.
+        needs no download: it ranks `"sktl_photo"` and `"sktl_mini"`, which ship with
+        the package, and `"sktl_photo"` untrained.
     method : {"logme", "hscore", "knn", "probe"} or list of these, default="logme"
         The score. If you pass a list, networks are ranked by the first, and the others
         are shown as further columns. `"logme"`: log evidence of a linear model at its
@@ -266,7 +266,7 @@ def rank_backbones(
     >>> X, y = load_digits(return_X_y=True)
     >>> ranking = rank_backbones(X[:200], y[:200], {
     ...     "as shipped": "sktl_mini",
-    ...     "untrained": PretrainedFeatureExtractor(weights=None),
+    ...     "untrained": PretrainedFeatureExtractor("sktl_mini", weights=None),
     ... })
     >>> ranking.results_["backbone"]
     array(['as shipped', 'untrained'], dtype=object)
@@ -316,7 +316,11 @@ def _check_backbones(backbones):
     """Return unfitted extractors by label."""
     if isinstance(backbones, str) and backbones == "default":
         untrained = PretrainedFeatureExtractor(weights=None)
-        backbones = {"sktl_mini": "sktl_mini", "sktl_mini, untrained": untrained}
+        backbones = {
+            "sktl_photo": "sktl_photo",
+            "sktl_mini": "sktl_mini",
+            "sktl_photo, untrained": untrained,
+        }
     if isinstance(backbones, list | tuple) and backbones:
         backbones = _label_by_name(backbones)
     if not isinstance(backbones, dict) or not backbones:

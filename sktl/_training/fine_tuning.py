@@ -106,7 +106,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
 
     def __init__(
         self,
-        backbone="sktl_mini",
+        backbone="sktl_photo",
         *,
         weights="DEFAULT",
         strategy="lp_ft",

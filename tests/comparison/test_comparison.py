@@ -55,7 +55,7 @@ def contenders():
     return {
         "pixels": LogisticRegression(max_iter=500),
         "features": make_pipeline(
-            PretrainedFeatureExtractor(), LogisticRegression(max_iter=500)
+            PretrainedFeatureExtractor("sktl_mini"), LogisticRegression(max_iter=500)
         ),
     }
 
@@ -188,14 +188,14 @@ def test_chance_is_the_score_of_what_knows_the_labels_alone(digits, scoring):
 def test_all_contenders_together_pass_each_image_once(digits):
     sktl.clear_cache()
     X, y = digits
-    frozen = PretrainedFeatureExtractor()
+    frozen = PretrainedFeatureExtractor("sktl_mini")
     compare_transfer(
         X,
         y,
         {
             "linear": make_pipeline(frozen, LogisticRegression(max_iter=500)),
             "dummy": make_pipeline(frozen, DummyClassifier()),
-            "probe": FineTunedCNNClassifier(strategy="linear_probe"),
+            "probe": FineTunedCNNClassifier("sktl_mini", strategy="linear_probe"),
         },
         cv=StratifiedKFold(3, shuffle=True, random_state=0),
     )
@@ -289,7 +289,7 @@ def test_features_and_fine_tuning_share_one_pass(tiny_network, count_images):
 def test_default_contenders_run_and_transfer_helps(digits, count_images):
     sktl.clear_cache()
     X, y = digits
-    report = compare_transfer(X, y, cv=2, random_state=0)
+    report = compare_transfer(X, y, cv=2, random_state=0, backbone="sktl_mini")
     scores = scores_of(report)
     assert len(scores) == 8
     frozen = scores["frozen features + logistic regression"]
@@ -339,7 +339,8 @@ def test_failing_contender_raises(digits):
             y,
             {
                 "broken": make_pipeline(
-                    PretrainedFeatureExtractor(pooling="none"), LogisticRegression()
+                    PretrainedFeatureExtractor("sktl_mini", pooling="none"),
+                    LogisticRegression(),
                 )
             },
             cv=2,
@@ -608,7 +609,9 @@ def test_unreadable_image_is_named_by_its_row_in_x(digits, make, bad):
     contenders = {
         "any": DummyClassifier(),
         "network": make(),
-        "features": make_pipeline(PretrainedFeatureExtractor(), DummyClassifier()),
+        "features": make_pipeline(
+            PretrainedFeatureExtractor("sktl_mini"), DummyClassifier()
+        ),
     }
     report = compare_transfer(images, y > 4, contenders, cv=KFold(2))
     ok, *errors = report.results_["error"]
@@ -647,7 +650,9 @@ def test_failure_on_a_file_of_any_name_is_printed_and_saved(
         Path(paths[-1]).write_bytes(encode(np.uint8(row.reshape(8, 8) * 15)))
     contenders = {
         "any": DummyClassifier(),
-        "features": make_pipeline(PretrainedFeatureExtractor(), DummyClassifier()),
+        "features": make_pipeline(
+            PretrainedFeatureExtractor("sktl_mini"), DummyClassifier()
+        ),
     }
     report = compare_transfer(paths, np.arange(40) % 2, contenders, cv=2)
     report.save_html("~/report.html")
@@ -659,11 +664,11 @@ def test_failure_on_a_file_of_any_name_is_printed_and_saved(
 
 def test_twin_that_fails_leaves_no_effect(digits):
     X, y = digits
-    broken = PretrainedFeatureExtractor(weights=None, pooling="none")
+    broken = PretrainedFeatureExtractor("sktl_mini", weights=None, pooling="none")
     both = {
         "untrained": make_pipeline(broken, DummyClassifier()),
         "trained": make_pipeline(
-            PretrainedFeatureExtractor(pooling="none"), DummyClassifier()
+            PretrainedFeatureExtractor("sktl_mini", pooling="none"), DummyClassifier()
         ),
         "other": DummyClassifier(),
     }
@@ -758,8 +763,8 @@ def test_network_that_fails_on_a_split_loses_nothing_but_its_indicators(failing)
     curves = {"scratch": [curve, curve], "tuned": [curve, curve]}
     curves[failing] = [{}, curve]
     contenders = {
-        "scratch": FineTunedCNNClassifier(strategy="scratch"),
-        "tuned": FineTunedCNNClassifier(),
+        "scratch": FineTunedCNNClassifier("sktl_mini", strategy="scratch"),
+        "tuned": FineTunedCNNClassifier("sktl_mini"),
     }
     findings = Findings(fake_scores(scores, (80,)), curves, contenders)
     assert findings.sentences() == [
@@ -808,8 +813,8 @@ def fake_scores(scores, sizes):
 def findings_on(scratch, tuned, curves=None, sizes=(80,)):
     """What is found of two networks with these scores per size and split."""
     contenders = {
-        "scratch": FineTunedCNNClassifier(strategy="scratch"),
-        "tuned": FineTunedCNNClassifier(),
+        "scratch": FineTunedCNNClassifier("sktl_mini", strategy="scratch"),
+        "tuned": FineTunedCNNClassifier("sktl_mini"),
     }
     results = fake_scores({"scratch": scratch, "tuned": tuned}, sizes)
     evidence = Evidence({}, 0.2, 100, 100, bounds=(0.0, 1.0), margin=0.01)
@@ -859,9 +864,9 @@ def test_finding_says_whether_transfer_helps_or_hurts(tuned, verdict, sentence):
 def test_detectable_difference_is_adjusted_as_the_verdict_is():
     """What is clear alone, but not beside another pair, is not "detectable"."""
     contenders = {
-        "scratch": FineTunedCNNClassifier(strategy="scratch"),
-        "ahead": FineTunedCNNClassifier(),
-        "equal": FineTunedCNNClassifier(strategy="gradual"),
+        "scratch": FineTunedCNNClassifier("sktl_mini", strategy="scratch"),
+        "ahead": FineTunedCNNClassifier("sktl_mini"),
+        "equal": FineTunedCNNClassifier("sktl_mini", strategy="gradual"),
     }
     scores = {
         "scratch": [0.80, 0.80, 0.80, 0.80, 0.80],
@@ -1073,7 +1078,7 @@ def test_best_of_a_ranking_are_compared_side_by_side(digits, tiny_network):
         {
             "tiny": PretrainedFeatureExtractor(tiny_network, **small),
             "random": PretrainedFeatureExtractor(tiny_network, weights=None, **small),
-            "mini": PretrainedFeatureExtractor(**small),
+            "mini": PretrainedFeatureExtractor("sktl_mini", **small),
         },
     )
     best = ranking.best(2)
@@ -1106,7 +1111,9 @@ def test_report_remembers_what_was_compared_with_what(report, contenders):
 @pytest.mark.slow
 def test_processes_give_the_same_report(digits, contenders, tmp_path):
     contenders = contenders | {
-        "tuned": FineTunedCNNClassifier(max_epochs=2, cache=tmp_path, random_state=0)
+        "tuned": FineTunedCNNClassifier(
+            "sktl_mini", max_epochs=2, cache=tmp_path, random_state=0
+        )
     }
     alone, together = (
         compare_transfer(*digits, contenders, cv=2, n_jobs=n_jobs, random_state=0)
@@ -1178,7 +1185,7 @@ def test_interval_of_a_correlation_ends_at_its_bounds(digits):
 
 def test_twins_that_never_differ_cannot_be_told_apart_in_few_words(digits):
     """No number of splits would, and no margin says what would not matter."""
-    features = PretrainedFeatureExtractor(image_size=16)
+    features = PretrainedFeatureExtractor("sktl_mini", image_size=16)
     contenders = {
         "frozen": make_pipeline(features, DummyClassifier()),
         "untrained": make_pipeline(

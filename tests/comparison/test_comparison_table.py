@@ -18,7 +18,6 @@ from sklearn.preprocessing import StandardScaler
 
 import sktl
 from sktl import FineTunedCNNClassifier, PretrainedFeatureExtractor, compare_transfer
-from tests.helpers import first_and_slow
 
 N_ROWS, N_FOLDS = 240, 4
 FOLDS = StratifiedKFold(N_FOLDS, shuffle=True, random_state=0)
@@ -40,7 +39,7 @@ def columns(tmp_path_factory):
 
 
 def photo(weights="DEFAULT", column="photo"):
-    features = PretrainedFeatureExtractor(weights=weights)
+    features = PretrainedFeatureExtractor("sktl_mini", weights=weights)
     return "photo", make_pipeline(features, StandardScaler()), column
 
 
@@ -69,7 +68,8 @@ def report(columns):
     return compare_transfer(pd.DataFrame(table), labels, CONTENDERS, cv=FOLDS)
 
 
-@pytest.mark.parametrize("frame", first_and_slow([pd.DataFrame, pl.DataFrame]))
+@pytest.mark.slow
+@pytest.mark.parametrize("frame", [pd.DataFrame, pl.DataFrame])
 def test_scores_on_a_table_are_those_of_cross_val_score(columns, frame):
     """The oracle reads the images anew, into features that no store has kept."""
     table, labels = columns
@@ -124,7 +124,7 @@ def test_contender_that_takes_the_table_for_images_stays_a_row(columns):
     table, labels = columns
     contenders = {
         "numbers only": CONTENDERS["numbers only"],
-        "network": FineTunedCNNClassifier(strategy="linear_probe"),
+        "network": FineTunedCNNClassifier("sktl_mini", strategy="linear_probe"),
     }
     report = compare_transfer(pd.DataFrame(table), labels, contenders, cv=FOLDS)
     fine, failed = report.results_["error"]

@@ -71,9 +71,11 @@ def test_default_contenders_take_over_what_an_extractor_says():
 
 def test_default_contenders_see_images_as_a_saved_backbone_did(tmp_path):
     X, y = load_digits(n_class=2, return_X_y=True)
-    source = FineTunedCNNClassifier(strategy="linear_probe", image_size=16)
+    source = FineTunedCNNClassifier("sktl_mini", strategy="linear_probe", image_size=16)
     source.fit(X[:20], y[:20]).save_backbone(tmp_path / "mine.safetensors")
-    extractor = PretrainedFeatureExtractor(weights=tmp_path / "mine.safetensors")
+    extractor = PretrainedFeatureExtractor(
+        "sktl_mini", weights=tmp_path / "mine.safetensors"
+    )
     contenders = default_contenders(extractor, LABELS)
     for name in NAMES:
         part = getattr(contenders[name], "steps", [("", contenders[name])])[0][1]
@@ -115,6 +117,7 @@ def test_kind_of_each_default_contender_is_in_the_results(make):
 
 
 def features(classifier=None, **params):
+    params = {"backbone": "sktl_mini"} | params
     return make_pipeline(
         PretrainedFeatureExtractor(**params), classifier or LogisticRegression(C=0.5)
     )
@@ -153,7 +156,11 @@ def test_contender_that_differs_in_more_is_no_twin(other):
 def test_twins_inside_a_table_are_found():
     def table(weights):
         columns = [
-            ("photo", PretrainedFeatureExtractor(weights=weights), "photo"),
+            (
+                "photo",
+                PretrainedFeatureExtractor("sktl_mini", weights=weights),
+                "photo",
+            ),
             ("number", SimpleImputer(missing_values=np.nan), ["price"]),
         ]
         return make_pipeline(ColumnTransformer(columns), LogisticRegression())
@@ -173,12 +180,18 @@ def test_networks_that_only_look_alike_are_no_twins():
 
 def test_of_several_networks_from_scratch_the_likest_is_the_twin():
     contenders = {
-        "far": FineTunedCNNClassifier(strategy="scratch", batch_size=4, dropout=0.5),
-        "near": FineTunedCNNClassifier(strategy="scratch", max_epochs=40),
-        "random weights": FineTunedCNNClassifier(weights=None, max_epochs=40, lr=0.1),
+        "far": FineTunedCNNClassifier(
+            "sktl_mini", strategy="scratch", batch_size=4, dropout=0.5
+        ),
+        "near": FineTunedCNNClassifier("sktl_mini", strategy="scratch", max_epochs=40),
+        "random weights": FineTunedCNNClassifier(
+            "sktl_mini", weights=None, max_epochs=40, lr=0.1
+        ),
         "elsewhere": FineTunedCNNClassifier("resnet18", strategy="scratch"),
-        "tuned": FineTunedCNNClassifier(),
-        "in a pipeline": make_pipeline(FineTunedCNNClassifier(strategy="full")),
+        "tuned": FineTunedCNNClassifier("sktl_mini"),
+        "in a pipeline": make_pipeline(
+            FineTunedCNNClassifier("sktl_mini", strategy="full")
+        ),
     }
     assert find_pairs(contenders) == [
         ("tuned", "near", "from scratch"),

@@ -28,11 +28,11 @@ SIZES = [20, 40, 80]
 MARGIN = 0.01
 # Who is paired with whom; what they score comes from others.
 ROLES = {
-    "tuned": FineTunedCNNClassifier(),
-    "scratch": FineTunedCNNClassifier(strategy="scratch"),
-    "frozen": make_pipeline(PretrainedFeatureExtractor(), RidgeClassifier()),
+    "tuned": FineTunedCNNClassifier("sktl_mini"),
+    "scratch": FineTunedCNNClassifier("sktl_mini", strategy="scratch"),
+    "frozen": make_pipeline(PretrainedFeatureExtractor("sktl_mini"), RidgeClassifier()),
     "untrained": make_pipeline(
-        PretrainedFeatureExtractor(weights=None), RidgeClassifier()
+        PretrainedFeatureExtractor("sktl_mini", weights=None), RidgeClassifier()
     ),
 }
 

@@ -208,10 +208,10 @@ def test_one_column_is_one_number():
     ids=BASE,
 )
 def test_probes_are_cross_validated_linear_models(y, model):
-    features = PretrainedFeatureExtractor().fit_transform(X)
+    features = PretrainedFeatureExtractor("sktl_mini").fit_transform(X)
     scoring = "average_precision" if y is TAGS else "r2"
     expected = cross_val_score(model, features, y, cv=3, scoring=scoring)
-    probe = probe_layers(X, y, cv=3)
+    probe = probe_layers(X, y, cv=3, backbone="sktl_mini")
     assert probe.scoring_ == scoring
     last = [probe.results_[f"split{i}_test_score"][-1] for i in range(3)]
     np.testing.assert_allclose(last, expected, rtol=1e-5)
@@ -220,7 +220,7 @@ def test_probes_are_cross_validated_linear_models(y, model):
 
 
 def test_advice_names_the_estimator_for_the_target():
-    probe = probe_layers(X, PRICE, cv=3)
+    probe = probe_layers(X, PRICE, cv=3, backbone="sktl_mini")
     text = " ".join(probe.recommendation_["text"].split())
     assert probe.recommendation_["labels_per_class"] == 60
     assert "120 rows (200 or more count as large)" in text
@@ -232,7 +232,7 @@ def test_advice_names_the_estimator_for_the_target():
 def test_logme_of_numbers_does_not_depend_on_their_unit(y):
     candidates = {
         "as shipped": "sktl_mini",
-        "untrained": PretrainedFeatureExtractor(weights=None),
+        "untrained": PretrainedFeatureExtractor("sktl_mini", weights=None),
     }
     ranking = rank_backbones(X, PRICE, candidates)
     assert ranking.results_["backbone"][0] == "as shipped"

@@ -111,7 +111,7 @@ def test_regressor_without_validation_has_one_curve_and_one_panel(data):
 def test_fine_tuned_classifier_is_drawn():
     X, y = load_digits(return_X_y=True)
     clf = FineTunedCNNClassifier(
-        max_epochs=2, train_split=ValidSplit(3), random_state=0
+        "sktl_mini", max_epochs=2, train_split=ValidSplit(3), random_state=0
     ).fit(X[:60], y[:60])
     display = TrainingHistoryDisplay.from_estimator(clf)
     assert set(curves(display.ax_)) == {"train_loss", "valid_loss"}
@@ -326,7 +326,7 @@ def test_display_can_be_drawn_again(net):
 
 
 def test_net_that_is_not_fitted_is_told_so(net):
-    for estimator in (make_net(), FineTunedCNNClassifier()):
+    for estimator in (make_net(), FineTunedCNNClassifier("sktl_mini")):
         name = type(estimator).__name__
         with pytest.raises(NotFittedError, match=f"This {name} instance is not fitted"):
             TrainingHistoryDisplay.from_estimator(estimator)
@@ -334,7 +334,9 @@ def test_net_that_is_not_fitted_is_told_so(net):
 
 def test_training_without_epochs_is_told_so():
     X, y = load_digits(return_X_y=True)
-    clf = FineTunedCNNClassifier(strategy="linear_probe").fit(X[:30], y[:30])
+    clf = FineTunedCNNClassifier("sktl_mini", strategy="linear_probe").fit(
+        X[:30], y[:30]
+    )
     for history in (clf.history, []):
         with pytest.raises(ValueError, match="has 0 epochs .*'linear_probe' has no"):
             TrainingHistoryDisplay.from_history(history)

@@ -58,12 +58,12 @@ class AnyOrder(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         clear_cache()
-        self.extractor = PretrainedFeatureExtractor(batch_size=4)
+        self.extractor = PretrainedFeatureExtractor("sktl_mini", batch_size=4)
         self.fitted = None
 
     def fresh(self):
         params, name = self.fitted
-        fresh = PretrainedFeatureExtractor(batch_size=4, **params)
+        fresh = PretrainedFeatureExtractor("sktl_mini", batch_size=4, **params)
         return fresh.set_params(cache=None).fit(INPUTS[name])
 
     def params(self):

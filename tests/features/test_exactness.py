@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sktl import PretrainedFeatureExtractor, cache_info, clear_cache
-from tests.helpers import encode
+from tests.helpers import encode, first_and_slow
 
 pytestmark = pytest.mark.usefixtures("device")  # on a GPU too
 
@@ -78,7 +78,7 @@ def check_groups(images, extractor, n_examples):
 # ---- groups, orders, repetitions
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", first_and_slow(BACKBONES))
 def test_bits_do_not_depend_on_groups_order_or_repetition(backbone, images):
     check_groups(images, make_extractor(backbone), n_examples=8)
 

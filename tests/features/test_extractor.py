@@ -56,14 +56,16 @@ def paths(images, tmp_path):
 
 
 def test_features_are_float32_rows(images):
-    features = PretrainedFeatureExtractor().fit_transform(images)
+    features = PretrainedFeatureExtractor("sktl_mini").fit_transform(images)
     assert features.shape == (20, 512)
     assert features.dtype == np.float32
 
 
 @pytest.mark.parametrize("cache", ["memory", None])
 def test_no_bit_depends_on_order_split_or_cache(images, cache):
-    extractor = PretrainedFeatureExtractor(batch_size=8, cache=cache).fit(images)
+    extractor = PretrainedFeatureExtractor("sktl_mini", batch_size=8, cache=cache).fit(
+        images
+    )
     features = extractor.transform(images)
     order = np.random.default_rng(1).permutation(len(images))
     again = clone(extractor).set_params(cache=None).fit(images)
@@ -73,20 +75,22 @@ def test_no_bit_depends_on_order_split_or_cache(images, cache):
 
 
 def test_paths_give_the_features_of_their_pixels(images, paths):
-    extractor = PretrainedFeatureExtractor().fit(images)
+    extractor = PretrainedFeatureExtractor("sktl_mini").fit(images)
     assert np.array_equal(extractor.transform(paths), extractor.transform(images))
 
 
 def test_flattened_rows_give_the_features_of_their_images(digits):
     rows, _ = digits
-    of_rows = PretrainedFeatureExtractor().fit_transform(rows)
-    of_images = PretrainedFeatureExtractor().fit_transform(rows.reshape(-1, 8, 8))
+    of_rows = PretrainedFeatureExtractor("sktl_mini").fit_transform(rows)
+    of_images = PretrainedFeatureExtractor("sktl_mini").fit_transform(
+        rows.reshape(-1, 8, 8)
+    )
     assert np.array_equal(of_rows, of_images)
 
 
 def test_value_range_is_learnt_in_fit_not_in_transform(digits):
     rows, _ = digits
-    extractor = PretrainedFeatureExtractor().fit(rows)
+    extractor = PretrainedFeatureExtractor("sktl_mini").fit(rows)
     assert extractor.value_range_ == (0, 16)
     dark = np.minimum(rows[:3], 1)
     as_uint8 = np.round(dark * 255 / 16).astype(np.uint8).reshape(-1, 8, 8)
@@ -95,9 +99,9 @@ def test_value_range_is_learnt_in_fit_not_in_transform(digits):
 
 def test_several_layers_are_concatenated_and_named(images):
     early, late = "layer2.1.relu_1", "flatten"
-    both = PretrainedFeatureExtractor(layers=[early, late]).fit(images)
+    both = PretrainedFeatureExtractor("sktl_mini", layers=[early, late]).fit(images)
     single = [
-        PretrainedFeatureExtractor(layers=layer).fit_transform(images)
+        PretrainedFeatureExtractor("sktl_mini", layers=layer).fit_transform(images)
         for layer in (early, late)
     ]
     assert np.array_equal(both.transform(images), np.hstack(single))
@@ -108,7 +112,7 @@ def test_several_layers_are_concatenated_and_named(images):
 
 def test_every_listed_layer_is_accepted(images):
     names = layer_names("sktl_mini")[:-1]  # weights are published without scores
-    extractor = PretrainedFeatureExtractor(layers=names, cache=None)
+    extractor = PretrainedFeatureExtractor("sktl_mini", layers=names, cache=None)
     features = extractor.fit(images[:1]).transform(images[:1])
     assert features.shape[1] == extractor.n_features_out_
     assert np.isfinite(features).all()
@@ -143,7 +147,7 @@ def test_pooling_is_what_numpy_makes_of_the_map(
 
 @pytest.mark.parametrize("container", ["pandas", "polars"])
 def test_set_output_gives_named_frames(images, container):
-    extractor = PretrainedFeatureExtractor().set_output(transform=container)
+    extractor = PretrainedFeatureExtractor("sktl_mini").set_output(transform=container)
     frame = extractor.fit_transform(images)
     assert list(frame.columns) == list(extractor.get_feature_names_out())
     assert frame.shape == (20, 512)
@@ -155,7 +159,9 @@ def test_set_output_gives_named_frames(images, container):
 def test_grid_search_passes_each_image_through_the_network_once(digits):
     X, y = digits
     search = GridSearchCV(
-        make_pipeline(PretrainedFeatureExtractor(), LogisticRegression(max_iter=500)),
+        make_pipeline(
+            PretrainedFeatureExtractor("sktl_mini"), LogisticRegression(max_iter=500)
+        ),
         {"logisticregression__C": np.logspace(-3, 1, 5)},
         cv=5,
     )
@@ -166,7 +172,9 @@ def test_grid_search_passes_each_image_through_the_network_once(digits):
 def test_grid_search_over_backbones_compares_different_networks(digits):
     X, y = digits
     search = GridSearchCV(
-        make_pipeline(PretrainedFeatureExtractor(), LogisticRegression(max_iter=500)),
+        make_pipeline(
+            PretrainedFeatureExtractor("sktl_mini"), LogisticRegression(max_iter=500)
+        ),
         {
             "pretrainedfeatureextractor__backbone": ["sktl_mini", "squeezenet1_1"],
             "pretrainedfeatureextractor__weights": [None],
@@ -182,7 +190,7 @@ def test_grid_search_over_backbones_compares_different_networks(digits):
 def test_cross_validate_takes_every_kind_of_x(kind, images, paths):
     y = np.arange(20) % 2
     X = {"rows": images.reshape(20, -1), "images": images, "paths": paths}[kind]
-    model = make_pipeline(PretrainedFeatureExtractor(), LogisticRegression())
+    model = make_pipeline(PretrainedFeatureExtractor("sktl_mini"), LogisticRegression())
     scores = cross_validate(model, X, y, cv=2, error_score="raise")
     assert len(scores["test_score"]) == 2
 
@@ -192,23 +200,23 @@ def test_column_transformer_has_a_branch_for_images(images, paths, column):
     table = pd.DataFrame({"path": paths, "age": np.arange(20.0)})
     branches = ColumnTransformer(
         [
-            ("image", PretrainedFeatureExtractor(), column),
+            ("image", PretrainedFeatureExtractor("sktl_mini"), column),
             ("number", StandardScaler(), ["age"]),
         ]
     )
     rows = branches.fit_transform(table)
-    expected = PretrainedFeatureExtractor().fit_transform(images)
+    expected = PretrainedFeatureExtractor("sktl_mini").fit_transform(images)
     assert np.array_equal(rows[:, :-1], expected)
 
 
 def test_set_params_takes_effect_on_a_fitted_extractor(images):
-    extractor = PretrainedFeatureExtractor(pooling="avg").fit(images)
+    extractor = PretrainedFeatureExtractor("sktl_mini", pooling="avg").fit(images)
     features = extractor.set_params(backbone="squeezenet1_1", weights=None)
     assert features.fit_transform(images[:2]).shape == (2, 512)
 
 
 def test_fitted_extractor_pickles_small_and_goes_on(images):
-    extractor = PretrainedFeatureExtractor().fit(images)
+    extractor = PretrainedFeatureExtractor("sktl_mini").fit(images)
     content = pickle.dumps(extractor)
     assert len(content) < 100_000
     again = pickle.loads(content)
@@ -237,7 +245,7 @@ def test_unreadable_files_are_all_listed_with_row_and_path(paths):
         file.write(b"no image")
     bad = [*paths[:10], "/nowhere/12.png", *paths[10:]]
     with pytest.raises(ImageReadError) as caught:
-        PretrainedFeatureExtractor().fit_transform(bad)
+        PretrainedFeatureExtractor("sktl_mini").fit_transform(bad)
     assert [(row, path) for row, path, _ in caught.value.failures] == [
         (3, paths[3]),
         (10, "/nowhere/12.png"),
@@ -249,13 +257,13 @@ def test_unreadable_files_are_all_listed_with_row_and_path(paths):
 def test_good_images_of_a_failed_pass_are_kept(paths, images):
     bad = [*paths, "/nowhere/12.png"]
     with pytest.raises(ImageReadError):
-        PretrainedFeatureExtractor().fit_transform(bad)
-    PretrainedFeatureExtractor().fit_transform(paths)
+        PretrainedFeatureExtractor("sktl_mini").fit_transform(bad)
+    PretrainedFeatureExtractor("sktl_mini").fit_transform(paths)
     assert cache_info().computed == len(paths)
 
 
 def test_on_error_nan_marks_rows_and_warns_once(paths):
-    extractor = PretrainedFeatureExtractor(on_error="nan").fit(paths)
+    extractor = PretrainedFeatureExtractor("sktl_mini", on_error="nan").fit(paths)
     with pytest.warns(UserWarning, match="row 1: /nowhere/12.png") as caught:
         features = extractor.transform([paths[0], "/nowhere/12.png", paths[1]])
     assert len(caught) == 1
@@ -266,7 +274,9 @@ def test_on_error_nan_marks_rows_and_warns_once(paths):
 def test_equal_unreadable_images_are_all_reported(images):
     """Equal content is decoded once, but every row needs its verdict."""
     good, bad = Image.fromarray(images[0]), b"no image"
-    extractor = PretrainedFeatureExtractor(on_error="nan", cache=None).fit([good])
+    extractor = PretrainedFeatureExtractor("sktl_mini", on_error="nan", cache=None).fit(
+        [good]
+    )
     with pytest.warns(UserWarning, match="2 image") as caught:
         features = extractor.transform([good, bad, bad, good])
     assert "row 1" in str(caught[0].message)
@@ -307,7 +317,7 @@ def test_images_much_larger_than_the_network_sees_warn_once(backbone, remedy):
     ],
 )
 def test_wrong_use_names_parameter_and_remedy(images, params, X, error, message):
-    extractor = PretrainedFeatureExtractor(**params)
+    extractor = PretrainedFeatureExtractor(**{"backbone": "sktl_mini"} | params)
     with pytest.raises(error, match=message):
         extractor.fit_transform(images if X is None else X)
 
@@ -330,14 +340,14 @@ OTHER_RANGE = np.linspace(0, 200, 5 * 64).reshape(5, 64)
     ids=["NaN", "layout", "layer", "backbone", "weights", "pooling"],
 )
 def test_failed_fit_leaves_an_extractor_unfitted(params, X, digits):
-    extractor = PretrainedFeatureExtractor().fit(digits[0])
+    extractor = PretrainedFeatureExtractor("sktl_mini").fit(digits[0])
     good = extractor.get_params()
     with pytest.raises((ValueError, OSError)):
         extractor.set_params(**params).fit(X)
     assert [name for name in vars(extractor) if name.endswith("_")] == []
     with pytest.raises(NotFittedError):
         extractor.set_params(**good).transform(digits[0])
-    expected = PretrainedFeatureExtractor().fit_transform(digits[0])
+    expected = PretrainedFeatureExtractor("sktl_mini").fit_transform(digits[0])
     assert np.array_equal(extractor.fit_transform(digits[0]), expected)
 
 
@@ -347,12 +357,12 @@ def test_failed_fit_leaves_an_extractor_unfitted(params, X, digits):
     ids=str,
 )
 def test_parameter_set_after_fit_holds_from_the_next_fit_on(later, images):
-    extractor = PretrainedFeatureExtractor(pooling="max").fit(images)
+    extractor = PretrainedFeatureExtractor("sktl_mini", pooling="max").fit(images)
     expected = extractor.transform(images)
     extractor.set_params(**later)
     assert np.array_equal(extractor.transform(images), expected)
     assert len(extractor.get_feature_names_out()) == expected.shape[1]
-    again = PretrainedFeatureExtractor(**{"pooling": "max"} | later)
+    again = PretrainedFeatureExtractor("sktl_mini", **{"pooling": "max"} | later)
     found = extractor.fit(images).transform(images)
     assert np.array_equal(found, again.fit_transform(images))
     assert len(extractor.get_feature_names_out()) == found.shape[1]
@@ -366,7 +376,7 @@ def test_word_for_no_cache_is_not_taken_for_a_directory(
     cache, images, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    extractor = PretrainedFeatureExtractor(cache=cache)
+    extractor = PretrainedFeatureExtractor("sktl_mini", cache=cache)
     for call in (extractor.fit, extractor.fit_transform):
         with pytest.raises(ValueError, match="Pass None, without quotes"):
             call(images)
@@ -377,10 +387,10 @@ def test_word_for_no_cache_is_not_taken_for_a_directory(
 def test_counts_are_right_where_one_of_two_layers_is_known(cache, images, tmp_path):
     cache = cache if cache == "memory" else tmp_path
     layers = ["layer2.1.relu_1", "flatten"]
-    one = PretrainedFeatureExtractor(layers=layers[0], cache=cache)
+    one = PretrainedFeatureExtractor("sktl_mini", layers=layers[0], cache=cache)
     one.fit_transform(images)
     assert cache_info(cache)[:4] == (0, 20, 20, 20)
-    both = PretrainedFeatureExtractor(layers=layers, cache=cache)
+    both = PretrainedFeatureExtractor("sktl_mini", layers=layers, cache=cache)
     features = both.fit_transform(images)
     assert cache_info(cache)[:4] == (20, 40, 40, 40)
     both.set_params(cache=None)

@@ -91,7 +91,7 @@ def paths(images, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def features(images):
-    return PretrainedFeatureExtractor().fit_transform(images)
+    return PretrainedFeatureExtractor("sktl_mini").fit_transform(images)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def table(paths, y):
 
 
 def classifier():
-    return make_pipeline(PretrainedFeatureExtractor(), LogisticRegression())
+    return make_pipeline(PretrainedFeatureExtractor("sktl_mini"), LogisticRegression())
 
 
 # ---- scikit-learn's checks
@@ -172,7 +172,7 @@ def test_eleventh_extra_check_passes_though_nothing_works_in_place():
 
 @pytest.mark.parametrize("compress", [0, 3])
 def test_joblib_dump_and_load_give_the_same_features(images, tmp_path, compress):
-    extractor = PretrainedFeatureExtractor(cache=None).fit(images)
+    extractor = PretrainedFeatureExtractor("sktl_mini", cache=None).fit(images)
     joblib.dump(extractor, tmp_path / "extractor.joblib", compress=compress)
     again = joblib.load(tmp_path / "extractor.joblib")
     assert np.array_equal(again.transform(images), extractor.transform(images))
@@ -186,7 +186,7 @@ def test_joblib_memory_map_of_a_fitted_pipeline_predicts(images, y, tmp_path):
 
 
 def test_clone_of_a_fitted_extractor_is_unfitted_and_equal(images):
-    extractor = PretrainedFeatureExtractor(pooling="max").fit(images)
+    extractor = PretrainedFeatureExtractor("sktl_mini", pooling="max").fit(images)
     again = clone(extractor)
     assert again.get_params() == extractor.get_params()
     assert vars(again).keys() == again.get_params().keys()
@@ -194,7 +194,7 @@ def test_clone_of_a_fitted_extractor_is_unfitted_and_equal(images):
 
 def test_pickle_of_a_fitted_extractor_holds_nothing_of_torch(images):
     """So there is no tensor that has to be put on a device, whichever it was."""
-    content = pickle.dumps(PretrainedFeatureExtractor().fit(images))
+    content = pickle.dumps(PretrainedFeatureExtractor("sktl_mini").fit(images))
     words = {str(arg).split(".")[0] for _, arg, _ in pickletools.genops(content)}
     assert words.isdisjoint({"torch", "torchvision"})
 
@@ -204,7 +204,7 @@ def test_device_auto_is_looked_for_again_where_it_is_unpickled(images, monkeypat
     elsewhere = torch.device("cpu:0")  # stands for the GPU of another machine
     with monkeypatch.context() as patch:
         patch.setattr("sktl._features.engine.resolve_device", lambda device: elsewhere)
-        extractor = PretrainedFeatureExtractor(cache=None).fit(images)
+        extractor = PretrainedFeatureExtractor("sktl_mini", cache=None).fit(images)
         content, expected = pickle.dumps(extractor), extractor.transform(images)
     asked = []
     resolve = sys.modules["sktl._features.engine"].resolve_device
@@ -219,7 +219,7 @@ def test_device_auto_is_looked_for_again_where_it_is_unpickled(images, monkeypat
 
 def test_named_device_that_is_absent_is_refused_and_can_be_changed(images):
     """Nothing is moved silently to a device that was not asked for."""
-    fitted = PretrainedFeatureExtractor(cache=None).fit(images)
+    fitted = PretrainedFeatureExtractor("sktl_mini", cache=None).fit(images)
     content = pickle.dumps(fitted.set_params(device="cuda:99"))
     again = pickle.loads(content)
     with pytest.raises(ValueError, match="device='cuda:99' cannot be used.*\"auto\""):
@@ -231,7 +231,9 @@ def test_named_device_that_is_absent_is_refused_and_can_be_changed(images):
 @pytest.mark.gpu
 def test_what_a_gpu_fitted_goes_on_in_a_process_without_one(images, tmp_path):
     """Fault 33."""
-    extractor = PretrainedFeatureExtractor(device="auto", precision="float32")
+    extractor = PretrainedFeatureExtractor(
+        "sktl_mini", device="auto", precision="float32"
+    )
     expected = extractor.fit_transform(images)
     joblib.dump((extractor, images, expected), tmp_path / "fitted.joblib")
     code = (
@@ -257,10 +259,12 @@ def test_feature_union_puts_layers_side_by_side(kind, images, rows, paths, featu
     }[kind]
     union = FeatureUnion(
         [
-            ("mean", PretrainedFeatureExtractor()),
+            ("mean", PretrainedFeatureExtractor("sktl_mini")),
             (
                 "maximum",
-                PretrainedFeatureExtractor(layers="stem.1.relu", pooling="max"),
+                PretrainedFeatureExtractor(
+                    "sktl_mini", layers="stem.1.relu", pooling="max"
+                ),
             ),
         ]
     )
@@ -289,7 +293,7 @@ def test_stacking_stacks_what_cross_validation_predicts(
 @pytest.mark.parametrize("kind", ["rows", "images", "paths"])
 def test_voting_averages_what_its_members_say(kind, images, rows, paths, features, y):
     X = {"rows": rows, "images": images, "paths": paths}[kind]
-    bayes = make_pipeline(PretrainedFeatureExtractor(), GaussianNB())
+    bayes = make_pipeline(PretrainedFeatureExtractor("sktl_mini"), GaussianNB())
     vote = VotingClassifier([("a", classifier()), ("b", bayes)], voting="soft")
     members = [LogisticRegression().fit(features, y), GaussianNB().fit(features, y)]
     expected = np.mean([m.predict_proba(features) for m in members], axis=0)
@@ -412,7 +416,7 @@ def test_permutation_importance_finds_the_image_column(column, table, y):
 def beside_tabular_columns(column):
     return ColumnTransformer(
         [
-            ("image", PretrainedFeatureExtractor(), column),
+            ("image", PretrainedFeatureExtractor("sktl_mini"), column),
             ("number", StandardScaler(), ["age"]),
             ("category", OneHotEncoder(), ["site"]),
         ],

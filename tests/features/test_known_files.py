@@ -27,7 +27,7 @@ def fine_clock(monkeypatch):
 
 @pytest.fixture
 def extractor():
-    return PretrainedFeatureExtractor(cache="memory")
+    return PretrainedFeatureExtractor("sktl_mini", cache="memory")
 
 
 @pytest.fixture

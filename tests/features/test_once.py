@@ -99,6 +99,7 @@ def test_grid_search_passes_each_image_once(
     assert list(recorder.counts().values()) == [1] * N_IMAGES
 
 
+@pytest.mark.slow
 def test_setting_that_changes_no_number_passes_no_image_again(
     images, tiny_network, recorder
 ):
@@ -132,6 +133,7 @@ def test_equal_images_in_other_forms_pass_once(
     assert list(recorder.counts().values()) == [1] * N_IMAGES
 
 
+@pytest.mark.slow
 def test_other_extractor_parameters_pass_each_image_once_each(
     images, tiny_network, recorder
 ):
@@ -366,7 +368,7 @@ def test_workers_of_joblib_compute_what_one_process_does(
     """Also in forks of a process that has computed with several threads. Fault 25."""
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    features = PretrainedFeatureExtractor(cache=None).fit(images)
+    features = PretrainedFeatureExtractor("sktl_mini", cache=None).fit(images)
     expected = features.transform(images)
     torch.set_num_threads(2)
     features.transform(images)

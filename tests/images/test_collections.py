@@ -62,7 +62,7 @@ def bag_of(paths):
 
 
 def extractor(**params):
-    return PretrainedFeatureExtractor(cache=None, **params)
+    return PretrainedFeatureExtractor("sktl_mini", cache=None, **params)
 
 
 # --- Dask, in this process ------------------------------------------------------------
@@ -374,7 +374,7 @@ def test_dask_cluster_survives_a_worker(on_cluster, paths, tmp_path):
 def test_unreadable_image_costs_no_other_partition(on_cluster, paths, tmp_path):
     """They are the engine's; and in the cache, which workers of a machine share."""
     cache, late = tmp_path / "cache", tmp_path / "late.png"
-    fitted = PretrainedFeatureExtractor(cache=cache).fit(paths)
+    fitted = PretrainedFeatureExtractor("sktl_mini", cache=cache).fit(paths)
     images = bag_of([*paths[:12], str(late)])
     kept = fitted.transform(images).persist()
     distributed.wait(kept)

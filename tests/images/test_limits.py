@@ -29,7 +29,7 @@ def test_limit_of_pixels_is_a_setting(kind, monkeypatch):
 
     monkeypatch.setenv("SKTL_MAX_IMAGE_PIXELS", str(n_pixels - 1))
     with pytest.raises(ImageReadError, match="pixels.*SKTL_MAX_IMAGE_PIXELS"):
-        PretrainedFeatureExtractor(cache=None).fit_transform([data])
+        PretrainedFeatureExtractor("sktl_mini", cache=None).fit_transform([data])
 
 
 # These readers of PIL ask its global limit themselves, as that of bitmap icons does.
@@ -41,10 +41,10 @@ ASKING = ["TIFF", *(["WEBP"] if version("pillow") >= "13" else [])]
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ASKING])
 def test_limit_of_pil_is_not_asked(kind, limit, monkeypatch):
     data = encode(NOISE, kind)
-    expected = PretrainedFeatureExtractor(cache=None).fit_transform([data])
+    expected = PretrainedFeatureExtractor("sktl_mini", cache=None).fit_transform([data])
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
 
-    features = PretrainedFeatureExtractor(cache=None).fit_transform([data])
+    features = PretrainedFeatureExtractor("sktl_mini", cache=None).fit_transform([data])
 
     np.testing.assert_array_equal(features, expected)
 
@@ -55,7 +55,7 @@ def test_limit_of_pil_is_named_where_pils_reader_asks_it(kind, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
 
     with pytest.raises(ImageReadError, match="PIL.Image.MAX_IMAGE_PIXELS"):
-        PretrainedFeatureExtractor(cache=None).fit_transform([data])
+        PretrainedFeatureExtractor("sktl_mini", cache=None).fit_transform([data])
 
 
 def test_limit_holds_for_images_that_pil_has_not_loaded(monkeypatch):
@@ -70,7 +70,9 @@ def test_limit_holds_for_images_that_pil_has_not_loaded(monkeypatch):
 def test_limit_that_is_no_number_is_named(text, monkeypatch):
     monkeypatch.setenv("SKTL_MAX_IMAGE_PIXELS", text)
     with pytest.raises(ImageReadError, match="PIXELS=.*number of pixels"):
-        PretrainedFeatureExtractor(cache=None).fit_transform([encode(NOISE)])
+        PretrainedFeatureExtractor("sktl_mini", cache=None).fit_transform(
+            [encode(NOISE)]
+        )
 
 
 @pytest.mark.parametrize("payload", ["png", "bmp"])
@@ -130,7 +132,7 @@ def test_images_of_many_bands_are_those_of_one(mode, orientation, monkeypatch):
     elif mode == "I;16":
         image = Image.fromarray(NOISE[..., 0].astype(np.uint16) * 200)
     data = encode(image, exif=exif.tobytes())
-    extractor = PretrainedFeatureExtractor(cache=None)
+    extractor = PretrainedFeatureExtractor("sktl_mini", cache=None)
     whole = extractor.fit_transform([data])
 
     monkeypatch.setattr(module, "PIXELS_PER_BAND", 7 * 40)

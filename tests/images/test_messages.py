@@ -23,7 +23,9 @@ LONG = base64.b64encode(encode(NOISE) * 1000).decode()  # 10 MB
 
 
 def fit_transform(X, **params):
-    return PretrainedFeatureExtractor(cache=None, **params).fit_transform(X)
+    return PretrainedFeatureExtractor("sktl_mini", cache=None, **params).fit_transform(
+        X
+    )
 
 
 @pytest.mark.parametrize(
@@ -123,7 +125,7 @@ def test_lengths_of_ragged_lists_are_named():
 
 
 def test_single_grey_image_is_answered_by_how_to_wrap_it():
-    fitted = PretrainedFeatureExtractor(cache=None).fit(RGB)
+    fitted = PretrainedFeatureExtractor("sktl_mini", cache=None).fit(RGB)
     with pytest.raises(ImageLayoutError, match=r"pass X\[None\]"):
         fitted.transform(np.zeros((300, 469), np.uint8))
 

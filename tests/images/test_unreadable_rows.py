@@ -42,7 +42,7 @@ FRAMES = {
 
 
 def extractor(**params):
-    return PretrainedFeatureExtractor(cache=None, **params)
+    return PretrainedFeatureExtractor("sktl_mini", cache=None, **params)
 
 
 @pytest.mark.parametrize("form", MISSING | FRAMES)

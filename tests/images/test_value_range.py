@@ -13,7 +13,7 @@ DIGITS = load_digits().images[:40]
 
 
 def fit(X, **params):
-    return PretrainedFeatureExtractor(cache=None, **params).fit(X)
+    return PretrainedFeatureExtractor("sktl_mini", cache=None, **params).fit(X)
 
 
 def features(X, **params):
@@ -162,7 +162,7 @@ def test_range_given_by_the_user_is_never_questioned(X):
 
 def test_warning_names_the_line_of_the_caller():
     with pytest.warns(ImageRangeWarning) as caught:
-        FineTunedCNNClassifier(strategy="linear_probe").fit(
+        FineTunedCNNClassifier("sktl_mini", strategy="linear_probe").fit(
             DIGITS.astype(np.uint8), np.arange(40) % 2
         )
     assert caught[0].filename == __file__

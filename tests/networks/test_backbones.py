@@ -184,6 +184,7 @@ def test_weights_of_another_number_of_classes_lose_their_head(tmp_path):
     assert load_backbone("resnet18", path).network.cuts[-1] == "flatten"
 
 
+@pytest.mark.slow
 def test_weights_of_another_architecture_are_refused_in_words(resnet_file):
     with pytest.raises(WeightsMismatchError) as caught:
         load_backbone("resnet34", resnet_file)

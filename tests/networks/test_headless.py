@@ -14,6 +14,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from sktl import PretrainedFeatureExtractor, layer_names
 from sktl._networks.backbones import load_backbone
 from sktl._networks.stages import StagedNetwork
+from tests.helpers import first_and_slow
 
 
 def without_head(network, form, head="fc", penultimate="flatten"):
@@ -47,17 +48,19 @@ def plain_output(network, images):
 
 @pytest.mark.parametrize(
     ("name", "form", "head", "penultimate"),
-    [
-        ("resnet18", "identity", "fc", "flatten"),
-        ("resnet18", "children", "fc", "flatten"),
-        ("resnet18", "extractor", "fc", "flatten"),
-        ("mobilenet_v2", "identity", "classifier.1", "flatten"),
-        ("mobilenet_v2", "features", "classifier.1", "flatten"),
-        ("mobilenet_v3_small", "identity", "classifier.3", "flatten"),
-        ("squeezenet1_1", "features", "classifier.1", "flatten"),
-        ("shufflenet_v2_x0_5", "children", "fc", "mean"),
-        ("mnasnet0_5", "extractor", "classifier.1", "mean"),
-    ],
+    first_and_slow(
+        [
+            ("resnet18", "identity", "fc", "flatten"),
+            ("resnet18", "children", "fc", "flatten"),
+            ("resnet18", "extractor", "fc", "flatten"),
+            ("mobilenet_v2", "identity", "classifier.1", "flatten"),
+            ("mobilenet_v2", "features", "classifier.1", "flatten"),
+            ("mobilenet_v3_small", "identity", "classifier.3", "flatten"),
+            ("squeezenet1_1", "features", "classifier.1", "flatten"),
+            ("shufflenet_v2_x0_5", "children", "fc", "mean"),
+            ("mnasnet0_5", "extractor", "classifier.1", "mean"),
+        ]
+    ),
 )
 def test_features_of_a_network_without_head_are_its_output(
     images, name, form, head, penultimate

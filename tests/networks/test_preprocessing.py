@@ -125,8 +125,10 @@ def test_none_in_preprocessing_is_as_in_training():
 
 def test_image_size_is_short_for_crop():
     X = np.random.default_rng(0).integers(0, 256, (4, 40, 60, 3), np.uint8)
-    by_size = PretrainedFeatureExtractor(image_size=32)
-    by_crop = PretrainedFeatureExtractor(preprocessing=Preprocessing(crop=32))
+    by_size = PretrainedFeatureExtractor("sktl_mini", image_size=32)
+    by_crop = PretrainedFeatureExtractor(
+        "sktl_mini", preprocessing=Preprocessing(crop=32)
+    )
 
     np.testing.assert_array_equal(by_size.fit_transform(X), by_crop.fit_transform(X))
     assert by_size.preprocessing_ == by_crop.preprocessing_
@@ -154,7 +156,12 @@ def test_nets_see_what_preprocessing_says(estimator, tmp_path):
         square = Image.new("RGB", (side, side), grey)
         square.paste(image.resize((32, 18), Image.BILINEAR), (0, 7))
         squares.append(square)
-    settings = {"strategy": "linear_probe", "precision": "float32", "random_state": 0}
+    settings = {
+        "backbone": "sktl_mini",
+        "strategy": "linear_probe",
+        "precision": "float32",
+        "random_state": 0,
+    }
     asked = Preprocessing(crop=side, fit="pad")
 
     padded = estimator(preprocessing=asked, **settings).fit(images, y)
@@ -176,7 +183,7 @@ def test_preprocessing_is_swept_by_grid_search():
     X[::2, :, :8] = 255
     y = np.arange(12) % 2
     asked = [Preprocessing(fit=fit, crop=32) for fit in ("crop", "pad", "stretch")]
-    model = make_pipeline(PretrainedFeatureExtractor(), LogisticRegression())
+    model = make_pipeline(PretrainedFeatureExtractor("sktl_mini"), LogisticRegression())
     grid = {"pretrainedfeatureextractor__preprocessing": asked}
 
     search = GridSearchCV(model, grid, cv=2).fit(X, y)

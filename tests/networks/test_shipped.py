@@ -28,7 +28,7 @@ each_shipped = pytest.mark.parametrize("name", SHIPPED)
 @pytest.fixture(scope="module")
 def digits():
     X, y = load_digits(return_X_y=True)
-    return X, PretrainedFeatureExtractor().fit_transform(X), y
+    return X, PretrainedFeatureExtractor("sktl_mini").fit_transform(X), y
 
 
 def best_of(rows, y, n_labels):

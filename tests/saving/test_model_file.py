@@ -51,7 +51,12 @@ def data():
 
 
 def make_classifier(**parameters):
-    small = {"image_size": 16, "max_epochs": 1, "random_state": 0}
+    small = {
+        "backbone": "sktl_mini",
+        "image_size": 16,
+        "max_epochs": 1,
+        "random_state": 0,
+    }
     return FineTunedCNNClassifier(**small | parameters)
 
 
@@ -119,7 +124,7 @@ LABELS = {
 }
 
 
-@pytest.mark.parametrize("labels", LABELS.values(), ids=LABELS.keys())
+@pytest.mark.parametrize("labels", first_and_slow(LABELS.values()), ids=LABELS)
 def test_labels_keep_their_kind(tmp_path, data, labels):
     X, y = data
     y = labels[np.searchsorted(NAMES, y)]
@@ -274,7 +279,7 @@ def test_loaded_classifier_can_be_cloned_and_pickled(saved, data):
     assert np.array_equal(unpickled.predict_proba(X), loaded.predict_proba(X))
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", first_and_slow(STRATEGIES))
 def test_loaded_classifier_can_be_fitted_again(tmp_path, data, strategy):
     X, y = data
     clf = make_classifier(strategy=strategy).fit(X[:20], y[:20])
@@ -284,7 +289,9 @@ def test_loaded_classifier_can_be_fitted_again(tmp_path, data, strategy):
     assert np.array_equal(loaded.predict_proba(X), fresh.predict_proba(X))
 
 
-@pytest.mark.parametrize("strategy", ["lp_ft", "full", "gradual", "scratch"])
+@pytest.mark.parametrize(
+    "strategy", first_and_slow(["lp_ft", "full", "gradual", "scratch"])
+)
 def test_loaded_classifier_goes_on_training(tmp_path, data, strategy):
     """As without a break, with an optimizer that remembers nothing."""
     X, y = data
@@ -435,7 +442,9 @@ def test_saved_backbone_gives_the_features_of_the_classifier(
     clf = make_classifier(strategy="full", lr=0.01, device="cpu").fit(X, y)
     path = tmp_path / "tuned.safetensors"
     clf.save_backbone(path, precision)
-    extractor = PretrainedFeatureExtractor(weights=path, device="cpu", cache=None)
+    extractor = PretrainedFeatureExtractor(
+        "sktl_mini", weights=path, device="cpu", cache=None
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # the file says how its images are prepared
         features = torch.from_numpy(extractor.fit_transform(X))

@@ -41,7 +41,7 @@ def images():
 
 @pytest.fixture(scope="module")
 def probe(digits):
-    return probe_layers(*digits, cv=3)
+    return probe_layers(*digits, "sktl_mini", cv=3)
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +62,10 @@ def fold_scores(probe):
 def test_scores_are_those_of_a_pipeline_per_layer(digits):
     """Other layers of the pass change features by rounding: hence a smooth score."""
     X, y = digits
-    probe = probe_layers(X, y, cv=3, scoring="neg_log_loss")
+    probe = probe_layers(X, y, cv=3, scoring="neg_log_loss", backbone="sktl_mini")
     for layer, scores in zip(probe.results_["layer"], fold_scores(probe), strict=True):
         pipeline = make_pipeline(
-            PretrainedFeatureExtractor(layers=layer),
+            PretrainedFeatureExtractor("sktl_mini", layers=layer),
             StandardScaler(),
             LogisticRegression(max_iter=1000),
         )
@@ -138,11 +138,11 @@ def test_every_image_passes_the_network_once(digits, stages, monkeypatch):
 
     monkeypatch.setattr(Engine, "batches", counted)
     sktl.clear_cache()
-    probe_layers(X, y, cv=3)
+    probe_layers(X, y, cv=3, backbone="sktl_mini")
     n_images = len(np.unique(X, axis=0))
     assert sum(passes) == n_images
     assert sktl.cache_info().computed == len(stages) * n_images
-    probe_layers(X, y, cv=5)
+    probe_layers(X, y, cv=5, backbone="sktl_mini")
     assert sum(passes) == n_images
 
 
@@ -157,7 +157,7 @@ class CountedFolds(StratifiedKFold):
 def test_folds_are_the_same_for_all_layers(digits):
     """A splitter that shuffles anew each time is asked once."""
     folds = CountedFolds(3, shuffle=True)
-    probe = probe_layers(*digits, cv=folds)
+    probe = probe_layers(*digits, "sktl_mini", cv=folds)
     assert folds.n_calls == 1
     assert fold_scores(probe).shape[1] == 3
 
@@ -166,8 +166,12 @@ def test_folds_and_score_are_those_asked_for(digits):
     X, y = digits
     folds = StratifiedKFold(4, shuffle=True, random_state=0)
     splits = list(folds.split(X, y))
-    by_splitter = probe_layers(X, y, cv=folds, scoring="balanced_accuracy")
-    by_list = probe_layers(X, y, cv=splits, scoring="balanced_accuracy")
+    by_splitter = probe_layers(
+        X, y, cv=folds, scoring="balanced_accuracy", backbone="sktl_mini"
+    )
+    by_list = probe_layers(
+        X, y, cv=splits, scoring="balanced_accuracy", backbone="sktl_mini"
+    )
     np.testing.assert_array_equal(fold_scores(by_splitter), fold_scores(by_list))
     assert by_splitter.scoring_ == "balanced_accuracy"
     assert fold_scores(by_splitter).shape[1] == 4
@@ -176,15 +180,17 @@ def test_folds_and_score_are_those_asked_for(digits):
 def test_folds_fitted_at_the_same_time_give_the_same_scores(digits, probe):
     """In threads, which start at once."""
     with parallel_config(backend="threading"):
-        two = probe_layers(*digits, cv=3, n_jobs=2)
+        two = probe_layers(*digits, "sktl_mini", cv=3, n_jobs=2)
     np.testing.assert_array_equal(fold_scores(two), fold_scores(probe))
 
 
 def test_extractor_brings_its_parameters_but_not_its_layers(digits, probe):
-    given = PretrainedFeatureExtractor(layers=["penultimate"], pooling="max")
+    given = PretrainedFeatureExtractor(
+        "sktl_mini", layers=["penultimate"], pooling="max"
+    )
     found = probe_layers(*digits, given, cv=3)
     np.testing.assert_array_equal(fold_scores(found), fold_scores(probe))
-    untrained = PretrainedFeatureExtractor(weights=None)
+    untrained = PretrainedFeatureExtractor("sktl_mini", weights=None)
     found = probe_layers(*digits, untrained, cv=3)
     assert (fold_scores(found)[-1] < fold_scores(probe)[-1]).all()
 
@@ -197,7 +203,7 @@ def test_network_of_the_user_is_probed(digits, tiny_network):
 
 
 def test_extractor_is_left_as_it_was(digits):
-    given = PretrainedFeatureExtractor(weights=None)
+    given = PretrainedFeatureExtractor("sktl_mini", weights=None)
     before = repr(given)
     probe_layers(*digits, given, cv=3)
     assert repr(given) == before
@@ -208,14 +214,14 @@ def test_kind_of_labels_does_not_matter(digits, probe):
     X, y = digits
     kinds = [[f"digit {label}" for label in y], y - 5.0]
     for labels in kinds:
-        with_labels = probe_layers(X, labels, cv=3)
+        with_labels = probe_layers(X, labels, cv=3, backbone="sktl_mini")
         np.testing.assert_array_equal(fold_scores(with_labels), fold_scores(probe))
 
 
 def test_progress_is_shown_when_asked_for(digits, capsys):
-    probe_layers(*digits, cv=3)
+    probe_layers(*digits, "sktl_mini", cv=3)
     assert capsys.readouterr() == ("", "")
-    probe_layers(*digits, cv=3, verbose=1)
+    probe_layers(*digits, "sktl_mini", cv=3, verbose=1)
     shown = capsys.readouterr().err
     assert "images" in shown
     assert "layer" in shown
@@ -405,7 +411,7 @@ def test_layer_that_loses_what_matters_is_found():
 
 def test_labels_per_class_are_those_given(digits):
     X, y = digits
-    advice = probe_layers(X, y < 3, cv=3).recommendation_
+    advice = probe_layers(X, y < 3, cv=3, backbone="sktl_mini").recommendation_
     assert advice["labels_per_class"] == 60
 
 
@@ -528,7 +534,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("change", "message"), WRONG)
 def test_wrong_use_is_named_before_any_image_has_passed(images, change, message):
-    good = {"X": images, "y": np.arange(20) % 2}
+    good = {"X": images, "y": np.arange(20) % 2, "backbone": "sktl_mini"}
     sktl.clear_cache()
     with pytest.raises(ValueError, match=message):
         probe_layers(**good | change)
@@ -539,7 +545,9 @@ def test_unknown_name_and_missing_weights_are_named(images, tmp_path):
     y = np.arange(20) % 2
     with pytest.raises(UnknownBackboneError, match="Closest: 'resnet18'"):
         probe_layers(images, y, "resnet_18")
-    missing = PretrainedFeatureExtractor(weights=tmp_path / "none.safetensors")
+    missing = PretrainedFeatureExtractor(
+        "sktl_mini", weights=tmp_path / "none.safetensors"
+    )
     with pytest.raises(WeightsNotAvailableError, match="none.safetensors"):
         probe_layers(images, y, missing)
 
@@ -558,14 +566,14 @@ def test_unreadable_images_are_listed(images):
     X[3] = X[7] = b"no image"
     y = np.arange(20) % 2
     with pytest.raises(ImageReadError, match=r"2 image\(s\) of X could not be read"):
-        probe_layers(X, y)
+        probe_layers(X, y, backbone="sktl_mini")
 
 
 @pytest.mark.filterwarnings("ignore:.*could not be read")
 def test_rows_of_unreadable_images_are_named_when_they_are_let_through(images):
     X = [encode(image) for image in images]
     X[3] = b"no image"
-    lenient = PretrainedFeatureExtractor(on_error="nan")
+    lenient = PretrainedFeatureExtractor("sktl_mini", on_error="nan")
     with pytest.raises(ValueError, match=r"'sktl_mini' are not finite in 1 row.*\[3\]"):
         probe_layers(X, np.arange(20) % 2, lenient)
 

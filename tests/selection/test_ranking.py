@@ -68,7 +68,7 @@ def brute_force_evidence(features, target):
     return -min(fit.fun for fit in fits)
 
 
-@pytest.mark.parametrize("signal", [0.0, 1.0])
+@pytest.mark.parametrize("signal", first_and_slow([1.0, 0.0]))
 @pytest.mark.parametrize(("n", "d"), first_and_slow(sorted(SHAPES[:4])))
 def test_logme_is_the_maximum_that_a_search_over_both_variances_finds(n, d, signal):
     features, membership = made_up(n, d, signal=signal)
@@ -96,7 +96,7 @@ def explicit_h_score(features, membership):
     return np.trace(np.linalg.pinv(fit.covariance_) @ between) * (1 - fit.shrinkage_)
 
 
-@pytest.mark.parametrize("signal", [0.0, 1.0])
+@pytest.mark.parametrize("signal", first_and_slow([1.0, 0.0]))
 @pytest.mark.parametrize(("n", "d"), SHAPES)
 def test_h_score_is_that_of_explicit_covariances(n, d, signal):
     features, membership = made_up(n, d, signal=signal)
@@ -208,9 +208,11 @@ def digits():
 @pytest.fixture(scope="module")
 def candidates():
     return {
-        "untrained": PretrainedFeatureExtractor(weights=None),
+        "untrained": PretrainedFeatureExtractor("sktl_mini", weights=None),
         "shipped": "sktl_mini",
-        "early layer": PretrainedFeatureExtractor(layers=sktl.layer_names()[2]),
+        "early layer": PretrainedFeatureExtractor(
+            "sktl_mini", layers=sktl.layer_names("sktl_mini")[2]
+        ),
     }
 
 
@@ -368,7 +370,7 @@ def test_cv_and_scoring_are_those_of_the_probe(digits):
     asked = {"method": "probe", "cv": folds, "scoring": "neg_log_loss"}
     ranking = rank_backbones(X, y, ["sktl_mini"], **asked)
     probe = make_pipeline(
-        PretrainedFeatureExtractor(),
+        PretrainedFeatureExtractor("sktl_mini"),
         StandardScaler(),
         LogisticRegression(max_iter=1000),
     )
@@ -386,11 +388,13 @@ def test_every_image_passes_each_network_once(digits, candidates):
 
 
 def test_default_ranks_what_ships_beside_its_untrained_twin(digits):
-    ranking = rank_backbones(*digits)
+    X, y = digits
+    ranking = rank_backbones(X[:40], y[:40])
     assert ranking.method_ == "logme"
-    assert ranking.results_["backbone"].tolist() == [
+    assert sorted(ranking.results_["backbone"]) == [
         "sktl_mini",
-        "sktl_mini, untrained",
+        "sktl_photo",
+        "sktl_photo, untrained",
     ]
 
 
@@ -402,7 +406,7 @@ def test_network_of_the_user_is_a_candidate(digits, tiny_network):
 
 def test_extractors_are_left_as_they_were(digits, candidates):
     before = {label: repr(c) for label, c in candidates.items()}
-    given = PretrainedFeatureExtractor(weights=None)
+    given = PretrainedFeatureExtractor("sktl_mini", weights=None)
     rank_backbones(*digits, candidates | {"given": given})
     assert {label: repr(c) for label, c in candidates.items()} == before
     assert not hasattr(given, "layers_")
@@ -455,7 +459,7 @@ def test_frame_has_a_row_per_network(ranking):
 
 # --- wrong use ------------------------------------------------------------------------
 
-EXTRACTOR = PretrainedFeatureExtractor()
+EXTRACTOR = PretrainedFeatureExtractor("sktl_mini")
 WRONG = [
     ({"method": ["knn", "knn"]}, r"each once"),
     ({"method": []}, r"method=\[\] is not known"),
@@ -514,7 +518,9 @@ def test_unknown_name_shows_before_any_image_has_passed(digits):
 
 def test_missing_weights_show_before_any_image_has_passed(digits, tmp_path):
     sktl.clear_cache()
-    missing = PretrainedFeatureExtractor(weights=tmp_path / "none.safetensors")
+    missing = PretrainedFeatureExtractor(
+        "sktl_mini", weights=tmp_path / "none.safetensors"
+    )
     with pytest.raises(WeightsNotAvailableError, match="none.safetensors"):
         rank_backbones(*digits, {"here": "sktl_mini", "not here": missing})
     assert sktl.cache_info().computed == 0
@@ -526,7 +532,7 @@ def test_rows_of_unreadable_images_are_named():
     X = [rng.integers(0, 256, (8, 8), dtype=np.uint8) for _ in range(6)]
     X = [encode(image) for image in X]
     X[3] = b"no image"
-    lenient = {"lenient": PretrainedFeatureExtractor(on_error="nan")}
+    lenient = {"lenient": PretrainedFeatureExtractor("sktl_mini", on_error="nan")}
     with pytest.raises(ValueError, match=r"'lenient' are not finite in 1 row.*\[3\]"):
         rank_backbones(X, [0, 1] * 3, lenient)
 

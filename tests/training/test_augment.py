@@ -294,9 +294,17 @@ def tones(n=24):
     return images + (150 * bright).astype(np.uint8)[:, None, None, None], bright
 
 
+SMALL = {
+    "backbone": "sktl_mini",
+    "image_size": 16,
+    "max_epochs": 1,
+    "random_state": 0,
+}
+
+
 def fit_auto(data, **params):
     X, y = data
-    params = {"image_size": 16, "max_epochs": 1, "random_state": 0} | params
+    params = SMALL | params
     return FineTunedCNNClassifier(**params).fit(X, y)
 
 
@@ -315,8 +323,7 @@ def test_auto_asks_what_is_predicted(target, mirrors):
         clf = fit_auto((X, np.c_[bright, 1 - bright, bright]))
     else:
         data = (X, 3.5 * bright + 0.1) if target == "number" else (sided, right + 0.5)
-        params = {"image_size": 16, "max_epochs": 1, "random_state": 0}
-        clf = FineTunedCNNRegressor(**params).fit(*data)
+        clf = FineTunedCNNRegressor(**SMALL).fit(*data)
     assert clf.augment_ == (("flip", "crop") if mirrors else "crop")
 
 

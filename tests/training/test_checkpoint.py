@@ -548,7 +548,7 @@ SAME = {
 }
 
 
-@pytest.mark.parametrize("make", SAME.values(), ids=SAME.keys())
+@pytest.mark.parametrize("make", first_and_slow(SAME.values()), ids=SAME)
 def test_same_parameters_made_anew_go_on(tmp_path, steps, make):
     path, data = tmp_path / "checkpoint", make_data()
     crash(steps, make_classifier(checkpoint=path, **make()).fit, *data, limit=7)
@@ -610,7 +610,7 @@ OTHER_DATA = {
 }
 
 
-@pytest.mark.parametrize("change", OTHER_DATA.values(), ids=OTHER_DATA.keys())
+@pytest.mark.parametrize("change", first_and_slow(OTHER_DATA.values()), ids=OTHER_DATA)
 def test_other_rows_begin_anew(tmp_path, steps, change):
     path, data = tmp_path / "checkpoint", make_data()
     others, kwargs = change(*data)
@@ -622,7 +622,9 @@ def test_other_rows_begin_anew(tmp_path, steps, change):
 
 
 @pytest.mark.parametrize(
-    "parameters", [{"verbose": 1}, {"n_jobs": 2}, {"cache": "memory"}], ids=str
+    "parameters",
+    first_and_slow([{"cache": "memory"}, {"verbose": 1}, {"n_jobs": 2}]),
+    ids=str,
 )
 def test_parameters_without_influence_go_on(tmp_path, steps, parameters):
     path, data = tmp_path / "checkpoint", make_data()
@@ -692,7 +694,7 @@ def test_file_that_is_no_checkpoint_is_refused_and_kept(tmp_path, damage):
 
 def test_saved_classifier_is_not_overwritten_by_a_checkpoint(tmp_path):
     path, data = tmp_path / "model", make_data()
-    clf = FineTunedCNNClassifier(strategy="linear_probe", image_size=16)
+    clf = FineTunedCNNClassifier("sktl_mini", strategy="linear_probe", image_size=16)
     clf.fit(*data).save(path)
     saved = path.read_bytes()
     with pytest.raises(ModelFileError, match="it is not a checkpoint"):

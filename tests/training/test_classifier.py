@@ -48,7 +48,13 @@ def three(digits):
 
 
 def quick(**params):
-    defaults = {"unfreeze_from": "last", "max_epochs": 2, "random_state": 0}
+    defaults = {
+        "image_size": 32,
+        "backbone": "sktl_mini",
+        "unfreeze_from": "last",
+        "max_epochs": 2,
+        "random_state": 0,
+    }
     return FineTunedCNNClassifier(**defaults | params)
 
 
@@ -77,10 +83,10 @@ def test_labels_of_any_kind(digits, labels):
 def test_linear_probe_is_logistic_regression_on_the_features(digits, C):
     X, y, X_test, _ = digits
     probe = FineTunedCNNClassifier(
-        strategy="linear_probe", C=C, precision="float32"
+        "sktl_mini", strategy="linear_probe", C=C, precision="float32"
     ).fit(X, y)
     model = make_pipeline(
-        PretrainedFeatureExtractor(precision="float32"),
+        PretrainedFeatureExtractor("sktl_mini", precision="float32"),
         FunctionTransformer(np.float64),  # in float32, lbfgs ends earlier
         StandardScaler(),
         LogisticRegression(C=C, max_iter=10_000, tol=1e-8),
@@ -95,10 +101,10 @@ def test_linear_probe_of_two_classes_is_logistic_regression_too(digits, C):
     X, y, X_test, _ = digits
     X, y = X[y < 2], y[y < 2]
     probe = FineTunedCNNClassifier(
-        strategy="linear_probe", C=C, precision="float32"
+        "sktl_mini", strategy="linear_probe", C=C, precision="float32"
     ).fit(X, y)
     model = make_pipeline(
-        PretrainedFeatureExtractor(precision="float32"),
+        PretrainedFeatureExtractor("sktl_mini", precision="float32"),
         FunctionTransformer(np.float64),
         StandardScaler(),
         LogisticRegression(C=C, tol=1e-9),
@@ -114,13 +120,15 @@ def test_penalty_of_the_probe_is_that_of_ridge_by_leave_one_out(digits, n_classe
     X, y, _, _ = digits
     X, y = X[y < n_classes], y[y < n_classes]
     noisy = np.where(np.arange(len(y)) % 3 == 0, np.roll(y, 1), y)
-    extractor = PretrainedFeatureExtractor(precision="float32")
+    extractor = PretrainedFeatureExtractor("sktl_mini", precision="float32")
     scaled = StandardScaler().fit_transform(extractor.fit_transform(X).astype(float))
     ridge = RidgeCV(np.logspace(-2, 6, 33)).fit(scaled, np.eye(n_classes)[noisy])
     C = 10 / ridge.alpha_
     assert C < 0.5  # of noise, not the upper end
     auto, fixed = (
-        FineTunedCNNClassifier(strategy="linear_probe", C=c, precision="float32")
+        FineTunedCNNClassifier(
+            "sktl_mini", strategy="linear_probe", C=c, precision="float32"
+        )
         for c in ("auto", C)
     )
     np.testing.assert_allclose(
@@ -132,7 +140,9 @@ def test_penalty_of_the_probe_is_that_of_ridge_by_leave_one_out(digits, n_classe
 
 def test_order_and_copies_of_rows_move_no_bit_of_the_probe(digits):
     X, y, X_test, _ = digits
-    probe = FineTunedCNNClassifier(strategy="linear_probe", precision="float32")
+    probe = FineTunedCNNClassifier(
+        "sktl_mini", strategy="linear_probe", precision="float32"
+    )
     rows = np.random.default_rng(0).permutation(np.repeat(np.arange(len(y)), 2))
     copied = probe.fit(X[rows], y[rows]).predict_proba(X_test)
     weighted = probe.fit(X, y, np.full(len(y), 2)).predict_proba(X_test)
@@ -143,7 +153,7 @@ def test_order_and_copies_of_rows_move_no_bit_of_the_probe(digits):
 def test_penalty_that_is_none_is_refused(digits, C):
     X, y, _, _ = digits
     with pytest.raises(ValueError, match="The 'C' parameter .* must be"):
-        FineTunedCNNClassifier(C=C).fit(X, y)
+        FineTunedCNNClassifier("sktl_mini", C=C).fit(X, y)
 
 
 @pytest.mark.slow
@@ -175,7 +185,7 @@ class WatchFrozen(Callback):
         )
 
 
-@pytest.mark.parametrize("unfreeze_from", ["last", 2, "layer2.1"])
+@pytest.mark.parametrize("unfreeze_from", first_and_slow([2, "last", "layer2.1"]))
 def test_frozen_part_is_bit_identical_and_untouched(digits, unfreeze_from):
     """Norm statistics and counters included; in eval mode, ungraded, unoptimised."""
     X, y, _, _ = digits
@@ -227,7 +237,7 @@ def test_each_image_passes_the_frozen_part_once(digits):
 def test_module_is_the_whole_network(digits):
     """From preprocessed images to logits, for users of plain torch."""
     X, y, X_test, _ = digits
-    clf = quick(precision="float32").fit(X, y)
+    clf = quick(image_size=64, precision="float32").fit(X, y)
     pixels = np.round(X_test.reshape(-1, 8, 8) * 255 / 16).astype(np.uint8)
     resized = [
         np.asarray(Image.fromarray(p).convert("RGB").resize((64, 64), Image.BILINEAR))
@@ -243,7 +253,7 @@ def test_module_is_the_whole_network(digits):
 # ---- randomness
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", first_and_slow(reversed(STRATEGIES)))
 def test_random_state_alone_decides_the_result(three, strategy):
     X, y = three
     torch.manual_seed(1)
@@ -297,7 +307,8 @@ def test_rows_do_not_influence_one_another(digits):
 @pytest.mark.parametrize("strategy", ["full", "lp_ft"])
 def test_few_rows_are_computed_alone_and_differ_by_rounding(digits, strategy, n_rows):
     X, y, X_test, _ = digits
-    clf = quick(strategy=strategy, max_epochs=1, precision="float32").fit(X, y)
+    clf = quick(strategy=strategy, image_size=64, max_epochs=1, precision="float32")
+    clf.fit(X, y)
     together = clf.decision_function(X_test)[:n_rows]
     seen = []
     clf.module_.head.register_forward_pre_hook(lambda _, x: seen.append(len(x[0])))
@@ -496,7 +507,9 @@ def test_saved_backbone_is_the_next_backbone(digits, tmp_path):
     path = tmp_path / "mine.safetensors"
     source = quick(strategy="scratch").fit(X, y)
     source.save_backbone(path)
-    extractor = PretrainedFeatureExtractor(weights=path, precision="float32")
+    extractor = PretrainedFeatureExtractor(
+        "sktl_mini", weights=path, precision="float32"
+    )
     features = extractor.fit_transform(X_test)
     with torch.no_grad():
         (batch,) = source.get_dataset(X_test)[:][:1]

@@ -30,7 +30,6 @@ from skorch.dataset import ValidSplit
 from torch import nn
 
 from sktl import FineTunedCNNClassifier, PretrainedFeatureExtractor
-from tests.helpers import first_and_slow
 
 WEIGHTED_STEPS = {
     "check_sample_weight_equivalence_on_dense_data": (
@@ -69,7 +68,11 @@ class SmallNetwork(nn.Sequential):
 
 # Any row is an image of height one, so two-dimensional input is really on.
 PROBE = functools.partial(
-    FineTunedCNNClassifier, strategy="linear_probe", image_shape=(1, -1), random_state=0
+    FineTunedCNNClassifier,
+    "sktl_mini",
+    strategy="linear_probe",
+    image_shape=(1, -1),
+    random_state=0,
 )
 
 
@@ -97,11 +100,13 @@ def rows(y):
 
 @pytest.fixture(scope="module")
 def features(rows):
-    return PretrainedFeatureExtractor().fit_transform(rows).astype(np.float64)
+    return (
+        PretrainedFeatureExtractor("sktl_mini").fit_transform(rows).astype(np.float64)
+    )
 
 
 def probe(**params):
-    params = {"C": 1.0, "random_state": 0} | params
+    params = {"backbone": "sktl_mini", "C": 1.0, "random_state": 0} | params
     return FineTunedCNNClassifier(strategy="linear_probe", **params)
 
 
@@ -132,7 +137,8 @@ def assert_checks_pass(classifier, **expected_failures):
     assert failed == expected_failures.keys()
 
 
-@pytest.mark.parametrize("class_weight", first_and_slow([None, "balanced"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("class_weight", [None, "balanced"])
 def test_all_estimator_checks_pass_where_the_head_is_solved(class_weight):
     """None fails, is skipped or expected to fail; a weight of two is two rows."""
     assert_checks_pass(PROBE(class_weight=class_weight))
@@ -192,7 +198,7 @@ def test_extra_check_of_scikit_learn_passes(check):
 
 
 def test_parameters_are_the_same_before_and_after_fit(rows, y):
-    clf = FineTunedCNNClassifier(max_epochs=1)
+    clf = FineTunedCNNClassifier("sktl_mini", max_epochs=1)
     before = clf.get_params(deep=False)
     after = clf.fit(rows, y).get_params(deep=False)
     assert before.keys() == after.keys()
@@ -201,7 +207,7 @@ def test_parameters_are_the_same_before_and_after_fit(rows, y):
 
 def test_anything_may_be_set_and_fit_refuses_it(rows, y):
     """A device that is not there, for instance: perhaps it is where `fit` will run."""
-    clf = FineTunedCNNClassifier().set_params(device="cuda:99", callbacks=3)
+    clf = FineTunedCNNClassifier("sktl_mini").set_params(device="cuda:99", callbacks=3)
     assert clf.get_params()["device"] == "cuda:99"
     assert clf.set_params(callbacks=None).get_params()["callbacks"] is None
     with pytest.raises(ValueError, match="device='cuda:99' cannot be used"):
@@ -211,7 +217,9 @@ def test_anything_may_be_set_and_fit_refuses_it(rows, y):
 def test_network_may_be_a_parameter_set_later():
     """skorch refuses modules that are set, as they could be parts of the net."""
     network, loss = SmallNetwork(), nn.CrossEntropyLoss(label_smoothing=0.1)
-    clf = FineTunedCNNClassifier().set_params(backbone=network, criterion=loss)
+    clf = FineTunedCNNClassifier("sktl_mini").set_params(
+        backbone=network, criterion=loss
+    )
     assert clf.backbone is network
     assert clf.criterion is loss
 
@@ -234,7 +242,7 @@ def test_repr_shows_what_differs_from_the_defaults():
 
 
 def test_partial_fit_is_there_where_it_can_work():
-    clf = FineTunedCNNClassifier()
+    clf = FineTunedCNNClassifier("sktl_mini")
     assert hasattr(clf, "partial_fit")
     assert not hasattr(clf.set_params(strategy="linear_probe"), "partial_fit")
     assert hasattr(clf.set_params(hidden_units=(4,)), "partial_fit")
@@ -293,7 +301,7 @@ def test_calibrated_classifier_calibrates_as_if_on_the_features(
 
 
 def test_voting_averages_probabilities_of_strategies(rows, features, y):
-    trained = FineTunedCNNClassifier(max_epochs=1, random_state=0)
+    trained = FineTunedCNNClassifier("sktl_mini", max_epochs=1, random_state=0)
     vote = VotingClassifier([("a", probe()), ("b", trained)], voting="soft")
     members = [
         logistic().fit(features, y).predict_proba(features),
@@ -430,6 +438,6 @@ def test_groups_are_routed_under_another_name(rows, y):
 
 @pytest.mark.parametrize("early_stopping", [True, False])
 def test_argument_of_fit_that_nobody_reads_is_refused(early_stopping, rows, y):
-    clf = FineTunedCNNClassifier(early_stopping=early_stopping)
+    clf = FineTunedCNNClassifier("sktl_mini", early_stopping=early_stopping)
     with pytest.raises(TypeError, match="unexpected keyword argument 'groups'"):
         clf.fit(rows, y, groups=y)

@@ -168,8 +168,8 @@ def test_initialize_says_what_to_call_instead():
     with pytest.raises(
         NotFittedError, match="not seen any y yet. Call fit or partial_fit"
     ):
-        FineTunedCNNClassifier().initialize()
-    assert not hasattr(FineTunedCNNClassifier(), "classes_")
+        FineTunedCNNClassifier("sktl_mini").initialize()
+    assert not hasattr(FineTunedCNNClassifier("sktl_mini"), "classes_")
 
 
 def test_early_stopping_of_skorch_without_held_out_rows_is_refused(make):

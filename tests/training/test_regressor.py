@@ -70,7 +70,7 @@ def features(regressor):
 @pytest.mark.slow
 def test_all_estimator_checks_pass():
     reg = FineTunedCNNRegressor(
-        strategy="linear_probe", image_shape=(1, -1), random_state=0
+        "sktl_mini", strategy="linear_probe", image_shape=(1, -1), random_state=0
     )
     results = check_estimator(reg, on_fail=None, on_skip=None)
     assert Counter(r["status"] for r in results) == {"passed": 60}
@@ -117,7 +117,9 @@ def test_penalty_is_that_of_models_that_each_lack_a_row(regressor, features):
 def test_feature_that_hardly_varies_in_training_does_not_run_wild():
     """Among features of an untrained network there are some."""
     digits, number = load_digits(return_X_y=True)
-    reg = FineTunedCNNRegressor(weights=None, strategy="linear_probe", random_state=0)
+    reg = FineTunedCNNRegressor(
+        "sktl_mini", weights=None, strategy="linear_probe", random_state=0
+    )
     folds = KFold(5, shuffle=True, random_state=0)
     scores = cross_val_score(reg, digits[:100], number[:100] + 0.5, cv=folds)
     assert scores.min() > 0.2
@@ -164,7 +166,7 @@ def test_training_lowers_the_squared_error(regressor):
 @pytest.mark.slow
 def test_numbers_that_digits_show_are_learnt():
     digits, number = load_digits(return_X_y=True)
-    reg = FineTunedCNNRegressor(max_epochs=2, random_state=0)
+    reg = FineTunedCNNRegressor("sktl_mini", max_epochs=2, random_state=0)
     reg.fit(digits[:200], number[:200])
     assert reg.score(digits[200:400], number[200:400]) > 0.75
 
@@ -227,7 +229,9 @@ def test_fitted_regressor_survives_pickle_clone_and_search(regressor):
 
 @pytest.mark.parametrize("y", [PRICE, BOTH], ids=["one", "two"])
 def test_saved_regressor_is_loaded_as_it_was(tmp_path, y):
-    reg = FineTunedCNNRegressor(max_epochs=1, hidden_units=(4,), random_state=0)
+    reg = FineTunedCNNRegressor(
+        "sktl_mini", max_epochs=1, hidden_units=(4,), random_state=0
+    )
     reg.fit(X, y).save(tmp_path / "prices.safetensors")
     again = FineTunedCNNRegressor.load(tmp_path / "prices.safetensors", device="cpu")
     assert np.array_equal(again.predict(X), reg.predict(X))
@@ -237,17 +241,19 @@ def test_saved_regressor_is_loaded_as_it_was(tmp_path, y):
 
 
 def test_file_of_a_regressor_is_not_loaded_as_a_classifier(tmp_path):
-    reg = FineTunedCNNRegressor(strategy="linear_probe").fit(X, PRICE)
+    reg = FineTunedCNNRegressor("sktl_mini", strategy="linear_probe").fit(X, PRICE)
     reg.save(tmp_path / "prices.safetensors")
     with pytest.raises(ModelFileError, match="'FineTunedCNNRegressor', not a"):
         FineTunedCNNClassifier.load(tmp_path / "prices.safetensors")
 
 
 def test_saved_backbone_of_a_regressor_is_a_network_for_others(tmp_path):
-    reg = FineTunedCNNRegressor(strategy="full", max_epochs=1, random_state=0)
+    reg = FineTunedCNNRegressor(
+        "sktl_mini", strategy="full", max_epochs=1, random_state=0
+    )
     path = tmp_path / "backbone.safetensors"
     reg.fit(X, PRICE).save_backbone(path)
-    solved = FineTunedCNNRegressor(weights=path, strategy="linear_probe")
+    solved = FineTunedCNNRegressor("sktl_mini", weights=path, strategy="linear_probe")
     assert solved.fit(X, PRICE).predict(X).shape == PRICE.shape
 
 

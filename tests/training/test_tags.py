@@ -132,7 +132,7 @@ def test_form_of_the_indicators_does_not_matter(make, same):
 def test_tags_of_digits_are_learnt():
     digits, number = load_digits(return_X_y=True)
     tags = np.c_[number % 2 == 0, np.isin(number, [0, 6, 8, 9])]  # even, has a loop
-    clf = FineTunedCNNClassifier(max_epochs=2, random_state=0)
+    clf = FineTunedCNNClassifier("sktl_mini", max_epochs=2, random_state=0)
     clf.fit(digits[:300], tags[:300])
     predicted = clf.predict(digits[300:500])
     assert ((predicted == tags[300:500]).mean(axis=0) > 0.9).all()
@@ -172,7 +172,9 @@ def test_search_over_tags_is_by_any_score_of_them(make):
 
 
 def test_saved_classifier_of_tags_is_loaded(tmp_path):
-    clf = FineTunedCNNClassifier(strategy="linear_probe", random_state=0).fit(X, TAGS)
+    clf = FineTunedCNNClassifier(
+        "sktl_mini", strategy="linear_probe", random_state=0
+    ).fit(X, TAGS)
     clf.save(tmp_path / "tags.safetensors")
     again = FineTunedCNNClassifier.load(tmp_path / "tags.safetensors")
     assert (again.predict_proba(X) == clf.predict_proba(X)).all()

@@ -222,14 +222,16 @@ def test_interruption_raises_and_leaves_neither_bar_nor_freeze(make, strategy, r
 
 @pytest.mark.parametrize(
     ("strategy", "grid"),
-    [
-        ("lp_ft", {"strategy": ["full", "gradual"]}),
-        ("full", {"hidden_units": [(), (5,)]}),
-        ("full", {"layer_decay": [1.0, 0.1]}),
-        ("lp_ft", {"augment": [None, ("flip", "color")]}),
-        ("gradual", {"callbacks__unfreeze__epochs_per_stage": [1, 2]}),
-        ("full", {"callbacks__early_stopping__patience": [1, 40]}),
-    ],
+    first_and_slow(
+        [
+            ("lp_ft", {"strategy": ["full", "gradual"]}),
+            ("full", {"hidden_units": [(), (5,)]}),
+            ("full", {"layer_decay": [1.0, 0.1]}),
+            ("lp_ft", {"augment": [None, ("flip", "color")]}),
+            ("gradual", {"callbacks__unfreeze__epochs_per_stage": [1, 2]}),
+            ("full", {"callbacks__early_stopping__patience": [1, 40]}),
+        ]
+    ),
 )
 def test_grid_search_tells_settings_apart(make, strategy, grid):
     clf = make(strategy, lr=0.1, max_epochs=8)
@@ -277,6 +279,7 @@ def test_random_state_alone_decides_and_global_generators_rest(make, strategy, a
 
 def fit_mini(strategy):
     clf = FineTunedCNNClassifier(
+        "sktl_mini",
         strategy=strategy,
         image_size=16,
         max_epochs=1,

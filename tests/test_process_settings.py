@@ -482,14 +482,32 @@ def test_every_public_call_is_in_the_table():
                 assert any(name in call and part in call for call in CALLS), part
 
 
-@pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize(
-    "setting",
-    [
-        name if name == "all at once" else pytest.param(name, marks=pytest.mark.slow)
-        for name in SETTINGS
-    ],
+def slow_but(chosen, names):
+    """Parameters of a test, of which the chosen are tried by default."""
+    return [
+        name if name in chosen else pytest.param(name, marks=pytest.mark.slow)
+        for name in names
+    ]
+
+
+TRIED_BY_DEFAULT = (
+    "PretrainedFeatureExtractor.fit_transform",
+    "PretrainedFeatureExtractor.transform",
+    "FineTunedCNNClassifier.fit linear_probe",
+    "FineTunedCNNClassifier.fit lp_ft",
+    "FineTunedCNNClassifier.fit scratch",
+    "FineTunedCNNClassifier.predict_proba",
+    "FineTunedCNNRegressor.fit full",
+    "FineTunedCNNRegressor.predict",
+    "compare_transfer",
+    "probe_layers",
+    "rank_backbones",
+    "cache_info, prune_cache, clear_cache",
 )
+
+
+@pytest.mark.parametrize("call", slow_but(TRIED_BY_DEFAULT, CALLS))
+@pytest.mark.parametrize("setting", slow_but(["all at once"], SETTINGS))
 def test_public_call_gives_the_same_under_a_setting(call, setting, world, pyplot):
     expected = without_a_setting(call, world)
     free_networks()

@@ -1192,7 +1192,7 @@ REFUSED_BUILT = {
 
 
 @pytest.mark.parametrize(
-    ("change", "match"), REFUSED_BUILT.values(), ids=REFUSED_BUILT.keys()
+    ("change", "match"), first_and_slow(REFUSED_BUILT.values()), ids=REFUSED_BUILT
 )
 def test_forged_file_that_fits_no_network_is_refused(saved, change, match):
     """Building traces the network, which compiles code of torch.fx's own making."""

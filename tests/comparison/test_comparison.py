@@ -289,7 +289,8 @@ def test_features_and_fine_tuning_share_one_pass(tiny_network, count_images):
 def test_default_contenders_run_and_transfer_helps(digits, count_images):
     sktl.clear_cache()
     X, y = digits
-    report = compare_transfer(X, y, cv=2, random_state=0, backbone="sktl_mini")
+    network = PretrainedFeatureExtractor("sktl_mini", image_size=32)
+    report = compare_transfer(X, y, backbone=network, cv=2, random_state=0)
     scores = scores_of(report)
     assert len(scores) == 8
     frozen = scores["frozen features + logistic regression"]

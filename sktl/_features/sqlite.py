@@ -48,11 +48,13 @@ _NETWORK_DRIVES = {
     *(f"fuse.{name}" for name in "gcsfuse glusterfs rclone s3fs sshfs".split()),
 }
 
+# Holds the index of a million rows, of which each block reads most pages.
+_CACHE_KIB = 49_152
 # synchronous=OFF halves the time of a write. A killed process cannot break the file
 # then, only a power cut can, and the checksums find that.
 _SETTINGS = (
     "PRAGMA synchronous = OFF",
-    "PRAGMA cache_size = -16384",
+    f"PRAGMA cache_size = -{_CACHE_KIB}",
     "PRAGMA secure_delete = OFF",
     "PRAGMA trusted_schema = OFF",
     "PRAGMA cell_size_check = ON",

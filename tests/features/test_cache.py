@@ -627,7 +627,7 @@ def test_fingerprint_refuses_what_is_no_plain_data(fields, where):
 def test_key_is_the_digest_of_both_parts_in_a_domain_of_its_own():
     expected = hashlib.sha256(
         b"sktl key 1\0" + b"\0\0\0\0\0\0\0\x07" + b"content" + b"print"
-    ).digest()
+    ).digest()[:16]
     assert make_key(b"content", b"print") == expected
     assert make_key(b"contentp", b"rint") != expected
     assert make_key(b"print", b"content") != expected

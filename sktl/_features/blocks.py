@@ -227,14 +227,17 @@ class Blocks:
         batch_size = self.engine.batch_size
         n_batches = -(-len(contents) // (4 * batch_size))
         size = min(size, max(n_batches, 4) * batch_size)
-        by_lock, blocks = defaultdict(list), [[]]
+        by_lock, blocks = defaultdict(list), []
         for content in contents:
             by_lock[content.lock()].append(content)
-        for group in by_lock.values():
-            if len(blocks[-1]) + len(group) > size:
-                blocks.append([])
-            blocks[-1].extend(group)
-        return [block for block in blocks if block]
+        # The largest first, each where it fits: so nearly all blocks are whole batches.
+        for group in sorted(by_lock.values(), key=len, reverse=True):
+            fitting = (b for b in blocks if len(b) + len(group) <= size)
+            block = next(fitting, None)
+            if block is None:
+                blocks.append(block := [])
+            block.extend(group)
+        return blocks
 
     def _prepare(self, contents, patience=0):
         """Decode the images of a block that nobody has computed meanwhile."""

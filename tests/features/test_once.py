@@ -89,6 +89,26 @@ def search(network, cache, n_jobs=None, **grid):
     return GridSearchCV(Pipeline(steps), grid, cv=5, n_jobs=n_jobs, error_score="raise")
 
 
+def test_blocks_of_a_directory_are_whole_batches(tiny_network, monkeypatch, tmp_path):
+    """Images of one lock stay together, which must not make batches with gaps."""
+    images = np.random.default_rng(1).integers(0, 256, (64, 8, 8, 3), np.uint8)
+    forward, n_rows = torch.nn.Conv2d.forward, []
+
+    def counted(self, x):
+        n_rows.append(len(x))
+        return forward(self, x)
+
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", counted)
+    n_computed = {}
+    for cache in (None, tmp_path):
+        settings = {"image_size": 8, "batch_size": 4, "cache": cache}
+        extractor = PretrainedFeatureExtractor(tiny_network, **settings).fit(images)
+        n_rows.clear()
+        extractor.transform(images)
+        n_computed[cache] = sum(n_rows)
+    assert n_computed[tmp_path] == n_computed[None]
+
+
 @pytest.mark.parametrize("cache", ["memory", "directory"])
 def test_grid_search_passes_each_image_once(
     cache, images, tiny_network, recorder, tmp_path

@@ -78,7 +78,7 @@ def measure(paths, cache, parameters):
     """Peak memory of this process and size of the result, in bytes."""
     warnings.simplefilter("ignore", ImageSizeWarning)  # of large files
     os.environ["SKTL_CACHE_BYTES"] = str(MEMORY_BOUND)
-    extractor = PretrainedFeatureExtractor(cache=cache, **parameters)
+    extractor = PretrainedFeatureExtractor("sktl_mini", cache=cache, **parameters)
     result = extractor.fit_transform(paths)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Bytes on macOS, kilobytes on Linux: getrusage(2) of each.

@@ -20,9 +20,10 @@ mean is found; how often the verdict is false (better or worse where it is not s
 equivalent where the difference is larger).
 
 Claim, over the pairs of a case: intervals hold the truth in at least 93 %, equal
-contenders get p < 0.05 in at most 7.5 %, verdicts are false in at most 5 %, and four
-standard errors are found in 95 % with eight splits or more, in 90 % with five; of two
-and three splits, nothing is claimed on that. Each within two errors of the simulation.
+contenders get p < 0.05 in at most 7.5 %, verdicts on others are false in at most 5 %,
+and four standard errors are found in 95 % with eight splits or more, in 90 % with five;
+of two and three splits, nothing is claimed on that. Each within two errors of the
+simulation.
 
 Usage: python benchmarks/bench_verdict.py [--repetitions 500] [--cases NAME ...] [--data
 sign_digits] [--shared FOLDER]. Exits with 1 when the claim fails. An hour on two quiet
@@ -310,7 +311,7 @@ def check(pair, shares, n_splits, n_repetitions):
         failures.append(f"{pair}: covers")
     if pair == "equal" and shares["p < 0.05"] > 0.075 + error(0.075):
         failures.append(f"{pair}: p < 0.05")
-    if shares["false"] > 0.05 + error(0.05):
+    if pair != "equal" and shares["false"] > 0.05 + error(0.05):
         failures.append(f"{pair}: false")
     wanted = 0.95 if n_splits >= 8 else 0.90 if n_splits >= 5 else 0.0
     if shares["finds"] < wanted - error(wanted):

@@ -388,6 +388,8 @@ def _write_rows(connection, items):
                 "INSERT OR IGNORE INTO features VALUES (?, ?, ?, ?, ?, ?, ?)",
                 ((key, today, v.nbytes, *_encode(key, v)) for key, v in chunk),
             )
+    # Else as much as the index of a million rows may take is full of wide rows.
+    connection.execute("PRAGMA shrink_memory")
 
 
 def _count_rows(connection):

@@ -362,8 +362,8 @@ def make_key(content, fingerprint):
     """Join the digest of an image and that of what is computed from it to one key."""
     length = len(content).to_bytes(8, "big")
     whole = hashlib.sha256(b"sktl key 1\0" + length + content + fingerprint).digest()
-    # Half of it tells images apart just as well: of 1e12 keys, two are the same once in
-    # 1e14 times. It halves the index of a directory.
+    # Half of it tells images apart as well (two of 1e12 keys are the same with a
+    # probability of 1e-15), and halves the index of a directory.
     return whole[:16]
 
 

@@ -388,7 +388,7 @@ def _write_rows(connection, items):
                 "INSERT OR IGNORE INTO features VALUES (?, ?, ?, ?, ?, ?, ?)",
                 ((key, today, v.nbytes, *_encode(key, v)) for key, v in chunk),
             )
-    # Else as much as the index of a million rows may take is full of wide rows.
+    # Otherwise wide rows that nobody asks for fill all of SQLite's page cache.
     connection.execute("PRAGMA shrink_memory")
 
 

@@ -1,6 +1,7 @@
-"""The networks that ship are small and whole; `sktl_mini` is good on unseen digits."""
+"""The networks that ship are small, whole, and good on digits, which they never saw."""
 
 import hashlib
+import inspect
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,14 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 from torch import nn
 
-from sktl import PretrainedFeatureExtractor
+from sktl import (
+    FineTunedCNNClassifier,
+    FineTunedCNNRegressor,
+    PretrainedFeatureExtractor,
+    compare_transfer,
+    layer_names,
+    probe_layers,
+)
 from sktl._networks.architectures import SHIPPED
 from sktl._networks.backbones import load_backbone
 from tests.helpers import first_and_slow
@@ -47,6 +55,26 @@ def test_frozen_features_lift_digits_with_few_labels(digits, n_labels, goal):
     accuracy = best_of(features, y, n_labels)
     assert accuracy >= goal
     assert accuracy > best_of(X, y, n_labels) + 0.02
+
+
+@pytest.mark.slow
+def test_features_of_the_default_network_lift_digits_too(digits):
+    X, _, y = digits
+    assert best_of(PretrainedFeatureExtractor().fit_transform(X), y, 5) >= 0.93
+
+
+def test_default_network_ships_and_is_the_same_everywhere():
+    estimators = (
+        PretrainedFeatureExtractor,
+        FineTunedCNNClassifier,
+        FineTunedCNNRegressor,
+    )
+    defaults = {
+        inspect.signature(takes_one).parameters["backbone"].default
+        for takes_one in (*estimators, compare_transfer, probe_layers, layer_names)
+    }
+    assert defaults == {"sktl_photo"}
+    assert defaults <= SHIPPED.keys()
 
 
 @each_shipped

@@ -3,9 +3,11 @@
 Claim, for photographs in files and two networks with real weights: fitting
 `FineTunedCNNClassifier(strategy="linear_probe")` takes at most 1.2 times as long as
 `PretrainedFeatureExtractor.transform` of the same images with `cache=None`. That
-holds for the default, whose head is fitted directly, and for a head with a hidden layer
-(`hidden_units=(64,)`), which is trained for 30 epochs. A loop that does not keep what
-the frozen part gives would need 30 passes for that.
+holds for the default, whose head is fitted directly, and for a head with a hidden
+layer (`hidden_units=(64,)`), which is trained for 30 epochs in batches of 32. A loop
+that does not keep what the frozen part gives would need 30 passes for that. With the
+default `batch_size=8` there are four times as many steps; what these cost is printed,
+and nothing is claimed of it.
 
 Every repeat begins with an empty cache. Both sides read and decode the files.
 
@@ -29,10 +31,12 @@ WEIGHTS = {
 EPOCHS = 30
 CLAIMED_RATIO = 1.2
 ONE_PASS = "one pass"
-PROBES = {
+HIDDEN = {"hidden_units": (64,), "max_epochs": EPOCHS}
+CLAIMED = {
     "solved head": {},
-    f"hidden layer, {EPOCHS} epochs": {"hidden_units": (64,), "max_epochs": EPOCHS},
+    f"hidden layer, {EPOCHS} epochs": {**HIDDEN, "batch_size": 32},
 }
+PROBES = {**CLAIMED, f"hidden layer, {EPOCHS} epochs in batches of 8": HIDDEN}
 
 
 def arguments():
@@ -72,8 +76,9 @@ def main():
         weights = args.shared / "weights" / file
         for kind, found in compare(name, weights, X, y, args.repeats).items():
             print(f"{name}, {kind}: fit / {ONE_PASS} {found}", flush=True)
-            claim = f"{name}, {kind}: at most {CLAIMED_RATIO}"
-            claims[claim] = found.median <= CLAIMED_RATIO
+            if kind in CLAIMED:
+                claim = f"{name}, {kind}: at most {CLAIMED_RATIO}"
+                claims[claim] = found.median <= CLAIMED_RATIO
     return verdict(claims)
 
 

@@ -5,8 +5,9 @@
 Each script runs in a process of its own. What it printed goes to `results.json` beside
 this script, with the date, the versions and the machine. A script whose result for this
 version of sktl, of torch, and this machine is there already is not run again, so that a
-run that was stopped continues where it was; `--again` runs it anyway. The table is made
-of the claims that the scripts print (`claim (...): holds` or `FAILS`).
+run that was stopped continues where it was; `--again` runs it anyway. The table has a
+row for each script, made of the claims that it printed (`claim (...): holds` or
+`FAILS`).
 
 Hours on two cores, and nothing else should run on the machine. Exits with 1 if a claim
 fails or a script does not complete.
@@ -63,17 +64,25 @@ def run(script, timeout):
 
 
 def table(results):
-    """The claims of all results as Markdown."""
-    lines = ["| script | claim | result | date, versions |", "|---|---|---|---|"]
+    """A row of Markdown for each script: its question, and what came of its claims."""
+    lines = ["| script | about | result | date, versions |", "|---|---|---|---|"]
     for name, result in sorted(results.items()):
+        claims = dict(CLAIM.findall(result["output"]))
+        failed = [claim for claim, found in claims.items() if found == "FAILS"]
+        found = f"{len(claims) - len(failed)} of {len(claims)} claims hold"
+        if failed:
+            found += f"; FAILS: {'; '.join(failed)}"
+        if result["status"] != "complete":
+            found += f"; not complete: {result['status']}"
         when = f"{result['date']}, sktl {result['sktl']}, torch {result['torch']}"
-        claims = CLAIM.findall(result["output"])
-        if result["status"] != "complete" or not claims:
-            claims = [*claims, ("-", result["status"])]
-        lines += [
-            f"| `{name}` | {claim} | {found} | {when} |" for claim, found in claims
-        ]
+        lines += [f"| [`{name}`](#{name}) | {about(name)} | {found} | {when} |"]
     return "\n".join(lines) + "\n"
+
+
+def about(name):
+    """The first line of a script's docstring."""
+    first, *_ = (HERE / f"{name}.py").read_text("utf-8").splitlines()
+    return first.removeprefix('"""').removesuffix(".")
 
 
 def write_table(results, page=PAGE):

@@ -65,7 +65,7 @@ def parcels(folder):
 # -----------------
 #
 # The same model on some of the columns or on all. `ColumnTransformer` drops columns
-# that no branch names.
+# that no transformer names.
 
 
 # %%

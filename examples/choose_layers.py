@@ -5,7 +5,7 @@ Early layers of a network respond to edges, late ones to what its original task 
 `probe_layers` passes the images through the network once, fits a linear model to the
 output of each stage, and advises which stages to train. Then a comparison on other
 images checks the advice against other choices. The images are scikit-learn's
-handwritten digits (8 x 8 grey pixels), which the network, `sktl_mini`, has never seen.
+handwritten digits (8 x 8 grey pixels); the network, `sktl_mini`, was trained on none.
 Needs no download; less than two minutes on two cores.
 """
 

@@ -9,7 +9,7 @@ the features need to fit into memory, only the rows of a partition: 500 here.
 The images are scikit-learn's handwritten digits (8 x 8 grey pixels), each moved by a
 few pixels in several ways. At the end, logistic regression on what the cluster wrote is
 compared with the same model on features that one process computed: they are the same.
-Needs Dask (`pip install "sktl[dask]"`) but no download; a few minutes on two cores, or
+Needs Dask (`pip install ".[dask]"`) but no download; a few minutes on two cores, or
 half a minute with `--images 1000`.
 """
 

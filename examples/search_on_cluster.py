@@ -3,16 +3,16 @@
 
 With `joblib.parallel_config("dask")`, `GridSearchCV` sends its fits to Dask; nothing
 else changes. Two worker processes on this machine stand in for a cluster. Each uses its
-share of the cores for torch. The workers share a cache directory, so that the frozen
-layers see each image once, not once per worker, fold and setting. A cache directory is
-for the workers of one machine; with several machines, pass a path that is on a local
-disk of each.
+share of the cores for torch. The workers share a cache directory, so that the features
+on which the head is fitted first are computed once for each image, not once per worker,
+fold and setting. A cache directory is for the workers of one machine; with several
+machines, pass a path that is on a local disk of each.
 
 On machines with GPUs, use `dask_cuda.LocalCUDACluster()` instead of `LocalCluster`. It
-starts one worker for each GPU, which `device="auto"` then finds. (This was not run.)
+starts one worker for each GPU, which `device="auto"` then finds. (Untested.)
 
 The images are scikit-learn's handwritten digits (8 x 8 grey pixels). Needs Dask (`pip
-install "sktl[dask]"`) but no download; less than half a minute on two cores.
+install ".[dask]"`) but no download; less than half a minute on two cores.
 """
 
 # %%

@@ -29,9 +29,9 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
     Layers that are never trained are frozen. Each image passes through them once,
     whatever the number of epochs, unless `augment` asks for other images in each.
 
-    `y` holds one label per image or, if an image can have any number of tags,
-    indicators: a column of 0 and 1 for each tag. Each tag then has an output of its
-    own, trained by binary cross-entropy.
+    `y` holds one label per image or, if an image can have any number of tags
+    (multilabel), indicators: a column of 0 and 1 for each tag. Each tag then has an
+    output of its own, trained by binary cross-entropy.
 
     This is a skorch net: `history`, `callbacks`, `optimizer__*`, `iterator_train__*`
     and the rest work as in any other. With scikit-learn 1.9 or later, `set_callbacks`
@@ -86,9 +86,9 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         steps, and then lowers them along half a cosine. An `LRScheduler` of skorch's
         among `callbacks` takes its place.
     initial_share : float, default=0.25
-        After training, the weights become an average: this share of the weights before
-        the first epoch, and the rest of the trained ones. Used where training begins
-        with a fitted head and without random weights. 0 keeps the trained weights.
+        After training, the weights become `initial_share * initial + (1 -
+        initial_share) * trained`. Used where training begins with a fitted head and
+        without random weights. 0 keeps the trained weights.
     max_epochs : int, default=12
         Passes over the training rows. `"linear_probe"` without `hidden_units` makes
         none, as its head is fitted by logistic regression.
@@ -194,10 +194,12 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
     n_epochs_ : int
         Number of epochs that led to the final weights; 0 if these are the weights
         before the first epoch.
+    n_trained_parameters_ : int
+        Number of parameters that are trained, including those of the head.
     preprocessing_ : Preprocessing
         How images are prepared.
     weights_license_, weights_source_ : str or None
-        Licence and address of published weights, if timm or torchvision states them.
+        Licence and URL of published weights, if timm or torchvision states them.
     value_range_ : tuple of (float, float) or None
         The range inferred from the data of `fit`; None if the dtype determines it.
     n_features_in_ : int

@@ -46,6 +46,8 @@ class PretrainedFeatureExtractor(
         that holds one (it may be nested under the key `"state_dict"`, and its names may
         have a prefix such as `"module."`); None for random weights, always the same
         ones (as after `torch.manual_seed(0)`). A file that has changed is read again.
+        A module keeps the weights it has with `"DEFAULT"`, and gets new ones by each
+        layer's `reset_parameters` with None.
     layers : str or list of str, default="penultimate"
         Layers whose outputs are the features: names from `layer_names(backbone)`, or
         `"penultimate"`, which is the input of the classification layer (for a network
@@ -74,13 +76,13 @@ class PretrainedFeatureExtractor(
         may exceed such a range by a hundredth of their own spread, as rounding errors
         do, and are clipped. An `ImageRangeWarning` is raised, in `fit` or later, if `X`
         seems to be on another scale: if more than 1 % of its numbers lie outside the
-        range by more than a tenth of its width, or if no number in at least four images
-        (not counting those of a single colour) reaches an eighth of the range's larger
-        end. At most 256 images, evenly spread over `X`, are checked. If you pass a
-        range, nothing is checked.
+        range by more than a tenth of its width, or if `X` has at least four images (not
+        counting those of a single colour) and all numbers are below an eighth of the
+        range's upper end. At most 256 images, evenly spread over `X`, are checked. If
+        you pass a range, nothing is checked.
     image_size : int or None, default=None
-        Side, in pixels, of the square image that the network gets; the short side of
-        each image is scaled to it. None means the size the weights were trained for.
+        Side, in pixels, of the square image that the network gets. None means the size
+        the weights were trained for.
         Short for `preprocessing=Preprocessing(crop=image_size)`.
     preprocessing : Preprocessing or None, default=None
         How images are resized, cropped and normalised; `Preprocessing(fit="pad")` keeps
@@ -98,9 +100,9 @@ class PretrainedFeatureExtractor(
         processes of a pool take the visible GPUs in turn.
     precision : {"auto", "float32", "bfloat16", "float16"}, default="auto"
         Number format in which the network computes; features are always float32.
-        `"auto"` is bfloat16 if the hardware has matrix units for it (features then
-        differ by about 1e-2 of their size), else float32. `"float32"` is full float32:
-        TF32 is switched off during sktl's calls.
+        `"auto"` is bfloat16 if the hardware multiplies matrices in it (tensor cores,
+        AMX; features then differ by about 1e-2 of their size), else float32.
+        `"float32"` is full float32: TF32 is switched off during sktl's calls.
     cache : "memory", path-like or None, default="memory"
         Where features are cached: in this process, in a directory shared with other
         processes of this machine and with later sessions, or nowhere. Anyone who can
@@ -129,7 +131,7 @@ class PretrainedFeatureExtractor(
     preprocessing_ : Preprocessing
         How images are prepared.
     weights_license_, weights_source_ : str or None
-        Licence and address of published weights, if timm or torchvision states them.
+        Licence and URL of published weights, if timm or torchvision states them.
     weights_accuracy_ : float or None
         ImageNet-1K accuracy of the weights, from 0 to 1, as published by torchvision.
     value_range_ : tuple of (float, float) or None
@@ -141,7 +143,7 @@ class PretrainedFeatureExtractor(
 
     See Also
     --------
-    FineTunedCNNClassifier : Trains the last layers of such a network.
+    FineTunedCNNClassifier : Fine-tunes such a network.
     compare_transfer : Measures whether transfer helps.
 
     Notes

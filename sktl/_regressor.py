@@ -1,4 +1,4 @@
-"""`FineTunedCNNRegressor`: images in, numbers out, by a network trained in part."""
+"""`FineTunedCNNRegressor`: images in, numbers out, by fine-tuning a network."""
 
 from sklearn.utils.metaestimators import available_if
 from skorch import NeuralNetRegressor
@@ -67,7 +67,7 @@ class FineTunedCNNRegressor(SavedMixin, FineTunedNet, NeuralNetRegressor):
     n_trained_parameters_ : int
         Number of parameters that are trained, including those of the head.
     weights_license_, weights_source_ : str or None
-        Licence and address of published weights, if timm or torchvision states them.
+        Licence and URL of published weights, if timm or torchvision states them.
     n_features_in_ : int
         Number of columns of `X`; only for 2-D `X`.
 

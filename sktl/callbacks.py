@@ -203,12 +203,17 @@ class FreezeUpTo(_StepFreeze):
 
     Examples
     --------
+    >>> import torch
     >>> from skorch import NeuralNetClassifier
     >>> from sklearn.model_selection import GridSearchCV
     >>> from torchvision.models import resnet18
     >>> from sktl.callbacks import FreezeUpTo
+    >>> def pretrained(n_classes):
+    ...     network = resnet18(weights="DEFAULT")
+    ...     network.fc = torch.nn.Linear(network.fc.in_features, n_classes)
+    ...     return network
     >>> net = NeuralNetClassifier(
-    ...     resnet18, module__weights="DEFAULT",
+    ...     pretrained, module__n_classes=10, criterion=torch.nn.CrossEntropyLoss,
     ...     callbacks=[("freeze", FreezeUpTo("layer3"))])
     >>> grid = {"callbacks__freeze__layer": ["layer2", "layer3", "layer4"]}
     >>> search = GridSearchCV(net, grid)

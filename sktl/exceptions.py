@@ -1,7 +1,4 @@
-"""What sktl raises and warns with, for callers that want to catch it.
-
-Imports nothing of ours, so every room may import it.
-"""
+"""What sktl raises and warns with, for callers that want to catch it."""
 
 import difflib
 import sys

@@ -416,7 +416,7 @@ def compare_transfer(
         to any of these to compare several networks; `BackboneRanking.best` returns such
         a dict.
     cv : int, splitter or iterable of splits, default=5
-        An int means folds in the order of `X`, which are stratified if `y` holds
+        An int means folds without shuffling, which are stratified if `y` holds
         labels; with `groups`, folds that keep groups together. Two splits or more.
     scoring : str, callable, None, or list of these, default=None
         One score or several; larger is better. None means accuracy for labels, average

@@ -34,7 +34,7 @@ def load_pyplot():
         import matplotlib.pyplot as plt
     except ImportError as error:
         raise ImportError(
-            'Drawing needs matplotlib, which is missing: pip install "sktl[plot]".'
+            "Drawing needs matplotlib, which is missing: pip install matplotlib."
         ) from error
     return plt
 

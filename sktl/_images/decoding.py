@@ -258,7 +258,7 @@ def _open_heif(stream):
     except ImportError as error:
         raise ValueError(
             "is a HEIC or HEIF image; to read it, install pillow-heif "
-            "(pip install 'sktl[heif]')"
+            "(pip install pillow-heif)"
         ) from error
     return HeifImageFile(stream)
 

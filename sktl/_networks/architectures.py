@@ -87,7 +87,7 @@ def list_backbones(module=None, *, pretrained=False, filter="*"):
     ----------
     module : {"torchvision", "timm"} or None, default=None
         Whose networks to list. None lists the two that ship with sktl, and those of
-        torchvision. The networks of timm, over 1,300, need `pip install 'sktl[timm]'`.
+        torchvision. The networks of timm, over 1,300, need the package timm.
     pretrained : bool, default=False
         Whether to list names that include the weights (such as
         `"timm/resnet50.a1_in1k"`) instead of names of networks; for timm only.

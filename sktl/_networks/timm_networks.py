@@ -65,6 +65,6 @@ def _timm():
         import timm.models
     except ImportError as error:
         raise ImportError(
-            "Networks named 'timm/...' need the package timm: pip install 'sktl[timm]'."
+            "Networks named 'timm/...' need the package timm: pip install timm."
         ) from error
     return timm

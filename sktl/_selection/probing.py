@@ -189,7 +189,7 @@ def probe_layers(
         extractor is used with its own `weights`, `image_size`, `cache`, `device` and so
         on, but not with its `layers` and `pooling`.
     cv : int, splitter or iterable of splits, default=5
-        At least two splits. An int means folds in the order of `X`; for labels they are
+        At least two splits. An int means folds without shuffling; for labels they are
         stratified, and each class needs at least as many rows as there are folds.
     scoring : str, callable or None, default=None
         One score; larger is better. None means accuracy for labels, average precision

@@ -189,10 +189,9 @@ def rank_backbones(
         vote of the five most similar other images, by the cosine of their features; for
         labels only. `"probe"`: cross-validated score of a linear model (logistic
         regression on standardised features; for numbers, ridge regression on the
-        features as they are). It is the slowest, and the closest to the accuracy of a
-        whole model.
+        features as they are). It is the slowest.
     cv : int, splitter or iterable of splits, default=5
-        Folds of `"probe"`; an int means folds in the order of `X`, stratified for
+        Folds of `"probe"`; an int means folds without shuffling, stratified for
         labels. The other methods do not split.
     scoring : str, callable or None, default=None
         Score of `"probe"`; None means accuracy for labels, average precision for

@@ -98,7 +98,7 @@ def compare(what, X, y, linear, face, scoring):
     extractor = PretrainedFeatureExtractor("sktl_mini", image_size=SIDE)
     frozen = scores(make_pipeline(extractor, linear), X)
     pixels = scores(linear, pixels_of(X)).mean()
-    nets = [face(image_size=SIDE, random_state=seed) for seed in SEEDS]
+    nets = [face("sktl_mini", image_size=SIDE, random_state=seed) for seed in SEEDS]
     by_seed = np.mean([scores(net, X) for net in nets], axis=1)
     tuned, error = by_seed.mean(), frozen.std(ddof=1) / np.sqrt(len(frozen))
     print(

@@ -1,4 +1,4 @@
-"""Run every benchmark and write one table of claims into `benchmarks/README.md`.
+"""Run every benchmark and write what came of it into `benchmarks/README.md`.
 
     python benchmarks/run_all.py [--only NAME ...] [--again] [--timeout SECONDS]
 
@@ -7,7 +7,8 @@ this script, with the date, the versions and the machine. A script whose result 
 version of sktl, of torch, and this machine is there already is not run again, so that a
 run that was stopped continues where it was; `--again` runs it anyway. The table has a
 row for each script, made of the claims that it printed (`claim (...): holds` or
-`FAILS`).
+`FAILS`); all that it printed goes into its section of the page, in place of the first
+block of text there.
 
 Hours on two cores, and nothing else should run on the machine. Exits with 1 if a claim
 fails or a script does not complete.
@@ -85,12 +86,27 @@ def about(name):
     return first.removeprefix('"""').removesuffix(".")
 
 
-def write_table(results, page=PAGE):
-    """Put the table between the two marks of the page."""
+def write(results, page=PAGE):
+    """Put the table between the two marks of the page, and outputs in the sections."""
     text = page.read_text("utf-8")
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
+    for name, result in results.items():
+        if result["status"] == "complete":
+            after = with_output(after, name, result["output"])
     page.write_text(f"{before}{BEGIN}{table(results)}{END}{after}", "utf-8")
+
+
+def with_output(text, name, output):
+    """Replace the first block of a section; a section that is missing comes last."""
+    heading, block = f"## {name}\n", f"```text\n{output.strip()}\n```\n"
+    if heading not in text:
+        return f"{text}\n{heading}\n`python benchmarks/{name}.py`.\n\n{block}"
+    before, heading, rest = text.partition(heading)
+    section, next_heading, after = rest.partition("\n## ")
+    old = re.compile(r"```text\n.*?```\n", re.DOTALL)
+    section = old.sub(lambda _: block, section, count=1)
+    return "".join((before, heading, section, next_heading, after))
 
 
 def main():
@@ -112,7 +128,7 @@ def main():
         RESULTS.write_text(json.dumps(results, indent=1), "utf-8")
         print(results[name]["output"], results[name]["status"], flush=True)
     if results:
-        write_table(results)
+        write(results)
     failed = [
         name
         for name, result in results.items()

@@ -94,13 +94,15 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         none, as its head is fitted by logistic regression.
     batch_size : int, default=8
         Training rows per step. Few rows need small batches, as they make few steps; for
-        thousands of rows, 32 is faster.
+        thousands of rows, 32 is faster. With batch norm, `"scratch"` leaves out a last
+        batch of a single row, which cannot be normalised: another one in each epoch.
     augment : "auto", str, tuple of str, callable or None, default="auto"
         Random augmentation of the training images, new in each epoch: any of `"flip"`,
         `"crop"` and `"color"`, or a function of a uint8 tensor `(3, h, w)`, such as a
-        transform of `torchvision.transforms.v2`. The frozen layers then run in each
-        epoch. The head of `"linear_probe"` is fitted on `max_epochs` augmented copies
-        of each image; other strategies fit it on the original images.
+        transform of `torchvision.transforms.v2`, that draws random numbers from torch
+        alone. The frozen layers then run in each epoch. The head of `"linear_probe"` is
+        fitted on `max_epochs` augmented copies of each image; other strategies fit it
+        on the original images.
 
         `"auto"` augments where no layer is frozen: by `"crop"`, and by `"flip"` too if
         the fitted head classifies at least 95 % of the training images as it classifies

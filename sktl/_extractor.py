@@ -111,7 +111,8 @@ class PretrainedFeatureExtractor(
         a network drive, where file locks may not work.
     on_error : {"raise", "nan"}, default="raise"
         What to do if images cannot be read: raise one error that lists all of them, or
-        return rows of NaN with one warning that lists them.
+        return rows of NaN with one warning that lists them. A numeric array that holds
+        NaN is an error in any case.
     n_jobs : int or None, default=None
         Threads that read and decode images. None means one.
     verbose : int, default=0

@@ -95,12 +95,13 @@ def collect_evidence(trials, splits, whose, scoring, margin):
     rows = np.unique(np.concatenate([part for split in largest for part in split]))
     tested = np.unique(np.concatenate([split.test for split in largest]))
     bounds = bounds_of(scoring)
+    scores = [t.score for of in trials.values() for of_size in of for t in of_size]
     return Evidence(
         of_rows,
         shared_rows([split.test for split in largest]),
         len(rows),
         len(tested),
-        _unseen_variance(bounds, len(np.unique(whose[tested]))),
+        _unseen_variance(bounds, scores, len(np.unique(whose[tested]))),
         bounds,
         DEFAULT_MARGIN if margin is None and bounds[1] == 1 else margin,
     )
@@ -126,14 +127,17 @@ def evidence_of_sizes(results, scoring="score"):
     return Evidence({}, n_test / n_rows, n_rows, n_rows, bounds=bounds)
 
 
-def _unseen_variance(bounds, n_tested):
+def _unseen_variance(bounds, scores, n_tested):
     """As if one more row made a difference.
 
     Where none was seen to make one, there may be such rows all the same. So do Agresti
     & Min (Statistics in Medicine 24, 2005): half a row more in each cell of the table
-    of what two classifiers get right.
+    of what two classifiers get right. A score of the user's is taken to be one from 0
+    to 1 if all its values are.
     """
     spread = bounds[1] - bounds[0]
+    if bounds == (-inf, inf) and 0 <= np.nanmin(scores) <= np.nanmax(scores) <= 1:
+        spread = 1.0
     return (spread / n_tested) ** 2 if np.isfinite(spread) else 0.0
 
 

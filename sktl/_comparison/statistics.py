@@ -117,10 +117,10 @@ def estimate_mean(scores):
     # Rounding of the mean must not pass for a difference.
     mean = values[0] if np.ptp(values) == 0 else values.mean()
     rows, splits = (float(part[0, 0]) for part in _components([scores]))
-    freedom = n_splits - 1.0
-    if scores.of_rows is not None:
+    if scores.of_rows is not None or splits == 0:
         rows += scores.unseen
-    if rows > 0:
+    freedom = n_splits - 1.0
+    if scores.of_rows is not None and rows > 0:
         n_units = scores.of_rows.shape[1]
         parts = rows**2 / (n_units - 1) + splits**2 / (n_splits - 1)
         freedom = (rows + splits) ** 2 / parts

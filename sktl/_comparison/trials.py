@@ -87,6 +87,12 @@ def run_trial(contender, X, y, split, seed, scorer, is_largest, others, units):
         with rows_named("test part", split.test):
             score = float(scorer(contender, X_test, y_test))
         scored = time.perf_counter()
+        if np.isnan(score):
+            raise ValueError(
+                f"The score of the {len(y_test)} row(s) of the test part is NaN; it "
+                "may not be defined for so few. Pass another scoring, or a cv with "
+                "larger test parts."
+            )
     except Exception as error:  # whatever it is, the others go on
         return Trial(error=error)
     predicted = Predicted(contender, X_test)

@@ -11,7 +11,7 @@ from sktl._networks.architectures import (
     module_architecture,
     named_architecture,
 )
-from sktl._networks.given import given_network
+from sktl._networks.given import check_given, given_network
 from sktl._networks.kept import keep
 from sktl._networks.preprocessing import Preprocessing, filled, from_plain
 from sktl._networks.stages import StagedNetwork
@@ -102,6 +102,8 @@ def load_backbone(backbone, weights="DEFAULT", *, preprocessing=UNCHANGED, seed=
     is_given = isinstance(backbone, torch.nn.Module)
     if not is_given and not isinstance(backbone, str):
         raise UnknownBackboneError("backbone", backbone, list_backbones())
+    if is_given:
+        check_given(backbone)
     find = module_architecture if is_given else named_architecture
     architecture = find(backbone)
     preset, doubt, published = architecture.preprocessing, "", None

@@ -36,7 +36,6 @@ def given_network(module, side):
     UserWarning
         If it is not clear whether its last layer makes scores.
     """
-    _check_float32(module)
     blueprint = make_blueprint(module)
     known, network = _known.get(module, (None, None))
     if (
@@ -57,7 +56,13 @@ def forget():
     _known.clear()
 
 
-def _check_float32(module):
+def check_given(module):
+    """Refuse a network of the user's that is compiled, or not in float32."""
+    if isinstance(module, torch.jit.ScriptModule) or hasattr(module, "_orig_mod"):
+        raise ValueError(
+            f"backbone is a {type(module).__name__}, compiled by torch.jit or "
+            "torch.compile, and cannot be split into layers. Pass the network itself."
+        )
     wrong = {str(p.dtype) for p in module.parameters() if p.dtype != torch.float32}
     if wrong:
         raise ValueError(

@@ -18,6 +18,7 @@ from sktl._saving.archive import read_archive, to_bytes, write_archive
 from sktl._saving.plain_data import decode, decode_array, encode, encode_array
 from sktl._training.targets import TARGETS
 from sktl._utils.atomic import replacing
+from sktl._utils.printable import shown
 from sktl.exceptions import ModelFileError
 
 FIELDS = ("parameters", "fitted", "backbone", "history", "versions")
@@ -62,6 +63,9 @@ class SavedMixin:
             If a parameter cannot be stored in such a file, as a callback, a network or
             a function. Use pickle or joblib for these, if whoever loads the file trusts
             you.
+        ValueError
+            If parameters that decide what the network looks like (`backbone`,
+            `strategy`, `hidden_units` and the like) were changed after `fit`.
         OSError
             If the file cannot be written.
         """
@@ -114,6 +118,7 @@ class SavedMixin:
 
 def _save_model(estimator, path):
     estimator.check_is_fitted(["module_", *FITTED])
+    _refuse_another_network(estimator)
     defaults = type(estimator)().get_params(deep=False)
     parameters = {
         name: encode(value, f"parameters.{name}")
@@ -139,6 +144,29 @@ def _save_model(estimator, path):
         "versions": {name: version(name) for name in PACKAGES},
     }
     write_archive(path, estimator._saved_as, manifest, estimator.module_.state_dict())
+
+
+def _refuse_another_network(estimator):
+    """Refuse parameters that `load` would build another network from."""
+    plan = estimator.plan_
+    layers = estimator.module_.head.modules()
+    dropouts = [layer.p for layer in layers if isinstance(layer, torch.nn.Dropout)]
+    built = {
+        "strategy": plan.strategy,
+        "unfreeze_from": plan.unfreeze_from,
+        "reinit_from": plan.reinit_from,
+        "hidden_units": plan.hidden_units,
+        "dropout": dropouts[0] if dropouts else 0.0,
+    }
+    if isinstance(estimator.backbone, str):
+        built["backbone"] = estimator.backbone_.name
+    for name, value in built.items():
+        if getattr(estimator, name) != value:
+            raise ValueError(
+                f"{name} was set to {shown(getattr(estimator, name))} after fit, which "
+                f"built the network with {shown(value)}. Before you save it, call fit "
+                "again, or set it back."
+            )
 
 
 def _load_model(cls, path, **parameters):

@@ -5,6 +5,7 @@ a recommendation; its thresholds stand at the top.
 """
 
 import textwrap
+from numbers import Integral
 
 import numpy as np
 from sklearn.model_selection import StratifiedKFold, check_cv
@@ -306,6 +307,8 @@ def probe_layers(
 def _check_folds(cv, y, target):
     """Return the splits, which are to be the same for all layers."""
     splitter = check_cv(cv, y, classifier=target.stratified)
+    if not isinstance(cv, Integral | None):
+        cv = splitter  # a generator of splits has been read
     if isinstance(splitter, StratifiedKFold):
         n_folds = splitter.n_splits
         classes, counts = np.unique(y, return_counts=True)

@@ -20,6 +20,7 @@ from sktl._extractor import PretrainedFeatureExtractor, as_extractor
 from sktl._training.rows import check_rows
 from sktl._utils.printable import shown
 from sktl._utils.scoring import get_one_scorer
+from sktl._utils.splits import make_splits
 
 METHODS = ("logme", "hscore", "knn", "probe")
 N_NEIGHBOURS = 5
@@ -223,8 +224,8 @@ def rank_backbones(
 
     Notes
     -----
-    Results are deterministic. All networks are loaded before the first image is
-    processed, so a wrong name or missing weights are found at once.
+    Results are deterministic, unless `cv` shuffles. All networks are loaded before the
+    first image is processed, so a wrong name or missing weights are found at once.
 
     LogME models each class's or tag's column of zeros and ones, or each standardised
     column of numbers, by a linear model with a normal prior on the weights and normal
@@ -369,7 +370,8 @@ def _make_score(method, cv, scoring, target, y):
     """A function of features; or say that the method is none for such a `y`."""
     if method == "probe":
         _, scorer = get_one_scorer(scoring, target, y)
-        return lambda features: probe_scores(features, y, target, cv, scorer).mean()
+        folds = make_splits(np.zeros(len(y)), y, cv, None, target)
+        return lambda features: probe_scores(features, y, target, folds, scorer).mean()
     if method in ("hscore", "knn") and not target.stratified:
         raise ValueError(
             f"method={method!r} compares classes, but y holds {target.name}. Use "

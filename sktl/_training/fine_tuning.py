@@ -19,6 +19,7 @@ from sklearn.utils.metadata_routing import _routing_enabled, process_routing
 from skorch.callbacks import EarlyStopping
 from skorch.dataset import ValidSplit, unpack_data
 from skorch.utils import data_from_dataset, is_dataset, to_device, to_tensor
+from torch.utils.data import BatchSampler
 
 from sktl._features.engine import make_engine, resolve_precision
 from sktl._features.image_input import IMAGE_CONSTRAINTS, ImageInputMixin
@@ -36,6 +37,7 @@ from sktl._training.schedule import OneCycle
 from sktl._training.strategy import Strategy
 from sktl._training.targets import recognise
 from sktl._utils.fit_tasks import CallbackSupportMixin, FitTask, start_fit
+from sktl._utils.printable import shown
 from sktl._utils.scoring import get_scorers
 from sktl._utils.torch_state import seeded
 from sktl.callbacks import GradualUnfreeze
@@ -245,9 +247,11 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         return [*callbacks, ("averaging", AverageWithStart())]
 
     def set_params(self, **params):
-        """Set parameters; those of device and optimiser apply to a fitted net at once.
+        """Set parameters; some apply to a fitted net at once.
 
-        All others take effect at the next `fit`.
+        Those are the device, those of the optimiser, and those that say how `X` is read
+        (`image_shape`, `channels`, `value_range`). All others take effect at the next
+        `fit`.
 
         Parameters
         ----------
@@ -477,11 +481,23 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             read[WEIGHT] = rows.weights / rows.mean_weight
         return super().get_dataset(read, rows.codes)
 
+    def get_iterator(self, dataset, training=False):
+        """As skorch's; a last batch of one row is left out where none can pass."""
+        loader = super().get_iterator(dataset, training)
+        batches = loader.batch_sampler
+        if training and self.module_.needs_two_rows and type(batches) is BatchSampler:
+            n_full, rest = divmod(len(dataset), batches.batch_size)
+            batches.drop_last |= rest == 1 and n_full > 0
+        return loader
+
     def get_split_datasets(self, X, y=None, **fit_params):
         """As skorch's; `early_stopping` sets a share of each class aside."""
         stops = self.early_stopping and self.plan.n_epochs
         if self.train_split is not None or not stops:
-            return super().get_split_datasets(X, y, **fit_params)
+            train, valid = super().get_split_datasets(X, y, **fit_params)
+            if valid is not None and not holds_rows(valid):
+                valid = self._held_out_set(valid)
+            return train, valid
         split = ValidSplit(
             self.validation_fraction,
             stratified=self.target.stratified,
@@ -490,11 +506,29 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         try:
             return split(X, y)
         except ValueError as error:
+            why, what = str(error), "Pass another fraction, or more rows."
+            classes, counts = np.unique(y, return_counts=True)
+            if self.target.stratified and counts.min() < 2:
+                rare = self.target.decode(classes[counts < 2]).tolist()
+                why = f"of {shown(rare)} there is only 1 row each."
+                what = "Label more of these, or leave them out."
             raise ValueError(
                 "early_stopping cannot hold out "
                 f"validation_fraction={self.validation_fraction!r} of {len(y)} rows: "
-                f"{error} Pass another fraction, or more rows."
+                f"{why} {what}"
             ) from error
+
+    def _held_out_set(self, given):
+        """The data set that validation reads, of images that `train_split` has."""
+        try:
+            images, y = data_from_dataset(given)
+        except AttributeError as error:
+            raise TypeError(
+                f"train_split gives a {type(given).__name__} as validation set. Pass "
+                "images and targets: skorch.dataset.Dataset(X_valid, y_valid)."
+            ) from error
+        rows = make_rows(self._open_images(images), np.asarray(y), self.target)
+        return self._training_set(rows)
 
     # ---- training
 
@@ -526,8 +560,14 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
                 self._check_params()
             images = self._open_images(X, reset=first)
             target = recognise(y, self._kinds) if first else self.target
-            if first and classes is not None:
-                target = target.of_classes(classes)
+            if classes is not None:
+                of_all = target.of_classes(classes)
+                if not first and not np.array_equal(of_all.classes, target.classes):
+                    raise ValueError(
+                        f"classes={shown(classes)}, but in the first call they were "
+                        f"{shown(target.classes.tolist())}. Leave them out."
+                    )
+                target = of_all if first else target
             rows = self._label(images, y, sample_weight, target)
             self._train(rows, goes_on=not first, split_params=fit_params)
         return self
@@ -761,7 +801,14 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         if self.monitor != "loss":
             _, codes = data_from_dataset(dataset)
             y = self.target.decode(np.asarray(codes))
-            return get_scorer(self.monitor)(NetInTraining(self), dataset, y)
+            score = get_scorer(self.monitor)(NetInTraining(self), dataset, y)
+            if np.isnan(score):
+                raise ValueError(
+                    f"monitor={shown(self.monitor)} is NaN on the {len(y)} row(s) held "
+                    "out, so it cannot choose an epoch. Hold out more rows "
+                    "(validation_fraction), or monitor another score or the loss."
+                )
+            return score
         total = 0.0
         for batch in self.get_iterator(dataset):
             total += self.validation_step(batch)["loss"].item() * len(batch[1])

@@ -61,6 +61,8 @@ class FineTunedNetwork(torch.nn.Module):
                 "another unfreeze_from, or strategy='linear_probe' or 'full'."
             )
         self.keep_statistics = keep_statistics
+        # Batch norms that normalise by the batch cannot do so for a single row.
+        self.needs_two_rows = not keep_statistics and any(map(_is_norm, self.modules()))
         self._reads_channels_last = network.is_channels_last(cut)
         # How the penultimate layer's output becomes rows.
         self._channels_last = network.is_channels_last(network.penultimate)
@@ -97,7 +99,7 @@ class FineTunedNetwork(torch.nn.Module):
                 module.training = False
         if self.keep_statistics:
             for module in self.tail.modules():
-                if isinstance(module, torch.nn.modules.batchnorm._NormBase):
+                if _is_norm(module):
                     module.eval()
         return self
 
@@ -105,3 +107,7 @@ class FineTunedNetwork(torch.nn.Module):
         """Tensors of everything but the head, by the names the backbone gives them."""
         state = self.prefix.state_dict() | self.tail.state_dict()
         return {name: state[name] for name in state if name in self.saved_names}
+
+
+def _is_norm(module):
+    return isinstance(module, torch.nn.modules.batchnorm._NormBase)

@@ -65,7 +65,21 @@ def check_rows(X, y, target="auto"):
     kind = TARGETS.get(target) or recognise(y, TARGETS.values())
     y = kind.check(y)
     y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
-    return y, kind.learn(y)
+    target = kind.learn(y)
+    if target.has_scale:
+        _refuse_constants(y)
+    return y, target
+
+
+def _refuse_constants(y):
+    """Refuse numbers by which nothing can be compared."""
+    constant = np.flatnonzero(np.ptp(y.reshape(len(y), -1), axis=0) == 0)
+    if len(constant):
+        where = f"column {constant[0]} of y" if y.ndim > 1 else "y"
+        raise ValueError(
+            f"{where} holds the same number in all {len(y)} rows, so nothing can be "
+            "compared by it. Leave it out, or pass rows in which it varies."
+        )
 
 
 def make_rows(images, y, target, sample_weight=None, class_weight=None):

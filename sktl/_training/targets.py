@@ -42,6 +42,7 @@ from sktl._training.head import (
     solve_by_ridge,
     solve_each_by_logistic_regression,
 )
+from sktl._utils.missing import is_missing
 from sktl._utils.printable import shown
 from sktl.exceptions import warn_caller
 
@@ -180,6 +181,12 @@ class Labels:
             _warn_of(criterion, "logistic regression")
         elif criterion.weight is not None:
             of_loss = criterion.weight.detach().cpu().double().numpy()
+            if of_loss.shape != self.classes.shape:
+                raise ValueError(
+                    f"criterion__weight has shape {of_loss.shape}, but y has "
+                    f"{self.n_outputs} classes. Pass one weight for each, in the order "
+                    f"of {shown(self.classes.tolist())}."
+                )
             weights = weights * of_loss[codes]
             class_weights = of_loss * (1 if class_weights is None else class_weights)
         of_rows = None if class_weights is None else class_weights[codes]
@@ -296,7 +303,7 @@ class Indicators:
             )
         plain = y
         if y.dtype.kind == "O":  # pandas' NA cannot be compared
-            plain = [None if _is_missing(value) else value for value in y.flat]
+            plain = [None if is_missing(value) else value for value in y.flat]
             plain = np.array(plain, dtype=object).reshape(y.shape)
         wrong = np.argwhere(~np.isin(plain, (0, 1)))
         if len(wrong):
@@ -562,9 +569,10 @@ class Numbers:
     def encode(self, y):
         """Return what the loss reads: `(n, n_outputs)` in standard deviations."""
         if y.shape[1:] != self.mean.shape:
+            n_before = self.mean.size if self.mean.ndim else "no"
             raise ValueError(
-                f"y has shape {y.shape}; in the first call it was (n, "
-                f"*{self.mean.shape}). Pass the same outputs in each call."
+                f"y has shape {y.shape}; in the first call it had {n_before} columns. "
+                "Pass the same outputs in each call."
             )
         scaled = (y - self.mean) / self.scale
         return scaled.reshape(len(y), self.n_outputs).astype(np.float32)
@@ -654,7 +662,7 @@ def check_labels(y):
     # NumPy would make texts of all that a list holds beside texts, NaN for one.
     is_list = isinstance(y, list | tuple)
     y = column_or_1d(np.array(y, dtype=object) if is_list else y, warn=True)
-    missing = [i for i, label in enumerate(y) if _is_missing(label)]
+    missing = [i for i, label in enumerate(y) if is_missing(label)]
     if missing:
         raise ValueError(
             f"y holds no label (None or NaN) in {len(missing)} row(s), first in row "
@@ -722,14 +730,6 @@ def _n_columns(y):
     return int(np.prod(shape[1:])) if shape else 0
 
 
-def _is_missing(label):
-    """Whether there is no label: None, NaN, NaT or pandas' NA."""
-    try:
-        return label is None or bool(label != label)
-    except TypeError:  # NA is neither equal to itself nor not
-        return True
-
-
 def _as_numbers(y):
     """Turn objects and texts into numbers, NaN where there is none."""
     try:
@@ -749,7 +749,7 @@ def _as_numbers(y):
     numbers = np.empty(values.shape)
     for place, value in np.ndenumerate(values.astype(object)):
         try:
-            numbers[place] = np.nan if _is_missing(value) else float(value)
+            numbers[place] = np.nan if is_missing(value) else float(value)
         except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(
                 f"y holds {shown(value)} in row {place[0]}, which is not a number. For "

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, check_cv
 
+from sktl._utils.missing import is_missing
 from sktl._utils.printable import shown
 
 
@@ -33,6 +34,8 @@ def make_splits(X, y, cv, groups, target):
     -------
     splits : list of Split
     """
+    if groups is not None:
+        _check_groups(groups, y)
     n_folds = 5 if cv is None else cv
     if target.stratified:
         _check_enough(y, n_folds)
@@ -48,6 +51,12 @@ def make_splits(X, y, cv, groups, target):
             "Pass an int of 2 or more, or another splitter."
         )
     for i, (train, test) in enumerate(splits):
+        highest = max((rows.max() for rows in (train, test) if len(rows)), default=0)
+        if highest >= len(y):
+            raise ValueError(
+                f"Split {i} of cv={shown(cv)} names row {highest}, but X has {len(y)} "
+                "rows, numbered from 0. Make the splits from the same rows."
+            )
         if not len(test):
             raise ValueError(
                 f"Split {i} of cv={shown(cv)} has no test rows. Pass another splitter."
@@ -60,6 +69,23 @@ def make_splits(X, y, cv, groups, target):
                 f"enough: {error} Shuffle the rows, or pass another splitter."
             ) from error
     return splits
+
+
+def _check_groups(groups, y):
+    """Refuse groups that are not one for each row."""
+    groups = np.asarray(groups)
+    if groups.shape != y.shape[:1]:
+        raise ValueError(
+            f"groups has shape {groups.shape}, but y has {len(y)} rows. Pass one group "
+            "for each row."
+        )
+    missing = [row for row, group in enumerate(groups) if is_missing(group)]
+    if missing:
+        raise ValueError(
+            f"groups holds none (None or NaN) for {len(missing)} row(s), first for row "
+            f"{missing[0]}. Give each row a group; one that belongs to no other row, a "
+            "group of its own."
+        )
 
 
 def _check_enough(y, n_folds):

@@ -13,13 +13,14 @@ import torch
 from scipy import stats
 from sklearn.base import clone
 from sklearn.datasets import load_digits
-from sklearn.dummy import DummyClassifier
+from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, get_scorer
 from sklearn.model_selection import (
     KFold,
+    LeaveOneOut,
     StratifiedGroupKFold,
     StratifiedKFold,
     cross_val_predict,
@@ -1204,3 +1205,69 @@ def test_split_that_tests_on_no_rows_is_named(digits):
     splits = [(np.arange(60), np.arange(60, 70)), (np.arange(60), np.array([], int))]
     with pytest.raises(ValueError, match=r"(?s)Split 1 .*no test rows"):
         compare_transfer(*digits, {"one": DummyClassifier()}, cv=splits)
+
+
+def accuracy_of_the_user(estimator, X, y):
+    return np.mean(estimator.predict(X) == y)
+
+
+@pytest.mark.parametrize(
+    ("cv", "scoring"),
+    [
+        (5, "accuracy"),
+        (LeaveOneOut(), "accuracy"),
+        (5, accuracy_of_the_user),
+        (LeaveOneOut(), accuracy_of_the_user),
+    ],
+)
+def test_interval_of_a_perfect_score_does_not_depend_on_the_splits(cv, scoring):
+    """One row of 24 might have been wrong, however they are split."""
+    X, y = load_digits(n_class=2, return_X_y=True)
+    models = {"C=1": LogisticRegression(), "C=2": LogisticRegression(C=2)}
+    report = compare_transfer(X[:24], y[:24], models, cv=cv, scoring=scoring)
+    gain = report.gain("C=1", over="C=2")
+    half = stats.t.ppf(0.975, 23) / 24
+    assert report.results_["low_test_score"] == pytest.approx([1 - half] * 2)
+    assert (gain.low, gain.high) == pytest.approx((-half, half))
+
+
+def test_groups_of_one_per_split_do_not_prove_a_difference_to_be_none():
+    X, y = load_digits(n_class=2, return_X_y=True)
+    features = PretrainedFeatureExtractor("sktl_mini")
+    untrained = PretrainedFeatureExtractor("sktl_mini", weights=None)
+    models = {
+        "frozen": make_pipeline(features, LogisticRegression()),
+        "untrained": make_pipeline(untrained, LogisticRegression()),
+    }
+    groups = np.arange(24) // 8
+    report = compare_transfer(X[:24], y[:24], models, cv=3, groups=groups)
+    assert report.effects_["difference"] == [0]
+    assert report.effects_["verdict"] == ["cannot be told"]
+
+
+def test_score_that_is_not_a_number_is_a_failure_with_a_reason():
+    X, y = load_digits(return_X_y=True)
+    with pytest.raises(ValueError, match=r"1 row\(s\) of the test part is NaN"):
+        compare_transfer(
+            X[:12], y[:12] + 0.5, {"a": DummyRegressor()}, cv=LeaveOneOut()
+        )
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        (np.arange(50), r"groups has shape \(50,\), but y has 120 rows"),
+        (np.arange(150), r"groups has shape \(150,\), but y has 120 rows"),
+        ([None] * 10 + ["a", "b"] * 55, r"none .* for 10 row\(s\), first for row 0"),
+    ],
+)
+def test_groups_that_are_not_one_for_each_row_are_refused(digits, groups, message):
+    cv = list(KFold(3).split(digits[0]))
+    with pytest.raises(ValueError, match=message):
+        compare_transfer(*digits, {"a": DummyClassifier()}, cv=cv, groups=groups)
+
+
+def test_splits_of_other_rows_are_refused(digits):
+    cv = KFold(2).split(np.zeros(150))
+    with pytest.raises(ValueError, match="names row 149, but X has 120 rows"):
+        compare_transfer(*digits, {"a": DummyClassifier()}, cv=cv)

@@ -1,5 +1,6 @@
 """Networks given as modules: left alone, and traced again when they changed."""
 
+import copy
 import functools
 import gc
 import weakref
@@ -386,3 +387,17 @@ def test_weights_of_another_number_format_are_seen(images):
     network.conv.weight.data = network.conv.weight.data.clone()
     assert np.array_equal(extractor.fit_transform(images), after)
     assert not np.allclose(after, before)
+
+
+@pytest.mark.parametrize("weights", ["DEFAULT", None])
+def test_given_network_in_double_precision_is_refused(tiny_network, weights):
+    with pytest.raises(ValueError, match=r"weights in torch\.float64"):
+        load_backbone(copy.deepcopy(tiny_network).double(), weights)
+
+
+@pytest.mark.parametrize("compiled", [torch.jit.script, torch.compile])
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_compiled_network_is_refused(compiled):
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.ReLU())
+    with pytest.raises(ValueError, match="compiled by .* Pass the network itself"):
+        load_backbone(compiled(network))

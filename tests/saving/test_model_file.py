@@ -1210,3 +1210,28 @@ def test_nothing_is_unpickled_from_a_good_file(saved, monkeypatch):
         monkeypatch.setattr(module, name, fail)
     monkeypatch.setattr(pickle, "Unpickler", fail)
     FineTunedCNNClassifier.load(saved)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"backbone": "sktl_photo"},
+        {"strategy": "lp_ft"},
+        {"hidden_units": (8,)},
+        {"dropout": 0.5},
+    ],
+)
+def test_save_refuses_parameters_of_another_network_than_was_fitted(
+    data, tmp_path, change
+):
+    clf = FineTunedCNNClassifier("sktl_mini", strategy="linear_probe").fit(*data)
+    before = clf.get_params()
+    clf.set_params(**change)
+    with pytest.raises(ValueError, match=f"{next(iter(change))} was set to"):
+        clf.save(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+    clf.set_params(**{name: before[name] for name in change}, lr=0.5)
+    clf.save(tmp_path / "model")
+    again = FineTunedCNNClassifier.load(tmp_path / "model")
+    assert again.lr == 0.5
+    assert np.array_equal(again.predict(data[0]), clf.predict(data[0]))

@@ -11,7 +11,12 @@ from sklearn.base import clone
 from sklearn.covariance import LedoitWolf
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import LeaveOneOut, StratifiedKFold, cross_val_score
+from sklearn.model_selection import (
+    LeaveOneOut,
+    StratifiedKFold,
+    StratifiedShuffleSplit,
+    cross_val_score,
+)
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -495,7 +500,7 @@ WRONG = [
     ({"y": np.eye(20), "target": "labels"}, r"1d"),
     ({"y": np.arange(20) % 2, "target": "indicators"}, r"y has shape \(20,\)"),
     ({"y": [0, 1]}, r"inconsistent numbers of samples"),
-    ({"method": "probe", "cv": 11}, r"n_splits=11"),
+    ({"method": "probe", "cv": 11}, r"cv=11 folds need a class of at least 11 rows"),
     ({"method": "probe", "scoring": "beauty"}, r"beauty"),
     ({"method": "probe", "scoring": ["f1", "accuracy"]}, r"must be one score"),
 ]
@@ -579,3 +584,31 @@ def test_every_method_ranks_pretrained_above_untrained(shared, real_candidates):
     for method in ("logme", "hscore"):
         winner = max(scores[method], key=scores[method].get)
         assert probe[winner] > max(probe.values()) - 0.1
+
+
+def test_probe_scores_all_networks_on_the_same_folds():
+    X, y = load_digits(return_X_y=True)
+    names = {"a": "sktl_mini", "the same": "sktl_mini"}
+    cv = StratifiedShuffleSplit(3, test_size=0.5)  # other splits at each call
+    scores = rank_backbones(X[:60], y[:60], names, method="probe", cv=cv).results_
+    assert scores["score"][0] == scores["score"][1]
+
+
+def test_probe_takes_splits_from_a_generator():
+    X, y = load_digits(return_X_y=True)
+    X, y = X[:60], y[:60]
+    splits = list(StratifiedKFold(3).split(X, y))
+    names = {"a": "sktl_mini", "b": "sktl_mini"}
+    scores = [
+        rank_backbones(X, y, names, method="probe", cv=cv).results_["score"].tolist()
+        for cv in (splits, iter(splits))
+    ]
+    assert scores[0] == scores[1]
+
+
+@pytest.mark.parametrize("constant", [True, [False, True]])
+def test_numbers_that_are_all_the_same_are_refused(constant):
+    X, y = load_digits(return_X_y=True)
+    y = np.where(constant, 3.0, np.c_[y[:40], y[:40]] + 0.5)
+    with pytest.raises(ValueError, match="same number in all 40 rows"):
+        rank_backbones(X[:40], y, ["sktl_mini"])

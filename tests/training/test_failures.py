@@ -330,3 +330,27 @@ def test_split_of_the_user_gets_keywords_of_fit(make):
 
     make(train_split=Recorded(3)).fit(X, Y, groups="mine")
     assert seen == ["mine"]
+
+
+def test_last_batch_of_one_row_is_left_out_where_batch_norm_needs_two(make):
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(4)
+    )
+    network.append(nn.Linear(4, 3))
+    clf = make("scratch", backbone=network).fit(X[:25], Y[:25])  # 12, 12 and 1
+    assert clf.history[:, "train_batch_count"] == [2, 2]
+    clf = make("full", backbone=network).fit(X[:25], Y[:25])  # keeps its statistics
+    assert clf.history[:, "train_batch_count"] == [3, 3]
+
+
+def test_class_too_rare_to_hold_out_is_named(make):
+    names = np.where(np.arange(36) == 5, "rare", np.array(["a", "b"])[Y % 2])
+    with pytest.raises(ValueError, match=r"of \['rare'\] there is only 1 row"):
+        make(early_stopping=True).fit(X, names)
+
+
+def test_partial_fit_with_other_classes_than_before_is_refused(make):
+    clf = make().partial_fit(X, Y, classes=[0, 1, 2])
+    clf.partial_fit(X, Y, classes=[0, 1, 2])
+    with pytest.raises(ValueError, match="in the first call they were"):
+        clf.partial_fit(X, Y, classes=[0, 1])

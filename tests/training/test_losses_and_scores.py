@@ -5,11 +5,12 @@ import pytest
 import torch
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import f1_score, make_scorer
+from sklearn.metrics import f1_score, log_loss, make_scorer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from skorch.callbacks import BatchScoring, Callback, EpochScoring
-from skorch.dataset import ValidSplit
+from skorch.dataset import Dataset, ValidSplit
+from skorch.helper import predefined_split
 from torch import nn
 
 from sktl import PretrainedFeatureExtractor
@@ -211,3 +212,33 @@ def test_score_of_the_solved_head_counts(make):
 def test_monitor_that_is_no_scorer_is_refused(make, monitor):
     with pytest.raises(ValueError, match="not a valid scoring value|'monitor' param"):
         make(early_stopping=True, monitor=monitor).fit(X, Y)
+
+
+def test_weights_of_a_loss_that_are_not_one_per_class_are_refused(make):
+    for n_weights in (2, 5):
+        clf = make("linear_probe", criterion__weight=torch.ones(n_weights))
+        with pytest.raises(ValueError, match=r"criterion__weight .* y has 3 classes"):
+            clf.fit(X, Y)
+
+
+@pytest.mark.parametrize("strategy", ["lp_ft", "full"])
+def test_validation_set_of_the_user_is_scored_as_by_predict(make, strategy):
+    held_out = Dataset(X[:10], Y[:10])
+    clf = make(strategy, train_split=predefined_split(held_out))
+    clf.fit(X[10:], Y[10:])
+    assert clf.history[-1, "valid_acc"] == clf.score(X[:10], Y[:10])
+    loss = log_loss(Y[:10], clf.predict_proba(X[:10]))
+    assert clf.history[-1, "valid_loss"] == pytest.approx(loss, rel=1e-4)
+
+
+def test_validation_set_that_hides_its_images_is_refused_in_words(make):
+    pairs = list(zip(X[:5], Y[:5], strict=True))
+    clf = make(train_split=lambda dataset, y: (dataset, pairs))
+    with pytest.raises(TypeError, match="train_split gives a list"):
+        clf.fit(X, Y)
+
+
+def test_monitor_that_is_not_a_number_is_an_error(make):
+    clf = make(early_stopping=True, monitor=lambda *args: np.nan)
+    with pytest.raises(ValueError, match=r"is NaN on the \d+ row\(s\) held out"):
+        clf.fit(X, Y)

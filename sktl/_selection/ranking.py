@@ -387,11 +387,19 @@ def _make_score(method, cv, scoring, target, y):
 
 
 def probe_scores(features, y, target, cv, scorer, n_jobs=None):
-    """Score of a linear model, one per fold."""
+    """Score of a linear model, one for each `Split` in `cv`."""
     probe = make_pipeline(*target.linear())
-    return cross_val_score(
+    scores = cross_val_score(
         probe, features, y, cv=cv, scoring=scorer, n_jobs=n_jobs, error_score="raise"
     )
+    if np.isnan(scores).any():
+        split = np.flatnonzero(np.isnan(scores))[0]
+        raise ValueError(
+            f"The score of a linear model is NaN on split {split}; it may not be "
+            f"defined for its {len(cv[split].test)} test row(s). Pass another scoring, "
+            "or a cv with larger test parts."
+        )
+    return scores
 
 
 def neighbours_accuracy(features, membership):

@@ -612,3 +612,11 @@ def test_numbers_that_are_all_the_same_are_refused(constant):
     y = np.where(constant, 3.0, np.c_[y[:40], y[:40]] + 0.5)
     with pytest.raises(ValueError, match="same number in all 40 rows"):
         rank_backbones(X[:40], y, ["sktl_mini"])
+
+
+def test_probe_score_that_is_not_a_number_is_refused():
+    X, y = load_digits(return_X_y=True)
+    with pytest.raises(ValueError, match=r"NaN on split 0; .* its 1 test row"):
+        rank_backbones(
+            X[:9], y[:9] + 0.5, ["sktl_mini"], method="probe", cv=LeaveOneOut()
+        )

@@ -46,7 +46,7 @@ def on_features(layer):
 
 
 def advised(advice):
-    if advice["strategy"] == "linear_probe":  # on the best layer, not always the last
+    if advice["strategy"] == "linear_probe":  # not always on the last layer
         return on_features(advice["layers"])
     return FineTunedCNNClassifier(
         "sktl_mini",

@@ -3,11 +3,11 @@
 
 The images are scikit-learn's handwritten digits (1,797 grey images of 8 x 8 pixels).
 Models are trained on 5 or 20 labels per class and tested on 200 other images, in eight
-random draws. Six models are compared on the same draws: classical models on raw pixels,
-the same models on the features of a frozen network, that network fine-tuned, and the
-same network trained from scratch. The network, `sktl_mini`, comes with the package; it
-was trained on photographs and drawn letters, not on digits. Needs no download; about a
-minute on two cores.
+random splits. Six models are compared on the same splits: classical models on raw
+pixels, the same models on the features of a frozen network, that network fine-tuned,
+and the same network trained from scratch. The network, `sktl_mini`, comes with the
+package; it was trained on photographs and drawn letters, not on digits. Needs no
+download; about a minute on two cores.
 """
 
 # %%

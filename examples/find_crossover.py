@@ -65,9 +65,8 @@ def compare(sizes, n_draws):
 # ----------------
 #
 # The findings name two sizes between which the network from scratch catches up, if it
-# does: the last one at which the difference is clear, and the next. With few draws,
-# intervals are wide, so "catches up" may also mean that the data no longer show a
-# difference.
+# does: the last one at which the difference is clear, and the first at which it is
+# shown to be equivalent or better. If intervals are too wide to tell, they say so.
 
 
 # %%

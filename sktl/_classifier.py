@@ -47,7 +47,7 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         As in `PretrainedFeatureExtractor`. Not used by `strategy="scratch"`.
     strategy : {"lp_ft", "linear_probe", "full", "gradual", "scratch"}, default="lp_ft"
         What is trained. The head is a new last layer (see `hidden_units`); the stages
-        are the blocks of the network before it, such as `layer1` to `layer4` of a
+        are the groups of layers before it, such as `layer1` to `layer4` of a
         ResNet. `"linear_probe"` fits the head alone, by logistic regression on the
         frozen features. `"lp_ft"` does that first and then trains the stages from
         `unfreeze_from` on together with the head. `"gradual"` also does that first, and
@@ -75,7 +75,8 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
     dropout : float, default=0.0
         Dropout probability before each layer of the head.
     lr : float, default=1e-3
-        Learning rate of layers that start from random weights.
+        Learning rate of layers that start from random weights. By default there are
+        none, and all layers have `lr * backbone_lr_ratio`.
     backbone_lr_ratio : float, default=0.15
         Learning rate of pretrained layers, and of a head already fitted by logistic
         regression, as a fraction of `lr`.

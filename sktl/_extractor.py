@@ -46,8 +46,8 @@ class PretrainedFeatureExtractor(
         that holds one (it may be nested under the key `"state_dict"`, and its names may
         have a prefix such as `"module."`); None for random weights, always the same
         ones (as after `torch.manual_seed(0)`). A file that has changed is read again.
-        A module keeps the weights it has with `"DEFAULT"`, and gets new ones by each
-        layer's `reset_parameters` with None.
+        If `backbone` is a module, `"DEFAULT"` keeps its weights, and None redraws them
+        by each layer's `reset_parameters`.
     layers : str or list of str, default="penultimate"
         Layers whose outputs are the features: names from `layer_names(backbone)`, or
         `"penultimate"`, which is the input of the classification layer (for a network
@@ -92,16 +92,17 @@ class PretrainedFeatureExtractor(
         of the network's default weights is assumed, or else that of most ImageNet
         networks, and a warning shows it.
     batch_size : int, default=32
-        Images per batch. All batches have exactly this size, so that a row of features
-        does not depend on the other rows. On a CPU, batches of large images are
-        smaller, which is faster there: 8 images at 224 pixels.
+        Images per batch. The last is padded to this size, so that a row of features
+        does not depend on the other rows; an `X` of one to three rows is not padded. On
+        a CPU, batches of large images are smaller, which is faster: 8 images at 224
+        pixels.
     device : str or torch.device, default="auto"
         `"auto"` is the current GPU if a usable one is present, else the CPU. The worker
         processes of a pool take the visible GPUs in turn.
     precision : {"auto", "float32", "bfloat16", "float16"}, default="auto"
         Number format in which the network computes; features are always float32.
-        `"auto"` is bfloat16 if the hardware multiplies matrices in it (tensor cores,
-        AMX; features then differ by about 1e-2 of their size), else float32.
+        `"auto"` is bfloat16 if the hardware has matrix units for it (tensor cores, AMX;
+        features then differ by about 1e-2 of their size), else float32.
         `"float32"` is full float32: TF32 is switched off during sktl's calls.
     cache : "memory", path-like or None, default="memory"
         Where features are cached: in this process, in a directory shared with other

@@ -176,15 +176,19 @@ class UnknownBackboneError(_UnknownNameError):
     """`backbone` is not the name of a known network."""
 
     hint = (
-        "sktl.list_backbones() lists them; a torch.nn.Module that torch.fx can "
-        "trace is accepted too."
+        "sktl.list_backbones() lists them, and list_backbones('timm') those of timm, "
+        "which begin with 'timm/'; a torch.nn.Module that torch.fx can trace is "
+        "accepted too."
     )
 
 
 class UnknownLayerError(_UnknownNameError):
     """A layer name that the network does not have."""
 
-    hint = "sktl.layer_names(backbone) lists them, in order."
+    hint = (
+        "sktl.layer_names(backbone) lists them, in order; a layer inside a residual or "
+        "parallel branch cannot be used."
+    )
 
 
 class UnknownStageError(UnknownLayerError):
@@ -195,7 +199,7 @@ class UnknownStageError(UnknownLayerError):
         """The stages, all of them: they are few."""
         return (
             f"The stages are {', '.join(map(repr, self.known))}; the path of a block "
-            "inside one, a glob, 'last' or a number of stages is accepted too."
+            "inside one, a glob, 'first', 'last' or a number of stages is accepted too."
         )
 
 

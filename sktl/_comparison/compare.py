@@ -164,11 +164,12 @@ class TransferComparison(TableMixin):
     close or far apart, the interval contained the true difference in 92 to 98 % of
     repetitions for most pairs and in 89 % for the worst (folds, repeated folds, draws,
     groups, learning curves; accuracy, F1, area under the curve). Equal contenders got p
-    < 0.05 in 1 to 8 %, and a difference of four standard errors was found in 88 to 100
-    % with five splits or more, in 86 to 94 % with three and in about 80 % with two
-    (`benchmarks/README.md`). For the log loss of 200 rows, the interval contained the
-    true difference in 88 to 93 %. If splits vary far more than their rows explain, it
-    does so in about 91 % with five splits, and in 84 % with two.
+    < 0.05 in 0 to 8 % (in up to 10 % with repeated folds), and a difference of four
+    standard errors was found in 88 to 100 % with five splits or more, in 86 to 94 %
+    with three and in about 80 % with two (`benchmarks/README.md`). For the log loss of
+    200 rows, the interval contained the true difference in 88 to 98 %. If splits vary
+    far more than their rows explain, it does so in about 91 % with five splits, and in
+    84 % with two.
 
     For scores that are not computed from predictions alone, or that are undefined if
     some row is left out, the interval is that of the corrected resampled t-test (Nadeau

@@ -66,8 +66,9 @@ def check_train_sizes(train_sizes, n_rows, n_least, what):
     for i, size in enumerate(train_sizes):
         n = _in_rows(size, n_rows)
         if n is None or not n_least <= n <= n_rows:
+            made = "not a size" if n is None else f"{n} rows"
             raise ValueError(
-                f"train_sizes[{i}]={shown(size)} is {n or 'not a size'}. Accepted: "
+                f"train_sizes[{i}]={shown(size)} is {made}. Accepted: "
                 f"{n_least} (the fewest for these {what}) to {n_rows} rows (the "
                 "smallest training part), or a fraction of the latter as a float."
             )

@@ -261,7 +261,7 @@ class FrozenPrefix:
             shapes = self.output_shapes()
             result.outputs = [np.empty((result.n_rows, *s), np.float32) for s in shapes]
         if failures:
-            warn_caller(f"{error}", UserWarning)
+            warn_caller(f"{error} Their features are NaN.", UserWarning)
             for output in result.outputs:
                 output[failed] = np.nan
         return result.outputs

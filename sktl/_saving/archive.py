@@ -162,7 +162,7 @@ def _check_readable(manifest, path, kind):
     if schema > SCHEMA:
         raise ModelFileError(
             f"{str(path)!r} was saved by a later version of sktl (schema {schema}; "
-            f"this one reads {SCHEMA}). Update sktl: pip install --upgrade sktl."
+            f"this one reads {SCHEMA}). Install that version of sktl."
         )
     if schema < SCHEMA:
         raise ModelFileError(

@@ -434,12 +434,12 @@ def _explain(advice, last, middle, scoring, target):
     size, domain = advice["case"].split(", ")
     gain, error = advice["last_minus_middle"], advice["standard_error"]
     side = "lower" if gain < 0 else "higher"
-    kind = "similar to" if domain == "similar" else "different from"
+    kind = "as similar to" if domain == "similar" else "as different from"
     return (
         f"The set is {size}: "
-        f"{target.size_in_words(advice['labels_per_class'], MANY_LABELS)}. The task is "
-        f"{kind} the one that the network was trained for: {scoring} is "
+        f"{target.size_in_words(advice['labels_per_class'], MANY_LABELS)}. The task "
+        f"counts {kind} the one that the network was trained for: {scoring} is "
         f"{abs(gain):.3f} {side} with features of the last stage, {last}, than with "
         f"those of the middle stage, {middle}, with a standard error of {error:.3f} "
-        f"(higher by {CLEAR_GAIN:.3g} standard error or more counts as similar)."
+        f"(higher by {CLEAR_GAIN:.3g} standard error or more is similar)."
     )

@@ -506,12 +506,14 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         try:
             return split(X, y)
         except ValueError as error:
-            why, what = str(error), "Pass another fraction, or more rows."
+            why, what = f"{error}.", "Pass another fraction, or more rows."
             classes, counts = np.unique(y, return_counts=True)
             if self.target.stratified and counts.min() < 2:
                 rare = self.target.decode(classes[counts < 2]).tolist()
                 why = f"of {shown(rare)} there is only 1 row each."
                 what = "Label more of these, or leave them out."
+            elif self.target.stratified:
+                why = f"each part needs a row of each of the {len(classes)} classes."
             raise ValueError(
                 "early_stopping cannot hold out "
                 f"validation_fraction={self.validation_fraction!r} of {len(y)} rows: "

@@ -272,7 +272,11 @@ class Unfitted(DummyRegressor):
         (PRICE, {"target": "number"}, "target='number' must be 'auto', 'labels'"),
         (np.append(PRICE[:-1], np.inf), {}, "NaN or infinity in 1 row.* row 119"),
         (pd.array([0.5, *[None] * 119]), {"target": "numbers"}, "first in row 1"),
-        (PRICE, {"train_sizes": [1]}, r"\[0\]=1 is 1. Accepted: 2 .* numbers\) to 96"),
+        (
+            PRICE,
+            {"train_sizes": [1]},
+            r"\[0\]=1 is 1 rows. Accepted: 2 .* numbers\) to 96",
+        ),
         (PRICE, {"cv": 121}, "121"),
     ],
 )

@@ -15,7 +15,7 @@ from tests.helpers import encode
 
 pytestmark = pytest.mark.usefixtures("device")  # on a GPU too
 
-N_BLOCK = 1024
+N_BLOCK = 512
 
 
 def images(n, seed=0, size=8):
@@ -108,7 +108,7 @@ def test_rows_kept_before_memory_ran_out_do_not_mix_with_later_ones(
     X = images(2 * N_BLOCK + 88)
     extractor.set_params(cache="memory").fit(X)
     with monkeypatch.context() as patch:
-        Full(patch, 16, OUT_OF_MEMORY["cuda"], begin=65)  # in the third block
+        Full(patch, 16, OUT_OF_MEMORY["cuda"], begin=2 * N_BLOCK // 32 + 1)
         with pytest.warns(BatchSizeWarning):
             extractor.transform(X)
     memory = Full(monkeypatch, 32, OUT_OF_MEMORY["cuda"])

@@ -24,7 +24,7 @@ class Scores(NamedTuple):
         The share of its test rows that a split has in common with another, as a mean
         over all pairs of splits.
     unseen : float
-        Variance of the mean that rows give besides what was seen of them.
+        Variance of the mean if one more row moved the score by as much as it can.
     """
 
     of_splits: np.ndarray
@@ -118,13 +118,25 @@ def estimate_mean(scores):
     mean = values[0] if np.ptp(values) == 0 else values.mean()
     rows, splits = (float(part[0, 0]) for part in _components([scores]))
     if scores.of_rows is not None or splits == 0:
-        rows += scores.unseen
+        rows += _unseen(scores)
     freedom = n_splits - 1.0
     if scores.of_rows is not None and rows > 0:
         n_units = scores.of_rows.shape[1]
         parts = rows**2 / (n_units - 1) + splits**2 / (n_splits - 1)
         freedom = (rows + splits) ** 2 / parts
     return Mean(float(mean), float(np.sqrt(rows + splits)), freedom)
+
+
+def _unseen(scores):
+    """Variance that one more row would give: at most like the largest that was seen.
+
+    A row moves the accuracy by as much as it can or not at all, but the area under a
+    curve by little.
+    """
+    if scores.of_rows is None:
+        return scores.unseen
+    seen = np.ptp(scores.of_rows.sum(axis=0)) / len(scores.of_rows)
+    return scores.unseen if np.isclose(seen, 0) else min(scores.unseen, seen**2)
 
 
 def _components(scores):

@@ -249,7 +249,7 @@ def probe_layers(
     than a standard error. Folds share training rows, so these standard errors are only
     a rough guide. Thresholds were set on five sets of labelled images with one network.
     On these, the advised choice was within 2 points, or a standard error, of the best
-    in 9 of 13 cases (`benchmarks/bench_advice.py`); for tags and numbers it has not
+    in 10 of 13 cases (`benchmarks/bench_advice.py`); for tags and numbers it has not
     been measured. If it matters, let `compare_transfer` decide.
 
     Time: one pass of each image through the network, and `cv` small fits for each

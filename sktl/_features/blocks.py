@@ -30,7 +30,7 @@ from sktl.exceptions import ImageReadError
 # (files' bytes, or pixels), and of what was decoded.
 MAX_BYTES_READ = 2**27
 MAX_BYTES_DECODED = 2**25
-MAX_IMAGES = 512
+MAX_IMAGES = 1024
 # A GPU waits between two blocks, for as long as it takes for a part of a batch.
 MIN_BATCHES_ON_GPU = 6
 # So that several processes find work in what each has read.

@@ -15,7 +15,7 @@ from tests.helpers import encode
 
 pytestmark = pytest.mark.usefixtures("device")  # on a GPU too
 
-N_BLOCK = 512
+N_BLOCK = 1024
 
 
 def images(n, seed=0, size=8):

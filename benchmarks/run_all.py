@@ -99,7 +99,8 @@ def write(results, page=PAGE):
 
 def with_output(text, name, output):
     """Replace the first block of a section; a section that is missing comes last."""
-    heading, block = f"## {name}\n", f"```text\n{output.strip()}\n```\n"
+    lines = "\n".join(line.rstrip() for line in output.strip().splitlines())
+    heading, block = f"## {name}\n", f"```text\n{lines}\n```\n"
     if heading not in text:
         return f"{text}\n{heading}\n`python benchmarks/{name}.py`.\n\n{block}"
     before, heading, rest = text.partition(heading)

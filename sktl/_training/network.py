@@ -1,6 +1,7 @@
 """The network that is trained: a frozen prefix, a trainable tail, a new head."""
 
 import copy
+import functools
 
 import torch
 
@@ -71,6 +72,9 @@ class FineTunedNetwork(torch.nn.Module):
         # Tracing makes buffers of plain attributes; the network itself has none.
         self.saved_names = frozenset(network.module.state_dict())
         to_channels_last(self)
+        for module in filter(_overruns, self.tail.modules()):
+            module.register_forward_pre_hook(functools.partial(_skip, module.stride))
+            module.stride = (1, 1)
 
     def forward(self, images):
         """Map normalised images `(n, 3, h, w)` to logits `(n, n_outputs)`."""
@@ -111,3 +115,25 @@ class FineTunedNetwork(torch.nn.Module):
 
 def _is_norm(module):
     return isinstance(module, torch.nn.modules.batchnorm._NormBase)
+
+
+def _overruns(module):
+    """Whether oneDNN writes beyond the gradient of this layer's weights.
+
+    So it does, in channels last, for kernels of one pixel with strides that read fewer
+    than 16 channels, and the process dies (torch 2.14.1 on a CPU with AVX-512). RepVGG
+    and MobileOne begin with such a layer. Without strides it does not.
+    """
+    return (
+        isinstance(module, torch.nn.Conv2d)
+        and module.kernel_size == (1, 1)
+        and module.stride != (1, 1)
+        and module.padding in ((0, 0), "valid")
+        and module.in_channels < 16
+    )
+
+
+def _skip(strides, module, inputs):
+    """Leave out the pixels that a kernel of one pixel steps over."""
+    (images,) = inputs
+    return images[..., :: strides[0], :: strides[1]]

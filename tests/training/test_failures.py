@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.data import Subset, TensorDataset
 
 from sktl import FineTunedCNNClassifier
-from tests.helpers import first_and_slow
+from tests.helpers import first_and_slow, run_python
 
 pytestmark = pytest.mark.usefixtures("device")  # on a GPU too
 
@@ -354,3 +354,25 @@ def test_partial_fit_with_other_classes_than_before_is_refused(make):
     clf.partial_fit(X, Y, classes=[0, 1, 2])
     with pytest.raises(ValueError, match="in the first call they were"):
         clf.partial_fit(X, Y, classes=[0, 1])
+
+
+@pytest.mark.slow
+def test_strides_of_a_kernel_of_one_pixel_do_not_crash_training():
+    """oneDNN writes beyond the gradient of such weights, in channels last."""
+    script = """
+import numpy as np, torch
+from sktl import FineTunedCNNClassifier
+torch.manual_seed(0)
+layers = torch.nn.Conv2d(3, 64, 1, 2, bias=False), torch.nn.AdaptiveAvgPool2d(1)
+network = torch.nn.Sequential(*layers, torch.nn.Flatten(), torch.nn.Linear(64, 2))
+X = np.random.default_rng(0).integers(0, 256, (4, 224, 224, 3), dtype=np.uint8)
+clf = FineTunedCNNClassifier(network, strategy="full", augment=None, max_epochs=30)
+clf.fit(X, [0, 1, 0, 1])
+images = torch.randn(2, 3, 224, 224)
+state = {n.removeprefix("0."): t for n, t in clf.module_.tail.state_dict().items()}
+layers[0].load_state_dict(state)
+with torch.no_grad():
+    expected = layers[1](layers[0](images)).flatten(1)
+    print(torch.allclose(clf.module_.features(images), expected, atol=1e-5))
+"""
+    assert run_python(script).strip() == "True"

@@ -251,5 +251,5 @@ def test_unknown_timm_name_suggests_others():
 
 def test_missing_timm_is_named_with_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ImportError, match=r"pip install 'sktl\[timm\]'"):
+    with pytest.raises(ImportError, match=r"pip install timm"):
         list_backbones("timm")

@@ -913,7 +913,7 @@ def both_names(name):
 
 REFUSED_UNBUILT = {
     # the manifest
-    "schema_newer": (top(schema=5), "schema 5; .* reads 4.*Update sktl"),
+    "schema_newer": (top(schema=5), "schema 5; .* reads 4.*Install that version"),
     "schema_older": (top(schema=1), "earlier version of sktl.*Fit the model again"),
     "schema_text": (top(schema="4"), "begin with a header of sktl"),
     "schema_null": (top(schema=None), "begin with a header of sktl"),

@@ -31,7 +31,7 @@ CELL = re.compile(r"([\d.]+) \(([\d.]+) to ([\d.]+)\)")
 # %%
 def read_table(text):
     """Names of the models, and an array (models, sizes, 3): mean and interval."""
-    section = text.partition("## The main job")[2].partition("\n## ")[0]
+    section = text.partition("## A full comparison")[2].partition("\n## ")[0]
     rows = [line.split("|")[1:-1] for line in section.splitlines() if CELL.search(line)]
     names = [name.strip() for name, *_ in rows]
     cells = [[CELL.search(cell).groups() for cell in row] for _, *row in rows]

@@ -70,7 +70,8 @@ def main():
     parser.add_argument("--microseconds", type=int, nargs="+", default=[100, 200])
     args = parser.parse_args()
     rng = np.random.default_rng(0)
-    X = rng.integers(0, 256, (args.images, 224, 224, 3), dtype=np.uint8)
+    # A list, as arrays are prepared between two blocks if the network is on the CPU.
+    X = list(rng.integers(0, 256, (args.images, 224, 224, 3), dtype=np.uint8))
     extractor = PretrainedFeatureExtractor(
         "resnet18", weights=None, image_size=224, cache=None, n_jobs=args.n_jobs
     ).fit(X[:1])

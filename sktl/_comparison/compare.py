@@ -168,9 +168,8 @@ class TransferComparison(TableMixin):
     standard errors was found in 88 to 100 % with five splits or more, in 86 to 94 %
     with three and in about 80 % with two (`benchmarks/README.md`); in 74 % for the area
     under a curve of two models that hardly differ. For the log loss of 200 rows, the
-    interval contained the true difference in 88 to 98 %. If splits vary
-    far more than their rows explain, it does so in about 91 % with five splits, and in
-    84 % with two.
+    interval contained the true difference in 88 to 98 %. If splits vary far more than
+    their rows explain, it does so in about 91 % with five splits, and in 84 % with two.
 
     For scores that are not computed from predictions alone, or that are undefined if
     some row is left out, the interval is that of the corrected resampled t-test (Nadeau
@@ -467,11 +466,12 @@ def compare_transfer(
     ValueError
         Before anything is fitted: if `contenders` is neither "default" nor a dict of
         name to estimator, or holds a regressor for labels or a classifier for numbers;
-        if `y` holds a single class, a tag that is the same in all rows, numbers that
-        are not finite, or no class with as many rows as there are folds; if there are
-        fewer than two splits; if `train_sizes` do not increase, or are out of range; if
-        a `scoring` is unknown, does not suit `y`, or is given twice; if `margin` is not
-        above 0.
+        if `y` holds a single class, a tag or a number that is the same in all rows,
+        numbers that are not finite, or no class with as many rows as there are folds;
+        if `groups` are not one for each row; if there are fewer than two splits, or one
+        names rows that `X` does not have; if `train_sizes` do not increase, or are out
+        of range; if a `scoring` is unknown, does not suit `y`, or is given twice; if
+        `margin` is not above 0.
     UnknownBackboneError, WeightsNotAvailableError
         If there is no such `backbone`, or its weights cannot be downloaded.
     Exception

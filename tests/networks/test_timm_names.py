@@ -249,7 +249,7 @@ def test_unknown_timm_name_suggests_others():
         PretrainedFeatureExtractor(f"timm/{NAME}", weights="V9").fit(images())
 
 
-def test_missing_timm_is_named_with_its_extra(monkeypatch):
+def test_missing_timm_is_told_with_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ImportError, match=r"pip install timm"):
         list_backbones("timm")

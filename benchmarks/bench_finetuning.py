@@ -134,10 +134,10 @@ class FastAI:
         rows = [
             SimpleNamespace(image=x, label=label) for x, label in zip(X, y, strict=True)
         ]
+        fastai.set_seed(0)  # before the loaders, which draw a seed of their own
         loaders = block.dataloaders(
             [rows[0], *rows], bs=min(32, len(rows)), num_workers=0, device="cpu"
         )
-        fastai.set_seed(0)
         self.learner = fastai.vision_learner(loaders, network)
         with self.learner.no_bar(), self.learner.no_logging():
             self.learner.fine_tune(self.epochs)

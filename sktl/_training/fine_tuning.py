@@ -476,7 +476,8 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         # Images that differ from epoch to epoch pass the frozen part each time.
         cut = "" if self._asks_to_augment() else self.frozen_up_to_
         read = {ROWS: self._activations(rows.images, cut)}
-        if rows.weights is not None:
+        # Weights that are all the same say nothing of a row.
+        if rows.weights is not None and np.ptp(rows.weights):
             # With a mean of one they leave the learning rate its meaning.
             read[WEIGHT] = rows.weights / rows.mean_weight
         return super().get_dataset(read, rows.codes)

@@ -229,20 +229,8 @@ class EstimatorNet(NeuralNet):
         y_true = to_tensor(y_true, device=self.device)
         if not (isinstance(X, Mapping) and WEIGHT in X):
             return self.criterion_(y_pred, y_true)
-        criterion = copy.copy(self.criterion_)
-        criterion.reduction = "none"
-        losses = criterion(y_pred, y_true)
-        if losses.shape[:1] != y_true.shape[:1]:
-            raise TypeError(
-                f"criterion={type(criterion).__name__} gives a loss of shape "
-                f"{tuple(losses.shape)} for {len(y_true)} rows when its `reduction` is "
-                '"none", so it cannot be weighted by row. Leave out '
-                "sample_weight and class_weight, or use a loss of torch.nn."
-            )
-        weight = X[WEIGHT].to(losses.dtype)  # not every device has float64
-        if losses.ndim > weight.ndim:
-            losses = losses.flatten(weight.ndim).mean(-1)
-        return (losses * to_tensor(weight, device=self.device)).mean()
+        weight = to_tensor(X[WEIGHT].float(), device=self.device)
+        return _weighted(self.criterion_, y_pred, y_true, weight)
 
     def forward_iter(self, X, training=False, device="cpu"):
         """As skorch's; of few rows no more than these are computed."""
@@ -308,3 +296,33 @@ class EstimatorNet(NeuralNet):
 def _stops(callback):
     """Whether this is an `EarlyStopping` that has lost its patience."""
     return isinstance(callback, EarlyStopping) and callback.misses_ == callback.patience
+
+
+def _weighted(criterion, y_pred, y_true, weight):
+    """The loss of rows that count by their weights; with weights of one, as without."""
+    each, reduction = copy.copy(criterion), getattr(criterion, "reduction", None)
+    each.reduction = "none"
+    losses = each(y_pred, y_true)
+    n_axes = weight.ndim
+    if losses.shape[:n_axes] != weight.shape or reduction not in ("mean", "sum"):
+        raise TypeError(
+            f"criterion={type(criterion).__name__} gives a loss of shape "
+            f"{tuple(losses.shape)} for weights of shape {tuple(weight.shape)} when "
+            f'its `reduction`, now {reduction!r}, is "none", so it cannot be weighted. '
+            "Leave out sample_weight and class_weight, or use a loss of torch.nn whose "
+            '`reduction` is "mean" or "sum".'
+        )
+    total = (losses * weight[(..., *[None] * (losses.ndim - n_axes))]).sum()
+    if reduction == "sum":
+        return total
+    if not isinstance(criterion, torch.nn.CrossEntropyLoss | torch.nn.NLLLoss):
+        return total / losses.numel()
+    # Of these torch takes the mean by class weights, without rows that are ignored.
+    counted = torch.nn.functional.nll_loss(
+        -torch.ones_like(y_pred),
+        y_true,
+        weight=criterion.weight,
+        ignore_index=criterion.ignore_index,
+        reduction="sum",
+    )
+    return total / counted

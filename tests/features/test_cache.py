@@ -603,27 +603,6 @@ def test_fingerprint_and_key_are_equal_in_every_process():
         assert run_python(BARE_SKTL + script, PYTHONHASHSEED=seed) == expected
 
 
-@pytest.mark.parametrize(
-    ("fields", "where"),
-    [
-        ({"a": object()}, r"fields\['a'\]=<object"),
-        ({"a": {"b": [1, {2}]}}, r"fields\['a'\]\['b'\]\[1\]=\{2\}"),
-        ({"a": b"x"}, r"fields\['a'\]=b'x'"),
-        ({"a": Path("x")}, r"fields\['a'\]="),
-        ({"a": np.float64(1)}, r"fields\['a'\]="),
-        ({"a": np.zeros(2)}, r"fields\['a'\]="),
-        ({"a": int}, r"fields\['a'\]=<class 'int'>"),
-        ({"a": float("nan")}, r"fields\['a'\]=nan has no canonical JSON"),
-        ({"a": [float("-inf")]}, r"fields\['a'\]\[0\]=-inf has no canonical JSON"),
-        ({1: "a"}, "fields has the key 1; keys must be str"),
-        ({"a": {None: 1}}, r"fields\['a'\] has the key None; keys must be str"),
-    ],
-)
-def test_fingerprint_refuses_what_is_no_plain_data(fields, where):
-    with pytest.raises(TypeError, match=where):
-        fingerprint(fields)
-
-
 def test_key_is_the_digest_of_both_parts_in_a_domain_of_its_own():
     expected = hashlib.sha256(
         b"sktl key 1\0" + b"\0\0\0\0\0\0\0\x07" + b"content" + b"print"

@@ -23,8 +23,7 @@ import numpy as np
 
 from sktl.exceptions import CacheWarning, warn_caller
 
-# The first name that is free, or holds a file of ours, is the one in use.
-FILE_NAMES = ("sktl-features.sqlite", *(f"sktl-features-{n}.sqlite" for n in range(9)))
+FILE_NAME = "sktl-features.sqlite"
 DAMAGED = "sktl-features-damaged.sqlite"
 # At bytes 68 and 60 of a SQLite file (sqlite.org/fileformat2.html, 1.3): what made it,
 # and in which form.
@@ -84,15 +83,17 @@ _inherited = []
 class Database:
     """Arrays under keys in a directory. Not for two threads at once.
 
-    Files are stamped when they are made. What bears no stamp, and what is a link, is
-    somebody else's: it is neither written to nor deleted, and another name is taken.
+    Files are stamped when they are made. A file without a stamp is somebody else's: it
+    is renamed, never written to or deleted. Nothing is kept where a link or a folder
+    has the file's name.
     """
 
     max_bytes = None
 
     def __init__(self, directory):
         self.directory = Path(directory)
-        self._connection = self._path = self._opened_by = None
+        self._path = self.directory / FILE_NAME
+        self._connection = self._opened_by = None
         self._rests_until = {}
         self._warned_at = set()
 
@@ -156,7 +157,7 @@ class Database:
                     self._rests_until[work] = time.monotonic() + _REST_SECONDS
                     raise OSError(str(error)) from error
                 if n_failed == 1 and _accuses_file(error):
-                    self._set_aside(error)
+                    self._set_aside(f"is damaged ({error})")
                 elif n_failed > 0:
                     raise OSError(str(error)) from error
 
@@ -167,7 +168,7 @@ class Database:
             os.makedirs(self.directory, mode=0o700, exist_ok=True)
             self._check_trust()
             self._check_drive()
-            self._path = self._choose_file()
+            self._make_way()
             self._connection = _connect(self._path)
             self._opened_by = os.getpid()
         return self._connection
@@ -202,37 +203,27 @@ class Database:
                 "disk; on a cluster, each machine has its own."
             )
 
-    def _choose_file(self):
-        taken = []
-        for name in FILE_NAMES:
-            path = self.directory / name
-            # Of a process that was killed; SQLite undoes what that had begun.
-            journal = Path(f"{path}-journal")
-            if not journal.is_symlink() and (
-                is_free(path) or _is_stamped(path) or _gets_stamped(path)
-            ):
-                break
-            taken.append(name)
-        else:
-            raise OSError(f"{', '.join(taken)} are not files of sktl")
-        if taken:
-            self._warn(
-                f"cache={str(self.directory)!r}: {', '.join(taken)} is damaged or not "
-                f"a file of sktl and is left alone; {path.name} is used instead. The "
-                "results are right. Remove the file if you do not need it."
-            )
-        return path
+    def _make_way(self):
+        """Leave nothing under our name that sktl did not make."""
+        # Of a process that was killed; SQLite undoes what that had begun.
+        journal = Path(f"{self._path}-journal")
+        for path in (self._path, journal):
+            if path.is_symlink() or path.is_dir():
+                raise OSError(f"{path.name} is a link or a folder")
+        if not (_is_free(self._path) or _gets_stamped(self._path)):
+            self._set_aside("is damaged or not a file of sktl")
 
-    def _set_aside(self, error):
-        self._warn(
-            f"cache={str(self.directory)!r}: {self._path.name} is damaged ({error}). "
-            f"It was renamed {DAMAGED}, and a new file takes its place. The results "
-            "are right. sktl.prune_cache and sktl.clear_cache remove the damaged one."
-        )
+    def _set_aside(self, reason):
         target = self.directory / DAMAGED
-        if is_free(target) or _is_stamped(target):
-            with contextlib.suppress(OSError):
-                os.replace(self._path, target)
+        if not (_is_free(target) or _is_stamped(target)):
+            raise OSError(f"{FILE_NAME} {reason}, and {DAMAGED} is in the way")
+        with contextlib.suppress(FileNotFoundError):  # another process was faster
+            os.replace(self._path, target)
+        self._warn(
+            f"cache={str(self.directory)!r}: {FILE_NAME} {reason}. It was renamed "
+            f"{DAMAGED}, and a new file takes its place. The results are right. Remove "
+            "the old file if you do not need it."
+        )
 
     def _remove_damaged(self):
         if _is_stamped(self.directory / DAMAGED):
@@ -242,7 +233,7 @@ class Database:
         """List the files that are ours."""
         with contextlib.suppress(FileNotFoundError):
             os.listdir(self.directory)  # an error says what is in the way
-        files = (self.directory / name for name in (*FILE_NAMES, DAMAGED))
+        files = (self.directory / name for name in (FILE_NAME, DAMAGED))
         return [file for file in files if _is_stamped(file)]
 
     def _warn(self, message):
@@ -263,7 +254,7 @@ def file_system(directory):
     return kind
 
 
-def is_free(path):
+def _is_free(path):
     """Whether nothing is lost where a file is begun: it is not there, or empty."""
     try:
         status = os.lstat(path)
@@ -285,14 +276,14 @@ def _is_stamped(path):
 
 
 def _gets_stamped(path):
-    """Whether another process is just making this file: then wait for its stamp."""
+    """Whether sktl made this file; a new one that another process makes is awaited."""
     for _ in range(20):
+        if _is_stamped(path):
+            return True
         with contextlib.suppress(OSError):
             if time.time() - os.lstat(path).st_mtime > 10:
                 break
         time.sleep(0.05)
-        if _is_stamped(path):
-            return True
     return False
 
 

@@ -733,14 +733,11 @@ def make_old(path):
 
 
 @pytest.mark.parametrize("name", first_and_slow(FOREIGN))
-def test_file_that_sktl_did_not_make_is_left_alone(tmp_path, name):
-    """Under our name, too; another name is taken."""
-    content = FOREIGN[name]
-    foreign = tmp_path / "sktl-features.sqlite"
-    put_foreign(foreign, content)
-    content = foreign.read_bytes()
+def test_file_that_sktl_did_not_make_is_renamed_and_kept(tmp_path, name):
+    put_foreign(tmp_path / "sktl-features.sqlite", FOREIGN[name])
+    content = (tmp_path / "sktl-features.sqlite").read_bytes()
     store = open_cache(tmp_path)
-    with pytest.warns(CacheWarning, match="sktl-features.sqlite .* is left alone"):
+    with pytest.warns(CacheWarning, match="not a file of sktl. It was renamed"):
         store.put(rows(range(5)))
     with at_most_warnings():
         assert right(store, range(5)) == set(range(5))
@@ -749,16 +746,21 @@ def test_file_that_sktl_did_not_make_is_left_alone(tmp_path, name):
         assert cache_info(tmp_path).entries == 5
         prune_cache(tmp_path, older_than=1)
         clear_cache(tmp_path)
-    assert foreign.read_bytes() == content
+    assert (tmp_path / "sktl-features-damaged.sqlite").read_bytes() == content
     assert cache_info(tmp_path).entries == 0
+    store.release()
+    put_foreign(tmp_path / "sktl-features.sqlite", b"another")
+    with pytest.warns(CacheWarning, match="could not be saved .* is in the way"):
+        store.put(rows(range(5)))
+    assert (tmp_path / "sktl-features-damaged.sqlite").read_bytes() == content
+    assert (tmp_path / "sktl-features.sqlite").read_bytes() == b"another"
 
 
-def test_folder_under_our_name_is_left_alone(tmp_path):
+def test_nothing_is_kept_where_a_folder_has_our_name(tmp_path):
     (tmp_path / "sktl-features.sqlite").mkdir()
-    make_old(tmp_path / "sktl-features.sqlite")
-    with pytest.warns(CacheWarning, match="sktl-features.sqlite .* is left alone"):
+    with pytest.warns(CacheWarning, match="could not be saved .*a link or a folder"):
         open_cache(tmp_path).put(rows(range(5)))
-    assert right(open_cache(tmp_path), range(5)) == set(range(5))
+    assert right(open_cache(tmp_path), range(5)) == set()
 
 
 @pytest.mark.parametrize("name", ["", "-journal"])
@@ -768,13 +770,11 @@ def test_link_is_not_followed(tmp_path, name):
     cache = tmp_path / "cache"
     cache.mkdir()
     (cache / f"sktl-features.sqlite{name}").symlink_to(victim)
-    make_old(cache / f"sktl-features.sqlite{name}")
     store = open_cache(cache)
-    with at_most_warnings() as caught:
+    with pytest.warns(CacheWarning, match="could not be saved .*a link or a folder"):
         store.put(rows(range(5)))
-        assert right(store, range(5)) == set(range(5))
-        clear_cache(cache)
-    assert len(caught) >= 1
+    assert right(store, range(5)) == set()
+    clear_cache(cache)
     assert victim.read_bytes() == b""
     assert (cache / f"sktl-features.sqlite{name}").is_symlink()
 

@@ -9,6 +9,7 @@ from sktl._training.fine_tuning import FineTunedNet, has_epochs
 from sktl._training.net import holds_rows
 from sktl._training.targets import Numbers
 from sktl._utils.fit_tasks import with_callbacks
+from sktl._utils.printable import shown
 
 
 @takes_collections("predict")
@@ -126,7 +127,7 @@ class FineTunedCNNRegressor(SavedMixin, FineTunedNet, NeuralNetRegressor):
         return self._fit(X, y, sample_weight, fit_params)
 
     @available_if(has_epochs)
-    def partial_fit(self, X, y, sample_weight=None, **fit_params):
+    def partial_fit(self, X, y, sample_weight=None, *, classes=None, **fit_params):
         """Continue training from the current weights, for `max_epochs` more epochs.
 
         Not available if the strategy has no epochs (`"linear_probe"` without
@@ -140,6 +141,8 @@ class FineTunedCNNRegressor(SavedMixin, FineTunedNet, NeuralNetRegressor):
             call.
         sample_weight : array-like of shape (n_samples,) or None, default=None
             As in `fit`.
+        classes : None
+            Numbers have none; the name is there because skorch's nets have it.
         **fit_params : dict
             Passed on to `train_split`.
 
@@ -147,6 +150,13 @@ class FineTunedCNNRegressor(SavedMixin, FineTunedNet, NeuralNetRegressor):
         -------
         self : FineTunedCNNRegressor
         """
+        # skorch takes `classes` out of metadata routing, which fails if it is not there
+        # (`__metadata_request__partial_fit` of skorch/net.py, 1.4).
+        if classes is not None:
+            raise TypeError(
+                f"classes={shown(classes)}, but numbers have no classes. Leave it out, "
+                "or use FineTunedCNNClassifier."
+            )
         return self._fit_more(X, y, None, sample_weight, fit_params)
 
     def predict(self, X):

@@ -9,6 +9,7 @@ import pytest
 import skorch
 import torch
 from scipy.sparse import csr_array
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.exceptions import NotFittedError
@@ -331,3 +332,21 @@ def test_no_numbers_are_refused(regressor):
 def test_weights_of_zero_everywhere_are_refused(regressor):
     with pytest.raises(ValueError, match="zero in every row|at least one non-zero"):
         regressor().fit(X, PRICE, sample_weight=np.zeros(len(X)))
+
+
+def test_weights_are_routed_to_fit_and_score(regressor):
+    weights = 1.0 + np.arange(36)
+    with config_context(enable_metadata_routing=True):
+        model = regressor().set_fit_request(sample_weight=True)
+        model.set_score_request(sample_weight=True)
+        routed = cross_val_score(
+            model, X, PRICE, cv=KFold(3), params={"sample_weight": weights}
+        )
+    for score, (train, test) in zip(routed, KFold(3).split(X), strict=True):
+        fitted = regressor().fit(X[train], PRICE[train], weights[train])
+        assert score == fitted.score(X[test], PRICE[test], weights[test])
+
+
+def test_classes_of_numbers_are_refused(regressor):
+    with pytest.raises(TypeError, match="numbers have no classes"):
+        regressor("full").partial_fit(X, PRICE, classes=[0, 1])

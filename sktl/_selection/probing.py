@@ -5,10 +5,8 @@ a recommendation; its thresholds stand at the top.
 """
 
 import textwrap
-from numbers import Integral
 
 import numpy as np
-from sklearn.model_selection import StratifiedKFold, check_cv
 from tqdm import tqdm
 
 from sktl._display.layer_probe import LayerProbeDisplay
@@ -17,9 +15,8 @@ from sktl._extractor import as_extractor
 from sktl._selection.ranking import check_finite, probe_scores
 from sktl._training.rows import check_rows
 from sktl._training.targets import TARGETS
-from sktl._utils.printable import shown
 from sktl._utils.scoring import get_one_scorer
-from sktl._utils.splits import hint_at_numbers, make_splits
+from sktl._utils.splits import make_splits
 
 # From so many labels a class on, a set counts as large. With 17 to 42, training every
 # layer did better than a linear model on the best one on some sets and as much worse on
@@ -190,8 +187,8 @@ def probe_layers(
         extractor is used with its own `weights`, `image_size`, `cache`, `device` and so
         on, but not with its `layers` and `pooling`.
     cv : int, splitter or iterable of splits, default=5
-        At least two splits. An int means folds without shuffling; for labels they are
-        stratified, and each class needs at least as many rows as there are folds.
+        At least two splits. An int means folds without shuffling, stratified for
+        labels.
     scoring : str, callable or None, default=None
         One score; larger is better. None means accuracy for labels, average precision
         for indicators, and R2 for numbers.
@@ -211,9 +208,9 @@ def probe_layers(
     ------
     ValueError
         If `backbone` is not a network or has fewer than two stages, `y` has fewer than
-        two classes or is not what `target` says, a class has fewer rows than there are
-        folds, there are fewer than two splits, `scoring` does not suit `y`, or features
-        are not finite.
+        two classes or is not what `target` says, every class has fewer rows than there
+        are folds, there are fewer than two splits, `scoring` does not suit `y`, or
+        features are not finite.
     UnknownBackboneError
         If a name is not known; the message suggests similar ones.
     WeightsNotAvailableError
@@ -278,7 +275,7 @@ def probe_layers(
     """
     extractor = as_extractor(backbone)
     y, target = check_rows(X, y, target)
-    folds = _check_folds(cv, y, target)
+    folds = make_splits(np.zeros(len(y)), y, cv, None, target)
     what, scorer = get_one_scorer(scoring, target, y)
     network, name = _load_network(extractor)
     ends = network.stage_ends()
@@ -302,25 +299,6 @@ def probe_layers(
         len(y) / target.n_groups,
         target.name,
     )
-
-
-def _check_folds(cv, y, target):
-    """Return the splits, which are to be the same for all layers."""
-    splitter = check_cv(cv, y, classifier=target.stratified)
-    if not isinstance(cv, Integral | None):
-        cv = splitter  # a generator of splits has been read
-    if isinstance(splitter, StratifiedKFold):
-        n_folds = splitter.n_splits
-        classes, counts = np.unique(y, return_counts=True)
-        if counts.min() < n_folds:
-            rare = classes.tolist()[counts.argmin()]
-            raise ValueError(
-                f"cv={shown(cv)} asks for {n_folds} folds, but class {rare!r} has only "
-                f"{counts.min()} row(s). Pass a smaller cv (at least 2), label more "
-                "images of that class, or leave it out of X and y."
-                f"{hint_at_numbers(y)}"
-            )
-    return make_splits(np.zeros(len(y)), y, cv, None, target)
 
 
 def _load_network(extractor):

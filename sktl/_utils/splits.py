@@ -93,17 +93,17 @@ def _check_enough(y, n_folds):
     if not isinstance(n_folds, Integral):
         return
     labels, counts = np.unique(y, return_counts=True)
-    most = counts.max()
+    most, largest = counts.max(), labels.tolist()[counts.argmax()]
     if most < n_folds:
         raise ValueError(
             f"cv={n_folds} folds need a class of at least {n_folds} rows; the largest "
-            f"in y, {labels[counts.argmax()]!r}, has {most} of {len(y)} rows. Pass a "
-            "smaller cv, a splitter such as StratifiedShuffleSplit, or more rows."
-            f"{hint_at_numbers(y)}"
+            f"in y, {largest!r}, has {most} of {len(y)} rows. Pass a smaller cv, a "
+            "splitter such as StratifiedShuffleSplit, or more rows."
+            f"{_hint_at_numbers(y)}"
         )
 
 
-def hint_at_numbers(y):
+def _hint_at_numbers(y):
     """A sentence for labels of which there are too few each; "" for texts."""
     if y.dtype.kind not in "iuf":
         return ""

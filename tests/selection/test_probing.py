@@ -16,6 +16,7 @@ from sktl import (
     LayerProbeDisplay,
     PretrainedFeatureExtractor,
     probe_layers,
+    rank_backbones,
 )
 from sktl._features.engine import Engine
 from sktl._networks.backbones import load_backbone
@@ -160,6 +161,16 @@ def test_folds_are_the_same_for_all_layers(digits):
     probe = probe_layers(*digits, "sktl_mini", cv=folds)
     assert folds.n_calls == 1
     assert fold_scores(probe).shape[1] == 3
+
+
+@pytest.mark.filterwarnings("ignore:The least populated class")
+def test_class_rarer_than_folds_is_accepted(images):
+    """As by `compare_transfer` and `rank_backbones`."""
+    y = ["rare"] * 3 + ["often"] * 17
+    probe = probe_layers(images, y, "sktl_mini", cv=5)
+    ranking = rank_backbones(images, y, ["sktl_mini"], method="probe", cv=5)
+    (score,) = ranking.results_["score"]
+    assert probe.results_["mean_test_score"][-1] == pytest.approx(score)
 
 
 def test_folds_and_score_are_those_asked_for(digits):
@@ -507,12 +518,7 @@ WRONG = [
     ({"target": "tags"}, r"target='tags' must be 'auto', 'labels', 'indicators' or"),
     ({"y": ["a", None] * 10}, r"no label \(None or NaN\) in 10 row"),
     ({"y": [0, 1]}, r"inconsistent numbers of samples"),
-    (
-        {"y": ["rare"] * 3 + ["often"] * 17},
-        r"cv=5 asks for 5 folds, but class 'rare' has only 3 row\(s\). Pass a smaller",
-    ),
-    ({"cv": 11}, r"cv=11 asks for 11 folds, but class 0 has only 10 row"),
-    ({"cv": None, "y": [0] * 4 + [1] * 16}, r"cv=None asks for 5 folds, but class 0"),
+    ({"cv": 11}, r"cv=11 folds need a class of at least 11 rows; the largest in y, 0"),
     ({"cv": 1}, r"k-fold|n_splits=1"),
     (
         {"cv": [(range(10), range(10, 20))]},

@@ -56,7 +56,7 @@ class ScoreCurve(Callback):
 
     def on_train_end(self, net, **kwargs):
         """End at the score of the network that predicts, where it is an average."""
-        if self.scores_ and net.plan.solves_head and net.initial_share:
+        if self.scores_ and net.plan.starts_good and net.initial_share:
             del self.scores_[-1], self.seconds_[-1]
             self._note(net)
 

@@ -17,8 +17,8 @@ class AverageWithStart(Callback):
 
     def on_epoch_begin(self, net, **kwargs):
         """Before the first epoch, copy the weights."""
-        good = net.plan.solves_head and net.reinit_from is None
-        if len(net.history) == 1 and good and net.initial_share:
+        begins = len(net.history) == 1
+        if begins and net.plan.starts_good and net.initial_share:
             named = net.module_.named_parameters()
             self.start_ = {n: p.detach().clone() for n, p in named if p.requires_grad}
 

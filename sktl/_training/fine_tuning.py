@@ -62,7 +62,7 @@ LEARNT = (
 
 def has_epochs(net):
     """Whether training is by epochs, to which others can be added."""
-    if net.strategy == "linear_probe" and not net.hidden_units:
+    if not Strategy.of(net).has_epochs:
         raise AttributeError(
             "strategy='linear_probe' fits the head on all rows at once and cannot "
             "continue training. Use fit, or strategy='lp_ft'."

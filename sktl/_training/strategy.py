@@ -3,6 +3,8 @@
 from dataclasses import dataclass, fields, replace
 
 PROBE_FIRST = ("linear_probe", "lp_ft", "gradual")
+# What decides how the network is built.
+BUILDS = ("strategy", "unfreeze_from", "reinit_from", "hidden_units")
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,7 @@ class Strategy:
 
     def on_network_of(self, other):
         """The same epochs and rates for a network that another strategy has built."""
-        built = ("strategy", "unfreeze_from", "reinit_from", "hidden_units")
-        return replace(self, **{name: getattr(other, name) for name in built})
+        return replace(self, **{name: getattr(other, name) for name in BUILDS})
 
     @property
     def from_scratch(self):
@@ -52,10 +53,19 @@ class Strategy:
         return self.probes_first and not self.hidden_units
 
     @property
+    def starts_good(self):
+        """Whether training begins with good weights only: a solved head, none random."""
+        return self.solves_head and self.reinit_from is None
+
+    @property
+    def has_epochs(self):
+        """Whether training is by epochs, and solving the head is not all."""
+        return self.strategy != "linear_probe" or not self.solves_head
+
+    @property
     def n_epochs(self):
-        """Epochs that are planned; 0 where solving the head is all."""
-        solved = self.strategy == "linear_probe" and self.solves_head
-        return 0 if solved else self.max_epochs
+        """Epochs that are planned."""
+        return self.max_epochs if self.has_epochs else 0
 
     @property
     def in_turn(self):
@@ -124,8 +134,7 @@ class Strategy:
             if name not in random
         }
         # A solved head is where training would bring it: larger steps lead away.
-        solved = self.solves_head and self.reinit_from is None
-        return rates | ({"head": lr} if solved else {})
+        return rates | ({"head": lr} if self.starts_good else {})
 
     def stages(self, network, known):
         """What is trained in turn, the last stage first.

@@ -42,6 +42,7 @@ from sktl._comparison.evidence import Evidence
 from sktl._comparison.findings import Findings
 from sktl._comparison.score_curve import ScoreCurve
 from sktl._features.engine import Engine
+from sktl._training.early_stopping import NetInTraining
 from tests.helpers import encode, first_and_slow
 
 
@@ -949,6 +950,21 @@ def test_curve_is_what_shorter_trainings_score(duel, scoring):
             probe = clone(contenders[name]).set_params(strategy="linear_probe")
             probe.fit(X[train], y[train])
             assert curve["score"][0] == pytest.approx(scorer(probe, X[test], y[test]))
+
+
+def test_curve_scores_each_of_its_points_once_where_nothing_is_averaged(make, duel):
+    """With random weights in it, the last epoch's network is the one that predicts."""
+    _, X, y = duel
+    scored = []
+
+    def scorer(estimator, X, y):
+        scored.append(type(estimator))
+        return float((estimator.predict(X) == y).mean())
+
+    contender = make(max_epochs=2, reinit_from="last", initial_share=0.25)
+    report = compare_transfer(X, y, {"one": contender}, cv=2, scoring=scorer)
+    n_points = sum(len(curve["epoch"]) for curve in report.curves_["one"])
+    assert scored.count(NetInTraining) == n_points == 2 * 3
 
 
 @pytest.mark.parametrize("strategy", ["lp_ft", "gradual", "scratch"])

@@ -16,6 +16,7 @@ from sktl._networks.backbones import rebuild_backbone
 from sktl._networks.preprocessing import from_plain
 from sktl._saving.archive import read_archive, to_bytes, write_archive
 from sktl._saving.plain_data import decode, decode_array, encode, encode_array
+from sktl._training.strategy import BUILDS
 from sktl._training.targets import TARGETS
 from sktl._utils.atomic import replacing
 from sktl._utils.printable import shown
@@ -69,7 +70,33 @@ class SavedMixin:
         OSError
             If the file cannot be written.
         """
-        _save_model(self, path)
+        self.check_is_fitted(["module_", *FITTED])
+        _refuse_another_network(self)
+        defaults = type(self)().get_params(deep=False)
+        parameters = {
+            name: encode(value, f"parameters.{name}")
+            for name, value in self.get_params(deep=False).items()
+            if name not in OF_THE_MACHINE
+            and not (name in defaults and _is_same(value, defaults[name]))
+        }
+        names = [*FITTED, *(name for name in OPTIONAL if hasattr(self, name))]
+        backbone = self.backbone_
+        manifest = {
+            "parameters": parameters,
+            "fitted": {name: _encode_fitted(getattr(self, name)) for name in names},
+            "backbone": {
+                "name": backbone.name,
+                "structure": backbone.network.structure,
+                "preprocessing": asdict(backbone.preprocessing),
+                "license": backbone.license,
+                "source": backbone.source,
+            },
+            "history": [
+                encode(dict(row) | {"batches": []}, "history") for row in self.history
+            ],
+            "versions": {name: version(name) for name in PACKAGES},
+        }
+        write_archive(path, self._saved_as, manifest, self.module_.state_dict())
 
     @classmethod
     def load(cls, path, **parameters):
@@ -98,7 +125,35 @@ class SavedMixin:
         ValueError
             If a parameter does not exist or cannot have this value.
         """
-        return _load_model(cls, path, **parameters)
+        manifest, tensors = read_archive(path, cls._saved_as, FIELDS)
+        with _errors_of(path, manifest):
+            saved = _decode_parameters(manifest, cls)
+            fitted = _decode_fitted(manifest, cls)
+            history = [decode(row) for row in manifest["history"]]
+            _check_fitted(fitted, history, tensors, saved)
+            estimator = cls(**saved)
+            estimator._check_params()
+        estimator.set_params(**parameters)._check_params()
+        with _errors_of(path, manifest):
+            network = manifest["backbone"]
+            if estimator.backbone != network["name"]:
+                raise ValueError(f"its network is {reprlib.repr(network['name'])}")
+            vars(estimator).update(fitted)
+            backbone = rebuild_backbone(
+                network["name"],
+                network["structure"],
+                from_plain(network["preprocessing"]),
+                {n.removeprefix("prefix."): t for n, t in tensors.items()},
+            )
+            origin = {name: network[name] for name in ("license", "source")}
+            if not all(isinstance(text, str | None) for text in origin.values()):
+                raise ValueError(f"the origin of its weights is {reprlib.repr(origin)}")
+            with estimator._seeded():
+                estimator.initialize(replace(backbone, **origin))
+            _check_tensors(tensors, estimator.module_.state_dict())
+            estimator.module_.load_state_dict(tensors)
+            estimator.history_ = History(history)
+        return estimator
 
     def save_backbone(self, path, precision="float32"):
         """Save the network without its head, to be used as `weights=path`.
@@ -113,51 +168,37 @@ class SavedMixin:
         precision : {"float32", "float16"}, default="float32"
             float16 halves the file and changes weights by up to 5e-4 of their size.
         """
-        _save_backbone(self, path, precision)
-
-
-def _save_model(estimator, path):
-    estimator.check_is_fitted(["module_", *FITTED])
-    _refuse_another_network(estimator)
-    defaults = type(estimator)().get_params(deep=False)
-    parameters = {
-        name: encode(value, f"parameters.{name}")
-        for name, value in estimator.get_params(deep=False).items()
-        if name not in OF_THE_MACHINE
-        and not (name in defaults and _is_same(value, defaults[name]))
-    }
-    names = [*FITTED, *(name for name in OPTIONAL if hasattr(estimator, name))]
-    backbone = estimator.backbone_
-    manifest = {
-        "parameters": parameters,
-        "fitted": {name: _encode_fitted(getattr(estimator, name)) for name in names},
-        "backbone": {
-            "name": backbone.name,
-            "structure": backbone.network.structure,
-            "preprocessing": asdict(backbone.preprocessing),
-            "license": backbone.license,
-            "source": backbone.source,
-        },
-        "history": [
-            encode(dict(row) | {"batches": []}, "history") for row in estimator.history
-        ],
-        "versions": {name: version(name) for name in PACKAGES},
-    }
-    write_archive(path, estimator._saved_as, manifest, estimator.module_.state_dict())
+        self.check_is_fitted()
+        dtypes = {"float32": torch.float32, "float16": torch.float16}
+        if precision not in dtypes or Path(path).suffix != ".safetensors":
+            raise ValueError(
+                f"save_backbone({str(path)!r}, {precision!r}): the path must end in "
+                "'.safetensors', and precision be 'float32' or 'float16'."
+            )
+        dtype = dtypes[precision]
+        state = {
+            name: t.to(dtype) if t.is_floating_point() else t
+            for name, t in self.module_.backbone_state().items()
+        }
+        metadata = {
+            "backbone": self.backbone_.name,
+            "sktl": version("sktl"),
+            "preprocessing": json.dumps(asdict(self.backbone_.preprocessing)),
+            **{
+                field: json.dumps(values.tolist(), default=str)
+                for field, values in vars(self.target).items()
+            },
+        }
+        with replacing(path) as file:
+            file.write(to_bytes(state, metadata))
 
 
 def _refuse_another_network(estimator):
     """Refuse parameters that `load` would build another network from."""
-    plan = estimator.plan_
     layers = estimator.module_.head.modules()
     dropouts = [layer.p for layer in layers if isinstance(layer, torch.nn.Dropout)]
-    built = {
-        "strategy": plan.strategy,
-        "unfreeze_from": plan.unfreeze_from,
-        "reinit_from": plan.reinit_from,
-        "hidden_units": plan.hidden_units,
-        "dropout": dropouts[0] if dropouts else 0.0,
-    }
+    built = {name: getattr(estimator.plan_, name) for name in BUILDS}
+    built["dropout"] = dropouts[0] if dropouts else 0.0
     if isinstance(estimator.backbone, str):
         built["backbone"] = estimator.backbone_.name
     for name, value in built.items():
@@ -167,63 +208,6 @@ def _refuse_another_network(estimator):
                 f"built the network with {shown(value)}. Before you save it, call fit "
                 "again, or set it back."
             )
-
-
-def _load_model(cls, path, **parameters):
-    manifest, tensors = read_archive(path, cls._saved_as, FIELDS)
-    with _errors_of(path, manifest):
-        saved, fitted = _decode_parameters(manifest, cls), _decode_fitted(manifest, cls)
-        history = [decode(row) for row in manifest["history"]]
-        _check_fitted(fitted, history, tensors, saved)
-        estimator = cls(**saved)
-        estimator._check_params()
-    estimator.set_params(**parameters)._check_params()
-    with _errors_of(path, manifest):
-        network = manifest["backbone"]
-        if estimator.backbone != network["name"]:
-            raise ValueError(f"its network is {reprlib.repr(network['name'])}")
-        vars(estimator).update(fitted)
-        backbone = rebuild_backbone(
-            network["name"],
-            network["structure"],
-            from_plain(network["preprocessing"]),
-            {n.removeprefix("prefix."): t for n, t in tensors.items()},
-        )
-        origin = {name: network[name] for name in ("license", "source")}
-        if not all(isinstance(text, str | None) for text in origin.values()):
-            raise ValueError(f"the origin of its weights is {reprlib.repr(origin)}")
-        with estimator._seeded():
-            estimator.initialize(replace(backbone, **origin))
-        _check_tensors(tensors, estimator.module_.state_dict())
-        estimator.module_.load_state_dict(tensors)
-        estimator.history_ = History(history)
-    return estimator
-
-
-def _save_backbone(estimator, path, precision):
-    estimator.check_is_fitted()
-    dtypes = {"float32": torch.float32, "float16": torch.float16}
-    if precision not in dtypes or Path(path).suffix != ".safetensors":
-        raise ValueError(
-            f"save_backbone({str(path)!r}, {precision!r}): the path must end in "
-            "'.safetensors', and precision be 'float32' or 'float16'."
-        )
-    dtype = dtypes[precision]
-    state = {
-        name: t.to(dtype) if t.is_floating_point() else t
-        for name, t in estimator.module_.backbone_state().items()
-    }
-    metadata = {
-        "backbone": estimator.backbone_.name,
-        "sktl": version("sktl"),
-        "preprocessing": json.dumps(asdict(estimator.backbone_.preprocessing)),
-        **{
-            field: json.dumps(values.tolist(), default=str)
-            for field, values in vars(estimator.target).items()
-        },
-    }
-    with replacing(path) as file:
-        file.write(to_bytes(state, metadata))
 
 
 def _is_same(value, default):

@@ -519,7 +519,8 @@ def _ledoit_wolf_shrinkage(rows, variances, d):
     """Share of the identity in the covariance of least expected error.
 
     Ledoit & Wolf, Journal of Multivariate Analysis 88 (2004), from principal
-    components: of the `d` variances those not given are zero.
+    components: of the `d` variances those not given are zero. (scikit-learn's needs all
+    columns: of 12544, it takes three times as long as all else that is done here.)
     """
     total = variances.sum()
     distance = (variances**2).sum() - total**2 / d

@@ -54,7 +54,7 @@ class Strategy:
 
     @property
     def starts_good(self):
-        """Whether training begins with good weights only: a solved head, none random."""
+        """Whether it begins with good weights only: a solved head, and none random."""
         return self.solves_head and self.reinit_from is None
 
     @property

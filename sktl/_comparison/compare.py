@@ -2,7 +2,6 @@
 
 import platform
 import warnings
-from importlib.metadata import version
 
 import numpy as np
 from sklearn.base import clone
@@ -34,12 +33,10 @@ from sktl._display.comparison import PASS_SECONDS, TransferComparisonDisplay
 from sktl._display.html import write_html
 from sktl._display.table import TableMixin, numbers, ranges, words
 from sktl._training.rows import check_rows
+from sktl._utils.environment import versions
 from sktl._utils.printable import shown
 from sktl._utils.scoring import get_scorers
 from sktl._utils.splits import make_splits
-
-# What the numbers may depend on.
-PACKAGES = ("sktl", "scikit-learn", "skorch", "torch", "torchvision", "numpy")
 
 
 class TransferComparison(TableMixin):
@@ -538,7 +535,6 @@ def compare_transfer(
         "train_sizes": shown(train_sizes),
         "random_state": repr(random_state),
     }
-    versions = _versions()
     chance = _score_without_images(X, y, splits[-1], scorer, target.baseline())
     kinds = [kind_of(contender) for contender in contenders.values()]
     seconds = share_passes(contenders, X, splits, n_jobs)
@@ -581,7 +577,7 @@ def compare_transfer(
         chance=chance,
         findings=[*findings, *problems],
         parameters=parameters | {PASS_SECONDS: f"{seconds:.2f}"} | described,
-        versions=versions,
+        versions={"python": platform.python_version()} | versions(),
         evidence=evidence,
         target=target.name,
     )
@@ -611,8 +607,3 @@ def _score_without_images(X, y, splits, scorer, baseline):
         warnings.simplefilter("ignore")
         (trials,) = run_trials(baseline, X, y, [splits], seeds, scorer, 1, {})
     return float(np.mean([trial.score for trial in trials]))
-
-
-def _versions():
-    versions = {package: version(package) for package in PACKAGES}
-    return {"python": platform.python_version()} | versions

@@ -6,22 +6,13 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils import get_tags
 
 from sktl._classifier import FineTunedCNNClassifier
-from sktl._comparison.raw_pixels import OF_IMAGES, RawPixels
+from sktl._comparison.raw_pixels import RawPixels
 from sktl._comparison.twins import feature_contenders
 from sktl._extractor import as_extractor
+from sktl._features.image_input import OF_IMAGES, OF_NETWORK
 from sktl._regressor import FineTunedCNNRegressor
 from sktl._utils.printable import shown
 
-# What an extractor says of the network, besides what it says of the images.
-OF_NETWORK = (
-    "backbone",
-    "weights",
-    "image_size",
-    "preprocessing",
-    "device",
-    "precision",
-    "cache",
-)
 FACES = {
     face.__name__: face for face in (FineTunedCNNClassifier, FineTunedCNNRegressor)
 }

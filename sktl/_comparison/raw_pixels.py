@@ -5,11 +5,9 @@ from joblib import Parallel, delayed
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
+from sktl._features.image_input import OF_IMAGES
 from sktl._images.forms import open_images
 from sktl._images.geometry import Geometry, fit_to
-
-# What an estimator says of the images.
-OF_IMAGES = ("image_shape", "channels", "value_range", "n_jobs")
 
 
 class RawPixels(TransformerMixin, BaseEstimator):

@@ -13,10 +13,8 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import _num_samples
 
-from sktl._comparison.contenders import OF_NETWORK
-from sktl._comparison.raw_pixels import OF_IMAGES
 from sktl._comparison.twins import comparable
-from sktl._features.image_input import ImageInputMixin, pass_once
+from sktl._features.image_input import OF_IMAGES, OF_NETWORK, ImageInputMixin, pass_once
 
 
 def share_passes(contenders, X, splits, n_jobs):

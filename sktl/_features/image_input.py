@@ -1,4 +1,4 @@
-"""What both estimators share: how X becomes images, and images activations."""
+"""What the estimators share: how X becomes images, and images activations."""
 
 import os
 import sys
@@ -23,7 +23,18 @@ from sktl.exceptions import warn_caller
 
 PIXELS = Interval(Integral, 1, None, closed="left")
 
-# One table for the parameters that both estimators have.
+# The parameters that say what the images are, and what the network is.
+OF_IMAGES = ("image_shape", "channels", "value_range", "n_jobs")
+OF_NETWORK = (
+    "backbone",
+    "weights",
+    "image_size",
+    "preprocessing",
+    "device",
+    "precision",
+    "cache",
+)
+# One table for the parameters that all estimators have.
 IMAGE_CONSTRAINTS = {
     "backbone": [str, torch.nn.Module],
     # Torchvision's weights are members of enums, one enum per network.

@@ -5,7 +5,6 @@ import json
 import re
 import reprlib
 from dataclasses import asdict, replace
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from sktl._saving.plain_data import decode, decode_array, encode, encode_array
 from sktl._training.strategy import BUILDS
 from sktl._training.targets import TARGETS
 from sktl._utils.atomic import replacing
+from sktl._utils.environment import versions
 from sktl._utils.printable import shown
 from sktl.exceptions import ModelFileError
 
@@ -37,7 +37,6 @@ OPTIONAL = {
     "feature_names_in_": np.ndarray,
 }
 LINEAR_LAYER = r"head\.(?:(\d+)\.)?weight"
-PACKAGES = ("sktl", "torch", "torchvision", "skorch", "scikit-learn", "numpy")
 
 
 class SavedMixin:
@@ -94,7 +93,7 @@ class SavedMixin:
             "history": [
                 encode(dict(row) | {"batches": []}, "history") for row in self.history
             ],
-            "versions": {name: version(name) for name in PACKAGES},
+            "versions": versions(),
         }
         write_archive(path, self._saved_as, manifest, self.module_.state_dict())
 
@@ -182,7 +181,7 @@ class SavedMixin:
         }
         metadata = {
             "backbone": self.backbone_.name,
-            "sktl": version("sktl"),
+            "sktl": versions()["sktl"],
             "preprocessing": json.dumps(asdict(self.backbone_.preprocessing)),
             **{
                 field: json.dumps(values.tolist(), default=str)

@@ -1,6 +1,15 @@
-"""Settings of a process, from environment variables."""
+"""Settings of a process, from environment variables; and versions of packages."""
 
 import os
+from importlib.metadata import version
+
+# What numbers may depend on.
+PACKAGES = ("sktl", "scikit-learn", "skorch", "torch", "torchvision", "numpy")
+
+
+def versions():
+    """Return the versions of the packages that numbers may depend on, by name."""
+    return {package: version(package) for package in PACKAGES}
 
 
 def number_from_environment(name, default, unit):

@@ -10,7 +10,7 @@ import multiprocessing
 import re
 from collections import deque
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -135,10 +135,6 @@ class Engine:
         event = torch.cuda.Event()
         event.record(torch.cuda.current_stream(self.device))
         return hosts, event
-
-    def halved(self):
-        """The engine to go on with when batches of this size do not fit."""
-        return replace(self, batch_size=self.batch_size // 2)
 
     @contextmanager
     def autocast(self):

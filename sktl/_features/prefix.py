@@ -23,7 +23,6 @@ Where a whole batch has few pixels, and so takes but a moment, nothing is cut sh
 is it for a partition of a collection, whose rows have the bits that all of `X` gives.
 """
 
-import functools
 import sys
 import weakref
 from contextlib import nullcontext
@@ -56,7 +55,6 @@ SMALL_BATCH = 2**13
 # What most networks see; for those that do, there is hardly a better one to name.
 IMAGENET_SIZE = 224
 
-_plain = functools.cache(asdict)
 _shapes = weakref.WeakKeyDictionary()  # network -> {cuts, poolings, side: shapes}
 
 
@@ -155,7 +153,7 @@ class FrozenPrefix:
             except RuntimeError as error:
                 if not is_out_of_memory(error) or engine.batch_size == 1:
                     raise
-                engine = engine.halved()
+                engine = replace(engine, batch_size=engine.batch_size // 2)
         if engine != self.engine:
             warn_caller(
                 f"Out of memory: batches of {self.engine.batch_size} images do not fit "
@@ -304,23 +302,19 @@ class FrozenPrefix:
 
     def fingerprints(self):
         """One digest per cut of all that decides the numbers, the image aside."""
-        preprocessing = _plain(self.backbone.preprocessing)
         network = self.backbone.network
         # A norm whose input is asked for is not folded into the layer before it, which
         # changes the rounding of all that follows.
         unfolded = [cut for cut in sorted(self.cuts) if network.feeds_a_norm(cut)]
+        shared = {
+            "network": self.backbone.digest,
+            "unfolded": unfolded,
+            "preprocessing": asdict(self.backbone.preprocessing),
+            "numerics": self.engine.numerics(),
+            "decoding": decoding_stack(),
+        }
         return [
-            fingerprint(
-                {
-                    "network": self.backbone.digest,
-                    "cut": cut,
-                    "unfolded": unfolded,
-                    "pooling": pooling,
-                    "preprocessing": preprocessing,
-                    "numerics": self.engine.numerics(),
-                    "decoding": decoding_stack(),
-                }
-            )
+            fingerprint(shared | {"cut": cut, "pooling": pooling})
             for cut, pooling in zip(self.cuts, self.poolings, strict=True)
         ]
 

@@ -8,7 +8,6 @@ decoded before it is asked for.
 
 import hashlib
 import io
-import math
 import numbers
 import operator
 import os
@@ -38,6 +37,7 @@ from sktl._images.value_range import (
     require_no_range,
 )
 from sktl._utils.file_state import file_state, is_settled
+from sktl._utils.missing import is_missing
 from sktl.exceptions import (
     ImageLayoutError,
     ImageOrientationWarning,
@@ -491,11 +491,9 @@ def _is_image(item):
 
 
 def _no_image(item):
-    kind = type(item).__name__
-    missing = isinstance(item, float) and math.isnan(item)
-    if missing or kind in ("NoneType", "NAType", "NaTType"):
-        kind = "missing value"
     shape = getattr(item, "shape", None)
+    missing = not shape and is_missing(item)  # an array has no truth value
+    kind = "missing value" if missing else type(item).__name__
     seen = f"shape {tuple(shape)}" if shape else reprlib.repr(item)
     return (
         f"{kind} ({seen}) where a path, bytes, a PIL image or an array "

@@ -17,7 +17,7 @@ from sktl._networks.preprocessing import Preprocessing
 from sktl._training.fine_tuning import FineTunedNet
 
 UNTRAINED, SCRATCH = "untrained", "from scratch"
-CLASSICAL, FROZEN, TUNED, RANDOM = KINDS = (
+CLASSICAL, FROZEN, TUNED, RANDOM = (
     "classical",
     "frozen features",
     "fine-tuned",
@@ -73,7 +73,7 @@ def feature_contenders(contenders):
 
 
 def kind_of(contender):
-    """Say what a contender takes from a network: one of `KINDS`."""
+    """Say what a contender takes from a network: one of the four above."""
     networks = parts_of(contender, FineTunedNet)
     extractors = parts_of(contender, PretrainedFeatureExtractor)
     if any(not is_from_scratch(network) for network in networks):

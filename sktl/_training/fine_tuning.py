@@ -12,10 +12,11 @@ from os import PathLike
 
 import numpy as np
 import torch
+from sklearn import get_config
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import get_scorer
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.metadata_routing import _routing_enabled, process_routing
+from sklearn.utils.metadata_routing import process_routing
 from skorch.callbacks import EarlyStopping
 from skorch.dataset import ValidSplit, unpack_data
 from skorch.utils import data_from_dataset, is_dataset, to_device, to_tensor
@@ -675,7 +676,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
                 f"fit() got an unexpected keyword argument {next(iter(fit_params))!r}. "
                 "Such arguments are passed to train_split, which is not set."
             )
-        if not fit_params or not _routing_enabled():
+        if not fit_params or not get_config()["enable_metadata_routing"]:
             return fit_params
         # Requests for `fit` and `partial_fit` are the same (skorch/net.py, 1.4).
         return process_routing(self, "fit", **fit_params)["splitter"]["split"]

@@ -232,7 +232,8 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         # Parameters may be anything until `fit` has checked them, arrays for instance.
         if str(self.strategy) in ("lp_ft", "gradual"):
             # Which stages there are is known when there is a network.
-            callbacks += [("unfreeze", GradualUnfreeze(stages={}))]
+            unfreeze = GradualUnfreeze(stages={}, epochs_per_stage=None)
+            callbacks += [("unfreeze", unfreeze)]
         if str(self.early_stopping) == "True":
             by_loss = str(self.monitor) == "loss"
             stop = KeepBest(
@@ -625,10 +626,10 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             return
         module = self.module_
         known = {*dict(module.named_parameters()), *dict(module.named_modules())}
-        stages = self.plan.stages(self.backbone_.network, known)
-        epochs = max(1, self.max_epochs // len(stages))
-        asked = self.get_params_for("callbacks__unfreeze")
-        unfreeze.set_params(**{"stages": stages, "epochs_per_stage": epochs} | asked)
+        unfreeze.stages = self.plan.stages(self.backbone_.network, known)
+        if unfreeze.epochs_per_stage is None:
+            n_stages = len(unfreeze.stages)
+            unfreeze.epochs_per_stage = max(1, self.max_epochs // n_stages)
 
     def _run_epochs(self, dataset, rows, task, epochs, split_params):
         self.check_training_readiness()

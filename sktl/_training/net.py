@@ -28,6 +28,8 @@ ROWS, WEIGHT = "rows", "sample_weight"
 # so few numbers that it takes a fraction of a millisecond.
 FEW_ROWS = 3
 SMALL_BATCH = 2**14
+# Parameters of what is built anew whenever it is used.
+OF_READERS = ("iterator_train__", "iterator_valid__", "dataset__")
 
 
 class ProgressBar(Callback):
@@ -36,7 +38,8 @@ class ProgressBar(Callback):
     def on_train_begin(self, net, **kwargs):
         """Open the bar."""
         total = net.max_epochs
-        self._bar = tqdm(total=total, unit=" epochs", disable=not net.verbose)
+        # skorch takes names that do not end in an underscore for parameters.
+        self.bar_ = tqdm(total=total, unit=" epochs", disable=not net.verbose)
 
     def on_epoch_end(self, net, dataset_train=None, **kwargs):
         """Show the last row of the history."""
@@ -45,12 +48,12 @@ class ProgressBar(Callback):
         numbers = {name: f"{row[name]:.3f}" for name in shown if name in row}
         speed = len(dataset_train) / row["dur"]
         phase = {"phase": row["phase"]} if "phase" in row else {}
-        self._bar.set_postfix(phase | numbers | {"images/s": f"{speed:.0f}"})
-        self._bar.update()
+        self.bar_.set_postfix(phase | numbers | {"images/s": f"{speed:.0f}"})
+        self.bar_.update()
 
     def on_train_end(self, net, **kwargs):
         """Close the bar."""
-        self._bar.close()
+        self.bar_.close()
 
     def __getstate__(self):
         return {}  # a bar belongs to this process
@@ -143,7 +146,11 @@ class EstimatorNet(NeuralNet):
         params : dict
         """
         params = super().get_params(deep=deep, **kwargs)
-        return params | {"device": vars(self)["device"]}
+        # skorch would give the defaults of callbacks, whatever was set.
+        own = {n: v for n, v in vars(self).items() if n.startswith("callbacks__")}
+        off = tuple(f"{name}__" for name, value in own.items() if value is None)
+        params = {n: v for n, v in params.items() if not n.startswith(off)}
+        return params | own | {"device": vars(self)["device"]}
 
     def set_params(self, **params):
         """Set parameters; `fit` checks them.
@@ -162,6 +169,17 @@ class EstimatorNet(NeuralNet):
                 vars(self)[name] = params.pop(name)
         if "device" in params:
             self.device = params.pop("device")
+        # Of a fitted net skorch refuses these, after it has set them.
+        for name in [name for name in params if name.startswith(OF_READERS)]:
+            vars(self)[name] = params.pop(name)
+            self._params_to_validate.add(name)
+        # Nor does it set a callback that is off, and of one switched off None is left.
+        callbacks = [name for name in params if name.startswith("callbacks__")]
+        whole = [name for name in callbacks if name.count("__") == 1]
+        for name in whole:
+            vars(self)[name] = params.pop(name)
+        if whole:
+            self._initialize_callbacks()
         super().set_params(**params)
         # skorch tells the optimiser, and would forget it in the next fit.
         told = (name for name in params if name.startswith("optimizer__"))

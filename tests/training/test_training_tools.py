@@ -256,6 +256,38 @@ def test_fitted_net_survives_pickle_and_clone(make, strategy):
     assert is_same(state_of(fresh.fit(X, Y)), state_of(clf))
 
 
+@pytest.mark.parametrize("deep", [True, False])
+@pytest.mark.parametrize("strategy", ["linear_probe", "gradual"])
+def test_parameters_of_a_fitted_net_can_be_set_again(make, strategy, deep):
+    params = {"callbacks__early_stopping__patience": 1, "callbacks__print_log": None}
+    clf = make(strategy, max_epochs=4, **STOP, **params).fit(X, Y)
+    before, state = clf.get_params(deep=deep), state_of(clf)
+    assert before.items() >= params.items()
+    clf.set_params(**before)
+    assert clf.get_params(deep=deep).keys() == before.keys()
+    assert is_same(state_of(clf), state)
+    assert is_same(state_of(clone(clf).fit(X, Y)), state)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"iterator_train__shuffle": False},
+        {"iterator_train__drop_last": True},
+        {"iterator_valid__batch_size": 5},
+        {"dataset__length": 36},
+        {"callbacks__print_log": None},
+    ],
+    ids=str,
+)
+def test_what_is_set_on_a_fitted_net_counts_from_the_next_fit_on(make, change):
+    """As in a net that has it from the start."""
+    clf = make("full", batch_size=5).fit(X, Y).set_params(**change)
+    clf.partial_fit(X, Y)
+    fresh = make("full", batch_size=5, **change).fit(X, Y)
+    assert is_same(state_of(clf.fit(X, Y)), state_of(fresh))
+
+
 RANDOM = {"hidden_units": (5,), "dropout": 0.2, "reinit_from": "conv2"}
 
 

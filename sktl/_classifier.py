@@ -70,8 +70,9 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
     C : float or "auto", default="auto"
         Inverse of the penalty on the weights of a head fitted by logistic regression,
         for standardised features, as in `sklearn.linear_model.LogisticRegression`.
-        `"auto"` chooses it, at most 1, by the leave-one-out errors of ridge regression;
-        for indicators, separately for each tag.
+        `"auto"` chooses it, at most 1 for rows of weight 1, by the errors of ridge
+        regression on each image when it is left out with all its weight and augmented
+        copies; for indicators, separately for each tag.
     dropout : float, default=0.0
         Dropout probability before each layer of the head.
     lr : float, default=1e-3

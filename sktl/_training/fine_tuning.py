@@ -786,6 +786,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             # As they were given: the penalty on the head's weights does not scale.
             np.concatenate(weights) * rows.mean_weight / n_views,
             rows.class_weights,
+            np.tile(np.arange(len(dataset)), n_views),
             self.criterion_,
             getattr(self, "C", "auto"),
         )

@@ -34,7 +34,7 @@ def linear_layer(head):
 
 
 def solve_by_logistic_regression(
-    layer, features, codes, weights, class_weights, C="auto"
+    layer, features, codes, weights, class_weights, images, C
 ):
     """Set `layer` to the logistic regression of `codes` on `features`.
 
@@ -52,11 +52,13 @@ def solve_by_logistic_regression(
     class_weights : ndarray of shape (n,) or None
         What of these is the class's weight: it has no part in the scaling, which would
         follow the heaviest class, nor in the choice of the penalty.
+    images : ndarray of shape (n,)
+        The number of the image that each row was computed from.
     C : float or "auto"
         Of `LogisticRegression`, or `"auto"`: by leave-one-out.
     """
-    features, codes, weights, class_weights = _merged(
-        features, codes, weights, class_weights
+    features, codes, weights, class_weights, images = _merged(
+        features, codes, weights, class_weights, images
     )
     present, numbers = np.unique(codes, return_inverse=True)
     if len(present) < 2:
@@ -65,8 +67,8 @@ def solve_by_logistic_regression(
     scaled = scaler.transform(features.astype(np.float64))
     if C == "auto":
         indicators = np.eye(len(present))[numbers]
-        errors, *_ = _leave_one_out(scaled, indicators, row_weights)
-        C = _as_C(errors.sum(axis=1))
+        errors, unit, *_ = _leave_one_out(scaled, indicators, row_weights, images)
+        C = _best_C(errors.sum(axis=1), unit)
     classes, coef, intercept = _logistic_regression(scaler, scaled, codes, weights, C)
     if len(coef) == 1:  # two classes: one logit, shared out
         coef, intercept = coef / 2 * [[-1], [1]], intercept / 2 * [-1, 1]
@@ -79,7 +81,7 @@ def solve_by_logistic_regression(
 
 
 def solve_each_by_logistic_regression(
-    layer, features, codes, weights, class_weights, C="auto"
+    layer, features, codes, weights, class_weights, images, C
 ):
     """Set each row of `layer` to the logistic regression of a column of `codes`.
 
@@ -93,17 +95,18 @@ def solve_each_by_logistic_regression(
         0 or 1. Where a column has only one of them, the other gets an unlikely logit.
     weights : ndarray of shape (n,) or (n, layer.out_features)
     class_weights : ndarray of shape (n, layer.out_features) or None
+    images : ndarray of shape (n,)
     C : float or "auto"
         The same for all columns, or that of each, by leave-one-out.
     """
-    features, codes, weights, class_weights = _merged(
-        features, codes, weights, class_weights
+    features, codes, weights, class_weights, images = _merged(
+        features, codes, weights, class_weights, images
     )
     scaler, row_weights = _scaler(features, weights, class_weights)
     scaled = scaler.transform(features.astype(np.float64))
     if C == "auto":
-        errors, *_ = _leave_one_out(scaled, codes, row_weights)
-        C = _as_C(errors)
+        errors, unit, *_ = _leave_one_out(scaled, codes, row_weights, images)
+        C = _best_C(errors, unit)
     C = np.broadcast_to(C, codes.shape[1])
     weights = np.broadcast_to(weights.reshape(len(codes), -1), codes.shape)
     for output, (column, of_rows) in enumerate(zip(codes.T, weights.T, strict=True)):
@@ -117,7 +120,7 @@ def solve_each_by_logistic_regression(
             layer.bias[output] = float(intercept)
 
 
-def _merged(features, codes, weights, class_weights):
+def _merged(features, codes, weights, class_weights, images):
     """Make equal rows one, whose weight is their sum, and sort them.
 
     So no bit depends on the order of rows, or on whether they are copied or weighted.
@@ -127,7 +130,7 @@ def _merged(features, codes, weights, class_weights):
     sums = np.zeros((len(first), *weights.shape[1:]))
     np.add.at(sums, number.ravel(), weights)  # a column in NumPy 2.0
     of_classes = None if class_weights is None else class_weights[first]
-    return features[first], codes[first], sums, of_classes
+    return features[first], codes[first], sums, of_classes, images[first]
 
 
 def _scaler(features, weights, class_weights):
@@ -153,8 +156,8 @@ def _logistic_regression(scaler, scaled, codes, weights, C):
     return model.classes_, coef, model.intercept_ - coef @ scaler.mean_
 
 
-# Penalties to choose from, where features have a mean variance of one: from none to
-# almost no slope.
+# Penalties to choose from, where features have a mean variance of one and rows a mean
+# weight of one: from none to almost no slope.
 PENALTIES = np.logspace(-2, 6, 33)
 # What a logistic regression's `C` times the best penalty of ridge regression is to be.
 # Found on three sets of photographs: from 3 to 10 accuracies are the same within 0.001,
@@ -162,18 +165,21 @@ PENALTIES = np.logspace(-2, 6, 33)
 RATIO = 10.0
 
 
-def _as_C(errors):
+def _best_C(errors, unit):
     """Turn the best penalty of ridge regression into `C`, at most the usual 1."""
-    return np.minimum(RATIO / PENALTIES[errors.argmin(axis=0)], 1.0)
+    return np.minimum(RATIO / PENALTIES[errors.argmin(axis=0)], 1.0) / unit
 
 
-def _leave_one_out(scaled, values, weights):
-    """Errors of ridge regression on what is left out, one row at a time.
+def _leave_one_out(scaled, values, weights, images):
+    """Errors of ridge regression on what is left out, one image at a time.
 
-    In closed form, from one singular value decomposition, O(n d min(n, d)). A weight
-    of k is the same as k equal rows, also for what is left out, which is one of them.
+    In closed form, from one singular value decomposition, O(n d min(n, d)). An image is
+    left out with all its weight, and with all its copies, or these would tell what it
+    is. Penalties are in units of the mean weight of an image, so that weights of 2 or
+    0.1 for all choose what no weights do.
 
-    Golub, Heath & Wahba, Technometrics 1979.
+    Golub, Heath & Wahba, Technometrics 1979; for several rows at a time, Cook &
+    Weisberg, Residuals and Influence in Regression, 1982.
 
     Parameters
     ----------
@@ -181,11 +187,15 @@ def _leave_one_out(scaled, values, weights):
         Centred, by weight.
     values : ndarray of shape (n, n_outputs)
     weights : ndarray of shape (n,)
+    images : ndarray of shape (n,)
+        The number of the image that each row was computed from.
 
     Returns
     -------
     errors : ndarray of shape (n_penalties, n_outputs)
         Sums of squares, by weight.
+    unit : float
+        The mean weight of an image.
     s, vt : ndarray of shape (r,) and (r, d)
         Singular values and vectors.
     along : ndarray of shape (r, n_outputs)
@@ -197,25 +207,47 @@ def _leave_one_out(scaled, values, weights):
     root = np.sqrt(weights)[:, None]
     # Weighted and centred, so that the intercept is the mean.
     u, s, vt = np.linalg.svd(root * scaled, full_matrices=False)
-    along = u.T @ (root * values)
-    rows, errors = np.square(u / root), []
-    for penalty in PENALTIES:
-        kept = s**2 / (s**2 + penalty)
-        residuals = values - (u @ (kept[:, None] * along)) / root
-        # How much a row's own value is in its prediction, by one of its copies.
-        own = rows @ kept + 1 / weights.sum()
-        left_out = residuals / np.maximum(1 - own, 1e-9)[:, None]
-        errors.append(weights @ left_out**2)
-    return np.array(errors), s, vt, along
+    values, along = root * values, u.T @ (root * values)
+    # With the direction of the intercept, which has no penalty.
+    directions = np.column_stack([u, root / np.sqrt(weights.sum())])
+    images = [(rows, directions[rows]) for rows in _rows_of_each(images[counted])]
+    unit = weights.sum() / sum(len(rows) for rows, _ in images)
+    errors = []
+    for penalty in PENALTIES * unit:
+        kept = np.append(s**2 / (s**2 + penalty), 1.0)
+        residuals, error = values - u @ (kept[:-1, None] * along), 0.0
+        for rows, of_rows in images:
+            others = (1 + 1e-9) * np.eye(rows.shape[1]) - _own_share(of_rows, kept)
+            left_out = np.linalg.solve(others, residuals[rows])
+            error += np.sum(left_out**2, axis=(0, 1))
+        errors.append(error)
+    return np.array(errors), unit, s, vt, along
 
 
-def solve_by_ridge(layer, features, values, weights):
+def _own_share(directions, kept):
+    """How much the rows of each image are in their own predictions."""
+    if directions.shape[1] == 1:  # the same, sooner
+        return (np.square(directions[:, 0]) @ kept)[:, None, None]
+    return (directions * kept) @ directions.mT
+
+
+def _rows_of_each(images):
+    """Rows of each image: an array of (n_images, n_rows) for each number of rows."""
+    _, number, sizes = np.unique(images, return_inverse=True, return_counts=True)
+    order = np.argsort(number, kind="stable")
+    rows = np.split(order, np.cumsum(sizes)[:-1])
+    return [
+        np.array([of for of in rows if len(of) == size]) for size in np.unique(sizes)
+    ]
+
+
+def solve_by_ridge(layer, features, values, weights, images):
     """Set `layer` to the ridge regression of `values` on `features`.
 
     Features are centred, and scaled by one number. If each had its own scale, one that
     hardly varied in training would be magnified, and where it varies later nothing
     bounds the prediction: on hand signs R2 was -0.19, and is 0.50. Each column of
-    `values` has the penalty that predicts best what is left out, one row at a time.
+    `values` has the penalty that predicts best what is left out, one image at a time.
 
     Parameters
     ----------
@@ -223,14 +255,17 @@ def solve_by_ridge(layer, features, values, weights):
     features : ndarray of shape (n, layer.in_features)
     values : ndarray of shape (n, layer.out_features)
     weights : ndarray of shape (n,)
+    images : ndarray of shape (n,)
     """
-    features, values = features.astype(np.float64), values.astype(np.float64)
+    features, values, weights, _, images = _merged(
+        features.astype(np.float64), values.astype(np.float64), weights, None, images
+    )
     centre = np.average(features, axis=0, weights=weights)
     variance = np.average(np.mean((features - centre) ** 2, axis=1), weights=weights)
     scale = np.sqrt(variance) or 1.0
     scaled = (features - centre) / scale
-    errors, s, vt, along = _leave_one_out(scaled, values, weights)
-    s, penalty = s[:, None], PENALTIES[errors.argmin(axis=0)]
+    errors, unit, s, vt, along = _leave_one_out(scaled, values, weights, images)
+    s, penalty = s[:, None], PENALTIES[errors.argmin(axis=0)] * unit
     coef = (vt.T @ (s / (s**2 + penalty) * along)).T / scale
     mean = np.average(values, axis=0, weights=weights)
     with torch.no_grad():

@@ -156,7 +156,9 @@ class Labels:
         """The class weight of each row."""
         return class_weights[codes]
 
-    def solve(self, layer, features, codes, weights, class_weights, criterion, C):
+    def solve(
+        self, layer, features, codes, weights, class_weights, images, criterion, C
+    ):
         """Set the head's layer to where training would end.
 
         Parameters
@@ -167,6 +169,8 @@ class Labels:
         weights : ndarray of shape (n,)
             Of row and class together.
         class_weights : ndarray of shape (n_classes,) or None
+        images : ndarray of shape (n,)
+            The number of the image that each row was computed from.
         criterion : torch.nn.Module
             The loss; its `weight` of each class is followed.
         C : float or "auto"
@@ -190,7 +194,9 @@ class Labels:
             weights = weights * of_loss[codes]
             class_weights = of_loss * (1 if class_weights is None else class_weights)
         of_rows = None if class_weights is None else class_weights[codes]
-        solve_by_logistic_regression(layer, features, codes, weights, of_rows, C)
+        solve_by_logistic_regression(
+            layer, features, codes, weights, of_rows, images, C
+        )
 
     def _is_log_loss(self, criterion):
         if type(criterion) not in (torch.nn.CrossEntropyLoss, torch.nn.NLLLoss):
@@ -395,7 +401,9 @@ class Indicators:
         """The class weight of each row and tag, of shape (n, n_tags)."""
         return np.take_along_axis(class_weights, codes.astype(int), axis=0)
 
-    def solve(self, layer, features, codes, weights, class_weights, criterion, C):
+    def solve(
+        self, layer, features, codes, weights, class_weights, images, criterion, C
+    ):
         """As `Labels.solve`, by a logistic regression for each tag."""
         plain = type(criterion) in (torch.nn.BCEWithLogitsLoss, torch.nn.BCELoss)
         weighs = getattr(criterion, "pos_weight", None) is not None
@@ -404,7 +412,9 @@ class Indicators:
         of_tags = None
         if class_weights is not None:
             of_tags = self.weights_of(codes, class_weights)
-        solve_each_by_logistic_regression(layer, features, codes, weights, of_tags, C)
+        solve_each_by_logistic_regression(
+            layer, features, codes, weights, of_tags, images, C
+        )
 
     def as_read_by(self, criterion, logits):
         """Turn logits into what a loss reads: `BCELoss` reads probabilities."""
@@ -584,11 +594,13 @@ class Numbers:
     def weigh(self, y, class_weight, sample_weight=None):
         """There are no classes to weigh."""
 
-    def solve(self, layer, features, codes, weights, class_weights, criterion, C):
+    def solve(
+        self, layer, features, codes, weights, class_weights, images, criterion, C
+    ):
         """As `Labels.solve`, by ridge regression; for squared errors."""
         if type(criterion) is not torch.nn.MSELoss:
             _warn_of(criterion, "ridge regression")
-        solve_by_ridge(layer, features, codes, weights)
+        solve_by_ridge(layer, features, codes, weights, images)
 
     def agreement(self, outputs, others):
         """R2 of other outputs, of the variance of these."""

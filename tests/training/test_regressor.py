@@ -17,8 +17,7 @@ from sklearn.linear_model import Ridge, RidgeCV
 from sklearn.model_selection import (
     GridSearchCV,
     KFold,
-    LeaveOneOut,
-    cross_val_predict,
+    LeaveOneGroupOut,
     cross_val_score,
 )
 from sklearn.utils.estimator_checks import check_estimator
@@ -101,18 +100,57 @@ def test_linear_probe_is_ridge_with_the_penalty_of_leave_one_out(
     np.testing.assert_allclose(predicted, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_penalty_is_that_of_models_that_each_lack_a_row(regressor, features):
+@pytest.mark.parametrize("weights", [np.ones(36), RNG.uniform(0.01, 0.2, 36)])
+def test_penalty_is_that_of_models_that_each_lack_a_row(regressor, features, weights):
     """By brute force: the closed form of what is left out is right."""
-    noise = np.random.default_rng(1).normal(size=36)
-    y = LIGHT + 40 * noise
-    scaled = (features - features.mean(axis=0)) / np.sqrt(features.var(axis=0).mean())
+    y = LIGHT + 40 * np.random.default_rng(1).normal(size=36)
+    expected = best_ridge(features, y, weights, np.arange(36)).predict(features)
+    predicted = regressor().fit(X, y, sample_weight=weights).predict(X)
+    np.testing.assert_allclose(predicted, expected, rtol=1e-4)
 
-    def left_out(penalty):
-        return cross_val_predict(Ridge(penalty), scaled, y, cv=LeaveOneOut()) - y
 
-    best = min(np.logspace(-2, 6, 33), key=lambda p: np.sum(left_out(p) ** 2))
-    expected = Ridge(best).fit(scaled, y).predict(scaled)
-    np.testing.assert_allclose(regressor().fit(X, y).predict(X), expected, rtol=1e-4)
+def test_penalty_is_that_of_models_that_each_lack_all_copies_of_an_image(regressor):
+    """Others of its augmented copies would tell what an image is."""
+    made = []
+
+    def brighter(image):
+        made.append(image // 2 + torch.randint(100, (1,), dtype=torch.uint8))
+        return made[-1]
+
+    y = LIGHT + 40 * np.random.default_rng(1).normal(size=36)
+    reg = regressor(augment=brighter, max_epochs=3).fit(X, y)
+    extractor = PretrainedFeatureExtractor(
+        reg.backbone, image_size=8, precision="float32"
+    ).fit(X)
+    copies = extractor.transform(torch.stack(made).permute(0, 2, 3, 1).numpy())
+    images = np.tile(np.arange(36), 3)
+    ridge = best_ridge(copies, y[images], np.full(108, 1 / 3), images)
+    expected = ridge.predict(extractor.transform(X))
+    np.testing.assert_allclose(reg.predict(X), expected, rtol=1e-3)
+
+
+def best_ridge(features, y, weights, images):
+    """Ridge regression with the penalty that predicts best the images left out."""
+    features = features.astype(float)
+    splits = [*LeaveOneGroupOut().split(features, y, images)]
+
+    def squared_errors(penalty):
+        for train, test in splits:
+            of_train = weights[train]
+            centre = np.average(features[train], axis=0, weights=of_train)
+            mean = np.average(y[train], weights=of_train)
+            rows = features[train] - centre
+            weighted = rows.T * of_train
+            of_rows = weighted @ rows + penalty * np.eye(len(weighted))
+            slope = np.linalg.solve(of_rows, weighted @ (y[train] - mean))
+            away = (features[test] - centre) @ slope + mean - y[test]
+            yield weights[test] @ away**2
+
+    centre = np.average(features, axis=0, weights=weights)
+    variance = np.average((features - centre) ** 2, axis=0, weights=weights).mean()
+    penalties = np.logspace(-2, 6, 33) * variance * weights.sum() / len(splits)
+    best = min(penalties, key=lambda penalty: sum(squared_errors(penalty)))
+    return Ridge(best).fit(features, y, weights)
 
 
 def test_feature_that_hardly_varies_in_training_does_not_run_wild():
@@ -131,6 +169,13 @@ def test_weight_of_a_solved_head_is_a_number_of_copies(regressor):
     repeated = np.repeat(np.arange(36), copies)
     weighted = regressor().fit(X, BOTH, sample_weight=copies)
     plain = regressor().fit(X[repeated], BOTH[repeated])
+    np.testing.assert_allclose(weighted.predict(X), plain.predict(X), rtol=1e-5)
+
+
+@pytest.mark.parametrize("weight", [0.1, 1 / 36, 100.0])
+def test_one_weight_for_all_rows_leaves_the_probe_as_it_is(regressor, weight):
+    weighted = regressor().fit(X, BOTH, sample_weight=np.full(36, weight))
+    plain = regressor().fit(X, BOTH)
     np.testing.assert_allclose(weighted.predict(X), plain.predict(X), rtol=1e-5)
 
 

@@ -144,6 +144,13 @@ def test_weight_of_a_solved_head_is_a_number_of_copies(make, n_classes):
     np.testing.assert_allclose(scores(weighted), scores(plain), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("weight", [0.1, 1 / 36, 2.0, 100.0])
+def test_one_weight_for_all_rows_leaves_the_probe_as_it_is(make, weight):
+    weighted = make("linear_probe").fit(X, Y, sample_weight=np.full(36, weight))
+    plain = make("linear_probe").fit(X, Y)
+    np.testing.assert_allclose(scores(weighted), scores(plain), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("class_weight", ["balanced", {0: 5.0, 2: 0.5}])
 def test_class_weight_is_that_of_logistic_regression(make, class_weight):
     rows = np.flatnonzero((Y != 1) | (np.arange(36) > 20))

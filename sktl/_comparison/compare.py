@@ -29,7 +29,7 @@ from sktl._comparison.summary import collect_predictions, describe, summarize
 from sktl._comparison.train_sizes import shrink
 from sktl._comparison.trials import run_trials
 from sktl._comparison.twins import kind_of
-from sktl._display.comparison import PASS_SECONDS, TransferComparisonDisplay
+from sktl._display.comparison import TransferComparisonDisplay
 from sktl._display.html import write_html
 from sktl._display.table import TableMixin, numbers, ranges, words
 from sktl._training.rows import check_rows
@@ -71,6 +71,8 @@ class TransferComparison(TableMixin):
         known.
     target : {"labels", "indicators", "numbers"}, default="labels"
         As `target_`.
+    pass_seconds : float, default=nan
+        As `pass_seconds_`.
 
     Attributes
     ----------
@@ -139,6 +141,9 @@ class TransferComparison(TableMixin):
         The contenders and the settings of the comparison.
     versions_ : dict of str to str
         Versions of the packages that the numbers may depend on.
+    pass_seconds_ : float
+        Seconds that the pass of all images through the networks took, which fit times
+        do not include. NaN if that is not known.
 
     See Also
     --------
@@ -217,6 +222,7 @@ class TransferComparison(TableMixin):
         versions=None,
         evidence=None,
         target="labels",
+        pass_seconds=np.nan,
     ):
         self._evidence = evidence or evidence_of_sizes(results, scoring)
         low, high = intervals(results, self._evidence)
@@ -233,6 +239,7 @@ class TransferComparison(TableMixin):
         self.parameters_ = parameters or {}
         self.versions_ = versions or {}
         self.target_ = target
+        self.pass_seconds_ = pass_seconds
 
     def gain(self, contender, over):
         """Estimate how far a contender is ahead of another on the same splits.
@@ -479,7 +486,7 @@ def compare_transfer(
     -----
     Time: one pass of all images through each network, and the fits. The pass comes
     first, so that all contenders find their features in the cache; fit seconds do not
-    include it, and `parameters_` has its own time. This requires that contenders read
+    include it, and `pass_seconds_` is its own time. This requires that contenders read
     `X` themselves or in the first step of a pipeline, and that they cache features
     (`cache`, which must be a directory if `n_jobs` starts processes). Networks that are
     trained by epochs are scored after each epoch; fit seconds do not include that
@@ -576,7 +583,8 @@ def compare_transfer(
         classes=getattr(target, "classes", None),
         chance=chance,
         findings=[*findings, *problems],
-        parameters=parameters | {PASS_SECONDS: f"{seconds:.2f}"} | described,
+        parameters=parameters | {"seconds of the passes": f"{seconds:.2f}"} | described,
+        pass_seconds=seconds,
         versions={"python": platform.python_version()} | versions(),
         evidence=evidence,
         target=target.name,

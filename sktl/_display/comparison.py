@@ -15,7 +15,6 @@ from sktl._display.drawing import (
 )
 from sktl._training.targets import TARGETS
 
-PASS_SECONDS = "seconds of the passes"  # in the parameters of a comparison
 # Largest over smallest training size, and time, from which on the axis is logarithmic.
 LOG_FROM, LOG_TIMES_FROM = 8, 100
 TICK_DISTANCE = 0.08  # of the axis: four digits and a gap
@@ -132,7 +131,7 @@ class TransferComparisonDisplay:
             n_splits=comparison.n_splits_,
             baseline=TARGETS[comparison.target_].baseline_name,
             fit_times=results["mean_fit_time"],
-            pass_seconds=float(comparison.parameters_.get(PASS_SECONDS, "nan")),
+            pass_seconds=comparison.pass_seconds_,
         )
 
     def plot(self, ax=None):

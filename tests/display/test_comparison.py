@@ -175,8 +175,7 @@ def test_points_need_no_training_sizes():
 
 
 def test_seconds_stand_beside_the_scores_and_name_the_pass(make_comparison, pyplot):
-    parameters = {"seconds of the passes": "125"}
-    comparison = make_comparison(random_scores("abc"), [80], parameters=parameters)
+    comparison = make_comparison(random_scores("abc"), [80], pass_seconds=125.0)
     display = draw(comparison)
     results = comparison.results_
     order = np.argsort(-results["mean_test_score"])

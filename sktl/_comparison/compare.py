@@ -10,18 +10,12 @@ from tqdm import tqdm
 
 from sktl._comparison.contenders import check_contenders
 from sktl._comparison.evidence import (
+    LARGEST,
     check_margin,
     collect_evidence,
     evidence_of_sizes,
 )
-from sktl._comparison.findings import (
-    Findings,
-    bounds_of_difference,
-    clip,
-    gain,
-    intervals,
-    mean_curve,
-)
+from sktl._comparison.findings import Findings
 from sktl._comparison.influence import make_units
 from sktl._comparison.shared_pass import share_passes
 from sktl._comparison.statistics import chances_of_being_best
@@ -225,7 +219,7 @@ class TransferComparison(TableMixin):
         pass_seconds=np.nan,
     ):
         self._evidence = evidence or evidence_of_sizes(results, scoring)
-        low, high = intervals(results, self._evidence)
+        low, high = self._evidence.intervals(results)
         self.results_ = results | {"low_test_score": low, "high_test_score": high}
         self.scoring_ = scoring
         self.n_splits_ = sum(name.startswith("split") for name in results)
@@ -268,8 +262,8 @@ class TransferComparison(TableMixin):
                     f"{name!r} is not one of the contenders, which are "
                     f"{', '.join(map(repr, names))}."
                 )
-        mean = gain(self.results_, self._evidence, contender, over)
-        return clip(mean, bounds_of_difference(self._evidence.bounds))
+        gain = self._evidence.gain(self.results_, contender, over)
+        return gain.estimate(self._evidence.bounds_of_gain)
 
     def rank(self):
         """Estimate how probable it is that each contender is the best.
@@ -282,15 +276,15 @@ class TransferComparison(TableMixin):
             of a contender that failed is 0.
         """
         scores = {
-            name: self._evidence.scores(self.results_, name, -1)
+            name: self._evidence.scores(self.results_, name, LARGEST)
             for name in self._names()
         }
-        failed = [n for n, of in scores.items() if np.isnan(of.of_splits).any()]
-        running = {name: of for name, of in scores.items() if name not in failed}
+        failed = [name for name in scores if np.isnan(scores[name].of_splits).any()]
         chances = dict.fromkeys(failed, 0.0)
+        running = [name for name in scores if name not in failed]
         if running:
-            found = chances_of_being_best(list(running.values())).tolist()
-            chances |= dict(zip(running, found, strict=True))
+            found = chances_of_being_best([scores[name] for name in running])
+            chances |= dict(zip(running, found.tolist(), strict=True))
         return dict(sorted(chances.items(), key=lambda item: -item[1]))
 
     def mean_curves(self, over="epoch"):
@@ -311,7 +305,7 @@ class TransferComparison(TableMixin):
             the splits alone, reaches below and above them, of shape (2, n_points).
         """
         return {
-            name: mean_curve(splits, over, self._evidence)
+            name: self._evidence.mean_curve(splits, over)
             for name, splits in self.curves_.items()
         }
 
@@ -521,10 +515,11 @@ def compare_transfer(
     y, target = check_rows(X, y, target)
     check_margin(margin)
     contenders = check_contenders(contenders, backbone, target)
-    (what, scorer), *others = get_scorers(scoring, target, y).items()
-    others = dict(others)
-    given = np.random.RandomState() if random_state is None else random_state
-    rng = check_random_state(given)
+    (scoring_name, scorer), *others = get_scorers(scoring, target, y).items()
+    other_scorers = dict(others)
+    # Without a seed: not numpy's global generator.
+    own = np.random.RandomState() if random_state is None else random_state
+    rng = check_random_state(own)
     splits = make_splits(X, y, cv, groups, target)
     seeds = [None] * len(splits)
     if random_state is not None:
@@ -538,21 +533,21 @@ def compare_transfer(
         "rows": str(len(y)),
         target.outputs: str(target.n_outputs),
         "cv": shown(cv),
-        "scoring": ", ".join([what, *others]),
+        "scoring": ", ".join([scoring_name, *other_scorers]),
         "train_sizes": shown(train_sizes),
         "random_state": repr(random_state),
     }
     chance = _score_without_images(X, y, splits[-1], scorer, target.baseline())
     kinds = [kind_of(contender) for contender in contenders.values()]
     seconds = share_passes(contenders, X, splits, n_jobs)
-    whose = np.arange(len(y)) if groups is None else np.asarray(groups)
-    units = make_units(whose)
+    group_of_row = np.arange(len(y)) if groups is None else np.asarray(groups)
+    units = make_units(group_of_row)
     trials = {}
     with tqdm(clones.items(), disable=not verbose, unit="contender") as bar:
         for name, contender in bar:
             bar.set_description(name)
             trials[name] = run_trials(
-                contender, X, y, splits, seeds, scorer, n_jobs, others, units
+                contender, X, y, splits, seeds, scorer, n_jobs, other_scorers, units
             )
     results, curves = summarize(trials, splits)
     results["kind"] = np.repeat(np.array(kinds, dtype=object), len(splits))
@@ -561,9 +556,9 @@ def compare_transfer(
         problems,
         "what each row contributes",
         collect_evidence,
-        *(trials, splits, whose, what, margin),
-    )
-    said = _attempt(
+        *(trials, splits, group_of_row, scoring_name, margin),
+    ) or evidence_of_sizes(results, scoring_name)
+    transfer = _attempt(
         problems,
         "what they say about transfer",
         _find,
@@ -572,10 +567,10 @@ def compare_transfer(
     predictions = _attempt(
         problems, "the predictions", collect_predictions, trials, splits, y, target
     )
-    effects, indicators, findings = said or (None, None, [])
+    effects, indicators, findings = transfer or (None, None, [])
     return TransferComparison(
         results,
-        what,
+        scoring_name,
         effects=effects,
         indicators=indicators,
         curves=curves,

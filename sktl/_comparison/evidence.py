@@ -1,4 +1,4 @@
-"""What the intervals rest on besides the scores: rows in common, bounds, a margin."""
+"""What intervals rest on besides the scores: rows in common, bounds, a margin."""
 
 from math import inf
 from numbers import Real
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sktl._comparison.statistics import Scores
+from sktl._comparison.statistics import Scores, estimate_mean
 
 FROM_ZERO_TO_ONE = (
     *("accuracy", "average_precision", "f1", "jaccard", "precision", "recall"),
@@ -14,6 +14,7 @@ FROM_ZERO_TO_ONE = (
 )
 UP_TO_ONE = ("r2", "explained_variance", "d2_")
 DEFAULT_MARGIN = 0.01  # of scores that are at best 1
+LARGEST = -1  # position of the training size
 
 
 class Evidence(NamedTuple):
@@ -68,8 +69,79 @@ class Evidence(NamedTuple):
             self.unseen,
         )
 
+    @property
+    def bounds_of_gain(self):
+        """What the difference of two scores can be."""
+        spread = self.bounds[1] - self.bounds[0]
+        return -spread, spread
 
-def collect_evidence(trials, splits, whose, scoring, margin):
+    def gain(self, results, contender, other, size=LARGEST):
+        """Estimate how far a contender is ahead of another on the same splits.
+
+        Parameters
+        ----------
+        results : dict of str to ndarray
+            As `TransferComparison.results_`.
+        contender, other : str
+        size : int
+            Position of the training size.
+
+        Returns
+        -------
+        gain : Mean
+        """
+        scores = self.scores(results, contender, size)
+        return estimate_mean(scores.minus(self.scores(results, other, size)))
+
+    def intervals(self, results):
+        """Interval of each mean score.
+
+        Parameters
+        ----------
+        results : dict of str to ndarray
+            As `TransferComparison.results_`.
+
+        Returns
+        -------
+        low, high : ndarray of shape (n_entries,)
+        """
+        ends = []
+        for row, name in enumerate(results["contender"]):
+            size = np.sum(results["contender"][:row] == name)
+            mean = estimate_mean(self.scores(results, name, size))
+            ends.append(mean.estimate(self.bounds)[1:3])
+        return np.array(ends).T
+
+    def mean_curve(self, splits, over):
+        """Mean score over splits of a network as it is trained.
+
+        Parameters
+        ----------
+        splits : list of dict
+            As in `TransferComparison.curves_`.
+        over : {"epoch", "seconds"}
+
+        Returns
+        -------
+        x, means : ndarray of shape (n_points,)
+        errors : ndarray of shape (2, n_points)
+            How far the interval reaches below and above; from the splits alone, as
+            rows are not followed through the epochs.
+        """
+        x = max((split[over] for split in splits if split), key=lambda x: x[-1])
+        scores = [
+            np.interp(x, split[over], split["score"]) if split else x * np.nan
+            for split in splits
+        ]
+        estimates = [
+            estimate_mean(Scores(at_point, None, self.shared)).estimate(self.bounds)
+            for at_point in np.transpose(scores)
+        ]
+        means, low, high, _ = np.transpose(estimates)
+        return x, means, np.array([means - low, high - means])
+
+
+def collect_evidence(trials, splits, group_of_row, scoring, margin):
     """Gather it after all trials.
 
     Parameters
@@ -77,7 +149,7 @@ def collect_evidence(trials, splits, whose, scoring, margin):
     trials : dict of str to list of list of Trial
         By contender, size and split.
     splits : list of list of Split
-    whose : ndarray of shape (n_samples,)
+    group_of_row : ndarray of shape (n_samples,)
         The group of each row, or the row itself.
     scoring : str
     margin : float or None
@@ -95,19 +167,24 @@ def collect_evidence(trials, splits, whose, scoring, margin):
     rows = np.unique(np.concatenate([part for split in largest for part in split]))
     tested = np.unique(np.concatenate([split.test for split in largest]))
     bounds = bounds_of(scoring)
-    scores = [t.score for of in trials.values() for of_size in of for t in of_size]
+    scores = [
+        trial.score
+        for of_sizes in trials.values()
+        for of_size in of_sizes
+        for trial in of_size
+    ]
     return Evidence(
         of_rows,
         shared_rows([split.test for split in largest]),
         len(rows),
         len(tested),
-        _unseen_variance(bounds, scores, len(np.unique(whose[tested]))),
+        _unseen_variance(bounds, scores, len(np.unique(group_of_row[tested]))),
         bounds,
         DEFAULT_MARGIN if margin is None and bounds[1] == 1 else margin,
     )
 
 
-def evidence_of_sizes(results, scoring="score"):
+def evidence_of_sizes(results, scoring):
     """Make do with a table: as if splits were random ones of the same rows.
 
     Parameters
@@ -180,7 +257,7 @@ def check_margin(margin):
         raise ValueError(
             f"margin={margin!r} must be a number above 0, in the unit of the score: "
             "the largest difference that does not matter. None is 0.01 for scores "
-            "whose best value is 1."
+            "group_of_row best value is 1."
         )
 
 

@@ -6,7 +6,7 @@ size, in increasing order; effects and indicators are about its last one.
 
 import numpy as np
 
-from sktl._comparison.evidence import evidence_of_sizes
+from sktl._comparison.evidence import LARGEST
 from sktl._comparison.statistics import (
     BETTER,
     EQUIVALENT,
@@ -14,15 +14,14 @@ from sktl._comparison.statistics import (
     WORSE,
     Scores,
     estimate_mean,
-    judge,
+    verdicts_on,
 )
 from sktl._comparison.twins import SCRATCH, feature_contenders, find_pairs
 
-FROZEN = "score of frozen features"
+FROZEN_SCORE = "score of frozen features"
 EPOCHS = "epochs to the score from scratch"
 SECONDS = "seconds to the score from scratch"
 GAIN = "gain over from scratch"
-LARGEST = -1
 
 
 class Findings:
@@ -36,18 +35,17 @@ class Findings:
         As `TransferComparison.curves_`.
     contenders : dict of str to estimator
         As they were passed.
-    evidence : Evidence or None, default=None
-        None: of the rows, nothing but their number is known.
+    evidence : Evidence
     """
 
-    def __init__(self, results, curves, contenders, evidence=None):
+    def __init__(self, results, curves, contenders, evidence):
         self.results = results
         self.curves = curves
-        self.evidence = evidence or evidence_of_sizes(results)
+        self.evidence = evidence
         self.pairs = find_pairs(contenders)
         self.readers = feature_contenders(contenders)
         self.gains = [self._gain(pair) for pair in self.pairs]
-        self.verdicts, self.p_values = judge(self.gains, self.evidence.margin)
+        self.verdicts, self.p_values = verdicts_on(self.gains, self.evidence.margin)
 
     # ---- numbers
 
@@ -66,8 +64,8 @@ class Findings:
         """The three classic indicators, each with its interval."""
         rows = []
         for name in self.readers:
-            mean = estimate_mean(self._scores(name))
-            rows.append((FROZEN, name, "", *clip(mean, self.evidence.bounds)[:3]))
+            mean = estimate_mean(self._scores(name)).estimate(self.evidence.bounds)
+            rows.append((FROZEN_SCORE, name, "", *mean[:3]))
         for pair, gain in zip(self.pairs, self.gains, strict=True):
             if pair.kind != SCRATCH:
                 continue
@@ -90,7 +88,7 @@ class Findings:
             return []
         times, reached = times
         mean = estimate_mean(Scores(times, None, self.evidence.shared))
-        value, low, high, _ = clip(mean, (0.0, np.inf))
+        value, low, high, _ = mean.estimate((0.0, np.inf))
         high = high if reached.all() else np.inf
         return [(indicator, name, reference, value, low, high)]
 
@@ -113,10 +111,10 @@ class Findings:
         return self.evidence.scores(self.results, name, size)
 
     def _gain(self, pair, size=LARGEST):
-        return gain(self.results, self.evidence, pair.contender, pair.twin, size)
+        return self.evidence.gain(self.results, pair.contender, pair.twin, size)
 
     def _interval(self, gain):
-        return clip(gain, bounds_of_difference(self.evidence.bounds))[:3]
+        return gain.estimate(self.evidence.bounds_of_gain)[:3]
 
     # ---- sentences
 
@@ -220,7 +218,7 @@ class Findings:
     def _verdict_at(self, pair, size):
         """The verdict on a pair at a smaller size, among as many comparisons."""
         gains = [self._gain(other, size) for other in self.pairs]
-        verdicts, _ = judge(gains, self.evidence.margin)
+        verdicts, _ = verdicts_on(gains, self.evidence.margin)
         return verdicts[self.pairs.index(pair)]
 
     def _say_learning_time(self, pair):
@@ -280,104 +278,6 @@ class Findings:
             where = f" with {', '.join(sizes)} training rows" if several else ""
             sentences.append(f"{name!r} failed{where}: {errors[0]}")
         return sentences
-
-
-# ---- estimates from the results
-
-
-def gain(results, evidence, contender, other, size=LARGEST):
-    """Estimate how far a contender is ahead of another on the same splits.
-
-    Parameters
-    ----------
-    results : dict of str to ndarray
-        As `TransferComparison.results_`.
-    evidence : Evidence
-    contender, other : str
-    size : int
-        Position of the training size.
-
-    Returns
-    -------
-    gain : Mean
-    """
-    scores = evidence.scores(results, contender, size)
-    return estimate_mean(scores.minus(evidence.scores(results, other, size)))
-
-
-def intervals(results, evidence):
-    """Interval of each mean score.
-
-    Parameters
-    ----------
-    results : dict of str to ndarray
-        As `TransferComparison.results_`.
-    evidence : Evidence
-
-    Returns
-    -------
-    low, high : ndarray of shape (n_entries,)
-    """
-    ends = []
-    for row, name in enumerate(results["contender"]):
-        size = np.sum(results["contender"][:row] == name)
-        mean = estimate_mean(evidence.scores(results, name, size))
-        ends.append(clip(mean, evidence.bounds)[1:3])
-    return np.array(ends).T
-
-
-def mean_curve(splits, over, evidence):
-    """Mean score over splits of a network as it is trained.
-
-    Parameters
-    ----------
-    splits : list of dict
-        As in `TransferComparison.curves_`.
-    over : {"epoch", "seconds"}
-    evidence : Evidence
-
-    Returns
-    -------
-    x, means : ndarray of shape (n_points,)
-    errors : ndarray of shape (2, n_points)
-        How far the interval reaches below and above; from the splits alone, as rows
-        are not followed through the epochs.
-    """
-    x = max((split[over] for split in splits if split), key=lambda x: x[-1])
-    scores = [
-        np.interp(x, split[over], split["score"]) if split else x * np.nan
-        for split in splits
-    ]
-    estimates = [
-        clip(estimate_mean(Scores(at_point, None, evidence.shared)), evidence.bounds)
-        for at_point in np.transpose(scores)
-    ]
-    means, low, high, _ = np.transpose(estimates)
-    return x, means, np.array([means - low, high - means])
-
-
-def clip(mean, bounds):
-    """Estimate a mean by an interval of what it can be.
-
-    Parameters
-    ----------
-    mean : Mean
-    bounds : tuple of float
-
-    Returns
-    -------
-    estimate : Estimate
-    """
-    estimate = mean.estimate()
-    ends = min(bounds[0], mean.value), max(bounds[1], mean.value)
-    low, high = np.clip([estimate.low, estimate.high], *ends)
-    return estimate._replace(low=float(low), high=float(high))
-
-
-def bounds_of_difference(bounds):
-    """What the difference of two scores can be."""
-    spread = bounds[1] - bounds[0]
-    return -spread, spread
 
 
 # ---- words

@@ -5,7 +5,7 @@ import time
 import numpy as np
 from skorch.callbacks import Callback
 
-from sktl._comparison.row_names import rows_named
+from sktl._comparison.named_rows import rows_named
 from sktl._training.early_stopping import NetInTraining
 
 

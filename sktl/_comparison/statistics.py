@@ -55,10 +55,11 @@ class Mean(NamedTuple):
     error: float
     freedom: float
 
-    def estimate(self):
-        """The interval, and the p-value of a mean of zero."""
+    def estimate(self, bounds=(-np.inf, np.inf)):
+        """The interval, of what the mean can be, and the p-value of a mean of zero."""
         half = self.half_width()
-        low, high = self.value - half, self.value + half
+        ends = min(bounds[0], self.value), max(bounds[1], self.value)
+        low, high = np.clip([self.value - half, self.value + half], *ends).tolist()
         return Estimate(self.value, low, high, 2 * self._tail(abs(self.value)))
 
     def half_width(self, n_means=1):
@@ -151,15 +152,15 @@ def _components(scores):
     rows, splits : ndarray of shape (n_means, n_means)
         What the rows contribute, and what the splits; nothing less than 0.
     """
-    values = np.array([of.of_splits for of in scores], dtype=float)
+    values = np.array([one.of_splits for one in scores], dtype=float)
     values = values - values[:, :1]  # equal values have no variance, nor its rounding
     n_splits = values.shape[1]
     between = np.cov(values).reshape(len(scores), len(scores))
-    if any(of.of_rows is None for of in scores):
+    if any(one.of_rows is None for one in scores):
         correlation = scores[0].shared
         factor = 1 / n_splits + correlation / (1 - correlation)
         return np.zeros_like(between), factor * between
-    influence = np.array([of.of_rows for of in scores])
+    influence = np.array([one.of_rows for one in scores])
     within = np.einsum("asu,bsu->ab", influence, influence) / n_splits
     total = influence.sum(axis=1) / n_splits
     rows = total @ total.T
@@ -192,7 +193,7 @@ def holm(p_values):
     return p_values
 
 
-def judge(means, margin):
+def verdicts_on(means, margin):
     """Say of several differences what may be said, adjusted to how many they are.
 
     Equivalent comes first: what is surely smaller than the margin does not matter, even
@@ -246,7 +247,7 @@ def chances_of_being_best(scores, n_draws=10_000):
     chances : ndarray of shape (n_contenders,)
         Their sum is 1. Contenders that are equal in a draw share it.
     """
-    means = np.array([np.mean(of.of_splits) for of in scores])
+    means = np.array([np.mean(one.of_splits) for one in scores])
     covariance = np.sum(_components(scores), axis=0)
     draws = np.random.default_rng(0).multivariate_normal(
         means, covariance, size=n_draws, method="eigh"

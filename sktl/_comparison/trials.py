@@ -10,7 +10,7 @@ from sklearn.utils import _safe_indexing
 from sklearn.utils.parallel import Parallel, delayed
 
 from sktl._comparison.influence import Predicted, influence
-from sktl._comparison.row_names import rows_named
+from sktl._comparison.named_rows import rows_named
 from sktl._comparison.score_curve import ScoreCurve
 from sktl._training.fine_tuning import FineTunedNet
 

@@ -769,7 +769,8 @@ def test_network_that_fails_on_a_split_loses_nothing_but_its_indicators(failing)
         "scratch": FineTunedCNNClassifier("sktl_mini", strategy="scratch"),
         "tuned": FineTunedCNNClassifier("sktl_mini"),
     }
-    findings = Findings(fake_scores(scores, (80,)), curves, contenders)
+    evidence = Evidence({}, 0.2, 100, 100)
+    findings = Findings(fake_scores(scores, (80,)), curves, contenders, evidence)
     assert findings.sentences() == [
         "'tuned' and 'scratch' cannot be compared, as one of them failed."
     ]

@@ -10,7 +10,7 @@ from sktl._comparison.statistics import (
     chances_of_being_best,
     estimate_mean,
     holm,
-    judge,
+    verdicts_on,
 )
 from tests.helpers import first_and_slow
 
@@ -72,7 +72,7 @@ def test_equal_values_have_an_interval_of_length_zero(value, p_value):
 def test_failed_split_leaves_nothing_to_say():
     mean = estimate_mean(Scores(np.array([0.1, np.nan, 0.2]), None, 0.2))
     assert np.isnan(mean.estimate()).all()
-    assert judge([mean], 0.01)[0] == [""]
+    assert verdicts_on([mean], 0.01)[0] == [""]
 
 
 # --- with it --------------------------------------------------------------------------
@@ -185,7 +185,7 @@ def test_holm_is_as_published():
 )
 def test_verdict_needs_the_whole_interval(value, error, margin, verdict):
     mean = Mean(value, error, 100.0)
-    assert judge([mean], margin)[0] == [verdict]
+    assert verdicts_on([mean], margin)[0] == [verdict]
     _, low, high, p_value = mean.estimate()
     if margin is not None:
         assert (verdict == "equivalent") == (-margin <= low and high <= margin)
@@ -198,13 +198,13 @@ def test_verdicts_are_adjusted_to_their_number():
     """One that is clear alone is not clear as the best of ten."""
     alone = Mean(0.1, 0.04, 100.0)
     nothing = Mean(0.0, 0.04, 100.0)
-    assert judge([alone], 0.01)[0] == ["better"]
-    verdicts, p_values = judge([alone] + [nothing] * 9, 0.01)
+    assert verdicts_on([alone], 0.01)[0] == ["better"]
+    verdicts, p_values = verdicts_on([alone] + [nothing] * 9, 0.01)
     assert verdicts == ["cannot be told"] * 10
     assert p_values[0] == pytest.approx(10 * alone.estimate().p_value)
     equal = Mean(0.0, 0.0045, 100.0)
-    assert judge([equal], 0.01)[0] == ["equivalent"]
-    assert judge([equal] * 10, 0.01)[0] == ["cannot be told"] * 10
+    assert verdicts_on([equal], 0.01)[0] == ["equivalent"]
+    assert verdicts_on([equal] * 10, 0.01)[0] == ["cannot be told"] * 10
 
 
 def test_chance_of_being_best_of_two_is_that_of_a_positive_difference():

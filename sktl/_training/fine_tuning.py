@@ -744,10 +744,27 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
                 f"{self.backbone_lr_ratio}), or precision='float32'."
             )
 
-    def get_loss(self, y_pred, y_true, X=None, training=False):
-        """As skorch's; a loss gets what it reads."""
-        y_pred = self.target.as_read_by(self.criterion_, y_pred)
-        return super().get_loss(y_pred, y_true, X=X, training=training)
+    def _compare(self, criterion, y_pred, y_true):
+        """As the net's; a loss gets what it reads, or it is said that it cannot."""
+        target = self.target
+        about = (
+            f"criterion={type(criterion).__name__} does not suit {target.name}. It is "
+            f"called with outputs of shape {tuple(y_pred.shape)} and "
+            f"{target.codes_in_words} of shape {tuple(y_true.shape)} ({y_true.dtype})"
+        )
+        advice = f"Use another loss, such as {target.losses}."
+        if type(criterion) in target.unfit:
+            raise ValueError(f"{about}. {advice}")
+        try:
+            read = target.as_read_by(criterion, y_pred)
+            return super()._compare(criterion, read, y_true)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{about}, and fails with {type(error).__name__}: {error}. If a "
+                f"criterion__* parameter is wrong, change it. {advice}"
+            ) from error
 
     def infer(self, x, **fit_params):
         """Map what a data set holds to logits."""

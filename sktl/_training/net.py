@@ -245,10 +245,50 @@ class EstimatorNet(NeuralNet):
     def get_loss(self, y_pred, y_true, X=None, training=False):
         """As skorch's; rows that come with a weight count by it."""
         y_true = to_tensor(y_true, device=self.device)
-        if not (isinstance(X, Mapping) and WEIGHT in X):
-            return self.criterion_(y_pred, y_true)
-        weight = to_tensor(X[WEIGHT].float(), device=self.device)
-        return _weighted(self.criterion_, y_pred, y_true, weight)
+        if isinstance(X, Mapping) and WEIGHT in X:
+            weight = to_tensor(X[WEIGHT].float(), device=self.device)
+            return self._weighted_loss(y_pred, y_true, weight)
+        loss = self._compare(self.criterion_, y_pred, y_true)
+        if loss.numel() != 1:
+            raise ValueError(
+                f"{_named(self.criterion_)} gives a loss of shape {tuple(loss.shape)}, "
+                "which must be one number. Set criterion__reduction='mean'."
+            )
+        return loss
+
+    def _compare(self, criterion, y_pred, y_true):
+        """The loss of predictions: one number, or several with another `reduction`."""
+        return criterion(y_pred, y_true)
+
+    def _weighted_loss(self, y_pred, y_true, weight):
+        """The loss of rows with weights; if these are one, that of rows without."""
+        criterion, n_axes = self.criterion_, weight.ndim
+        reduction = getattr(criterion, "reduction", None)
+        each = copy.copy(criterion)
+        each.reduction = "none"
+        losses = self._compare(each, y_pred, y_true)
+        if losses.shape[:n_axes] != weight.shape or reduction not in ("mean", "sum"):
+            raise TypeError(
+                f"{_named(criterion)} gives a loss of shape {tuple(losses.shape)} for "
+                f"weights of shape {tuple(weight.shape)} when its `reduction`, now "
+                f'{reduction!r}, is "none", so it cannot be weighted. Leave out '
+                "sample_weight and class_weight, or use a loss of torch.nn whose "
+                '`reduction` is "mean" or "sum".'
+            )
+        total = (losses * weight[(..., *[None] * (losses.ndim - n_axes))]).sum()
+        if reduction == "sum":
+            return total
+        if not isinstance(criterion, torch.nn.CrossEntropyLoss | torch.nn.NLLLoss):
+            return total / losses.numel()
+        # Of these torch takes the mean by class weights, without rows that are ignored.
+        counted = torch.nn.functional.nll_loss(
+            -torch.ones_like(y_pred),
+            y_true,
+            weight=criterion.weight,
+            ignore_index=criterion.ignore_index,
+            reduction="sum",
+        )
+        return total / counted
 
     def forward_iter(self, X, training=False, device="cpu"):
         """As skorch's; of few rows no more than these are computed."""
@@ -316,31 +356,5 @@ def _stops(callback):
     return isinstance(callback, EarlyStopping) and callback.misses_ == callback.patience
 
 
-def _weighted(criterion, y_pred, y_true, weight):
-    """The loss of rows that count by their weights; with weights of one, as without."""
-    each, reduction = copy.copy(criterion), getattr(criterion, "reduction", None)
-    each.reduction = "none"
-    losses = each(y_pred, y_true)
-    n_axes = weight.ndim
-    if losses.shape[:n_axes] != weight.shape or reduction not in ("mean", "sum"):
-        raise TypeError(
-            f"criterion={type(criterion).__name__} gives a loss of shape "
-            f"{tuple(losses.shape)} for weights of shape {tuple(weight.shape)} when "
-            f'its `reduction`, now {reduction!r}, is "none", so it cannot be weighted. '
-            "Leave out sample_weight and class_weight, or use a loss of torch.nn whose "
-            '`reduction` is "mean" or "sum".'
-        )
-    total = (losses * weight[(..., *[None] * (losses.ndim - n_axes))]).sum()
-    if reduction == "sum":
-        return total
-    if not isinstance(criterion, torch.nn.CrossEntropyLoss | torch.nn.NLLLoss):
-        return total / losses.numel()
-    # Of these torch takes the mean by class weights, without rows that are ignored.
-    counted = torch.nn.functional.nll_loss(
-        -torch.ones_like(y_pred),
-        y_true,
-        weight=criterion.weight,
-        ignore_index=criterion.ignore_index,
-        reduction="sum",
-    )
-    return total / counted
+def _named(criterion):
+    return f"criterion={type(criterion).__name__}"

@@ -10,7 +10,8 @@ Another kind of target is another class with the same attributes and methods. Ea
 * what `y` may be, and what it holds: `recognises` (labels are what no other kind
   recognises), `check`, `learn`, `of_classes`;
 * how a network learns it: `n_outputs`, `loss`, `encode`, `weigh`, `weights_of`,
-  `solve`, `as_read_by`;
+  `solve`, `as_read_by`; what a loss gets and which do, `codes_in_words` and `losses`,
+  and which of torch's compute something else in silence: `unfit`;
 * when two outputs mean the same: `agreement`, at most 1;
 * how its outputs become predictions: `decode`, and where there are probabilities
   `probabilities`, `log_probabilities`, `choose`, `margins`, `align`;
@@ -48,6 +49,25 @@ from sktl.exceptions import warn_caller
 
 # Few rows, many columns: there histograms do not pay, and are less accurate.
 BOOSTING = {"max_features": "sqrt"}
+# Losses of torch by what their targets are. With other targets, some compute something
+# else in silence: of class numbers, if a batch has as many rows as there are classes;
+# of numbers, zero.
+OF_NUMBERS = (
+    torch.nn.HuberLoss,
+    torch.nn.L1Loss,
+    torch.nn.MSELoss,
+    torch.nn.PoissonNLLLoss,
+    torch.nn.SmoothL1Loss,
+)
+OF_PROBABILITIES = (
+    torch.nn.BCELoss,
+    torch.nn.BCEWithLogitsLoss,
+    torch.nn.CrossEntropyLoss,
+    torch.nn.KLDivLoss,
+    torch.nn.MultiLabelSoftMarginLoss,
+    torch.nn.NLLLoss,
+)
+OF_SIGNS = (torch.nn.HingeEmbeddingLoss, torch.nn.SoftMarginLoss)  # -1 and 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +85,9 @@ class Labels:
     name, outputs, estimator = "labels", "classes", "FineTunedCNNClassifier"
     baseline_name, linear_name = "most frequent class", "logistic regression"
     estimator_type, scoring = "classifier", "accuracy"
+    codes_in_words = "class numbers"
+    losses = "torch.nn.CrossEntropyLoss, NLLLoss or MultiMarginLoss"
+    unfit = (*OF_NUMBERS, *OF_SIGNS, torch.nn.MultiLabelSoftMarginLoss)
     has_scale = False
     stratified = True  # each row is of one class, and splits keep their shares
 
@@ -281,6 +304,9 @@ class Indicators:
     baseline_name, linear_name = "most frequent tags", "logistic regression"
     estimator_type = "classifier"
     scoring = "average_precision"  # mean over tags, as usual for tagged images
+    codes_in_words = "zeros and ones"
+    losses = "torch.nn.BCEWithLogitsLoss, MultiLabelSoftMarginLoss or MSELoss"
+    unfit = OF_SIGNS
     has_scale = stratified = False
     n_groups = 2  # of each tag, the rows with it and those without
 
@@ -484,6 +510,9 @@ class Numbers:
     name, outputs, estimator = "numbers", "outputs", "FineTunedCNNRegressor"
     baseline_name, linear_name = "mean of y", "ridge regression"
     estimator_type, scoring = "regressor", "r2"
+    codes_in_words = "standard deviations from the mean"
+    losses = "torch.nn.MSELoss, L1Loss or HuberLoss"
+    unfit = (*OF_PROBABILITIES, *OF_SIGNS, torch.nn.PoissonNLLLoss)
     has_scale, stratified = True, False
     n_groups = 2  # as if large and small were classes
 

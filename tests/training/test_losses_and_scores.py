@@ -13,7 +13,7 @@ from skorch.dataset import Dataset, ValidSplit
 from skorch.helper import predefined_split
 from torch import nn
 
-from sktl import PretrainedFeatureExtractor
+from sktl import FineTunedCNNRegressor, PretrainedFeatureExtractor
 
 pytestmark = pytest.mark.usefixtures("device")  # on a GPU too
 
@@ -126,6 +126,42 @@ def test_class_weights_of_the_loss_reach_the_solved_head(make, criterion):
 def test_loss_that_a_solved_head_does_not_follow_is_told_of(make, strategy, loss):
     with pytest.warns(UserWarning, match="does not use criterion="):
         make(strategy, **loss).fit(X, Y)
+
+
+TAGS = np.c_[Y == 0, Y < 2].astype(int)
+NUMBERS = Y + 0.5
+
+
+@pytest.mark.parametrize("weight", [None, np.arange(36)], ids=["plain", "weighted"])
+@pytest.mark.parametrize(
+    ("y", "criterion", "words"),
+    [
+        (Y, nn.MSELoss, "labels. It is called with.*class numbers of shape"),
+        (Y, nn.BCEWithLogitsLoss, "labels.* fails with ValueError: Target size"),
+        (Y, nn.GaussianNLLLoss, "labels.* fails with TypeError.*CrossEntropyLoss"),
+        (TAGS, nn.NLLLoss, "indicators.* fails with Runtime.*BCEWithLogitsLoss"),
+        (TAGS, nn.MultiMarginLoss, "indicators.* fails with RuntimeError"),
+        (TAGS, nn.SoftMarginLoss, "indicators. It is called with.*zeros and ones"),
+        (NUMBERS, nn.CrossEntropyLoss, "numbers. It is called with.*MSELoss, L1Loss"),
+        (NUMBERS, nn.MultiMarginLoss, "numbers.* fails with RuntimeError"),
+    ],
+)
+def test_loss_that_does_not_suit_y_is_refused(make, y, criterion, words, weight):
+    """Also one that torch computes: of labels, in batches as large as the classes."""
+    model = make("full", batch_size=3, criterion=criterion)
+    if y is NUMBERS:
+        params = model.get_params(deep=False)
+        names = FineTunedCNNRegressor().get_params(deep=False).keys() & params
+        model = FineTunedCNNRegressor(**{name: params[name] for name in names})
+    with pytest.raises(ValueError, match=f"(?s){criterion.__name__}.* suit {words}"):
+        model.fit(X, y, sample_weight=weight)
+
+
+@pytest.mark.parametrize("y", [Y, TAGS], ids=["labels", "tags"])
+def test_loss_that_is_not_one_number_is_refused(make, y):
+    clf = make("full", criterion__reduction="none")
+    with pytest.raises(ValueError, match="must be one number. Set criterion__reduc"):
+        clf.fit(X, y)
 
 
 # ---- skorch's scoring callbacks

@@ -1,20 +1,15 @@
-"""What is known of a network before it is built: how to build and feed it, weights."""
+"""The architecture of each name, and the names."""
 
 import fnmatch
 import functools
-import re
-import reprlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from enum import Enum
-from os import PathLike
+from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 import torchvision
 from torchvision.models import get_model_builder, get_model_weights, list_models
 
 from sktl._networks import mini, photo
+from sktl._networks.architecture import Architecture
 from sktl._networks.given import reset_copy
 from sktl._networks.preprocessing import (
     IMAGENET,
@@ -22,62 +17,10 @@ from sktl._networks.preprocessing import (
     from_timm,
     from_torchvision,
 )
+from sktl._networks.timm_networks import list_timm, timm_architecture
 from sktl._networks.weight_files import WeightsFile, torchvision_file
 from sktl._utils.printable import shown
-from sktl.exceptions import UnknownBackboneError, WeightsMismatchError
-
-
-@dataclass(frozen=True, eq=False)
-class Architecture:
-    """A way to build a network, and where its weights are."""
-
-    name: str
-    build: Callable[[], torch.nn.Module]  # draws random weights from torch's generator
-    preprocessing: Preprocessing
-    files: dict[str, WeightsFile] = field(default_factory=dict)
-    preprocessings: dict[str, Preprocessing] = field(default_factory=dict)
-    is_named: bool = True  # else it is a user's module, which may change
-    is_preset_known: bool = True  # else `preprocessing` is a guess
-    enum: str = ""  # the class of which torchvision's weights are members
-    # From the tensors of a published file to those of the network.
-    convert: Callable[[dict], dict] | None = None
-
-    def find_weights(self, weights):
-        """The file or state dict that the user's `weights` mean."""
-        if isinstance(weights, Mapping):
-            return weights
-        # torchvision's weights are enum members; a Path has a `name` too.
-        name = weights.name if isinstance(weights, Enum) else weights
-        if isinstance(name, str):
-            name = name.removeprefix(f"{self.enum}.")
-            known = self.files.get(name)
-            if known and getattr(weights, "url", known.url) == known.url:
-                return known
-        is_path = isinstance(weights, str | PathLike) and Path(weights).suffix
-        if not is_path or re.fullmatch(r"\w+_Weights\.[A-Z0-9_]+", str(weights)):
-            accepted = ", ".join(map(repr, self.files)) or "none by name"
-            raise WeightsMismatchError(
-                f"weights={reprlib.repr(weights)} is not known for "
-                f"backbone={self.name!r}. Accepted: {accepted}; None for random "
-                "weights; a state dict; or the path of a .safetensors or .pth file "
-                "that holds one."
-            )
-        return WeightsFile(_expanded(weights), sha256="")
-
-    def published_name(self, file, digest):
-        """The name of the published weights that these are, else None."""
-        for name in self.preprocessings:
-            known = self.files[name]
-            if file == known or (known.sha256 and digest.startswith(known.sha256)):
-                return name
-        return None
-
-
-def _expanded(path):
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:  # no such user: then "~" is part of the name
-        return Path(path)
+from sktl.exceptions import UnknownBackboneError
 
 
 def list_backbones(module=None, *, pretrained=False, filter="*"):
@@ -110,8 +53,6 @@ def list_backbones(module=None, *, pretrained=False, filter="*"):
     ['resnet101', 'resnet152', 'resnet18']
     """
     if module == "timm":
-        from sktl._networks.timm_networks import list_timm
-
         return list_timm(pretrained, filter)
     if module not in (None, "torchvision"):
         raise ValueError(
@@ -129,8 +70,6 @@ def named_architecture(name, published=False):
     if name in SHIPPED:
         return SHIPPED[name]
     if name.startswith("timm/"):
-        from sktl._networks.timm_networks import timm_architecture
-
         return timm_architecture(name)
     if name not in list_backbones():
         raise UnknownBackboneError("backbone", name, list_backbones())

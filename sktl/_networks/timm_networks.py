@@ -8,7 +8,7 @@ fetched by huggingface_hub, which keeps them and resumes what broke off.
 
 import functools
 
-from sktl._networks.architectures import Architecture
+from sktl._networks.architecture import Architecture
 from sktl._networks.preprocessing import from_timm
 from sktl._networks.weight_files import WeightsFile, hashed_file
 from sktl.exceptions import UnknownBackboneError

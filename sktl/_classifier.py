@@ -125,8 +125,8 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
     n_iter_no_change : int, default=5
         Epochs without improvement after which `early_stopping` stops.
     refit : bool, default=False
-        Whether to train again on all rows after `early_stopping`, for the best number
-        of epochs.
+        Whether to train again on all rows of `X` after `early_stopping`, for the best
+        number of epochs.
     checkpoint : path-like or None, default=None
         File to which the state of training is saved after each epoch. After a crash,
         the same `fit` (same parameters and data) resumes from it and ends with the same
@@ -172,8 +172,8 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         logistic regression uses the class weights of cross-entropy losses; it cannot
         use any other loss, and a warning says so.
     train_split : callable or None, default=None
-        skorch's internal validation split. None trains on all rows, except those that
-        `early_stopping` holds out.
+        skorch's internal validation split, in place of that of `early_stopping`. None
+        trains on all rows, except those that `early_stopping` holds out.
     callbacks : list of skorch callbacks or None, default=None
         Called in addition to skorch's default ones.
     iterator_train__shuffle : bool, default=True

@@ -553,7 +553,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
                 known = rows.target.decode(rows.codes)
                 get_scorers(self.monitor, rows.target, known, "monitor")
             self._train(rows, goes_on=goes_on, task=task, split_params=fit_params)
-            if self.early_stopping and self.refit and self.train_split is None:
+            if self.early_stopping and self.refit:
                 self._train(rows, goes_on=False, task=task, epochs=self.n_epochs_)
             task.end()
         return self

@@ -1,5 +1,7 @@
 """Which rows train, how much each counts, and when training ends."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,8 @@ from sklearn.model_selection import cross_validate
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from skorch.callbacks import Callback
-from skorch.dataset import ValidSplit
+from skorch.dataset import Dataset, ValidSplit
+from skorch.helper import predefined_split
 from torch import nn
 
 from sktl import PretrainedFeatureExtractor
@@ -317,12 +320,18 @@ def test_rows_set_aside_are_a_share_of_each_class(make):
     assert np.bincount([int(y) for _, y in valid]).tolist() == [6, 4, 2]
 
 
-def test_refit_trains_on_all_rows_for_the_best_number_of_epochs(make):
-    clf = stopping(make, refit=True, callbacks=[("keep", Keep())]).fit(X, Y)
-    n_epochs = stopping(make).fit(X, Y).n_epochs_
-    assert len(clf.history) == clf.n_epochs_ == n_epochs < 60
+@pytest.mark.parametrize(
+    "train_split",
+    [None, ValidSplit(3, stratified=True), predefined_split(Dataset(X[::5], Y[::5]))],
+    ids=["own", "of_skorch", "other_rows"],
+)
+def test_refit_trains_on_all_rows_for_the_best_number_of_epochs(make, train_split):
+    stopping_so = partial(stopping, make, train_split=train_split, max_epochs=9)
+    clf = stopping_so(refit=True, callbacks=[("keep", Keep())]).fit(X, NOISE)
+    n_epochs = stopping_so().fit(X, NOISE).n_epochs_
+    assert len(clf.history) == clf.n_epochs_ == n_epochs
     assert dict(clf.callbacks_)["keep"].valid is None
-    plain = make("full", max_epochs=n_epochs, lr=0.05).fit(X, Y)
+    plain = make("full", max_epochs=n_epochs, lr=0.05).fit(X, NOISE)
     assert is_same(state_of(clf), state_of(plain))
 
 

@@ -11,6 +11,8 @@ from tqdm import tqdm
 from sktl._comparison.contenders import check_contenders
 from sktl._comparison.evidence import (
     LARGEST,
+    UNBOUNDED,
+    bounds_of,
     check_margin,
     collect_evidence,
     evidence_of_sizes,
@@ -218,7 +220,7 @@ class TransferComparison(TableMixin):
         target="labels",
         pass_seconds=np.nan,
     ):
-        self._evidence = evidence or evidence_of_sizes(results, scoring)
+        self._evidence = evidence or evidence_of_sizes(results, bounds_of(scoring))
         low, high = self._evidence.intervals(results)
         self.results_ = results | {"low_test_score": low, "high_test_score": high}
         self.scoring_ = scoring
@@ -517,6 +519,8 @@ def compare_transfer(
     contenders = check_contenders(contenders, backbone, target)
     (scoring_name, scorer), *others = get_scorers(scoring, target, y).items()
     other_scorers = dict(others)
+    first = scoring[0] if isinstance(scoring, list | tuple) else scoring
+    bounds = UNBOUNDED if callable(first) else bounds_of(scoring_name)
     # Without a seed: not numpy's global generator.
     own = np.random.RandomState() if random_state is None else random_state
     rng = check_random_state(own)
@@ -556,8 +560,8 @@ def compare_transfer(
         problems,
         "what each row contributes",
         collect_evidence,
-        *(trials, splits, group_of_row, scoring_name, margin),
-    ) or evidence_of_sizes(results, scoring_name)
+        *(trials, splits, group_of_row, bounds, margin),
+    ) or evidence_of_sizes(results, bounds)
     transfer = _attempt(
         problems,
         "what they say about transfer",

@@ -13,6 +13,7 @@ FROM_ZERO_TO_ONE = (
     *("roc_auc", "top_k_accuracy", "balanced_accuracy"),
 )
 UP_TO_ONE = ("r2", "explained_variance", "d2_")
+UNBOUNDED = (-inf, inf)  # a score of the user's
 DEFAULT_MARGIN = 0.01  # of scores that are at best 1
 LARGEST = -1  # position of the training size
 
@@ -141,7 +142,7 @@ class Evidence(NamedTuple):
         return x, means, np.array([means - low, high - means])
 
 
-def collect_evidence(trials, splits, group_of_row, scoring, margin):
+def collect_evidence(trials, splits, group_of_row, bounds, margin):
     """Gather it after all trials.
 
     Parameters
@@ -151,7 +152,8 @@ def collect_evidence(trials, splits, group_of_row, scoring, margin):
     splits : list of list of Split
     group_of_row : ndarray of shape (n_samples,)
         The group of each row, or the row itself.
-    scoring : str
+    bounds : tuple of float
+        The least and the most that the score can be.
     margin : float or None
         None is the default of the score.
 
@@ -166,7 +168,6 @@ def collect_evidence(trials, splits, group_of_row, scoring, margin):
     *_, largest = splits
     rows = np.unique(np.concatenate([part for split in largest for part in split]))
     tested = np.unique(np.concatenate([split.test for split in largest]))
-    bounds = bounds_of(scoring)
     scores = [
         trial.score
         for of_sizes in trials.values()
@@ -184,14 +185,15 @@ def collect_evidence(trials, splits, group_of_row, scoring, margin):
     )
 
 
-def evidence_of_sizes(results, scoring):
+def evidence_of_sizes(results, bounds):
     """Make do with a table: as if splits were random ones of the same rows.
 
     Parameters
     ----------
     results : dict of str to ndarray
         As `TransferComparison.results_`.
-    scoring : str
+    bounds : tuple of float
+        The least and the most that the score can be.
 
     Returns
     -------
@@ -200,7 +202,6 @@ def evidence_of_sizes(results, scoring):
     n_train = results["train_size"][-1]
     n_test = results.get("test_size", [0])[-1]
     n_rows = n_train + n_test
-    bounds = bounds_of(scoring)
     return Evidence({}, n_test / n_rows, n_rows, n_rows, bounds=bounds)
 
 
@@ -213,7 +214,7 @@ def _unseen_variance(bounds, scores, n_tested):
     to 1 if all its values are.
     """
     spread = bounds[1] - bounds[0]
-    if bounds == (-inf, inf) and 0 <= np.nanmin(scores) <= np.nanmax(scores) <= 1:
+    if bounds == UNBOUNDED and 0 <= np.nanmin(scores) <= np.nanmax(scores) <= 1:
         spread = 1.0
     return (spread / n_tested) ** 2 if np.isfinite(spread) else 0.0
 

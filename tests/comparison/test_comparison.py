@@ -1202,6 +1202,25 @@ def test_interval_of_a_correlation_ends_at_its_bounds(digits):
     assert -1 <= low < expected.mean() < high <= 1
 
 
+@pytest.mark.parametrize("name", ["accuracy", "accuracy_points"])
+def test_score_of_the_user_has_no_bounds_whatever_its_name(digits, name):
+    """Intervals reach as far up as down."""
+
+    def points(estimator, X, y):
+        return 100 * accuracy_score(y, estimator.predict(X))
+
+    points.__name__ = name
+    models = {C: LogisticRegression(C=float(C), max_iter=500) for C in ("1", "1e-5")}
+    report = compare_transfer(*digits, models, cv=5, scoring=points)
+    gain = report.gain("1", over="1e-5")
+    assert gain.high - gain.mean == pytest.approx(gain.mean - gain.low) != 0
+    low, mean, high = (
+        report.results_[f"{of}_test_score"] for of in ("low", "mean", "high")
+    )
+    np.testing.assert_allclose(high - mean, mean - low)
+    assert mean.max() > 50
+
+
 def test_twins_that_never_differ_cannot_be_told_apart_in_few_words(digits):
     """No number of splits would, and no margin says what would not matter."""
     features = PretrainedFeatureExtractor("sktl_mini", image_size=16)

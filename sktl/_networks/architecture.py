@@ -25,7 +25,7 @@ class Architecture:
     files: dict[str, WeightsFile] = field(default_factory=dict)
     preprocessings: dict[str, Preprocessing] = field(default_factory=dict)
     is_named: bool = True  # else it is a user's module, which may change
-    is_preset_known: bool = True  # else `preprocessing` is a guess
+    doubt: str = ""  # why `preprocessing` is a guess, where it is one
     enum: str = ""  # the class of which torchvision's weights are members
     # From the tensors of a published file to those of the network.
     convert: Callable[[dict], dict] | None = None

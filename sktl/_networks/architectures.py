@@ -113,12 +113,13 @@ def module_architecture(module):
         getattr(module, f"{kind}_cfg", None) for kind in ("pretrained", "default")
     ]
     known = [c for c in configs if isinstance(c, Mapping) and "input_size" in c]
+    name = type(module).__name__
     return Architecture(
-        type(module).__name__,
+        name,
         functools.partial(reset_copy, module),
         from_timm(known[0]) if known else IMAGENET,
         is_named=False,
-        is_preset_known=bool(known),
+        doubt="" if known else f"backbone={name} does not say",
     )
 
 

@@ -104,46 +104,52 @@ def load_backbone(backbone, weights="DEFAULT", *, preprocessing=UNCHANGED, seed=
         raise UnknownBackboneError("backbone", backbone, list_backbones())
     if is_given:
         check_given(backbone)
-    find = module_architecture if is_given else named_architecture
-    architecture = find(backbone)
-    preset, doubt, published = architecture.preprocessing, "", None
-    if is_given and not architecture.is_preset_known:
-        doubt = f"backbone={architecture.name} does not say"
+        architecture = module_architecture(backbone)
+    else:
+        architecture = named_architecture(backbone)
+    prepared = filled(preprocessing, architecture.preprocessing)
     if weights is None:
         network = _kept(architecture, seed, lambda: _untrained(architecture, seed))
-    elif is_given and isinstance(weights, str) and weights == "DEFAULT":
+        return Backbone(architecture.name, network, prepared)
+    if is_given and isinstance(weights, str) and weights == "DEFAULT":
         with building():
-            network = given_network(backbone, filled(preprocessing, preset).crop)
+            network = given_network(backbone, prepared.crop)
+        return Backbone(architecture.name, network, prepared, architecture.doubt)
+    return _load_trained(architecture, weights, preprocessing)
+
+
+def _load_trained(architecture, weights, preprocessing):
+    """Build a network with weights of a file or a state dict."""
+    found = architecture.find_weights(weights)
+    read = _read_dict if isinstance(found, Mapping) else _read_file
+    # Reading, and fetching above all, keeps no other thread from computing.
+    digest, make_state, source, stated = read(found)
+    # Published weights are known by their content, under whatever name they lie.
+    name = architecture.published_name(found, digest)
+    published = architecture.files.get(name)
+    preset = architecture.preprocessings.get(name, architecture.preprocessing)
+    is_known = published or found in architecture.files.values()
+    if stated:
+        doubt = ""
+    elif architecture.is_named and not is_known:
+        doubt = f"{source} are not published weights and do not say"
     else:
-        found = architecture.find_weights(weights)
-        is_dict = isinstance(found, Mapping)
-        read = _read_dict if is_dict else _read_file
-        # Reading, and fetching above all, keeps no other thread from computing.
-        digest, make_state, source, stated = read(found)
-        # Published weights are known by their content, under whatever name they lie.
-        name = architecture.published_name(found, digest)
-        preset = stated or architecture.preprocessings.get(name, preset)
-        architecture = find(backbone, published=True) if name else architecture
-        published = architecture.files.get(name)
-        if stated:
-            doubt = ""
-        elif not (is_given or name or found in architecture.files.values()):
-            doubt = f"{source} are not published weights and do not say"
+        doubt = architecture.doubt
+    if published:
+        architecture = named_architecture(architecture.name, True)
 
-        def trained():
-            network, state = _untrained(architecture, 0), make_state()
-            if published and architecture.convert:
-                with seeded(0):
-                    state = architecture.convert(state)
-            load_state(network, state, source)
-            return network
+    def trained():
+        network, state = _untrained(architecture, 0), make_state()
+        if published and architecture.convert:
+            with seeded(0):
+                state = architecture.convert(state)
+        load_state(network, state, source)
+        return network
 
-        network = _kept(architecture, digest, trained)
-    doubt = "" if weights is None else doubt
     return Backbone(
         architecture.name,
-        network,
-        filled(preprocessing, preset),
+        _kept(architecture, digest, trained),
+        filled(preprocessing, stated or preset),
         doubt,
         published and published.license,
         published and published.source,

@@ -9,8 +9,8 @@ from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 from torch.nn import Module
 
 from sktl._features.image_input import IMAGE_CONSTRAINTS, ImageInputMixin
-from sktl._images.collections import first_partition, takes_collections
 from sktl._utils.fit_tasks import CallbackSupportMixin, start_fit, with_callbacks
+from sktl._utils.partitions import first_partition, takes_collections
 from sktl.exceptions import WeightsMismatchError
 
 POOLINGS = {"avg", "max", "avgmax", "cls", "cls+avg", "flatten"}

@@ -36,9 +36,9 @@ from sktl._features.blocks import MUCH_LARGER, Blocks, look_up
 from sktl._features.cache import fingerprint, open_cache
 from sktl._features.engine import Engine, is_of_device, is_out_of_memory
 from sktl._features.pixel_network import place
-from sktl._images.collections import partition_name
 from sktl._images.decoding import decoding_stack
 from sktl._networks.backbones import Backbone
+from sktl._utils.partitions import partition_name
 from sktl._utils.torch_state import plain_torch
 from sktl.exceptions import (
     BatchSizeWarning,

@@ -23,7 +23,6 @@ from functools import cached_property
 import numpy as np
 from joblib import Parallel, delayed
 
-from sktl._images.collections import refuse_collection
 from sktl._images.decoding import decode, is_edited, is_pil, pil_pixels
 from sktl._images.geometry import fit_to, size_of
 from sktl._images.layout import Layout, check_numbers
@@ -38,6 +37,7 @@ from sktl._images.value_range import (
 )
 from sktl._utils.file_state import file_state, is_settled
 from sktl._utils.missing import is_missing
+from sktl._utils.partitions import refuse_collection
 from sktl.exceptions import (
     ImageLayoutError,
     ImageOrientationWarning,

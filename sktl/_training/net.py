@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Subset, default_convert
 from tqdm import tqdm
 
 from sktl._features.engine import resolve_device
-from sktl._images.collections import partition_name
+from sktl._utils.partitions import partition_name
 from sktl._utils.torch_state import plain_torch
 
 # Our data sets and batches are dicts of these; weights only where there are some.

@@ -17,7 +17,7 @@ import numpy as np
 # Which partition this thread computes: its number, or a name. None outside of one. The
 # bits of a row do not depend on how few are beside it there, and messages name it.
 partition_name = ContextVar("partition_name", default=None)
-# Of a Ray Dataset, so many rows stand for the first partition.
+# So many rows of a Ray Dataset stand for the first partition.
 FIRST_ROWS = 256
 # Where a task of Ray gets a GPU, Ray wants to know how many rows it gets.
 ROWS_PER_GPU_TASK = 1024

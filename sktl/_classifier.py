@@ -175,7 +175,8 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         skorch's internal validation split, in place of that of `early_stopping`. None
         trains on all rows, except those that `early_stopping` holds out.
     callbacks : list of skorch callbacks or None, default=None
-        Called in addition to skorch's default ones.
+        Called in addition to the default ones. To switch one of these off, set it to
+        None, as in `callbacks__print_log=None`.
     iterator_train__shuffle : bool, default=True
         Whether rows come in a new random order in each epoch.
     **kwargs : dict

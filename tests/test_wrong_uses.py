@@ -445,6 +445,12 @@ PARAMETERS = [
         r"warm_start=True continues .* refit=True starts over\. Set one",
     ),
     (
+        "callbacks switched off as a whole",
+        train(callbacks="disable"),
+        ValueError,
+        r"callbacks='disable' .* name them, as in callbacks__print_log=None",
+    ),
+    (
         "checkpoint without a seed",
         train(checkpoint="run.safetensors"),
         ValueError,

@@ -155,6 +155,6 @@ def _watch(contender, curve):
     """Have a network note its scores as it is trained by epochs."""
     if not isinstance(contender, FineTunedNet):
         return
-    if not isinstance(contender.callbacks, str):  # "disable"
+    if not isinstance(contender.callbacks, str):  # which fit refuses
         own = contender.callbacks or []
         contender.set_params(callbacks=[*own, ("score_curve", curve)])

@@ -317,6 +317,13 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
                 self.optimizer_.param_groups.append(part)
 
     def _check_params(self):
+        if isinstance(self.callbacks, str):
+            raise ValueError(
+                f"callbacks={self.callbacks!r} must be a list or None. skorch's "
+                "'disable' would switch off what strategy, early_stopping, lr_schedule "
+                "and initial_share set, as these work by callbacks. To switch off "
+                "others, name them, as in callbacks__print_log=None."
+            )
         super()._check_params()
         self._refuse_module_params(vars(self).keys() - {"module"})
         if self.augment != "auto":

@@ -97,7 +97,7 @@ class EstimatorNet(NeuralNet):
     """
 
     _parameter_constraints = {
-        "callbacks": [list, StrOptions({"disable"}), None],
+        "callbacks": [list, None],
         "compile": ["boolean"],
         "dataset": "no_validation",  # a class or an object
         "iterator_train": [callable],

@@ -1035,7 +1035,6 @@ def test_contenders_without_epochs_have_no_curve(make, duel):
     contenders = {
         "probe": make("linear_probe"),
         "pipeline": make_pipeline(make()),
-        "without callbacks": make(callbacks="disable"),
     }
     assert compare_transfer(X, y, contenders, cv=2).curves_ == {}
 

@@ -17,7 +17,7 @@ import torch
 from torch import backends
 
 from sktl._utils.torch_state import exact_float32, plain_torch
-from sktl.exceptions import warn_caller
+from sktl._utils.warning import warn_caller
 
 _DTYPES = {
     "float32": torch.float32,

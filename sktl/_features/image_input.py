@@ -19,7 +19,7 @@ from sktl._features.prefix import FrozenPrefix
 from sktl._images.forms import open_images
 from sktl._networks.backbones import UNCHANGED, load_backbone
 from sktl._networks.preprocessing import Preprocessing
-from sktl.exceptions import warn_caller
+from sktl._utils.warning import warn_caller
 
 PIXELS = Interval(Integral, 1, None, closed="left")
 

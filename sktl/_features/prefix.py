@@ -40,12 +40,8 @@ from sktl._images.decoding import decoding_stack
 from sktl._networks.backbones import Backbone
 from sktl._utils.partitions import partition_name
 from sktl._utils.torch_state import plain_torch
-from sktl.exceptions import (
-    BatchSizeWarning,
-    ImageReadError,
-    ImageSizeWarning,
-    warn_caller,
-)
+from sktl._utils.warning import warn_caller
+from sktl.exceptions import BatchSizeWarning, ImageReadError, ImageSizeWarning
 
 # Up to so many rows of `X`, as when a service is asked for one image, a batch has no
 # other rows.

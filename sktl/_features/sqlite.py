@@ -21,7 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sktl.exceptions import CacheWarning, warn_caller
+from sktl._utils.warning import warn_caller
+from sktl.exceptions import CacheWarning
 
 FILE_NAME = "sktl-features.sqlite"
 DAMAGED = "sktl-features-damaged.sqlite"

@@ -38,12 +38,8 @@ from sktl._images.value_range import (
 from sktl._utils.file_state import file_state, is_settled
 from sktl._utils.missing import is_missing
 from sktl._utils.partitions import refuse_collection
-from sktl.exceptions import (
-    ImageLayoutError,
-    ImageOrientationWarning,
-    ImageReadError,
-    warn_caller,
-)
+from sktl._utils.warning import warn_caller
+from sktl.exceptions import ImageLayoutError, ImageOrientationWarning, ImageReadError
 
 # Of the systems in use, none takes a longer one.
 LONGEST_PATH = 4096

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sktl.exceptions import ImageRangeWarning, warn_caller
+from sktl._utils.warning import warn_caller
+from sktl.exceptions import ImageRangeWarning
 
 COMMON_RANGES = ((0.0, 1.0), (0.0, 16.0), (0.0, 255.0), (0.0, 65535.0))
 

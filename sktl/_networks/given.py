@@ -16,7 +16,8 @@ import torch
 
 from sktl._networks.stages import StagedNetwork
 from sktl._networks.weight_files import impossible
-from sktl.exceptions import WeightsMismatchError, warn_caller
+from sktl._utils.warning import warn_caller
+from sktl.exceptions import WeightsMismatchError
 
 _warned = set()
 _known = weakref.WeakKeyDictionary()  # module -> (its blueprint, StagedNetwork)

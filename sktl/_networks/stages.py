@@ -24,7 +24,8 @@ from sktl._networks.heads import find_ending, is_matrix_layer, is_token, layer_o
 from sktl._networks.tracing import describe_leaf, trace
 from sktl._networks.weight_files import state_digest
 from sktl._utils.torch_state import plain_torch
-from sktl.exceptions import UnknownLayerError, UnknownStageError, warn_caller
+from sktl._utils.warning import warn_caller
+from sktl.exceptions import UnknownLayerError, UnknownStageError
 
 # Share of the parameters from which on "last" means so much that it is said.
 ALMOST_ALL = 0.9

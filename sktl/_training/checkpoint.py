@@ -25,7 +25,8 @@ from skorch.history import History
 from sktl._training.averaging import AverageWithStart
 from sktl._utils.atomic import replacing
 from sktl._utils.digests import digest_of
-from sktl.exceptions import CheckpointWarning, ModelFileError, warn_caller
+from sktl._utils.warning import warn_caller
+from sktl.exceptions import CheckpointWarning, ModelFileError
 
 TITLE = b"sktl checkpoint, form 2"
 # What callbacks, ours and skorch's, remember from epoch to epoch (skorch 1.4).

@@ -45,7 +45,7 @@ from sktl._training.head import (
 )
 from sktl._utils.missing import is_missing
 from sktl._utils.printable import shown
-from sktl.exceptions import warn_caller
+from sktl._utils.warning import warn_caller
 
 # Few rows, many columns: there histograms do not pay, and are less accurate.
 BOOSTING = {"max_features": "sqrt"}

@@ -312,8 +312,9 @@ class PretrainedFeatureExtractor(
             raise WeightsMismatchError(
                 f"backbone={backbone.name!r} is not the network that fit saw: its "
                 f"digest is {backbone.digest[:16]}... and was "
-                f"{self.network_digest_[:16]}... in fit. Its weights, or the version "
-                "of torch or torchvision, have changed; restore them, or fit again."
+                f"{self.network_digest_[:16]}... in fit. Its weights, layers or hooks, "
+                "or the version of torch or torchvision, have changed; restore them, "
+                "or fit again."
             )
         return self._features(self._open_images(X), backbone)
 

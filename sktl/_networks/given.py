@@ -16,6 +16,7 @@ import torch
 
 from sktl._networks.stages import StagedNetwork
 from sktl._networks.weight_files import impossible
+from sktl._utils.digests import is_of_library
 from sktl._utils.warning import warn_caller
 from sktl.exceptions import WeightsMismatchError
 
@@ -160,16 +161,11 @@ def make_blueprint(module):
 
 def _class_token(kind):
     """The class, and what is in those of its bases that are not of a library."""
-    bases = [base for base in kind.__mro__ if not _is_of_library(base)]
+    bases = [base for base in kind.__mro__ if not is_of_library(base)]
     return kind, [
         {k: _token(v) for k, v in vars(base).items() if not k.startswith("__")}
         for base in bases
     ]
-
-
-def _is_of_library(thing):
-    package = (thing.__module__ or "").partition(".")[0]
-    return package in ("torch", "torchvision", "timm", "builtins", "typing", "abc")
 
 
 def _token(value):
@@ -203,7 +199,7 @@ def _token(value):
 
 def _function_token(function):
     """A function, and the values it takes from around it."""
-    if _is_of_library(function):
+    if is_of_library(function):
         return function
     code, around = function.__code__, function.__globals__
     cells = [cell.cell_contents for cell in function.__closure__ or ()]

@@ -14,6 +14,7 @@ import operator
 import reprlib
 from dataclasses import dataclass
 from numbers import Integral
+from types import FunctionType
 
 import torch
 from torch import fx
@@ -23,6 +24,7 @@ from torch.nn.modules.conv import _ConvNd
 from sktl._networks.heads import find_ending, is_matrix_layer, is_token, layer_of
 from sktl._networks.tracing import describe_leaf, trace
 from sktl._networks.weight_files import state_digest
+from sktl._utils.digests import digest_of, is_of_library
 from sktl._utils.torch_state import plain_torch
 from sktl._utils.warning import warn_caller
 from sktl.exceptions import UnknownLayerError, UnknownStageError
@@ -158,15 +160,30 @@ class StagedNetwork:
     def describe(self):
         """Text that differs whenever the computation does, weights aside.
 
-        The traced code holds every function call and constant; of torch's own layers,
-        which tracing does not enter, the plain attributes are added.
+        The traced code holds every function call and constant; what tracing does not
+        enter, torch's own layers above all, is described beside it.
         """
-        layers = {
-            node.target: describe_leaf(self.module.get_submodule(node.target))
-            for node in self._graph.nodes
-            if node.op == "call_module"
-        }
-        return f"{self._graph.python_code('self').src}\n{layers}"
+        parts = {}
+        for node in self._graph.nodes:
+            if node.op == "call_module":
+                layer = self.module.get_submodule(node.target)
+                parts[node.target] = self._described(node.target, describe_leaf, layer)
+            elif isinstance(node.target, FunctionType):
+                if not is_of_library(node.target):  # torch.fx.wrap
+                    name = node.target.__qualname__
+                    parts[name] = self._described(name, digest_of, node.target)
+        return f"{self._graph.python_code('self').src}\n{parts}"
+
+    def _described(self, name, describe, part):
+        try:
+            return describe(part)
+        except Exception as error:
+            raise ValueError(
+                f"backbone={type(self.module).__name__}: {name!r} holds something of "
+                f"which no digest can be made: {error}. So features in the cache might "
+                "be those of another network. Remove it from there (a hook by its "
+                "handle.remove()), or put it into a module around that layer."
+            ) from error
 
     def tensors(self):
         """Every tensor that decides the output, by name.

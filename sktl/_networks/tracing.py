@@ -13,7 +13,9 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torchvision.models.feature_extraction import NodePathTracer
 
-from sktl._utils.digests import digest_of_class
+from sktl._utils.digests import digest_of, digest_of_class, is_of_library
+
+OF_EVERY_LAYER = frozenset(vars(nn.Module()))
 
 
 def trace(module):
@@ -71,10 +73,69 @@ def describe_leaf(layer):
     """Text that differs whenever what a leaf computes does, weights aside.
 
     Plain attributes, for its repr leaves some out; and the code of its class, where
-    that is not torch's.
+    that is not torch's. Where more decides it, such as a hook, a list, a function or a
+    layer inside it, a digest of that is added.
+
+    Raises
+    ------
+    ValueError
+        If there is something of which no digest can be made.
     """
-    kinds = bool | int | float | str | tuple | None
-    plain = {k: v for k, v in sorted(vars(layer).items()) if isinstance(v, kinds)}
-    is_torchs = type(layer).__module__.partition(".")[0] == "torch"
+    digests = {}
+    for path, part in layer.named_modules():
+        values = dict(_other_than_plain(part))
+        if part is not layer:
+            values |= _unsaid(part)
+        for name, value in values.items():
+            where = ".".join(filter(None, (path, name)))
+            try:
+                digests[where] = digest_of(value)
+            except Exception as error:
+                raise ValueError(f"{where!r} ({error})") from error
+    # Of torch, by its name, is also the class of what has parametrizations.
+    packages = {kind.__module__.partition(".")[0] for kind in type(layer).__mro__}
+    is_torchs = packages <= {"torch", "builtins", "typing", "abc"}
     code = "" if is_torchs else digest_of_class(type(layer))
-    return f"{layer!r} {plain} {code}"
+    described = f"{layer!r} {_plain(layer)} {code}"
+    return f"{described} {digests}" if digests else described
+
+
+def _plain(layer):
+    return {k: v for k, v in sorted(vars(layer).items()) if _is_plain(v)}
+
+
+def _is_plain(value):
+    if isinstance(value, tuple):
+        return all(map(_is_plain, value))
+    return isinstance(value, bool | int | float | str | None)
+
+
+def _other_than_plain(part):
+    """Yield what decides a layer besides plain attributes and the code of its class."""
+    own = [kind for kind in type(part).__mro__ if not is_of_library(kind)]
+    for name, value in vars(part).items():
+        if name in ("_forward_pre_hooks", "_forward_hooks"):
+            value = tuple(value.values())
+        elif name in OF_EVERY_LAYER or not (own or callable(value)):
+            continue  # what else libraries keep there follows from the rest
+        if not _is_plain(value):
+            yield name, value
+    for kind in own:
+        for name, value in vars(kind).items():
+            if not name.startswith(("__", "_abc_")):
+                value = getattr(value, "fget", getattr(value, "__func__", value))
+                yield f"{kind.__name__}.{name}", value
+
+
+def _unsaid(part):
+    """The plain attributes of a layer, and the code of a user's, that no repr shows."""
+    own = not all(map(is_of_library, type(part).__mro__))
+    unsaid = {"code": digest_of_class(type(part))} if own else {}
+    if isinstance(part, _ConvNd) and not own:
+        return unsaid  # its repr says all
+    said = repr(part)
+    for name, value in _plain(part).items():
+        is_said = name == "inplace" or f"{name}={value!r}" in said
+        if name not in OF_EVERY_LAYER and not is_said:
+            unsaid[name] = value
+    return unsaid

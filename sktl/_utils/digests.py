@@ -4,6 +4,7 @@ A function counts by its code and what it reads around itself, a class by its fu
 and constants, all else by what pickle keeps of it.
 """
 
+import dis
 import functools
 import hashlib
 import pickle
@@ -14,6 +15,8 @@ import torch
 from sklearn.base import BaseEstimator
 from skorch.callbacks import Callback
 
+# Packages whose code stays as it is while a process runs.
+LIBRARIES = {"torch", "torchvision", "timm", "builtins", "typing", "abc"}
 # Constants of a class.
 PLAIN = {type(None), type(...), bool, int, float, complex, str, bytes}
 
@@ -29,7 +32,7 @@ def digest_of(value):
     digest = hashlib.sha256()
     pickler = _Comparer(SimpleNamespace(write=digest.update), protocol=5)
     pickler.fast = True  # whether equal parts are one object makes no difference
-    pickler.dump(value)
+    pickler.dump(_in_order(value))
     return digest.hexdigest()
 
 
@@ -63,12 +66,25 @@ def _sketch(value):
     """A function without what it reads around itself; sets in an order."""
     if isinstance(value, FunctionType):
         return [_name(value), value.__code__]
+    return _in_order(value)
+
+
+def _in_order(value):
     return sorted(map(repr, value)) if isinstance(value, set | frozenset) else value
 
 
-@functools.lru_cache
 def digest_of_class(kind):
     """Digest the functions and constants in a class and those it is made from."""
+    stays = all(map(is_of_library, kind.__mro__))
+    return (_digest_once if stays else _digest_members)(kind)
+
+
+def is_of_library(thing):
+    """Whether a class or function is one of torch or what belongs to it."""
+    return (thing.__module__ or "").partition(".")[0] in LIBRARIES
+
+
+def _digest_members(kind):
     members = []
     for name, value in chain(*(vars(base).items() for base in kind.__mro__[:-1])):
         value = getattr(value, "__func__", value)
@@ -78,9 +94,13 @@ def digest_of_class(kind):
     return digest_of(members)
 
 
+_digest_once = functools.lru_cache(_digest_members)
+
+
 def _names_in(code):
     inner = [_names_in(c) for c in code.co_consts if isinstance(c, CodeType)]
-    return set(code.co_names).union(*inner)
+    steps = dis.get_instructions(code)
+    return {s.argval for s in steps if s.opname == "LOAD_GLOBAL"}.union(*inner)
 
 
 def _name(named):

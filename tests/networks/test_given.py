@@ -3,6 +3,7 @@
 import copy
 import functools
 import gc
+import types
 import weakref
 
 import numpy as np
@@ -16,6 +17,7 @@ from sktl import PretrainedFeatureExtractor, clear_cache
 from sktl._networks import given, kept
 from sktl._networks.backbones import load_backbone
 from sktl._networks.kept import free_networks
+from sktl.exceptions import WeightsMismatchError
 from tests.helpers import run_python
 
 
@@ -85,11 +87,15 @@ from torch import nn
 from sktl import PretrainedFeatureExtractor, clear_cache
 
 class Scaled(nn.Conv2d):
+    modes = {"zeros", "reflect", "circular"}
+
     def forward(self, x):
         x = super().forward(x)
         return x / 2 if self.padding_mode in {"zeros", "reflect", "circular"} else x
 
 network = nn.Sequential(Scaled(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(2))
+network[0].register_forward_hook(lambda layer, inputs, output: output * 2)
+network[0].options = {"factor": torch.ones(2), "activation": torch.tanh}
 network(torch.zeros(1, 3, 8, 8))
 for parameter in network.parameters():
     nn.init.ones_(parameter)
@@ -334,6 +340,152 @@ def test_a_network_larger_than_the_bound_is_kept_until_the_next(monkeypatch):
     monkeypatch.setattr(kept, "MAX_BYTES", 1)
     first = load_backbone("sktl_mini", None, seed=1).network
     assert load_backbone("sktl_mini", None, seed=1).network is first
+
+
+# ---- what its layers hold, which tracing does not enter
+
+
+class Leaf(nn.Conv2d):
+    """A kind of convolution; what its forward reads shows in no graph."""
+
+    table = [1.0]
+
+    def __init__(self):
+        super().__init__(4, 4, 1)
+        self.mask = torch.ones(4, 1, 1)
+        self.options = {"factor": [1.0]}
+        self.array = np.ones(4, np.float32)
+
+    @property
+    def doubled(self):
+        return 2.0
+
+    def forward(self, x):
+        x = super().forward(x) * self.mask * self.options["factor"][0] * self.doubled
+        return x * float(self.array[0]) * self.table[0] * FACTOR
+
+
+class Power(nn.Module):
+    exponent = 1.0
+
+    def forward(self, x):
+        return x**self.exponent
+
+
+def _leaf(change):
+    def make(is_other):
+        layer = Leaf()
+        if is_other:
+            change(layer)
+        return layer
+
+    return make
+
+
+def _parametrized(is_other):
+    power = Power()
+    power.exponent = 3.0 if is_other else 1.0
+    layer = nn.Conv2d(4, 4, 1)
+    nn.utils.parametrize.register_parametrization(layer, "weight", power)
+    return layer
+
+
+def _encoder(**options):
+    def make(is_other):
+        values = {name: pair[is_other] for name, pair in options.items()}
+        heads = values.pop("nhead", 2)
+        layer = nn.TransformerEncoderLayer(4, heads, 8, **values)
+        return nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+
+    return make
+
+
+LEAVES = {
+    "a number of heads": _encoder(nhead=(2, 4)),
+    "the order of axes": _encoder(batch_first=(True, False)),
+    "a function of torch": _encoder(activation=(torch.tanh, torch.sigmoid)),
+    "a setting of a parametrization": _parametrized,
+    "a tensor": _leaf(lambda layer: layer.mask.mul_(3)),
+    "a number in a list in a dict": _leaf(
+        lambda layer: layer.options["factor"].append(layer.options["factor"].pop() * 3)
+    ),
+    "an array": _leaf(lambda layer: layer.array.__imul__(3)),
+    "a hook": _leaf(lambda layer: layer.register_forward_hook(lambda *a: a[-1] * 3)),
+    "a hook before": _leaf(
+        lambda layer: layer.register_forward_pre_hook(lambda layer, x: (x[0] * 3,))
+    ),
+    "its forward": _leaf(lambda layer: setattr(layer, "forward", lambda x: x * 3)),
+}
+
+
+class Around(nn.Module):
+    """A leaf in a network that keeps its weights; the layer sees a map or tokens."""
+
+    def __init__(self, leaf):
+        super().__init__()
+        self.conv, self.leaf, self.fc = nn.Conv2d(3, 4, 4, 4), leaf, nn.Linear(4, 2)
+        self.tokens = not isinstance(leaf, nn.Conv2d)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            for parameter in self.parameters():
+                nn.init.normal_(parameter, std=0.5)
+
+    def forward(self, x):
+        x = self.conv(x)
+        if self.tokens:
+            return self.fc(self.leaf(x.flatten(2).transpose(1, 2)).mean(1))
+        return self.fc(self.leaf(x).mean((2, 3)))
+
+
+def extracted(network, images, cache="memory"):
+    extractor = PretrainedFeatureExtractor(
+        network, image_size=16, precision="float32", batch_size=4, cache=cache
+    )
+    return extractor.fit_transform(images)
+
+
+@pytest.mark.parametrize("make", LEAVES.values(), ids=LEAVES)
+def test_cache_gives_no_features_of_a_network_whose_layer_differs(make, images):
+    first, second, again = Around(make(0)), Around(make(1)), Around(make(0))
+    features = extracted(first, images)
+    found, expected = extracted(second, images), extracted(second, images, cache=None)
+    assert np.array_equal(found, expected)
+    assert not np.allclose(found, features, rtol=1e-3)
+    assert load_backbone(again).digest == load_backbone(first).digest
+
+
+LEAF_CODE = {
+    "a global that it reads": lambda patch: patch.setitem(globals(), "FACTOR", 3.0),
+    "a list of its class": lambda patch: patch.setattr(Leaf, "table", [3.0]),
+    "a property": lambda patch: patch.setattr(Leaf, "doubled", property(lambda s: 6.0)),
+    "a method": lambda patch: patch.setattr(Leaf, "forward", lambda s, x: x * 3),
+}
+
+
+@pytest.mark.parametrize("change", LEAF_CODE.values(), ids=LEAF_CODE)
+def test_layer_of_which_the_code_changed_after_fit_is_an_error(
+    change, images, monkeypatch
+):
+    extractor = PretrainedFeatureExtractor(Around(Leaf()), image_size=16).fit(images)
+    extractor.transform(images)
+    change(monkeypatch)
+    with pytest.raises(WeightsMismatchError, match="not the network that fit saw"):
+        extractor.transform(images)
+
+
+def test_hook_added_after_fit_is_an_error(images, tiny_network):
+    extractor = PretrainedFeatureExtractor(tiny_network, image_size=16).fit(images)
+    tiny_network.conv2.register_forward_hook(lambda layer, inputs, output: output * 2)
+    with pytest.raises(WeightsMismatchError, match="not the network that fit saw"):
+        extractor.transform(images)
+
+
+def test_layer_that_cannot_be_digested_is_an_error_that_names_it(images, tiny_network):
+    tracker = types.SimpleNamespace(network=tiny_network, seen=[])
+    tiny_network.conv2.register_forward_hook(lambda *a: tracker.seen.append(a))
+    extractor = PretrainedFeatureExtractor(tiny_network, image_size=16)
+    with pytest.raises(ValueError, match=r"'conv2'.*'_forward_hooks'.*handle\.remove"):
+        extractor.fit(images)
 
 
 @pytest.fixture

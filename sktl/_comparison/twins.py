@@ -41,7 +41,8 @@ def find_pairs(contenders):
     An untrained twin of features has `weights=None` in their extractors and all else
     equal. A from-scratch twin of a fine-tuned network is another on the same backbone
     that begins with random weights; of several, the one in which fewest other
-    parameters differ.
+    parameters differ. A linear probe of such a network is an untrained twin, of other
+    linear probes only.
 
     Parameters
     ----------
@@ -53,10 +54,14 @@ def find_pairs(contenders):
     """
     pairs = []
     for name, contender in contenders.items():
-        for kind, find in ((UNTRAINED, _untrained_twin), (SCRATCH, _scratch_twin)):
-            twin = find(contender, contenders)
-            if twin is not None:
-                pairs.append(Pair(name, twin, kind))
+        twin = _untrained_twin(contender, contenders)
+        if twin is not None:
+            pairs.append(Pair(name, twin, UNTRAINED))
+        twin = _network_twin(contender, contenders)
+        if twin is not None:
+            (network,) = parts_of(contenders[twin], FineTunedNet)
+            kind = UNTRAINED if _is_probe(network) else SCRATCH
+            pairs.append(Pair(name, twin, kind))
     return pairs
 
 
@@ -77,8 +82,7 @@ def kind_of(contender):
     networks = parts_of(contender, FineTunedNet)
     extractors = parts_of(contender, PretrainedFeatureExtractor)
     if any(not is_from_scratch(network) for network in networks):
-        solved = all(network.strategy == "linear_probe" for network in networks)
-        return FROZEN if solved else TUNED
+        return FROZEN if all(map(_is_probe, networks)) else TUNED
     if any(extractor.weights is not None for extractor in extractors):
         return FROZEN
     return RANDOM if networks or extractors else CLASSICAL
@@ -97,6 +101,11 @@ def parts_of(contender, kind):
 def is_from_scratch(net):
     """Whether a `FineTunedNet` begins with random weights."""
     return net.strategy == "scratch" or net.weights is None
+
+
+def _is_probe(net):
+    """Whether a `FineTunedNet` leaves the network as it is, and trains a head."""
+    return net.strategy == "linear_probe"
 
 
 def comparable(value, untrained=False):
@@ -128,7 +137,7 @@ def _untrained_twin(contender, contenders):
     return next((n for n, c in contenders.items() if comparable(c) == wanted), None)
 
 
-def _scratch_twin(contender, contenders):
+def _network_twin(contender, contenders):
     networks = parts_of(contender, FineTunedNet)
     if len(networks) != 1 or is_from_scratch(networks[0]):
         return None
@@ -136,7 +145,8 @@ def _scratch_twin(contender, contenders):
     n_different = {}
     for name, other in contenders.items():
         others = parts_of(other, FineTunedNet)
-        if len(others) == 1 and is_from_scratch(others[0]):
+        alike = _is_probe(networks[0]) or not any(map(_is_probe, others))
+        if len(others) == 1 and is_from_scratch(others[0]) and alike:
             _, its = comparable(others[0])
             if own["backbone"] == its["backbone"]:
                 n_different[name] = _count_different(own, its)

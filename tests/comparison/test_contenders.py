@@ -1,5 +1,7 @@
 """Default contenders, raw pixels, and which contenders are each other's twins."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -197,6 +199,16 @@ def test_of_several_networks_from_scratch_the_likest_is_the_twin():
         ("tuned", "near", "from scratch"),
         ("in a pipeline", "near", "from scratch"),
     ]
+
+
+def test_linear_probe_of_random_weights_is_an_untrained_twin_of_probes_only():
+    probe = partial(FineTunedCNNClassifier, "sktl_mini", strategy="linear_probe")
+    contenders = {
+        "probe": probe(),
+        "random": probe(weights=None),
+        "tuned": FineTunedCNNClassifier("sktl_mini"),
+    }
+    assert find_pairs(contenders) == [("probe", "random", "untrained")]
 
 
 @pytest.mark.parametrize("who", ["tuned", "scratch"])

@@ -81,7 +81,9 @@ def _results(trials, splits):
         "contender": np.repeat(np.array(list(trials), dtype=object), len(splits)),
     }
     for name in ("train", "test"):
-        sizes = [max(len(getattr(split, name)) for split in of) for of in splits]
+        sizes = [
+            max(len(getattr(split, name)) for split in of_size) for of_size in splits
+        ]
         results[f"{name}_size"] = np.tile(sizes, len(trials))
     for i in range(n_splits):
         results[f"split{i}_test_score"] = scores[:, i]

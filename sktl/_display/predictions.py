@@ -84,7 +84,11 @@ class PredictionsDisplay:
         results, found = comparison.results_, comparison.predictions_
         columns = results["contender"], results["mean_test_score"], results["kind"]
         # Of several sizes the last is that of the predictions.
-        known = {name: of for name, *of in zip(*columns, strict=True) if name in found}
+        known = {
+            name: values
+            for name, *values in zip(*columns, strict=True)
+            if name in found
+        }
         names = sorted(
             known, key=lambda name: -np.nan_to_num(known[name][0], nan=-np.inf)
         )

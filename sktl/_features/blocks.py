@@ -272,7 +272,7 @@ class Blocks:
         errors = []
         for row, image in content.images:
             try:
-                pixels[number], size = image.fitted(self.geometry)
+                pixels[number], size = image.fit_to(self.geometry)
             except ImageReadError as error:
                 errors.append((row, error))
                 continue

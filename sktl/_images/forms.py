@@ -183,7 +183,7 @@ class Images(Sequence):
     """
 
     def __init__(self, source, ranges, rows=None):
-        self.is_array = isinstance(source, Numbers)
+        self.is_array = isinstance(source, ArraySource)
         self._source, self._ranges = source, ranges
         self._rows = range(len(source)) if rows is None else rows
         self.n_columns = source.n_columns
@@ -227,7 +227,7 @@ class LazyImage(ABC):
     def pixels(self):
         """Give the upright image, uint8 (h, w, 3), C-contiguous."""
 
-    def fitted(self, geometry):
+    def fit_to(self, geometry):
         """Give what a network sees, uint8 (crop, crop, 3), and how large the image is.
 
         Returns
@@ -258,7 +258,7 @@ class EncodedImage(LazyImage):
     def pixels(self):
         return np.asarray(self._decode())
 
-    def fitted(self, geometry):
+    def fit_to(self, geometry):
         image = self._decode()
         return fit_to(image, geometry), size_of(image)
 
@@ -548,13 +548,13 @@ def _open_source(X, layout, only_images, may_be_empty):
     items, n_columns = _items_of(X, only_images)
     if items is None:
         _refuse_table(X)
-        return Numbers(X, layout, may_be_empty)
+        return ArraySource(X, layout, may_be_empty)
     if not items and not may_be_empty:
         raise ValueError(
             "Found array with 0 sample(s) (shape=(0,)) while a minimum of 1 is "
             "required."
         )
-    return Items(items, layout, n_columns)
+    return ItemSource(items, layout, n_columns)
 
 
 def refuse_single_image(X):
@@ -641,7 +641,7 @@ def _is_tensor(X):
     return hasattr(X, "detach") and hasattr(X, "cpu")
 
 
-class Numbers:
+class ArraySource:
     """All images in one array, whose memory is shared and converted by image."""
 
     def __init__(self, X, layout, may_be_empty):
@@ -663,7 +663,7 @@ class Numbers:
         return PixelImage(array_pixels(array, ranges.of(array.dtype)))
 
 
-class Items:
+class ItemSource:
     """One object per image, of any form."""
 
     def __init__(self, items, layout, n_columns):

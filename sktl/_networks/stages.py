@@ -321,7 +321,7 @@ class StagedNetwork:
             if not found.start:
                 return "", names
             # Such as blocks that all read the position: none can be split from another.
-            is_most = self.trained_share(found.start) > ALMOST_ALL
+            is_most = self.share_after(found.start) > ALMOST_ALL
             return found.start, [found.name, *found.others][:-1] if is_most else []
         if isinstance(stage, Integral) and not isinstance(stage, bool):
             return self._stage_from_head(stage, parameter).start, []
@@ -342,7 +342,7 @@ class StagedNetwork:
                     cut, earlier = self._names[node], []
         raise UnknownStageError(parameter, stage, names)
 
-    def trained_share(self, cut):
+    def share_after(self, cut):
         """Share of the parameters before the head that come after `cut`."""
         trained, whole = (
             sum(p.numel() for p in self.tail(start).parameters()) for start in (cut, "")

@@ -20,7 +20,7 @@ class KeepBest(EarlyStopping):
         """Before the first epoch, note how good the network is already."""
         probed = len(net.history) == 1 and net.plan.probes_first
         if probed and dataset_valid is not None:
-            self.dynamic_threshold_ = net.judge(dataset_valid)
+            self.dynamic_threshold_ = net.held_out_score(dataset_valid)
             net.history.record(f"{self.monitor}_before", float(self.dynamic_threshold_))
             self.best_model_weights_ = copy.deepcopy(net.module_.state_dict())
 
@@ -29,7 +29,7 @@ class KeepBest(EarlyStopping):
         if dataset_valid is None:
             return
         if self.monitor == SCORE:
-            net.history.record(SCORE, float(net.judge(dataset_valid)))
+            net.history.record(SCORE, float(net.held_out_score(dataset_valid)))
         super().on_epoch_end(net, **kwargs)
 
     def on_train_end(self, net, **kwargs):

@@ -826,7 +826,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         outputs, mirrored = outputs.cpu().numpy(), torch.cat(mirrored).cpu().numpy()
         return self.target.agreement(outputs, mirrored) >= SAME_WHEN_MIRRORED
 
-    def judge(self, dataset):
+    def held_out_score(self, dataset):
         """Mean loss over a data set, or what `monitor` says of its predictions."""
         if self.monitor != "loss":
             _, codes = data_from_dataset(dataset)

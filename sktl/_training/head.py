@@ -237,7 +237,8 @@ def _rows_of_each(images):
     order = np.argsort(number, kind="stable")
     rows = np.split(order, np.cumsum(sizes)[:-1])
     return [
-        np.array([of for of in rows if len(of) == size]) for size in np.unique(sizes)
+        np.array([group for group in rows if len(group) == size])
+        for size in np.unique(sizes)
     ]
 
 

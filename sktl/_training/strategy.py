@@ -67,16 +67,11 @@ class Strategy:
         """Epochs that are planned."""
         return self.max_epochs if self.has_epochs else 0
 
-    @property
-    def in_turn(self):
-        """Whether stages are trained one after the other."""
-        return self.strategy in ("lp_ft", "gradual")
-
     def cut(self, network):
         """The cut of a `StagedNetwork` up to which it stays frozen; "" freezes none."""
         if self.strategy == "linear_probe":
             return network.penultimate
-        if self.in_turn:
+        if self.strategy in ("lp_ft", "gradual"):
             return network.resolve_stage(self.unfreeze_from)
         return ""
 

@@ -244,6 +244,15 @@ def test_score_of_the_solved_head_counts(make):
     assert clf.fit(X, Y).n_epochs_ == 0
 
 
+@pytest.mark.parametrize("monitor", ["neg_log_loss", "accuracy", "loss"])
+def test_early_stopping_waits_for_a_better_epoch_whatever_the_sign(make, monitor):
+    """Steps too small to be seen: none is better than the fitted head."""
+    clf = make("lp_ft", early_stopping=True, monitor=monitor, lr=1e-30)
+    clf.set_params(validation_fraction=1 / 3, n_iter_no_change=2, max_epochs=9)
+    clf.fit(X, Y)
+    assert (clf.n_epochs_, len(clf.history)) == (0, 2)
+
+
 @pytest.mark.parametrize("monitor", ["nonsense", 3])
 def test_monitor_that_is_no_scorer_is_refused(make, monitor):
     with pytest.raises(ValueError, match="not a valid scoring value|'monitor' param"):

@@ -98,7 +98,7 @@ class WeightsNotAvailableError(OSError):
 
 
 class ModelFileError(ValueError):
-    """A file is not a model saved by sktl, or has been changed since."""
+    """A file is no model or checkpoint of sktl, or has been changed since."""
 
 
 class TrainingDivergedError(RuntimeError):

@@ -315,7 +315,7 @@ def clear_cache(cache="memory"):
     """
     open_cache(cache).clear()
     if cache == "memory":
-        from sktl._networks.kept import free_networks  # imports torch, which is slow
+        from sktl._networks.kept import free_networks  # the rest needs no torch
 
         free_networks()
 

@@ -1,8 +1,8 @@
 """Images to the activations of a frozen prefix, each image computed once.
 
 The prefix is a pure function of one image, so what it gives is looked up by the
-image's content first and computed only when nobody has asked before. Both estimators
-get their activations here.
+image's content first and computed only when nobody has asked before. All estimators get
+their activations here.
 
 From `X` to a row, an image takes six steps. It is *read*, *looked up* by its keys and,
 if they are unknown, *decoded*, all of which `blocks` does by threads, a block of images
@@ -103,7 +103,7 @@ class FrozenPrefix:
     backbone : Backbone
     cuts : tuple of str
         All are computed in one pass; nothing after the last one is.
-    poolings : tuple of {"avg", "max", "avgmax", "flatten"} or None
+    poolings : tuple of {"avg", "max", "avgmax", "cls", "cls+avg", "flatten"} or None
         One per cut; None keeps maps.
     engine : Engine
     cache : "memory", path-like or None

@@ -35,7 +35,7 @@ from sktl._training.net import ROWS, WEIGHT, EstimatorNet, holds_rows
 from sktl._training.network import FineTunedNetwork
 from sktl._training.rows import make_rows
 from sktl._training.schedule import OneCycle
-from sktl._training.strategy import Strategy
+from sktl._training.strategy import STRATEGIES, Strategy
 from sktl._training.targets import recognise
 from sktl._utils.fit_tasks import CallbackSupportMixin, FitTask, start_fit
 from sktl._utils.printable import shown
@@ -82,9 +82,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
     _parameter_constraints = {
         **EstimatorNet._parameter_constraints,
         **IMAGE_CONSTRAINTS,
-        "strategy": [
-            StrOptions({"linear_probe", "lp_ft", "full", "gradual", "scratch"})
-        ],
+        "strategy": [StrOptions(set(STRATEGIES))],
         "unfreeze_from": [str, Integral],
         "reinit_from": [str, Integral, None],
         "hidden_units": [tuple, list],

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, fields, replace
 
+STRATEGIES = ("linear_probe", "lp_ft", "full", "gradual", "scratch")
 PROBE_FIRST = ("linear_probe", "lp_ft", "gradual")
 # What decides how the network is built.
 BUILDS = ("strategy", "unfreeze_from", "reinit_from", "hidden_units")

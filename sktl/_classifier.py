@@ -429,12 +429,13 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         Returns
         -------
         labels : ndarray of shape (n_samples,) or (n_samples, n_tags)
-            Of the same type as `y`; indicators are int64, 1 if the probability is above
-            one half. For a collection, the result is a lazy collection of the same
-            library; its columns are named by the method and, if there are several, by
-            the label: `"predict"`, `"predict_proba_cat"`. (Callbacks that pass on the
-            data sets or batches of `fit`, whose targets are class numbers, get class
-            numbers.)
+            Of the same type as `y`, but float64 for pandas' nullable numbers and
+            booleans (Int64, boolean), as in scikit-learn; indicators are int64, 1 if
+            the probability is above one half. For a collection, the result is a lazy
+            collection of the same library; its columns are named by the method and, if
+            there are several, by the label: `"predict"`, `"predict_proba_cat"`.
+            (Callbacks that pass on the data sets or batches of `fit`, whose targets are
+            class numbers, get class numbers.)
         """
         probabilities = self.predict_proba(X)
         codes = self.target.choose(probabilities)

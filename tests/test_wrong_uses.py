@@ -834,7 +834,7 @@ ORDER = [
         "new label",
         lambda d: train(strategy="full")(d).partial_fit(d.photos, d.y + 1),
         ValueError,
-        r"y holds labels that were not in the first call: \[2\].*classes=",
+        r"y holds \[2\], which the classes \[0, 1\] leave out\. .*classes=",
     ),
 ]
 

@@ -29,7 +29,6 @@ from sklearn.compose import TransformedTargetRegressor
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.ensemble import GradientBoostingClassifier, GradientBoostingRegressor
 from sklearn.linear_model import LogisticRegression, RidgeCV
-from sklearn.metrics import r2_score
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.multioutput import MultiOutputRegressor
 from sklearn.preprocessing import StandardScaler
@@ -142,9 +141,10 @@ class Labels:
         unknown = np.setdiff1d(y, self.classes)
         if len(unknown):
             raise ValueError(
-                "y holds labels that were not in the first call: "
-                f"{unknown[:5].tolist()}. Pass all labels as classes= in the first "
-                "call of partial_fit."
+                f"y holds {shown(unknown.tolist())}, which the classes "
+                f"{shown(self.classes.tolist())} leave out. Classes are those of the "
+                "first y, or of classes= in the first call of partial_fit. Pass all "
+                "labels there, or leave these rows out."
             )
         return np.searchsorted(self.classes, y)
 
@@ -402,8 +402,9 @@ class Indicators:
         """Return what the loss reads: the indicators as float32."""
         if y.shape[1] != self.n_outputs:
             raise ValueError(
-                f"y has {y.shape[1]} columns; in the first call it had "
-                f"{self.n_outputs}. Pass the same tags in each call."
+                f"y has {y.shape[1]} columns, but there are {self.n_outputs} tags: as "
+                "many as in the first y, or in classes= in the first call of "
+                "partial_fit. Pass a column for each."
             )
         return y.astype(np.float32)
 
@@ -632,8 +633,10 @@ class Numbers:
         solve_by_ridge(layer, features, codes, weights, images)
 
     def agreement(self, outputs, others):
-        """R2 of other outputs, of the variance of these."""
-        return r2_score(outputs, others, multioutput="variance_weighted")
+        """R2 of other outputs, of the variance of these; of those without any, or 0."""
+        error = np.sum((outputs - others) ** 2)
+        variation = np.sum((outputs - outputs.mean(axis=0)) ** 2)
+        return 1 - error / variation if variation else float(error == 0)
 
     def as_read_by(self, criterion, outputs):
         """Outputs, as they are."""

@@ -86,7 +86,7 @@ def test_rows_that_are_refused_change_nothing_where_training_goes_on(make, goes_
     clf = make("full", warm_start=goes_on == "warm_start").fit(light, Y)
     before = clf.predict_proba(light), clf.value_range_
     go_on = clf.fit if goes_on == "warm_start" else clf.partial_fit
-    with pytest.raises(ValueError, match="not in the first call"):
+    with pytest.raises(ValueError, match=r"\[7, 8, 9\], which the classes \[0, 1, 2\]"):
         go_on(light / 2, Y + 7)
     with pytest.raises(ValueError, match="inconsistent numbers"):
         go_on(light, Y[:-1])
@@ -354,6 +354,8 @@ def test_partial_fit_with_other_classes_than_before_is_refused(make):
     clf.partial_fit(X, Y, classes=[0, 1, 2])
     with pytest.raises(ValueError, match="in the first call they were"):
         clf.partial_fit(X, Y, classes=[0, 1])
+    with pytest.raises(ValueError, match=r"y holds \[2\], which the classes \[0, 1\] "):
+        make().partial_fit(X, Y, classes=[0, 1])
 
 
 @pytest.mark.slow

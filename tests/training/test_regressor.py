@@ -200,6 +200,12 @@ def test_unit_of_y_changes_nothing_but_the_unit(regressor, strategy):
     )
 
 
+@pytest.mark.filterwarnings("error::sklearn.exceptions.UndefinedMetricWarning")
+def test_one_row_is_enough_to_begin_with(regressor):
+    reg = regressor("lp_ft", augment="auto").partial_fit(X[:1], PRICE[:1])
+    assert reg.predict(X[:2]).shape == (2,)
+
+
 def test_training_lowers_the_squared_error(regressor):
     y = LIGHT + RNG.normal(0, 1, 36)
     reg = regressor("full", max_epochs=30, lr=0.01).fit(X, y)

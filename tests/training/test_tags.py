@@ -153,8 +153,10 @@ def test_partial_fit_goes_on_with_the_tags_it_began_with(make):
     clf.partial_fit(X[first], TAGS[first], classes=range(3))
     clf.partial_fit(X, TAGS)
     assert len(clf.history) == 4
-    with pytest.raises(ValueError, match="y has 2 columns; in the first call it had"):
+    with pytest.raises(ValueError, match="y has 2 columns, but there are 3 tags"):
         clf.partial_fit(X, TAGS[:, :2])
+    with pytest.raises(ValueError, match="y has 3 columns, but there are 2 tags"):
+        make("full").partial_fit(X, TAGS, classes=["a", "b"])
     with pytest.raises(ValueError, match=r"y has shape \(36,\)"):
         clf.partial_fit(X, TAGS[:, 0])
 

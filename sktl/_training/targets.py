@@ -573,11 +573,17 @@ class Numbers:
             raise ValueError("y holds no numbers; at least 1 is needed.")
         with np.errstate(over="ignore", invalid="ignore"):
             mean = np.average(y, axis=0, weights=sample_weight)
-            variance = np.average((y - mean) ** 2, axis=0, weights=sample_weight)
-        # What does not vary has rounding errors for a variance.
-        constant = variance <= (10 * np.finfo(float).eps * np.abs(mean)) ** 2
-        scale = np.where(constant, 1.0, np.sqrt(variance))
-        if not np.isfinite(scale).all():
+            deviations = y - mean
+            # In units of the largest, as squares of tiny numbers would be zero.
+            unit = np.abs(deviations).max(axis=0)
+            unit = np.where(unit == 0, 1.0, unit)
+            squares = (deviations / unit) ** 2
+            scale = unit * np.sqrt(np.average(squares, axis=0, weights=sample_weight))
+            # What does not vary deviates by rounding errors.
+            constant = scale <= 10 * np.finfo(float).eps * np.abs(mean)
+            scale = np.where(constant & np.isfinite(mean), 1.0, scale)
+            variance = scale**2
+        if not np.isfinite(variance).all():
             raise ValueError(
                 f"y holds numbers up to {np.abs(y).max():.3g}, whose variance is "
                 "beyond float64. Pass them in a larger unit."

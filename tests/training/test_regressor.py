@@ -192,11 +192,13 @@ def test_predictions_have_the_unit_and_shape_of_y(regressor, strategy, y):
     np.testing.assert_allclose(predicted.mean(axis=0), y.mean(axis=0), rtol=0.5)
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("unit", [1e6, 1e-170, 1e140])
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_unit_of_y_changes_nothing_but_the_unit(regressor, strategy):
-    small, large = (regressor(strategy).fit(X, LIGHT * f + f) for f in (1.0, 1e6))
+def test_unit_of_y_changes_nothing_but_the_unit(regressor, strategy, unit):
+    one, other = (regressor(strategy).fit(X, LIGHT * f + f) for f in (1.0, unit))
     np.testing.assert_allclose(
-        large.predict(X) / 1e6, small.predict(X), rtol=1e-4, atol=1e-4
+        other.predict(X) / unit, one.predict(X), rtol=1e-4, atol=1e-4
     )
 
 

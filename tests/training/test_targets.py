@@ -84,6 +84,7 @@ def test_labels_of_any_column_come_back(y, classes):
         ([[1.5], [1.5, 2.5]] * 6, "rows of different lengths"),
         (pd.date_range("2020", periods=12), "y holds times .*such as days"),
         ([1e308, -1e308] * 6, r"up to 1e\+308, whose variance is beyond float64"),
+        ([1e200, 3e200] * 6, r"up to 3e\+200, whose variance is beyond float64"),
         (np.zeros((12, 2, 2)), "Found array with dim 3"),
     ],
 )

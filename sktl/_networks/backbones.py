@@ -113,7 +113,7 @@ def load_backbone(backbone, weights="DEFAULT", *, preprocessing=UNCHANGED, seed=
         return Backbone(architecture.name, network, prepared)
     if is_given and isinstance(weights, str) and weights == "DEFAULT":
         with building():
-            network = given_network(backbone, prepared.crop)
+            network = given_network(backbone)
         return Backbone(architecture.name, network, prepared, architecture.doubt)
     return _load_trained(architecture, weights, preprocessing)
 

@@ -24,14 +24,12 @@ _warned = set()
 _known = weakref.WeakKeyDictionary()  # module -> (its blueprint, StagedNetwork)
 
 
-def given_network(module, side):
+def given_network(module):
     """Trace a copy of the user's network; the same one until theirs has changed.
 
     Parameters
     ----------
     module : torch.nn.Module
-    side : int
-        Of the images that it is to see, in pixels.
 
     Warns
     -----
@@ -40,13 +38,8 @@ def given_network(module, side):
     """
     blueprint = make_blueprint(module)
     known, network = _known.get(module, (None, None))
-    if (
-        known is None
-        or known != blueprint
-        or (not network.heads and network.side != side)
-        or not _same_tensors(network.module, module)
-    ):
-        network = StagedNetwork(copy.deepcopy(module).requires_grad_(False), side)
+    if known is None or known != blueprint or not _same_tensors(network.module, module):
+        network = StagedNetwork(copy.deepcopy(module).requires_grad_(False))
         _warn_of_doubt(network, type(module).__name__)
         _check_numbers(network.module, type(module).__name__)
         _known[module] = blueprint, network

@@ -51,8 +51,6 @@ class StagedNetwork:
         Images `(n, 3, h, w)` to scores, or to features where it has no head. It is put
         in eval mode; its parameters are shared, not copied, by whatever is split from
         it.
-    side : int, default=224
-        Of the images in pixels, where the width of its features depends on that.
 
     Attributes
     ----------
@@ -69,9 +67,8 @@ class StagedNetwork:
         From the image to `penultimate`.
     """
 
-    def __init__(self, module, side=224):
+    def __init__(self, module):
         self.module = module.eval()
-        self.side = side
         self._graph, names = trace(module)
         ending = find_ending(self._graph, module)
         self._names = {n: names.get(n, n.name) for n in self._graph.nodes}
@@ -120,9 +117,8 @@ class StagedNetwork:
             )
         return cut
 
-    @functools.cached_property
-    def n_features(self):
-        """Width of what the head reads: units, or channels of a map."""
+    def n_features(self, side):
+        """Width of what the head reads of images of so many pixels: units, channels."""
         if len(self._heads) == 1:
             (head,) = self._heads
             if self._names[head.all_input_nodes[0]] == self.penultimate:
@@ -130,7 +126,7 @@ class StagedNetwork:
                 layer = self.module.get_submodule(head.target)
                 return layer.weight.shape[1] * getattr(layer, "groups", 1)
         parameter = next(self.module.parameters())
-        image = torch.zeros(1, 3, self.side, self.side, device=parameter.device)
+        image = torch.zeros(1, 3, side, side, device=parameter.device)
         with plain_torch(), torch.inference_mode():
             (activation,) = self.prefix(self.penultimate)(image)
         return activation.shape[-1 if self.is_channels_last(self.penultimate) else 1]

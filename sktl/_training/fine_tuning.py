@@ -384,6 +384,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             network,
             self.frozen_up_to_,
             self.target.n_outputs,
+            self.preprocessing_.geometry.crop,
             hidden_units=self.hidden_units,
             dropout=self.dropout,
             keep_statistics=not plan.from_scratch,

@@ -25,6 +25,8 @@ class FineTunedNetwork(torch.nn.Module):
     cut : str
         Everything up to this cut is frozen; `""` freezes nothing.
     n_outputs : int
+    side : int
+        Of the images, in pixels.
     hidden_units : sequence of int
         Widths of ReLU layers between features and logits.
     dropout : float
@@ -45,6 +47,7 @@ class FineTunedNetwork(torch.nn.Module):
         network,
         cut,
         n_outputs,
+        side,
         *,
         hidden_units=(),
         dropout=0.0,
@@ -53,7 +56,9 @@ class FineTunedNetwork(torch.nn.Module):
         super().__init__()
         self.prefix = copy.deepcopy(network.prefix(cut)).requires_grad_(False)
         self.tail = copy.deepcopy(network.tail(cut)).requires_grad_(True)
-        self.head = make_head([network.n_features, *hidden_units, n_outputs], dropout)
+        self.head = make_head(
+            [network.n_features(side), *hidden_units, n_outputs], dropout
+        )
         shared = self.prefix.state_dict().keys() & self.tail.state_dict().keys()
         if shared:
             raise ValueError(

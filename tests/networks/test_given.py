@@ -26,9 +26,9 @@ def traced(monkeypatch):
     """The modules that were traced, in turn."""
     modules, trace = [], given.StagedNetwork
 
-    def counting(module, side):
+    def counting(module):
         modules.append(module)
-        return trace(module, side)
+        return trace(module)
 
     monkeypatch.setattr(given, "StagedNetwork", counting)
     return modules

@@ -120,12 +120,12 @@ def test_networks_of_torchvision_are_told_from_their_headless_forms():
             except (RuntimeError, AssertionError):
                 continue  # not a chain of its children
             output = output["features"] if form == "extractor" else output
-            network = StagedNetwork(cut, side)
+            network = StagedNetwork(cut)
             assert not network.heads, (name, form)
             assert not network.doubt, (name, form)
             (found,) = network.prefix(network.penultimate)(image)
             assert found.shape == output.shape, (name, form)
-            assert network.n_features in found.shape[1:], (name, form)
+            assert network.n_features(side) in found.shape[1:], (name, form)
             n_networks[form] += 1
     assert len(classes) >= 17
     assert min(n_networks[form] for form in ("identity", "extractor")) > 25, n_networks
@@ -173,7 +173,7 @@ def test_deepest_of_several_outputs_is_taken_and_said():
     with pytest.warns(UserWarning, match="has 2 outputs, and the deepest is used"):
         network = load_backbone(Maps()).network
     assert network.cuts == ["first", "relu", "second", "relu_1"]
-    assert network.n_features == 8
+    assert network.n_features(8) == 8
 
 
 class Distilled(nn.Module):
@@ -193,7 +193,7 @@ class Distilled(nn.Module):
 def test_two_heads_read_the_last_layer_before_both():
     network = StagedNetwork(Distilled())
     assert network.heads == ["head", "head_dist"]
-    assert (network.penultimate, network.n_features) == ("mean", 6)
+    assert (network.penultimate, network.n_features(8)) == ("mean", 6)
 
 
 @pytest.mark.parametrize("strategy", ["linear_probe", "full"])
@@ -202,6 +202,16 @@ def test_classifier_replaces_both_heads(make, strategy):
     classifier = make(strategy, backbone=Distilled()).fit(images, [0, 1, 2] * 4)
     assert classifier.module_.head.in_features == 6
     assert classifier.predict_proba(images).shape == (12, 3)
+
+
+def test_width_of_features_is_that_of_the_images_in_every_fit(make):
+    """Without a head, it may depend on how large they are; with random weights, too."""
+    images = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Flatten())
+    for strategy, side in [("full", 8), ("full", 6), ("scratch", 8)]:
+        classifier = make(strategy, backbone=network, image_size=side, max_epochs=1)
+        head = classifier.fit(images, [0, 1, 2] * 4).module_.head
+        assert head.in_features == 4 * side**2
 
 
 def test_heads_that_read_different_layers_are_refused():

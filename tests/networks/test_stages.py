@@ -87,7 +87,7 @@ def test_stages_and_penultimate_of_known_networks(
 ):
     network = StagedNetwork(get_model(name, weights=None))
     names = [stage.name for stage in network.stages]
-    assert (network.penultimate, network.n_features) == (penultimate, n_features)
+    assert (network.penultimate, network.n_features(224)) == (penultimate, n_features)
     assert [stage for stage in names if stage in stages] == stages
     assert [names[0], names[-1]] == [stages[0], stages[-1]]
 
@@ -373,7 +373,7 @@ def test_optional_arguments_keep_their_defaults_and_kinds_of_linear_are_layers(l
     module = WithOptions(last).eval()
     network = StagedNetwork(module)
     assert network.cuts == ["conv", "relu", "mul", "mean", "head"]
-    assert (network.heads, network.n_features) == (["head"], 4)
+    assert (network.heads, network.n_features(8)) == (["head"], 4)
     images = torch.rand(2, 3, 8, 8)
     with torch.no_grad():
         assert torch.equal(network.prefix("head")(images)[0], module(images))

@@ -69,8 +69,9 @@ def test_features_are_those_of_timm_and_the_network_can_be_cut(name, image):
     features = extractor.fit_transform([image])
 
     np.testing.assert_allclose(features, expected, atol=1e-4 * np.abs(expected).max())
-    staged = load_backbone(network).network
-    assert staged.n_features == features.shape[1]
+    backbone = load_backbone(network)
+    staged, side = backbone.network, backbone.preprocessing.geometry.crop
+    assert staged.n_features(side) == features.shape[1]
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         cut = staged.resolve_stage("last")

@@ -12,12 +12,12 @@ import functools
 import hashlib
 import operator
 import reprlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 from types import FunctionType
 
 import torch
-from torch import fx
+from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
@@ -25,10 +25,12 @@ from sktl._networks.heads import find_ending, is_matrix_layer, is_token, layer_o
 from sktl._networks.tracing import describe_leaf, trace
 from sktl._networks.weight_files import state_digest
 from sktl._utils.digests import digest_of, is_of_library
-from sktl._utils.torch_state import plain_torch
+from sktl._utils.torch_state import plain_torch, seeded
 from sktl._utils.warning import warn_caller
 from sktl.exceptions import UnknownLayerError, UnknownStageError
 
+# The length of each axis of what nodes are tried on.
+PROBE = 4
 # Share of the parameters from which on "last" means so much that it is said.
 ALMOST_ALL = 0.9
 
@@ -447,29 +449,108 @@ def _refuse_batch_statistics(graph, module):
             )
 
 
+@dataclass(frozen=True)
+class _Axes:
+    """How many axes a tensor has, and which of them holds its channels."""
+
+    n: int
+    channels: int
+    were_last: bool = False  # the channels, as far as they have not been moved away
+    in_parts: bool = False  # it is a tuple of such tensors
+
+    @property
+    def are_last(self):
+        return self.n > 2 and self.channels == self.n - 1
+
+    def moved(self, n, channels):
+        were_last = self.were_last or self.are_last
+        return _Axes(n, channels, were_last)
+
+    def last(self):
+        return self.moved(self.n, self.n - 1)
+
+
 def _channels_last(graph, module):
     """The nodes whose channels are on the last axis.
 
-    A layer norm puts its result there and a convolution does not; permutations move
-    them; whatever else a node does leaves them where one of its inputs has them.
+    Where a node moves them is seen by running it alone, however it is spelled; one that
+    cannot be run alone leaves them first or last.
     """
-    last = set()
-    for node in graph.nodes:
-        is_last = any(source in last for source in node.all_input_nodes)
-        permutation = _permutation(node)
-        if permutation == (0, 2, 1):
-            is_last = not is_last
-        elif permutation in ((0, 2, 3, 1), (0, 3, 1, 2)):
-            is_last = permutation == (0, 2, 3, 1)
-        elif node.op == "call_module":
-            layer = module.get_submodule(node.target)
-            is_norm = isinstance(layer, torch.nn.LayerNorm)
-            is_last = (is_last or is_norm) and not isinstance(layer, _ConvNd)
-        elif node.target is torch.nn.functional.layer_norm:
-            is_last = True
-        if is_last:
-            last.add(node)
-    return last
+    axes = {}
+    with seeded(0):
+        for node in graph.nodes:
+            known = {n: axes[n] for n in node.all_input_nodes if n in axes}
+            if node.op == "placeholder":
+                axes[node] = _Axes(4, 1)
+            elif known:
+                after = _axes_after(node, layer_of(node, module), known)
+                axes |= {node: after} if after else {}
+    return {node for node, found in axes.items() if found.are_last}
+
+
+def _axes_after(node, layer, known):
+    """The axes of what a node makes of its inputs; None if that is no tensor."""
+    before = max(known.values(), key=lambda found: (found.n, found.are_last))
+    if node.target is operator.getitem and before.in_parts:
+        return replace(before, in_parts=False)
+    if isinstance(layer, _ConvNd):
+        return _Axes(before.n, 1)
+    if isinstance(layer, nn.LayerNorm) or node.target is nn.functional.layer_norm:
+        return before.last()
+    if isinstance(layer, nn.Linear) or node.target is nn.functional.linear:
+        # A mixer moves the channels away for the one that mixes its tokens.
+        mixes_tokens = before.were_last and not before.are_last
+        return before if mixes_tokens else before.last()
+    try:
+        found = _run_alone(node, layer, known)
+    except Exception:  # such as a number of channels that is not that of the probe
+        n = _n_axes_of_view(node) or before.n
+        after = before.moved(n, n - 1 if before.are_last else 1)
+        return replace(after if n != before.n else before, in_parts=_is_tuple(node))
+    in_parts = isinstance(found, tuple) and not isinstance(found, torch.Size)
+    found = found[0] if in_parts else found
+    if not isinstance(found, torch.Tensor):
+        return None
+    varying = [axis for axis in range(found.ndim) if found.diff(dim=axis).any()]
+    if len(varying) != 1:
+        varying = [found.ndim - 1 if before.are_last else 1]
+    return replace(before.moved(found.ndim, *varying), in_parts=in_parts)
+
+
+def _run_alone(node, layer, known):
+    """What a node makes of small tensors that vary along their channels only."""
+    (n, channels), *others = {(found.n, found.channels) for found in known.values()}
+    if (
+        others
+        or len(known) < len(node.all_input_nodes)
+        or not _is_operation(node, layer)
+    ):
+        raise NotImplementedError
+    values = torch.arange(PROBE, dtype=torch.float64)
+    shape = [PROBE if axis == channels else 1 for axis in range(n)]
+    probe = values.reshape(shape).expand([PROBE] * n)
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda _: probe.clone())
+    if layer is not None:
+        return layer.forward(*args, **kwargs)
+    if node.op == "call_method":
+        return getattr(args[0], node.target)(*args[1:], **kwargs)
+    return node.target(*args, **kwargs)
+
+
+def _is_operation(node, layer):
+    """Whether a node is one of torch's operations, without weights."""
+    if layer is not None:
+        return is_of_library(type(layer)) and not layer.state_dict()
+    is_function = isinstance(node.target, FunctionType)
+    return not is_function or is_of_library(node.target)
+
+
+def _n_axes_of_view(node):
+    """How many axes a view or reshape asks for; None for what is neither."""
+    if node.target not in ("view", "reshape", torch.reshape):
+        return None
+    sizes = node.args[1:]
+    return len(sizes[0]) if sizes and isinstance(sizes[0], tuple | list) else len(sizes)
 
 
 def _extra_tokens(graph, module):
@@ -507,16 +588,6 @@ def _token_names(node, module):
         return ()
     tensor = _tensor(node, module)
     return (node.target,) * tensor.shape[1] if tensor.ndim == 3 else ()
-
-
-def _permutation(node):
-    """The order of axes that a permute or transpose node makes, else None."""
-    dims = node.args[1:]
-    if node.target in (torch.transpose, "transpose"):
-        return (0, 2, 1) if set(dims) in ({1, 2}, {-1, -2}) else None
-    if node.target not in (torch.permute, "permute"):
-        return None
-    return tuple(dims[0]) if len(dims) == 1 else dims
 
 
 def _cut_nodes(graph):

@@ -213,3 +213,68 @@ def test_classifier_pools_tokens_as_the_extractor_does(strategy, images):
     with torch.no_grad():
         expected = head(torch.from_numpy(extractor.fit_transform(images))).numpy()
     np.testing.assert_allclose(clf.forward(images).numpy(), expected, atol=1e-4)
+
+
+# ---- the axis of the channels, wherever a network moves it
+
+
+class Moving(torch.nn.Module):
+    """Channels go to the last axis, and through a Linear there."""
+
+    def __init__(self, move, flatten):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.linear = torch.nn.Conv2d(3, 6, 8, 8), torch.nn.Linear(6, 10)
+        self.move, self.start = move, 2 if flatten else -1
+        self.gelu, self.head = torch.nn.GELU(), torch.nn.Linear(10, 2)
+
+    def moved(self, x):
+        return self.move(self.conv(x).flatten(self.start))
+
+    def forward(self, x):
+        x = self.gelu(self.linear(self.moved(x)))
+        return self.head(x.flatten(1, -2).mean(1))
+
+
+TOKEN_MOVES = {
+    "transpose, mixed": lambda x: x.transpose(1, -1),
+    "transpose, by name": lambda x: x.transpose(dim0=1, dim1=2),
+    "permute, by name": lambda x: x.permute(dims=(0, 2, 1)),
+    "permute, negative": lambda x: torch.permute(x, (0, -1, 1)),
+    "mT": lambda x: x.mT,
+    "swapaxes": lambda x: x.swapaxes(1, 2),
+    "swapdims": lambda x: torch.swapdims(x, 1, 2),
+    "moveaxis": lambda x: torch.moveaxis(x, 1, -1),
+    "einsum": lambda x: torch.einsum("bct->btc", x),
+}
+MAP_MOVES = {
+    "movedim": lambda x: x.movedim(1, -1),
+    "permute, negative": lambda x: x.permute(0, -2, -1, 1),
+    "transpose": lambda x: x.transpose(1, 3),
+    "two steps": lambda x: x.transpose(1, 2).transpose(2, 3),
+}
+MOVES = [(move, True) for move in TOKEN_MOVES.values()]
+MOVES += [(move, False) for move in MAP_MOVES.values()]
+
+
+@pytest.mark.parametrize(
+    ("move", "flatten"), MOVES, ids=[*TOKEN_MOVES, *(f"map: {m}" for m in MAP_MOVES)]
+)
+def test_layers_are_pooled_over_positions_however_channels_were_moved(
+    move, flatten, images
+):
+    network = Moving(move, flatten).eval()
+    layers = [name for name in layer_names(network) if name in ("linear", "gelu")]
+    extractor = PretrainedFeatureExtractor(network, layers=layers, **SMALL)
+    features = extractor.fit_transform(images)
+    with torch.no_grad():
+        x = network.linear(network.moved(batch(images)))
+        expected = [a.flatten(1, -2).mean(1) for a in (x, network.gelu(x))]
+    np.testing.assert_allclose(features, np.hstack(expected), atol=1e-5)
+
+
+def test_channels_that_are_shuffled_stay_first(images):
+    extractor = PretrainedFeatureExtractor(
+        "shufflenet_v2_x0_5", weights=None, layers="stage4.3.view_1", **SMALL
+    )
+    assert extractor.fit_transform(images).shape == (5, 192)

@@ -1,7 +1,7 @@
 """Files and PIL images to upright pixels of 8-bit RGB.
 
-Everything here may be called from several threads; PIL's global flags and the warnings
-filters are left alone, and change no pixel.
+Everything here may be called from several threads. PIL's global flags and the warnings
+filters change no pixel, and are as they were afterwards.
 
 The rules, for files, `bytes`, PIL images and arrays alike:
 
@@ -24,13 +24,14 @@ Memory: a decoded image takes 4 bytes per pixel in PIL and 3 as what is made of 
 or 16-bit grey 1.0 GB, CMYK 1.1 GB and a WebP, whose decoder holds it twice, 1.6 GB.
 """
 
+import contextlib
 import functools
 import io
+import os
 import re
 import struct
 import threading
 import weakref
-import zlib
 
 import numpy as np
 from PIL import (
@@ -97,11 +98,10 @@ def decode(data, value_range=None):
     if not data:
         raise ValueError("is empty (0 bytes)")
     try:
-        with _open(data) as image:
+        with _strict(), _open(data) as image:
             _check_size(*image.size)
             if image.format == "JPEG":
                 _check_scans(data, image)
-            _refuse_lenient_reading(image)
             image.load()
             return _upright(image, value_range)
     except Image.DecompressionBombError as error:
@@ -143,96 +143,41 @@ def _check_scans(data, image):
 
 # Strictness
 
+_flag_lock = threading.Lock()
+_n_strict, _flag = 0, False  # threads that decode, and what the flag was before
 
-def _refuse_lenient_reading(image):
-    """Refuse what only `PIL.ImageFile.LOAD_TRUNCATED_IMAGES` would let pass.
 
-    Under that flag `ImageFile.load` overlooks the end of the data and the errors of
-    decoders that are fed (Pillow 13.0, ImageFile.py). `Image.frombytes` asks the same
-    decoders and overlooks neither, so it is asked first.
+@contextlib.contextmanager
+def _strict():
+    """Have PIL refuse what is cut off or damaged, also where a user told it not to.
+
+    Its flag is of the whole process: it is off while any thread is in here.
     """
-    if image.format in ("AVIF", "HEIF") and not isinstance(image, _WholeAvif):
-        _refuse_under_the_flag(image.format)
-    elif image.format != "AVIF":
-        _require_whole(image)
+    global _n_strict, _flag
+    with _flag_lock:
+        if _n_strict == 0:
+            _flag = ImageFile.LOAD_TRUNCATED_IMAGES
+        _n_strict += 1
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        yield
+    finally:
+        with _flag_lock:
+            if _n_strict == 1:
+                ImageFile.LOAD_TRUNCATED_IMAGES = _flag
+            _n_strict -= 1
 
 
-class _WholeAvif(AvifImagePlugin.AvifImageFile):
-    """An AVIF, which is decoded by `load` and only then says what there is to read."""
-
-    def load_prepare(self):
-        _require_whole(self)
-        super().load_prepare()
-
-
-# Decoders that are fed, and can be asked through `Image.frombytes`. Of the others,
-# libtiff and those of `Image.DECODERS`, written in Python, raise by themselves.
-_FED_DECODERS = {"bcn", "gif", "jpeg", "packbits", "pcx", "raw", "zip"}
-_PNG_ENDS = {b"IEND", b"fcTL"}  # of the file, of its first frame
+def _after_fork_in_child():
+    """Undo what threads have begun that do not exist here."""
+    global _flag_lock, _n_strict
+    _flag_lock = threading.Lock()
+    if _n_strict:
+        _n_strict, ImageFile.LOAD_TRUNCATED_IMAGES = 0, _flag
 
 
-def _read_all(file):
-    position = file.tell()
-    file.seek(0)
-    data = file.read()
-    file.seek(position)
-    return data
-
-
-def _require_whole(image):
-    if not ImageFile.LOAD_TRUNCATED_IMAGES or not getattr(image, "tile", None):
-        return
-    data = _read_all(image.fp)
-    for tile in image.tile:
-        _require_whole_tile(image, data, *tile)
-
-
-def _require_whole_tile(image, data, decoder, extents, offset, args):
-    if decoder == "libtiff" or decoder in Image.DECODERS:
-        return
-    if decoder not in _FED_DECODERS:
-        _refuse_under_the_flag(image.format)
-    if not isinstance(args, tuple):
-        args = () if args is None else (args,)
-    encoded = memoryview(data)[offset:]
-    if decoder == "zip":
-        encoded = _png_pixel_data(image, data)
-        args += (1,) if image.info.get("interlace") else ()
-    left, upper, right, lower = extents or (0, 0, *image.size)
-    mode = "P" if decoder == "gif" else image.mode
-    Image.frombytes(mode, (right - left, lower - upper), encoded, decoder, *args)
-
-
-def _png_pixel_data(image, data):
-    """Join the pixel data of a PNG, as strict about what is around it as PIL is."""
-    if image.tell():
-        _refuse_under_the_flag("a later frame of a PNG")
-    position, parts, is_over = 8, [], False
-    while position + 8 <= len(data):
-        length, name = struct.unpack_from(">I4s", data, position)
-        content = data[position + 8 : position + 8 + length]
-        position += 12 + length
-        is_pixels = name == b"IDAT" and not is_over
-        is_over = bool(parts) and not is_pixels
-        if is_pixels:
-            parts.append(content)
-        elif not parts:
-            checksum = data[position - 4 : position]
-            if zlib.crc32(name + content).to_bytes(4, "big") != checksum:
-                raise OSError(f"broken PNG file (bad checksum in {name!r})")
-        if not re.fullmatch(rb"\w{4}", name) or (is_over and name in _PNG_ENDS):
-            break
-        if len(content) < length and not (is_pixels and content):
-            raise OSError("Truncated File Read")
-    return b"".join(parts)
-
-
-def _refuse_under_the_flag(what):
-    if ImageFile.LOAD_TRUNCATED_IMAGES:
-        raise ValueError(
-            f"is {what}, which PIL reads without reporting damage while "
-            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set; set it to False"
-        )
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 # Which file is opened by which reader of PIL
@@ -247,7 +192,6 @@ def _open_icon(stream):
         return PngImagePlugin.PngImageFile(content)
     width, height = BmpImagePlugin.DibImageFile(content).size
     _check_size(width, height // 2)  # the lower half is its mask
-    _refuse_under_the_flag("a bitmap in an icon")
     stream.seek(0)
     return IcoImagePlugin.IcoImageFile(stream)
 
@@ -272,8 +216,8 @@ _READERS = {
     rb"BM": ("BMP", BmpImagePlugin.BmpImageFile),
     rb"MM\0[*+]|II[*+]\0|MM\*\0|II\0\*": ("TIFF", TiffImagePlugin.TiffImageFile),
     rb"RIFF....WEBP": ("WEBP", WebPImagePlugin.WebPImageFile),
-    rb"....ftyp(avif|avis)": ("AVIF", _WholeAvif),
-    rb"....ftyp(mif1|msf1).{4,60}avi[fs]": ("AVIF", _WholeAvif),
+    rb"....ftyp(avif|avis)": ("AVIF", AvifImagePlugin.AvifImageFile),
+    rb"....ftyp(mif1|msf1).{4,60}avi[fs]": ("AVIF", AvifImagePlugin.AvifImageFile),
     rb"....ftyp(hei[cxms]|hev[cxms]|mif1|msf1)": ("HEIF", _open_heif),
     rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  \r\n\x87\n": (
         "JPEG 2000",
@@ -351,7 +295,7 @@ def pil_pixels(image, value_range=None):
     A lazily opened one is loaded by that, as PIL does at the first use of its pixels.
     """
     # Loading an image is not safe in two threads; X may hold the same image twice.
-    with _LOCKS[hash(id(image)) % len(_LOCKS)]:
+    with _LOCKS[hash(id(image)) % len(_LOCKS)], _strict():
         _load_once(image)
         return np.asarray(_upright(image, value_range))
 
@@ -366,7 +310,6 @@ def _load_once(image):
         raise OSError("could not be loaded earlier, and PIL cannot load it again")
     if getattr(image, "tile", None):
         _check_size(*image.size)
-    _refuse_lenient_reading(image)
     try:
         image.load()
     except Exception:

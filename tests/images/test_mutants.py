@@ -1,15 +1,17 @@
 """Damaged files: the pixels of strict PIL, or an error, soon and in little memory."""
 
 import io
+import os
 import sys
+import threading
 import time
-import warnings
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFile
 from PIL.PngImagePlugin import PngInfo
 
+from sktl import check_images
 from sktl.exceptions import ImageReadError
 from tests.helpers import encode
 from tests.images.samples import NOISE, read
@@ -18,8 +20,6 @@ SMOOTH = np.indices((60, 40)).sum(0).astype(np.uint8)
 PHOTO = np.stack([SMOOTH, SMOOTH[::-1], NOISE[..., 0] // 8], axis=-1)
 ICON = PHOTO[:32, :32]
 KINDS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "ICO")
-# By PIL's own means these cannot be read strictly while it is told to be lenient.
-NOT_STRICT = ("JPEG2000", "ICO")
 WHOLE = {
     kind: [encode(PHOTO, kind)] for kind in KINDS if kind not in ("JPEG", "TIFF", "ICO")
 } | {
@@ -72,7 +72,7 @@ def test_mutants_give_the_pixels_of_strict_pil_or_an_error(n, lenient, monkeypat
         if pixels is not None:
             np.testing.assert_array_equal(pixels, expected)
             n_read += 1
-        elif not (lenient and kind in NOT_STRICT):
+        else:
             assert expected is None, kind
             n_refused += 1
 
@@ -90,7 +90,7 @@ def peak_memory():
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in NOT_STRICT])
+@pytest.mark.parametrize("kind", KINDS)
 def test_whole_files_are_read_whatever_pil_is_told(kind, monkeypatch):
     expected = [read(data) for data in WHOLE[kind]]
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
@@ -111,16 +111,13 @@ def test_damage_behind_the_first_frame_of_a_png_is_no_damage(lenient, monkeypatc
     np.testing.assert_array_equal(pixels, PHOTO)
 
 
-def test_later_frame_of_a_png_is_refused_under_pils_flag(monkeypatch):
-    """Where it lies in the file, the image does not say."""
+@pytest.mark.parametrize("lenient", [False, True])
+def test_later_frame_of_a_png_is_read(lenient, monkeypatch):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", lenient)
     frames = [Image.fromarray(PHOTO), Image.fromarray(PHOTO[::-1])]
     data = encode(frames[0], "PNG", save_all=True, append_images=frames[1:])
     image = Image.open(io.BytesIO(data))
     image.seek(1)
-    with monkeypatch.context() as patch:
-        patch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
-        with pytest.raises(ImageReadError, match="a later frame of a PNG"):
-            read(image)
 
     np.testing.assert_array_equal(read(image), PHOTO[::-1])
 
@@ -149,28 +146,37 @@ def test_png_with_damage_before_its_pixels_is_refused(lenient, monkeypatch):
         read(data.replace(b"a photo", b"a phot0"))
 
 
-@pytest.mark.parametrize("kind", NOT_STRICT)
-def test_files_that_cannot_be_read_strictly_name_pils_flag(kind, monkeypatch):
+def test_flag_of_pil_is_as_it_was_when_threads_have_read_and_failed(monkeypatch):
+    files = [data for forms in WHOLE.values() for data in forms] * 4
+    files[::3] = [data[: len(data) // 2] for data in files[::3]]
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
 
-    with pytest.raises(ImageReadError, match=r"LOAD_TRUNCATED_IMAGES.*to False"):
-        read(WHOLE[kind][-1])
+    failed = [row for row, _, _ in check_images(files, n_jobs=4)]
+
+    assert failed == list(range(0, len(files), 3))
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is True
 
 
-def test_image_refused_under_pils_flag_is_read_without_it(monkeypatch):
-    image = Image.open(io.BytesIO(WHOLE["JPEG2000"][0]))
-    with monkeypatch.context() as patch:
-        patch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
-        with pytest.raises(ImageReadError, match="LOAD_TRUNCATED_IMAGES"):
-            read(image)
-
-    np.testing.assert_array_equal(read(image), read(WHOLE["JPEG2000"][0]))
-
-
-def test_flag_of_pil_is_never_touched(monkeypatch):
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on Windows")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_forked_child_has_pils_flag_as_it_was_while_a_thread_reads(monkeypatch):
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        read(WHOLE["PNG"][0])
+    reading, over = threading.Event(), threading.Event()
 
+    def slow(image):
+        reading.set()
+        over.wait()
+        return ImageFile.ImageFile.load(image)
+
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", slow)
+    thread = threading.Thread(target=check_images, args=[WHOLE["PNG"]])
+    thread.start()
+    reading.wait()
+    if (child := os.fork()) == 0:
+        os._exit(0 if ImageFile.LOAD_TRUNCATED_IMAGES else 1)
+    over.set()
+    _, status = os.waitpid(child, 0)
+    thread.join()
+
+    assert os.waitstatus_to_exitcode(status) == 0
     assert ImageFile.LOAD_TRUNCATED_IMAGES is True

@@ -224,8 +224,8 @@ class PretrainedFeatureExtractor(
         Parameters
         ----------
         X : array-like or sequence of images
-            In any form that `transform` accepts. Of a Dask collection, only the first
-            partition is inspected; of a Ray Dataset, 256 rows.
+            In any form that `transform` accepts. Only the first partition of a Dask
+            collection is inspected, and 256 rows of a Ray Dataset.
         y : None
             Ignored.
 

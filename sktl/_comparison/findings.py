@@ -158,7 +158,7 @@ class Findings:
 
     def _say_what_would_tell(self, gain):
         """What could have been found, and how much more it takes to find this."""
-        # With Bonferroni's adjustment, beyond which Holm's finds every difference.
+        # Adjusted by Bonferroni: Holm's method finds every difference beyond that.
         half = gain.half_width(sum(verdict != "" for verdict in self.verdicts))
         found = f"Here, only a difference of more than {half:.2g} could be detected"
         # The least that would do: zero outside of the interval, or all of the interval

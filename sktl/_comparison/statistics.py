@@ -164,7 +164,7 @@ def _components(scores):
     within = np.einsum("asu,bsu->ab", influence, influence) / n_splits
     total = influence.sum(axis=1) / n_splits
     rows = total @ total.T
-    # Of the variance between splits, rows that these do not share explain so much.
+    # Rows that the splits do not share explain a part of the variance between these.
     splits = between - (within - rows) * n_splits / (n_splits - 1)
     sizes, directions = np.linalg.eigh(splits)
     splits = directions * np.maximum(sizes, 0) @ directions.T

@@ -54,7 +54,7 @@ def check_train_sizes(train_sizes, n_rows, n_least, what):
     n_least : int
         The smallest size that there can be.
     what : str
-        What needs so many rows.
+        What `y` holds, for the messages.
     """
     if isinstance(train_sizes, Real | str) or not len(train_sizes):
         raise ValueError(

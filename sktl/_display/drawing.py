@@ -8,12 +8,12 @@ from sklearn.isotonic import isotonic_regression
 
 from sktl._utils.printable import printable
 
-# From Wong's palette for all eyes (Nature Methods 8, 441, 2011), so ordered that
+# From Wong's palette for all eyes (Nature Methods 8, 441, 2011), in such an order that
 # neighbours differ in grey too. With 4 styles, 20 curves before a pair comes again.
 COLORS = ("#0072B2", "#E69F00", "#000000", "#CC79A7", "#D55E00")
 STYLES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-# By what a contender takes from a network; of one palette, apart in grey.
+# By kind of contender: colours of the same palette that differ in grey too.
 KIND_LOOKS = {
     "classical": {"color": "#000000", "marker": "s"},
     "frozen features": {"color": "#0072B2", "marker": "o"},
@@ -92,7 +92,7 @@ def draw_curves(ax, curves):
     for curve in curves.values():
         style = line_look(curve.look, curve.kind)
         rest.pop(0)
-        # Of curves that run together the later are thinner, so that all can be seen.
+        # Where curves coincide, later ones are thinner, so that all can be seen.
         n_same = sum(np.array_equal(curve.y, other.y) for other in rest)
         ax.plot(
             curve.x,

@@ -8,7 +8,7 @@ from sktl._utils.printable import printable
 
 MOST_PANELS, PANELS_PER_ROW = 6, 3
 PANEL = 2.4  # inches
-INK = 150  # so many points are drawn in full; more of them let others shine through
+INK = 150  # points that are drawn in full; more of them are translucent
 
 
 class PredictionsDisplay:
@@ -83,7 +83,7 @@ class PredictionsDisplay:
             )
         results, found = comparison.results_, comparison.predictions_
         columns = results["contender"], results["mean_test_score"], results["kind"]
-        # Of several sizes the last is that of the predictions.
+        # Predictions are those of the last training size.
         known = {
             name: values
             for name, *values in zip(*columns, strict=True)

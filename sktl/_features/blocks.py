@@ -37,12 +37,12 @@ MIN_BATCHES_ON_GPU = 6
 BLOCKS_PER_READING = 16
 # Handing one image to a thread takes longer than reading it, where it is an array.
 MAX_IMAGES_PER_TASK = 8
-# Of the tenth of a millisecond that an array takes, Python's lock is held for a part:
-# 4 threads on 16 cores prepared 13,500 images of 224 pixels a second, 16 only 7,500.
+# An array takes a tenth of a millisecond, and holds Python's lock for a part of that:
+# on 16 cores, 4 threads prepared 13,500 images of 224 pixels a second, 16 only 7,500.
 MAX_THREADS_FOR_ARRAYS = 4
 # No block should take longer; a process that hangs must not keep the others for ever.
 LOCK_SECONDS = 600
-# Beyond this ratio of an image's short side to the network's, detail is lost.
+# Detail is lost where an image's short side is more than so many times the network's.
 MUCH_LARGER = 4
 
 

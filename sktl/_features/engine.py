@@ -252,10 +252,10 @@ def resolve_device(device):
     ----------
     device : str or torch.device
         `"auto"` is a CUDA device or Apple's MPS where there is one that computes, else
-        the CPU. Of several CUDA devices it is torch's current one; in a worker process,
-        which has a number of its own, they are taken in turn. (A worker that was given
-        one, by `CUDA_VISIBLE_DEVICES`, sees only that.) A device asked for by name is
-        never replaced by another.
+        the CPU. Among several CUDA devices it is torch's current one; worker processes,
+        which are numbered, take them in turn. (A worker that was given one, by
+        `CUDA_VISIBLE_DEVICES`, sees only that.) A device asked for by name is never
+        replaced by another.
     """
     if isinstance(device, str) and device == "auto":
         if torch.cuda.is_available():

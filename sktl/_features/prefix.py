@@ -43,10 +43,9 @@ from sktl._utils.torch_state import plain_torch
 from sktl._utils.warning import warn_caller
 from sktl.exceptions import BatchSizeWarning, ImageReadError, ImageSizeWarning
 
-# Up to so many rows of `X`, as when a service is asked for one image, a batch has no
-# other rows.
+# An `X` of at most this many rows, as when a service is asked for one image, is not
+# padded to a batch, unless a whole batch has at most `SMALL_BATCH` pixels.
 FEW_ROWS = 3
-# ... unless a whole batch has no more pixels than this.
 SMALL_BATCH = 2**13
 # What most networks see; for those that do, there is hardly a better one to name.
 IMAGENET_SIZE = 224

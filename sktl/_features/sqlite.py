@@ -67,7 +67,7 @@ _NEW_TABLE = (
     "CREATE TABLE features (key BLOB PRIMARY KEY, last_day INTEGER, size INTEGER, "
     "dtype BLOB, shape BLOB, payload BLOB, checksum BLOB)",
 )
-# Of damaged text in a file, Python cannot even make the message of an error.
+# Python cannot decode damaged text in a file, not even for the message of an error.
 _TROUBLE = (sqlite3.Error, OSError, OverflowError, UnicodeDecodeError)
 # Result codes that accuse the place; all others accuse the file.
 _PLACE_CODES = {
@@ -151,7 +151,7 @@ class Database:
             try:
                 return work(self._connected(), *args)
             except _TROUBLE as error:
-                # Of a file that was moved or deleted, SQLite says so when it writes
+                # SQLite notices that a file was moved or deleted when it writes to it
                 # (SQLITE_READONLY_DBMOVED).
                 self.close()
                 if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
@@ -206,7 +206,7 @@ class Database:
 
     def _make_way(self):
         """Leave nothing under our name that sktl did not make."""
-        # Of a process that was killed; SQLite undoes what that had begun.
+        # A process that was killed leaves a journal, by which SQLite undoes its work.
         journal = Path(f"{self._path}-journal")
         for path in (self._path, journal):
             if path.is_symlink() or path.is_dir():

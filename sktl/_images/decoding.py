@@ -7,8 +7,8 @@ The rules, for files, `bytes`, PIL images and arrays alike:
 
 * Transparent images are laid over white, as on a page.
 * The EXIF orientation is applied. An EXIF block that cannot be parsed counts as absent.
-* Of an animation or a multi-page file the first frame counts; of a PIL image the frame
-  it stands at.
+* The first frame of an animation or a multi-page file counts; for a PIL image, the
+  frame it stands at.
 * 8-bit grey is repeated; CMYK, YCbCr, LAB, HSV and palettes are converted by PIL.
 * 16-bit grey maps 0..65535 to 0..255 (by v / 257, rounded), grey TIFF files of 12 bits
   0..4095. 16-bit colour files keep their high byte, which is all that PIL reads of
@@ -19,7 +19,7 @@ The rules, for files, `bytes`, PIL images and arrays alike:
   `PIL.ImageFile.LOAD_TRUNCATED_IMAGES` is set. Damage that a format cannot notice
   (most of JPEG, BMP, GIF, TIFF) goes unseen here too.
 
-Memory: a decoded image takes 4 bytes per pixel in PIL and 3 as what is made of it. Of
+Memory: a decoded image takes 4 bytes per pixel in PIL and 3 as what is made of it. With
 104 million pixels, a JPEG or PNG took 720 to 760 MB at most, a progressive JPEG, a TIFF
 or 16-bit grey 1.0 GB, CMYK 1.1 GB and a WebP, whose decoder holds it twice, 1.6 GB.
 """
@@ -67,7 +67,7 @@ MAX_SCANS = 20
 
 _ORIENTATION_TAG = 0x0112
 _BITS_PER_SAMPLE_TAG = 258
-# Of an upright image, the view in which its rows lie as in a file of this orientation.
+# The view of an upright image whose rows lie as in a file of this orientation.
 _AS_STORED = {
     2: lambda upright: upright[:, ::-1],
     3: lambda upright: upright[::-1, ::-1],

@@ -41,9 +41,9 @@ from sktl._utils.partitions import refuse_collection
 from sktl._utils.warning import warn_caller
 from sktl.exceptions import ImageLayoutError, ImageOrientationWarning, ImageReadError
 
-# Of the systems in use, none takes a longer one.
+# No operating system in use accepts a longer path.
 LONGEST_PATH = 4096
-# Of so many files the digest is remembered.
+# How many files' digests are remembered.
 MOST_DIGESTS = 2**16
 
 _digests = {}

@@ -46,8 +46,8 @@ KEEP_CALLS = set(
     "contiguous float to softmax log_softmax sigmoid dropout mean avg_pool2d "
     "adaptive_avg_pool2d mul truediv div".split()
 )
-# Of several heads at once, the mean is taken, a weighted sum, or the largest score of
-# any position.
+# How scores of several heads or positions are joined: the mean, a weighted sum, or the
+# largest.
 JOIN_CALLS = {"add", "iadd", "stack", "sum", "max", "amax"}
 PRODUCTS = {"linear", "matmul", "conv1d", "conv2d", "bilinear", "einsum", "addmm"}
 AVERAGES = {"mean", "avg_pool2d", "adaptive_avg_pool2d"}
@@ -79,8 +79,8 @@ def find_ending(graph, module):
     Parameters
     ----------
     graph : fx.Graph
-        Of several outputs, all but the deepest are taken out of it; so are heads that
-        read several tokens.
+        All outputs but the deepest are removed from it, and heads that read several
+        tokens.
     module : torch.nn.Module
 
     Returns

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from sktl._networks import given
 from sktl._utils.torch_state import building
 
-# Of all networks together, on whatever device: a VGG takes half of a gibibyte.
+# For all networks together, on whatever device: a VGG takes half of a gibibyte.
 MAX_BYTES = 2 * 2**30
 
 _kept = OrderedDict()  # key -> (network, bytes)

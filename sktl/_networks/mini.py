@@ -14,7 +14,7 @@ SIZE = 64
 MEAN = (0.5, 0.5, 0.5)
 STD = (0.25, 0.25, 0.25)
 
-# Of weights/sktl_mini.safetensors, compared at every load.
+# The digest of weights/sktl_mini.safetensors, compared at every load.
 WEIGHTS_SHA256 = "0e991e3089124ee913a64052841ac5ac876f65b1ab5086b18dcb55e9eb735bc9"
 
 STEM_WIDTHS = (32, 48)

@@ -12,13 +12,13 @@ SIZE = 112
 MEAN = (127 / 255,) * 3
 STD = (128 / 255,) * 3
 
-# Of weights/sktl_photo.safetensors, compared at every load.
+# The digest of weights/sktl_photo.safetensors, compared at every load.
 WEIGHTS_SHA256 = "4bef40b35ad6b21bc8c826518ffddc32519be51fc76f93cd7642a3231267068a"
 
 N_FEATURES = 512
 
-# Of each stage the blocks in a row: channels, side of the kernel, stride, and how many
-# times as many channels a block works in as it is given.
+# The blocks of each stage: channels, side of the kernel, stride, and the factor by
+# which a block widens what it is given.
 STEM_WIDTH = 32
 STAGES = {
     "stem": [(16, 3, 1, 1), (24, 3, 2, 6), (24, 3, 1, 6)],

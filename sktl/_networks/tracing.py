@@ -92,7 +92,7 @@ def describe_leaf(layer):
                 digests[where] = digest_of(value)
             except Exception as error:
                 raise ValueError(f"{where!r} ({error})") from error
-    # Of torch, by its name, is also the class of what has parametrizations.
+    # A class that torch made for parametrizations is torch's by its name, too.
     packages = {kind.__module__.partition(".")[0] for kind in type(layer).__mro__}
     is_torchs = packages <= {"torch", "builtins", "typing", "abc"}
     code = "" if is_torchs else digest_of_class(type(layer))

@@ -28,9 +28,9 @@ from sktl._utils.file_state import file_state, is_settled
 from sktl.exceptions import WeightsMismatchError, WeightsNotAvailableError
 
 SILENCE = 30  # seconds without a byte, after which a server is given up
-# Under which names training scripts keep the state dict beside other things, and what
-# they put before its names: torch's DataParallel, torch.compile, Lightning, and the
-# user's own module.
+# Names under which training scripts keep the state dict beside other things, and what
+# is put before the names in it: by torch's DataParallel, torch.compile, Lightning, and
+# the user's own module.
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")
 
@@ -102,7 +102,7 @@ def _hub_file(file):
 
 
 def _from_cache(file):
-    """Without a question to the hub, which would be asked at every start."""
+    """The path in the hub's cache, found without asking the hub; None if missing."""
     import huggingface_hub as hub
 
     repo, _, revision = file.hub.partition("@")
@@ -151,7 +151,7 @@ def _copy(answer, target, file):
     """Write what a server sends, and compare its digest."""
     digest, n_bytes, name = hashlib.sha256(), 0, file.path.name
     with tqdm(total=answer.length, unit="B", unit_scale=True, desc=name) as bar:
-        # At most what has arrived: a server must not be waited for in silence.
+        # read1 returns what has arrived, so that the bar moves with a slow server.
         while chunk := answer.read1(2**20):
             target.write(chunk)
             digest.update(chunk)

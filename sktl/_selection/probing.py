@@ -18,7 +18,7 @@ from sktl._training.targets import TARGETS
 from sktl._utils.scoring import get_one_scorer
 from sktl._utils.splits import make_splits
 
-# From so many labels a class on, a set counts as large. With 17 to 42, training every
+# A set with at least this many labels per class is large. With 17 to 42, training every
 # layer did better than a linear model on the best one on some sets and as much worse on
 # others; with 100, better on two of three (benchmarks/bench_advice.py).
 MANY_LABELS = 100

@@ -80,7 +80,7 @@ class BackboneRanking(TableMixin):
     def __init__(self, results, method, backbones=None):
         order = np.argsort(-results["score"], kind="stable")
         ranked = {name: values[order] for name, values in results.items()}
-        # As many are better as stand before the first equal score.
+        # Equal scores share a rank.
         n_better = np.searchsorted(-ranked["score"], -ranked["score"], side="left")
         self.results_ = {"rank": n_better + 1} | ranked
         self.method_, *self._others = [method] if isinstance(method, str) else method
@@ -455,7 +455,7 @@ def log_maximum_evidence(features, targets):
     outside[outside < n * np.finfo(float).eps * lengths] = 0  # rounding, not noise
     parts = power, inside, outside, n
 
-    # From weights without a prior to weights that are nought.
+    # The ends stand for no prior at all, and for weights of zero.
     span = np.log([FEATURE_PRECISION**2, 1e8]) + np.log(power.max() or 1)
     grid = np.linspace(*span, 200)
     table = np.array([_evidence(np.full(k, t), *parts)[0] for t in grid])

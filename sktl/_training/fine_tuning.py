@@ -858,5 +858,5 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
 
 
 def _pooling(network, cut):
-    """Of the features that the head reads, the mean is enough."""
+    """The head reads only the mean of the penultimate features."""
     return "avg" if cut == network.penultimate else None

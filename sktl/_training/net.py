@@ -1,6 +1,6 @@
 """A skorch net that is a scikit-learn estimator; it knows nothing of images.
 
-What skorch leaves to be cured is cured here: parameters that come back as they were
+Works around what skorch leaves open: parameters that come back as they were
 set, rows that influence one another, sample weights, Ctrl-C, `device="auto"`, progress.
 """
 
@@ -24,8 +24,8 @@ from sktl._utils.torch_state import plain_torch
 
 # Our data sets and batches are dicts of these; weights only where there are some.
 ROWS, WEIGHT = "rows", "sample_weight"
-# So few rows pass the network without others beside them, unless a whole batch holds
-# so few numbers that it takes a fraction of a millisecond.
+# At most `FEW_ROWS` rows pass the network without others beside them, unless a whole
+# batch has at most `SMALL_BATCH` numbers, which take a fraction of a millisecond.
 FEW_ROWS = 3
 SMALL_BATCH = 2**14
 # Parameters of what is built anew whenever it is used.
@@ -169,7 +169,7 @@ class EstimatorNet(NeuralNet):
                 vars(self)[name] = params.pop(name)
         if "device" in params:
             self.device = params.pop("device")
-        # Of a fitted net skorch refuses these, after it has set them.
+        # skorch sets these, and then refuses them if the net is fitted.
         for name in [name for name in params if name.startswith(OF_READERS)]:
             vars(self)[name] = params.pop(name)
             self._params_to_validate.add(name)
@@ -280,7 +280,7 @@ class EstimatorNet(NeuralNet):
             return total
         if not isinstance(criterion, torch.nn.CrossEntropyLoss | torch.nn.NLLLoss):
             return total / losses.numel()
-        # Of these torch takes the mean by class weights, without rows that are ignored.
+        # torch divides these by the class weights of the rows that are not ignored.
         counted = torch.nn.functional.nll_loss(
             -torch.ones_like(y_pred),
             y_true,
@@ -291,7 +291,7 @@ class EstimatorNet(NeuralNet):
         return total / counted
 
     def forward_iter(self, X, training=False, device="cpu"):
-        """As skorch's; of few rows no more than these are computed."""
+        """As skorch's; few rows are computed without padding."""
         dataset = self.get_dataset(X)
         pads = len(dataset) > FEW_ROWS or partition_name.get() is not None
         # A DataLoader makes tensors on torch's default device.

@@ -459,7 +459,7 @@ class Indicators:
         return torch.nn.functional.logsigmoid(logits)
 
     def agreement(self, outputs, others):
-        """Of the tags that either of two sets of outputs gives, the share in both."""
+        """The share of the tags in either of two sets of outputs that are in both."""
         on, others_on = outputs > 0, others > 0
         either = on | others_on
         return np.mean(on[either] == others_on[either]) if either.any() else 1.0
@@ -671,7 +671,7 @@ class Numbers:
         return regressor if self.n_outputs == 1 else MultiOutputRegressor(regressor)
 
 
-# By what users call them; the first that recognises a `y` has it.
+# Named as users name them; the first that recognises a `y` has it.
 TARGETS = {kind.name: kind for kind in (Numbers, Indicators, Labels)}
 
 

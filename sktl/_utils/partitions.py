@@ -14,10 +14,10 @@ from contextvars import ContextVar
 
 import numpy as np
 
-# Which partition this thread computes: its number, or a name. None outside of one. The
-# bits of a row do not depend on how few are beside it there, and messages name it.
+# The partition that this thread computes, its number or a name; None outside of one.
+# Messages name it, and its rows are padded to batches, however few they are.
 partition_name = ContextVar("partition_name", default=None)
-# So many rows of a Ray Dataset stand for the first partition.
+# The rows of a Ray Dataset that stand for the first partition.
 FIRST_ROWS = 256
 # Where a task of Ray gets a GPU, Ray wants to know how many rows it gets.
 ROWS_PER_GPU_TASK = 1024

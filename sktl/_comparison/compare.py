@@ -529,8 +529,7 @@ def compare_transfer(
     if random_state is not None:
         seeds = rng.randint(2**31, size=len(seeds)).tolist()
     splits = shrink(splits, y, target, train_sizes, rng)
-    # Whatever may be wrong with them shows before the first is fitted: what is no
-    # estimator, what cannot say its parameters.
+    # What is no estimator, or cannot say its parameters, shows before the first fit.
     clones = {name: clone(contender) for name, contender in contenders.items()}
     described = {name: repr(contender) for name, contender in contenders.items()}
     parameters = {
@@ -608,9 +607,9 @@ def _attempt(problems, what, work_out, *args):
 
 
 def _score_without_images(X, y, splits, scorer, baseline):
-    """Mean score of what knows `y` alone; NaN where it has none."""
+    """Mean score of a model that sees `y` alone; NaN where it has none."""
     seeds = [None] * len(splits)
-    with warnings.catch_warnings():  # such as of a precision of nothing
+    with warnings.catch_warnings():  # such as that a precision is undefined
         warnings.simplefilter("ignore")
         (trials,) = run_trials(baseline, X, y, [splits], seeds, scorer, 1, {})
     return float(np.mean([trial.score for trial in trials]))

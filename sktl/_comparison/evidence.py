@@ -263,6 +263,6 @@ def check_margin(margin):
 
 
 def _stack(influences):
-    """Of all splits; None if it is not known of one."""
+    """Join the influences of all splits; None if one is not known."""
     known = all(influence is not None for influence in influences)
     return np.array(influences) if known else None

@@ -93,9 +93,9 @@ class Findings:
         return [(indicator, name, reference, value, low, high)]
 
     def _times(self, axis, name, reference):
-        """Per split, and whether the score is reached; None if one has no curve.
+        """When each split reaches the score, and whether; None if one has no curve.
 
-        Where it is not, the time at which training ended.
+        Where it does not, the time at which training ended.
         """
         curves, scores = self.curves.get(name, []), self._scores(reference).of_splits
         if not curves or not all(curves) or np.isnan(scores).any():
@@ -174,9 +174,9 @@ class Findings:
         return f"{found}; a verdict takes about {needed} {what} instead of {now}."
 
     def _say_catching_up(self, pair, verdict):
-        """From which training size on the twin without transfer is as good.
+        """The training size at which the twin without transfer becomes as good.
 
-        From the largest size down, as long as the verdict is that it is.
+        It is looked for from the largest size down, while the verdict is that it is.
         """
         rows = self.results["contender"] == pair.contender
         sizes = self.results["train_size"][rows]

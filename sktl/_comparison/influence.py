@@ -61,7 +61,7 @@ def influence(predicted, y, units, scorer, score, n_units):
         return None
     if repr(scorer) == ACCURACY:
         hits = predicted.predict(np.arange(len(y))) == y
-        hits = hits.reshape(len(y), -1).all(axis=1)  # of tags, all
+        hits = hits.reshape(len(y), -1).all(axis=1)  # all tags of a row
         without = _accuracy_without(hits, unit_of_row)
     else:
         without = _score_without(predicted, y, unit_of_row, scorer, score)

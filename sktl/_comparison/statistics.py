@@ -63,7 +63,7 @@ class Mean(NamedTuple):
         return Estimate(self.value, low, high, 2 * self._tail(abs(self.value)))
 
     def half_width(self, n_means=1):
-        """Half the width of a 95 % interval that holds for so many means at once."""
+        """Half the width of a 95 % interval that holds for `n_means` at once."""
         return stdtrit(self.freedom, 1 - (1 - LEVEL) / 2 / n_means) * self.error
 
     def p_outside(self, margin):
@@ -194,7 +194,7 @@ def holm(p_values):
 
 
 def verdicts_on(means, margin):
-    """Say of several differences what may be said, adjusted to how many they are.
+    """Say what may be said of several differences, adjusted for their number.
 
     Equivalent comes first: what is surely smaller than the margin does not matter, even
     if it is surely not zero.
@@ -252,6 +252,6 @@ def chances_of_being_best(scores, n_draws=10_000):
     draws = np.random.default_rng(0).multivariate_normal(
         means, covariance, size=n_draws, method="eigh"
     )
-    # Equal ones differ by rounding, of which the decomposition makes a root.
+    # Equal ones differ by the root of a rounding error, from the decomposition.
     best = np.isclose(draws, draws.max(axis=1, keepdims=True), rtol=0, atol=1e-6)
     return np.mean(best / best.sum(axis=1, keepdims=True), axis=0)

@@ -10,7 +10,7 @@ from sktl._display.drawing import PLAIN, line_look, new_axes, plain_legend
 from sktl._utils.printable import printable, shown
 
 LOSSES = ("train_loss", "valid_loss")
-# What `early_stopping` scores; of the others, skorch's callbacks say which are scores.
+# The score of `early_stopping`; skorch's callbacks say which others are scores.
 SCORE = "valid_score"
 
 

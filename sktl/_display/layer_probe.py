@@ -128,7 +128,7 @@ class LayerProbeDisplay:
         ax.plot(chosen, self.means[chosen], label=label, **ring)
 
     def _best(self):
-        """The layer with the best mean; of equal ones the advised one."""
+        """The layer with the best mean; if several are equal, the advised one."""
         chosen = self.layers.index(self.recommendation["layers"])
         best = int(np.argmax(self.means))
         return chosen if self.means[chosen] == self.means[best] else best

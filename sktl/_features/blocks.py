@@ -26,14 +26,14 @@ from sktl._images.forms import Images
 from sktl._images.geometry import Geometry
 from sktl.exceptions import ImageReadError
 
-# Whatever the length of X, at most twice so much of it is in memory: of what was read
+# However long X is, at most twice these amounts of it are in memory: of what was read
 # (files' bytes, or pixels), and of what was decoded.
 MAX_BYTES_READ = 2**27
 MAX_BYTES_DECODED = 2**25
 MAX_IMAGES = 1024
-# A GPU waits between two blocks, for as long as it takes for a part of a batch.
+# A GPU waits between two blocks, about as long as for a part of a batch.
 MIN_BATCHES_ON_GPU = 6
-# So that several processes find work in what each has read.
+# Several processes are to find work in what each has read.
 BLOCKS_PER_READING = 16
 # Handing one image to a thread takes longer than reading it, where it is an array.
 MAX_IMAGES_PER_TASK = 8
@@ -127,7 +127,7 @@ class Blocks:
 
     def max_threads(self):
         """Return how many threads `n_jobs=-1` would give."""
-        n_cores = joblib.cpu_count()  # of -1 a Dask worker would be warned
+        n_cores = joblib.cpu_count()  # -1 makes a Dask worker warn
         return min(n_cores, MAX_THREADS_FOR_ARRAYS) if self.images.is_array else n_cores
 
     def __enter__(self):
@@ -219,7 +219,7 @@ class Blocks:
             return row, None, None, error
 
     def _divide(self, contents):
-        """Put images in blocks, for other processes' sake those of a lock in one."""
+        """Put images in blocks; images of one lock together, as others may have it."""
         size = self._size
         if not self.cache.is_shared:
             return [contents[i : i + size] for i in range(0, len(contents), size)]

@@ -139,7 +139,7 @@ class Engine:
     @contextmanager
     def autocast(self):
         """Use torch alone, to compute in this engine's precision."""
-        # Switched off it has to be too: a user may have switched it on.
+        # A user may have switched it on, so it is switched off too.
         rounds = self.dtype != torch.float32
         rounded = torch.autocast(self.device.type, self.dtype, enabled=rounds)
         with plain_torch(), rounded, self.exact():

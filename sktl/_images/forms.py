@@ -370,7 +370,7 @@ class Form(ABC):
 
     @abstractmethod
     def open(self, row, ranges, layout):
-        """Make a LazyImage of it; may raise anything, of which the row is told."""
+        """Make a LazyImage of it; may raise anything: the caller names the row."""
 
     def numbers(self):
         """Give the array that it is, or None."""

@@ -94,7 +94,7 @@ class _Seen:
     range: tuple
     low: float
     high: float
-    reach: float  # of the number farthest from 0, in that of the range
+    reach: float  # the largest distance from 0, in units of the range's
     n_outside: int
     n: int
 

@@ -120,7 +120,7 @@ class StagedNetwork:
         return cut
 
     def n_features(self, side):
-        """Width of what the head reads of images of so many pixels: units, channels."""
+        """Width of what the head reads, units or channels, for images of this side."""
         if len(self._heads) == 1:
             (head,) = self._heads
             if self._names[head.all_input_nodes[0]] == self.penultimate:

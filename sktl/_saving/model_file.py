@@ -219,7 +219,7 @@ def _is_same(value, default):
 
 @contextlib.contextmanager
 def _errors_of(path, manifest):
-    """Say of what goes wrong that it lies in the file."""
+    """Blame the file for what goes wrong."""
     try:
         yield
     except (TypeError, KeyError, AttributeError, ValueError) as error:

@@ -47,7 +47,7 @@ IRRELEVANT = ("cache", "checkpoint", "n_jobs", "verbose")
 
 
 class Checkpoint:
-    """The file of one run of training; of several runs, the last one's is kept.
+    """The file of one run of training, which the next run replaces.
 
     A run is told from others by its parameters, rows, labels, device, first weights
     and the optimizer's first state. Where a parameter cannot be compared, there is a

@@ -44,7 +44,7 @@ from sktl._utils.torch_state import seeded
 from sktl.callbacks import GradualUnfreeze
 from sktl.exceptions import TrainingDivergedError
 
-# Whatever training's is, so that activations are those of the extractor's default.
+# Not that of training, so that activations are those of the extractor's default.
 PREFIX_BATCH_SIZE = 32
 COUNT = Interval(Integral, 1, None, closed="left")
 RATE = Interval(Real, 0, None, closed="neither")
@@ -229,7 +229,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         callbacks = super()._default_callbacks
         # Parameters may be anything until `fit` has checked them, arrays for instance.
         if str(self.strategy) in ("lp_ft", "gradual"):
-            # Which stages there are is known when there is a network.
+            # The stages are known once there is a network.
             unfreeze = GradualUnfreeze(stages={}, epochs_per_stage=None)
             callbacks += [("unfreeze", unfreeze)]
         if str(self.early_stopping) == "True":
@@ -622,7 +622,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         self.n_epochs_ = stop.n_epochs_kept(self.history) if stop else len(self.history)
 
     def on_train_begin(self, net, X=None, y=None, **kwargs):
-        """Tell the callback that unfreezes of the stages there are.
+        """Tell the callback that unfreezes which stages there are.
 
         Not earlier, as skorch makes new callbacks whenever one of their parameters is
         set; and what the user sets stays.

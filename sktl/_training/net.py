@@ -173,7 +173,7 @@ class EstimatorNet(NeuralNet):
         for name in [name for name in params if name.startswith(OF_READERS)]:
             vars(self)[name] = params.pop(name)
             self._params_to_validate.add(name)
-        # Nor does it set a callback that is off, and of one switched off None is left.
+        # Nor does it set a callback that is off, or remember one that is switched off.
         callbacks = [name for name in params if name.startswith("callbacks__")]
         whole = [name for name in callbacks if name.count("__") == 1]
         for name in whole:
@@ -297,7 +297,7 @@ class EstimatorNet(NeuralNet):
         # A DataLoader makes tensors on torch's default device.
         with plain_torch():
             batches = self.get_iterator(dataset, training=training)
-            if not len(dataset):  # of no rows there is no batch
+            if not len(dataset):  # no rows make no batch
                 batches = [({ROWS: torch.from_numpy(dataset.X[ROWS])}, None)]
             outputs = [
                 to_device(self.evaluation_step(batch, training, pads), device=device)

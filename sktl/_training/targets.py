@@ -49,8 +49,8 @@ from sktl._utils.warning import warn_caller
 # Few rows, many columns: there histograms do not pay, and are less accurate.
 BOOSTING = {"max_features": "sqrt"}
 # Losses of torch by what their targets are. With other targets, some compute something
-# else in silence: of class numbers, if a batch has as many rows as there are classes;
-# of numbers, zero.
+# else in silence: with class numbers, if a batch has as many rows as there are classes;
+# with numbers, zero.
 OF_NUMBERS = (
     torch.nn.HuberLoss,
     torch.nn.L1Loss,
@@ -121,7 +121,7 @@ class Labels:
 
     @staticmethod
     def size_in_words(per_group, many):
-        """How many rows there are, and from how many on a set counts as large."""
+        """How many rows there are, and how many make a set count as large."""
         return f"{per_group:.3g} labels per class ({many} or more count as large)"
 
     def strata(self, y):
@@ -242,15 +242,15 @@ class Labels:
         return torch.log_softmax(logits, dim=-1)
 
     def agreement(self, outputs, others):
-        """Share of the rows of which two sets of outputs say the same."""
+        """Share of the rows for which two sets of outputs say the same."""
         return np.mean(outputs.argmax(axis=1) == others.argmax(axis=1))
 
     def choose(self, probabilities):
-        """Return the class numbers that probabilities speak for."""
+        """Return the most probable class numbers."""
         return probabilities.argmax(axis=1)
 
     def margins(self, logits):
-        """Return logits as scikit-learn shapes them: of two classes, the difference."""
+        """Return logits as scikit-learn shapes them: the difference of two classes."""
         return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
 
     def align(self, probabilities, known):
@@ -639,7 +639,7 @@ class Numbers:
         solve_by_ridge(layer, features, codes, weights, images)
 
     def agreement(self, outputs, others):
-        """R2 of other outputs, of the variance of these; of those without any, or 0."""
+        """R2 of other outputs; if these do not vary, whether both are equal."""
         error = np.sum((outputs - others) ** 2)
         variation = np.sum((outputs - outputs.mean(axis=0)) ** 2)
         return 1 - error / variation if variation else float(error == 0)
@@ -709,7 +709,7 @@ def check_labels(y):
             "one label per image."
         )
     _refuse_lists(y)
-    # NumPy would make texts of all that a list holds beside texts, NaN for one.
+    # NumPy would turn what a list holds beside texts into texts, NaN for one.
     is_list = isinstance(y, list | tuple)
     y = column_or_1d(np.array(y, dtype=object) if is_list else y, warn=True)
     missing = [i for i, label in enumerate(y) if is_missing(label)]

@@ -72,7 +72,7 @@ def _sync_folder(folder):
 
 
 def _remove_stale(folder):
-    """Remove what writers left that were killed."""
+    """Remove what killed writers left."""
     with contextlib.suppress(OSError):
         for file in folder.glob(".sktl-*.tmp"):
             if time.time() - file.stat().st_mtime > STALE_AFTER:

@@ -81,11 +81,11 @@ def scoring_name(scoring):
 
 
 def neg_expected_calibration_error(estimator, X, y):
-    """Score how far probabilities are from the shares of rows that come out so.
+    """Score how far probabilities are from the shares of rows predicted right.
 
-    Rows are grouped by the probability of the label that is predicted. In each group
-    its mean would be the share of rows predicted right, if it was one (Naeini et al.,
-    AAAI 2015): the score is the mean gap, weighted by rows, with a minus.
+    Rows are grouped by the probability of the predicted label. If it is calibrated, its
+    mean over a group is the share of rows predicted right (Naeini et al., AAAI 2015):
+    the score is the mean gap, weighted by rows, with a minus.
     """
     probabilities = estimator.predict_proba(X)
     if y.ndim > 1:

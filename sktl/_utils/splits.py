@@ -104,7 +104,7 @@ def _check_enough(y, n_folds):
 
 
 def _hint_at_numbers(y):
-    """A sentence for labels of which there are too few each; "" for texts."""
+    """A sentence for numeric labels that are too rare; "" for texts."""
     if y.dtype.kind not in "iuf":
         return ""
     return " If y holds numbers to predict, pass target='numbers'."

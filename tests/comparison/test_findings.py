@@ -79,7 +79,7 @@ def report(X, y, actors, cv, seed):
         for name, actor in actors.items()
     }
     results, _ = summarize(trials, splits)
-    evidence = collect_evidence(trials, splits, whose, "accuracy", MARGIN)
+    evidence = collect_evidence(trials, splits, whose, (0.0, 1.0), MARGIN)
     return Findings(results, {}, ROLES, evidence).sentences()
 
 

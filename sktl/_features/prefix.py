@@ -220,12 +220,19 @@ class FrozenPrefix:
         return engine.batches(self._module(), pixels)
 
     def _check_finite(self, outputs):
-        if self.engine.dtype != torch.float16 or all(map(_is_finite, outputs)):
+        if all(map(_is_finite, outputs)):
             return outputs
+        if self.engine.dtype == torch.float16:
+            raise ValueError(
+                f"Activations of backbone={self.backbone.name!r} are too large for "
+                "precision='float16', whose largest number is 65504. Pass "
+                "precision='bfloat16' or 'float32'. Such features are not cached."
+            )
         raise ValueError(
-            f"Activations of backbone={self.backbone.name!r} are too large for "
-            "precision='float16', whose largest number is 65504. Pass "
-            "precision='bfloat16' or 'float32'. Such features are not cached."
+            f"Activations of backbone={self.backbone.name!r} are NaN or infinite, as "
+            "after a logarithm or division in its forward, or with weights of training "
+            "that diverged. Pass a network that gives numbers for all images. Such "
+            "features are not cached."
         )
 
     def _tell_what_limits(self, blocks, bar):

@@ -13,14 +13,17 @@ import weakref
 from collections.abc import Mapping
 
 import torch
+from torch import nn
 
 from sktl._networks.stages import StagedNetwork
 from sktl._networks.weight_files import impossible
 from sktl._utils.digests import is_of_library
+from sktl._utils.torch_state import seeded
 from sktl._utils.warning import warn_caller
 from sktl.exceptions import WeightsMismatchError
 
 _warned = set()
+_checked = set()  # structures, with the side of their images
 _known = weakref.WeakKeyDictionary()  # module -> (its blueprint, StagedNetwork)
 
 
@@ -52,19 +55,65 @@ def forget():
 
 
 def check_given(module):
-    """Refuse a network of the user's that is compiled, or not in float32."""
+    """Refuse a network of the user's that could not be copied, traced or computed."""
+    name = type(module).__name__
     if isinstance(module, torch.jit.ScriptModule) or hasattr(module, "_orig_mod"):
         raise ValueError(
-            f"backbone is a {type(module).__name__}, compiled by torch.jit or "
+            f"backbone is a {name}, compiled by torch.jit or "
             "torch.compile, and cannot be split into layers. Pass the network itself."
+        )
+    if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        raise ValueError(
+            f"backbone is a {name}, which spreads a network over devices. Pass the "
+            "network in it: backbone.module."
+        )
+    if type(module).forward is nn.Module.forward:
+        raise ValueError(
+            f"backbone={name} has no forward, so it computes nothing. Pass a network: "
+            "of layers in a row, torch.nn.Sequential(*layers)."
+        )
+    _check_tensors(module, name)
+    hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+    if hooks or "forward" in vars(module):
+        raise ValueError(
+            f"backbone={name} has {'forward hooks' if hooks else 'another forward'} on "
+            "the object itself, which tracing by torch.fx does not see. Pass "
+            "torch.nn.Sequential(network), where it does, or write it into the forward "
+            "of the class."
+        )
+
+
+def _check_tensors(module, name):
+    tensors = dict([*module.named_parameters(), *module.named_buffers()])
+    lazy = [key for key, tensor in tensors.items() if nn.parameter.is_lazy(tensor)]
+    if lazy:
+        raise ValueError(
+            f"backbone={name} has weights without a shape, such as {lazy[0]!r}, as "
+            "lazy layers have before their first use. Call the network on a batch of "
+            "images first."
+        )
+    meta = [key for key, tensor in tensors.items() if tensor.is_meta]
+    if meta:
+        raise ValueError(
+            f"backbone={name} has weights without numbers, on the device 'meta', such "
+            f"as {meta[0]!r}. Call network.to_empty(device='cpu') and load its weights."
         )
     wrong = {str(p.dtype) for p in module.parameters() if p.dtype != torch.float32}
     if wrong:
         raise ValueError(
-            f"backbone={type(module).__name__} has weights in {', '.join(wrong)}. Pass "
+            f"backbone={name} has weights in {', '.join(wrong)}. Pass "
             "it in float32 (network.float()), and set precision to choose the number "
             "format of the computation."
         )
+    for path, layer in module.named_modules():
+        for key, value in vars(layer).items():
+            if isinstance(value, torch.Tensor) and value.grad_fn is not None:
+                raise ValueError(
+                    f"backbone={name}: {key!r} of the layer {path!r} was computed "
+                    "from other tensors and cannot be copied, as after "
+                    "torch.nn.utils.prune or weight_norm. Make it a weight again by "
+                    f"prune.remove(layer, {key!r}) or remove_weight_norm(layer)."
+                )
 
 
 def _warn_of_doubt(network, name):
@@ -103,6 +152,72 @@ def reset_copy(module):
             )
         child.reset_parameters()
     return module
+
+
+def check_rows(network, side):
+    """Refuse a network whose rows are not each a function of one image.
+
+    Images are passed through it twice, among other ones; once in a process for each
+    network, apart from its weights.
+
+    Parameters
+    ----------
+    network : StagedNetwork
+    side : int
+        Of the images that it is to see, in pixels.
+    """
+    key = network.structure, side
+    if key in _checked:
+        return
+    prefix = network.prefix(network.penultimate)
+    device = next(network.module.parameters()).device
+    with seeded(0, device), torch.inference_mode():
+        # Of one colour each, as is all that passes a network and is not of the user's.
+        images = torch.randn(7, 3, 1, 1).expand(-1, -1, side, side)
+
+        def rows(*which):
+            return prefix(images[list(which)].to(device))[0]
+
+        try:
+            first, second, again = rows(0, 1, 2, 3, 4), rows(5, 1, 2, 3, 6), None
+        except Exception:
+            return  # where it is to be used, it is told which images it cannot take
+        name = f"backbone={type(network.module).__name__}"
+        if first.ndim < 2 or len(first) != 5:
+            raise ValueError(
+                f"{name}: for five images, {network.penultimate!r} gives a tensor of "
+                f"shape {tuple(first.shape)}, which has no row of features for each. "
+                "Pass a network that gives shape (n, ...) for n images."
+            )
+        if first.ndim > 2 and not first.is_floating_point():
+            raise ValueError(
+                f"{name}: {network.penultimate!r} gives {first.dtype}, of which there "
+                "is no average. Pass a network whose output is floats."
+            )
+        if not _are_alike(first[1:4], second[1:4]):
+            again = rows(5, 1, 2, 3, 6)
+    if again is not None and _are_alike(second, again):
+        raise ValueError(
+            f"{name}: the features of an image depend on the other images in its batch "
+            "(as by F.batch_norm(training=True), or a mean or softmax over axis 0). "
+            "Let its forward compute each row from one image."
+        )
+    if again is not None:
+        raise ValueError(
+            f"{name}: its features are random: two passes of the same images differ "
+            "(as by F.dropout without training=self.training, or torch.randn). Let its "
+            "forward draw numbers in training only."
+        )
+    _checked.add(key)
+
+
+def _are_alike(first, second):
+    """Whether two tensors differ by rounding at most."""
+    if not first.is_floating_point():
+        return torch.equal(first, second)
+    finite = first[first.isfinite()].abs()
+    size = 1e-4 * float(finite.max()) if finite.numel() else 0.0
+    return torch.allclose(first, second, rtol=0, atol=size, equal_nan=True)
 
 
 # ---- has it changed?

@@ -7,15 +7,25 @@ trace: such a *leaf* is one node.
 """
 
 import inspect
+import secrets
 import sys
+import weakref
+from types import BuiltinFunctionType, FunctionType, ModuleType
 
+import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torchvision.models.feature_extraction import NodePathTracer
 
-from sktl._utils.digests import digest_of, digest_of_class, is_of_library
+from sktl._utils.digests import (
+    digest_of,
+    digest_of_class,
+    globals_read,
+    is_of_library,
+)
 
 OF_EVERY_LAYER = frozenset(vars(nn.Module()))
+_marks = weakref.WeakKeyDictionary()  # hook -> what no other has
 
 
 def trace(module):
@@ -39,19 +49,43 @@ def trace(module):
     try:
         graph = tracer.trace(module)
     except Exception as error:
-        hint = (
-            "Networks of the transformers package cannot be traced; timm has most of "
-            "those for images (timm.create_model)."
-            if type(module).__module__.startswith("transformers.")
-            else "Pass a network whose forward does not branch on tensor values."
-        )
         raise ValueError(
             f"backbone={type(module).__name__} could not be traced by torch.fx "
-            f"({error}). {hint}"
+            f"({error}). {_hint(module, error)}"
         ) from error
+    _keep_rows(graph)
     # Constants are not in the tracer's table; they take no part in naming.
     names = {node: tracer.node_to_qualname.get(node, node.name) for node in graph.nodes}
     return graph, names
+
+
+def _hint(module, error):
+    if type(module).__module__.startswith("transformers."):
+        return (
+            "Networks of the transformers package cannot be traced; timm has most of "
+            "those for images (timm.create_model)."
+        )
+    if "control flow" in str(error):
+        return "Pass a network whose forward does not branch on tensor values or sizes."
+    return (
+        "Pass a network whose forward makes no Python numbers of tensors and sizes: "
+        "x.shape[0] instead of len(x) or int(x.shape[0]); no float(x), x.item() or "
+        "loop over x; x.new_zeros(x.shape[0], 1) instead of torch.zeros(x.shape[0], 1)."
+    )
+
+
+def _keep_rows(graph):
+    """Let a batch of one image keep its axis where axes of length 1 are dropped."""
+    for node in graph.nodes:
+        is_call = node.op in ("call_method", "call_function")
+        if is_call and node.target in ("squeeze", torch.squeeze):
+            if len(node.args) == 1 and not node.kwargs:
+                node.op, node.target = "call_function", squeeze
+
+
+def squeeze(x):
+    """Drop the axes of length 1, but not that of the images."""
+    return x.squeeze(tuple(range(1, x.ndim)))
 
 
 class _Tracer(NodePathTracer):
@@ -115,7 +149,7 @@ def _other_than_plain(part):
     own = [kind for kind in type(part).__mro__ if not is_of_library(kind)]
     for name, value in vars(part).items():
         if name in ("_forward_pre_hooks", "_forward_hooks"):
-            value = tuple(value.values())
+            value = tuple(map(_hook, value.values()))
         elif name in OF_EVERY_LAYER or not (own or callable(value)):
             continue  # what else libraries keep there follows from the rest
         if not _is_plain(value):
@@ -125,6 +159,25 @@ def _other_than_plain(part):
             if not name.startswith(("__", "_abc_")):
                 value = getattr(value, "fget", getattr(value, "__func__", value))
                 yield f"{kind.__name__}.{name}", value
+
+
+def _hook(hook):
+    """What tells a hook from others.
+
+    A function that shares values with other code may keep there what it sees, or have
+    it changed between two calls: it is known by itself, and in this process only.
+    """
+    if not isinstance(hook, FunctionType):
+        return hook
+    read = globals_read(hook)
+    plain = {k: v for k, v in read.items() if _is_plain(v) or _is_code(v)}
+    if len(plain) == len(read) and hook.__closure__ is None:
+        return hook
+    return [_marks.setdefault(hook, secrets.token_hex()), hook.__code__, plain]
+
+
+def _is_code(value):
+    return isinstance(value, FunctionType | BuiltinFunctionType | ModuleType | type)
 
 
 def _unsaid(part):

@@ -47,8 +47,7 @@ class _Comparer(pickle.Pickler):
             parts = [value.co_code, value.co_names, *map(_sketch, value.co_consts)]
         elif isinstance(value, FunctionType):
             around = [cell.cell_contents for cell in value.__closure__ or ()]
-            names = sorted(_names_in(value.__code__) & value.__globals__.keys())
-            around += [_sketch(value.__globals__[name]) for name in names]
+            around += map(_sketch, globals_read(value).values())
             parts = [_sketch(value), value.__defaults__, value.__kwdefaults__, around]
         elif isinstance(value, Callback | BaseEstimator):  # what ends in _ was learnt
             own = {n: v for n, v in vars(value).items() if not n.endswith("_")}
@@ -95,6 +94,12 @@ def _digest_members(kind):
 
 
 _digest_once = functools.lru_cache(_digest_members)
+
+
+def globals_read(function):
+    """The globals that a function reads, by name, in the order of their names."""
+    names = sorted(_names_in(function.__code__) & function.__globals__.keys())
+    return {name: function.__globals__[name] for name in names}
 
 
 def _names_in(code):

@@ -3,7 +3,6 @@
 import copy
 import functools
 import gc
-import types
 import weakref
 
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 import torch
 import torchvision
 from torch import nn
+from torch.nn.utils import prune
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from sktl import PretrainedFeatureExtractor, clear_cache
@@ -394,7 +394,7 @@ def _encoder(**options):
     def make(is_other):
         values = {name: pair[is_other] for name, pair in options.items()}
         heads = values.pop("nhead", 2)
-        layer = nn.TransformerEncoderLayer(4, heads, 8, **values)
+        layer = nn.TransformerEncoderLayer(4, heads, 8, batch_first=True, **values)
         return nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
 
     return make
@@ -402,7 +402,6 @@ def _encoder(**options):
 
 LEAVES = {
     "a number of heads": _encoder(nhead=(2, 4)),
-    "the order of axes": _encoder(batch_first=(True, False)),
     "a function of torch": _encoder(activation=(torch.tanh, torch.sigmoid)),
     "a setting of a parametrization": _parametrized,
     "a tensor": _leaf(lambda layer: layer.mask.mul_(3)),
@@ -480,12 +479,44 @@ def test_hook_added_after_fit_is_an_error(images, tiny_network):
         extractor.transform(images)
 
 
+class Tracker:
+    """A hook that cannot be compared: its network holds it."""
+
+    def __init__(self, network):
+        self.network = network
+
+    def __call__(self, layer, inputs, output):
+        return output * 2
+
+
 def test_layer_that_cannot_be_digested_is_an_error_that_names_it(images, tiny_network):
-    tracker = types.SimpleNamespace(network=tiny_network, seen=[])
-    tiny_network.conv2.register_forward_hook(lambda *a: tracker.seen.append(a))
+    tiny_network.conv2.register_forward_hook(Tracker(tiny_network))
     extractor = PretrainedFeatureExtractor(tiny_network, image_size=16)
     with pytest.raises(ValueError, match=r"'conv2'.*'_forward_hooks'.*handle\.remove"):
         extractor.fit(images)
+
+
+def test_hook_that_keeps_what_it_sees_changes_no_network(images, tiny_network):
+    expected = extracted(tiny_network, images)
+    seen = []
+    tiny_network.conv2.register_forward_hook(lambda *args: seen.append(args[-1]))
+    extractor = PretrainedFeatureExtractor(
+        tiny_network, image_size=16, precision="float32", batch_size=4
+    ).fit(images)
+    np.testing.assert_allclose(extractor.transform(images), expected, rtol=1e-5)
+    assert seen
+
+
+def test_hooks_that_differ_in_what_is_around_them_are_told_apart(images, tiny_network):
+    def features(factor):
+        hook = tiny_network.conv2.register_forward_hook(lambda *args: args[-1] * factor)
+        found = extracted(tiny_network, images), extracted(tiny_network, images, None)
+        hook.remove()
+        return found
+
+    for factor in (2, 3):
+        found, expected = features(factor)
+        assert np.array_equal(found, expected)
 
 
 @pytest.fixture
@@ -553,3 +584,122 @@ def test_compiled_network_is_refused(compiled):
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.ReLU())
     with pytest.raises(ValueError, match="compiled by .* Pass the network itself"):
         load_backbone(compiled(network))
+
+
+# ---- what is refused, and by which words
+
+
+class Applied(nn.Module):
+    """A convolution, then whatever is given; features are the mean over positions."""
+
+    def __init__(self, function, inner=None):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.inner = nn.Conv2d(3, 4, 3), inner or nn.Identity()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(self.inner(self.conv(x)).relu())
+
+
+def _mean(x):
+    return x.mean((2, 3))
+
+
+RANDOM = "features are random"
+OF_BATCH = "depend on the other images in its batch"
+NOT_ROWS = {
+    "dropout": (lambda x: _mean(nn.functional.dropout(x)), RANDOM),
+    "noise": (lambda x: _mean(x + torch.randn_like(x)), RANDOM),
+    "batch norm": (
+        lambda x: nn.functional.batch_norm(_mean(x), None, None, training=True),
+        OF_BATCH,
+    ),
+    "a mean of the batch": (lambda x: _mean(x - x.mean(0)), OF_BATCH),
+    "the first image": (lambda x: _mean(x - 0.5 * x[:1]), OF_BATCH),
+    "a softmax over the batch": (lambda x: _mean(x.softmax(0)), OF_BATCH),
+    "no axes": (lambda x: x.mean((1, 2, 3)), r"shape \(5,\), which has no row"),
+    "another order": (lambda x: _mean(x).T, r"shape \(4, 5\), which has no row"),
+    "whole numbers": (lambda x: x.argmax(1), "gives torch.int64, of which there is no"),
+    "no numbers": (lambda x: _mean(x - 9).log(), "are NaN or infinite"),
+    "len": (lambda x: x.view(len(x), 4, -1).mean(2), r"x\.shape\[0\] instead of len"),
+    "int": (lambda x: x.view(int(x.shape[0]), -1), r"x\.shape\[0\] instead of len"),
+    "zeros": (
+        lambda x: _mean(x) + torch.zeros(x.shape[0], 1),
+        r"x\.new_zeros\(x\.shape\[0\], 1\)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("function", "message"), NOT_ROWS.values(), ids=NOT_ROWS)
+def test_network_that_gives_no_row_per_image_is_refused(function, message, images):
+    with pytest.raises(ValueError, match=message):
+        extracted(Applied(function), images, cache=None)
+
+
+def test_check_of_rows_draws_no_numbers_of_the_user(images):
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    network = Applied(_mean)
+    torch.manual_seed(3)
+    extracted(network, images, cache=None)
+    assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.parametrize("n_images", [1, 4])
+def test_axes_that_are_squeezed_leave_that_of_the_images(n_images, images):
+    network = Applied(lambda x: x.mean((2, 3), keepdim=True).squeeze())
+    expected = extracted(Applied(_mean), images[:n_images], cache=None)
+    found = extracted(network, images[:n_images], cache=None)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def _pruned():
+    network = Applied(_mean)
+    prune.random_unstructured(network.conv, "weight", 0.5)
+    return network
+
+
+def _normed():
+    network = Applied(_mean, nn.Conv2d(4, 4, 1))
+    nn.utils.weight_norm(network.inner)
+    return network
+
+
+def _with_root_hook():
+    network = Applied(_mean)
+    network.register_forward_hook(lambda layer, inputs, output: output * 2)
+    return network
+
+
+def _with_another_forward():
+    network = Applied(_mean)
+    network.forward = lambda x: _mean(x)
+    return network
+
+
+REFUSED = {
+    "pruned": (_pruned, r"'weight' of the layer 'conv' .* prune\.remove"),
+    "weight norm": (_normed, r"'weight' of the layer 'inner' .* remove_weight_norm"),
+    "meta": (lambda: Applied(_mean).to("meta"), r"'meta'.*to_empty\(device='cpu'\)"),
+    "lazy": (
+        lambda: Applied(_mean, nn.LazyConv2d(4, 1)),
+        r"without a shape, such as 'inner\.weight'.*Call the network",
+    ),
+    "parallel": (lambda: nn.DataParallel(Applied(_mean)), r"backbone\.module"),
+    "no forward": (lambda: nn.ModuleList([nn.ReLU()]), r"no forward.*nn\.Sequential"),
+    "hooks": (_with_root_hook, r"has forward hooks.*nn\.Sequential\(network\)"),
+    "forward": (_with_another_forward, r"has another forward on the object itself"),
+}
+
+
+@pytest.mark.parametrize(("make", "message"), REFUSED.values(), ids=REFUSED)
+@pytest.mark.filterwarnings("ignore:.*weight_norm")
+def test_network_that_cannot_be_read_is_refused_with_the_cure(make, message, images):
+    with pytest.raises(ValueError, match=message):
+        extracted(make(), images, cache=None)
+
+
+def test_hook_of_a_network_in_a_sequential_is_seen(images):
+    found = extracted(nn.Sequential(_with_root_hook()), images)
+    np.testing.assert_allclose(found, 2 * extracted(Applied(_mean), images), rtol=1e-5)

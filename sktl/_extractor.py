@@ -79,7 +79,9 @@ class PretrainedFeatureExtractor(
         range by more than a tenth of its width, or if `X` has at least four images (not
         counting those of a single colour) and all numbers are below an eighth of the
         range's upper end. At most 256 images, evenly spread over `X`, are checked. If
-        you pass a range, nothing is checked.
+        you pass a range, nothing is checked; it holds for arrays of numbers, uint8 too,
+        and for files and PIL images deeper than 8 bits. Those of 8 bits are always read
+        as 0-255.
     image_size : int or None, default=None
         Side, in pixels, of the square image that the network gets. None means the size
         the weights were trained for.

@@ -14,7 +14,7 @@ The rules, for files, `bytes`, PIL images and arrays alike:
   0..4095. 16-bit colour files keep their high byte, which is all that PIL reads of
   them.
 * 32-bit integer and float images do not say what black and white are: they need an
-  explicit range.
+  explicit range. A TIFF file in which white is the smallest number is inverted.
 * What is cut off or fails a decoder's checks is refused, also where
   `PIL.ImageFile.LOAD_TRUNCATED_IMAGES` is set. Damage that a format cannot notice
   (most of JPEG, BMP, GIF, TIFF) goes unseen here too.
@@ -67,6 +67,8 @@ MAX_SCANS = 20
 
 _ORIENTATION_TAG = 0x0112
 _BITS_PER_SAMPLE_TAG = 258
+_PHOTOMETRIC_TAG = 262
+_SAMPLE_FORMAT_TAG = 339
 # The view of an upright image whose rows lie as in a file of this orientation.
 _AS_STORED = {
     2: lambda upright: upright[:, ::-1],
@@ -84,7 +86,7 @@ def decoding_stack():
     """Versions that decide how a file's bytes become pixels, for cache keys."""
     libraries = ("libjpeg_turbo", "jpg", "zlib", "libtiff", "webp", "avif", "jpg_2000")
     versions = [f"{name} {features.version(name)}" for name in libraries]
-    return ", ".join([f"sktl images 2, pillow {pillow_version}", *versions])
+    return ", ".join([f"sktl images 3, pillow {pillow_version}", *versions])
 
 
 def decode(data, value_range=None):
@@ -353,32 +355,34 @@ def _orientation(image):
 
 
 def _deep_pixels(image, value_range):
-    values = np.asarray(image)
+    values, tags = np.asarray(image), getattr(image, "tag_v2", {})  # of a TIFF file
+    if image.mode == "I" and tags and tags.get(_SAMPLE_FORMAT_TAG, (1,))[0] == 1:
+        values = values.view(np.uint32)  # PIL takes them for signed ones
     if value_range is None:
-        value_range = _declared_range(image)
+        value_range = _declared_range(image, values, tags)
     elif not np.isfinite(values).all():
         raise ValueError("contains NaN or infinity")
     if value_range is None:  # all 16 bits
         values = values.astype(np.uint16)
     shown = array_pixels(values, value_range)
+    if tags.get(_PHOTOMETRIC_TAG) == 0:  # white is the smallest number
+        np.subtract(255, shown, out=shown)
     key = image.info.get("transparency")
     if isinstance(key, int):
         shown[np.asarray(image) == key] = 255  # the transparent grey of a PNG
     return shown
 
 
-def _declared_range(image):
+def _declared_range(image, values, tags):
     """Range that a file of deep numbers declares; None where it is 0..65535."""
     if image.mode.startswith("I;16"):
-        tags = getattr(image, "tag_v2", {})  # of a TIFF file
         bits = tags.get(_BITS_PER_SAMPLE_TAG, (16,))[0]
         return None if bits == 16 else (0, 2**bits - 1)
     # PPM is the one format whose 16 bits PIL keeps in its 32-bit mode.
     if image.mode == "I" and image.format == "PPM":
         return None
-    low, high = image.getextrema()
     raise ValueError(
         f"holds {'float' if image.mode == 'F' else '32-bit integer'} numbers "
-        f"(PIL mode {image.mode!r}) from {low} to {high}, "
+        f"(PIL mode {image.mode!r}) from {values.min()} to {values.max()}, "
         "whose black and white are unknown; pass value_range=(lo, hi)"
     )

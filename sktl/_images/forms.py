@@ -528,6 +528,11 @@ def _why_not_found(path, error):
             f"{reprlib.repr(path)} of {len(path)} characters looks like base64, not "
             "like a path; pass the bytes, base64.b64decode(text)"
         )
+    if re.match(r"[\w+.-]+://", path):
+        return (
+            "no such file; it is a URL, which is not fetched: download it, or pass its "
+            "bytes (of file://, the path alone)"
+        )
     if len(path) > LONGEST_PATH:
         return f"{reprlib.repr(path)} of {len(path)} characters is too long for a path"
     if not isinstance(error, FileNotFoundError):
@@ -543,8 +548,8 @@ def _why_not_found(path, error):
 
 def _open_source(X, layout, only_images, may_be_empty):
     refuse_collection(X)
-    refuse_single_image(X)
     X = _tensors_to_numpy(X)
+    refuse_single_image(X)
     items, n_columns = _items_of(X, only_images)
     if items is None:
         _refuse_table(X)
@@ -630,7 +635,19 @@ def _tensors_to_numpy(X):
         return [_tensors_to_numpy(x) if _is_tensor(x) else x for x in X]
     if not _is_tensor(X):
         return X
-    tensor = X.detach().cpu()
+    cures = {
+        "nested": (X.is_nested, "a list of tensors, X.unbind()"),
+        "on the device 'meta'": (X.is_meta, "a tensor that has numbers"),
+        "quantized": (X.is_quantized, "X.dequantize()"),
+        f"in the layout {X.layout}": (str(X.layout) != "torch.strided", "X.to_dense()"),
+    }
+    for kind, (is_so, cure) in cures.items():
+        if is_so:
+            raise TypeError(
+                f"X is a torch tensor that is {kind}, and so no array of numbers. Pass "
+                f"{cure}."
+            )
+    tensor = X.detach().cpu().resolve_conj().resolve_neg()
     try:
         return tensor.numpy()
     except TypeError:

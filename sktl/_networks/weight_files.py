@@ -259,7 +259,8 @@ def parse(path, digest, content=None):
             state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         # Not torch's whole message: it advises to let the file run code.
-        reason = str(error).partition(". ")[0]
+        reason = str(error).partition(". ")[0] or type(error).__name__
+        reason = reason if content else "it is empty, 0 bytes"
         raise WeightsMismatchError(
             f"weights={str(path)!r} is not a readable state dict ({reason}). Pass a "
             ".safetensors file, or a .pth file that holds tensors by name and nothing "

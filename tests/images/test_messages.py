@@ -4,10 +4,12 @@ import base64
 import io
 import os
 import re
+import struct
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image, ImageOps
 
 from sktl import PretrainedFeatureExtractor, check_images
@@ -17,7 +19,7 @@ from sktl.exceptions import (
     ImageReadError,
 )
 from tests.helpers import encode, write
-from tests.images.samples import NOISE, RGB
+from tests.images.samples import NOISE, RGB, read
 
 LONG = base64.b64encode(encode(NOISE) * 1000).decode()  # 10 MB
 
@@ -237,3 +239,73 @@ def test_grey_of_12_bits_is_read_by_its_own_white():
     np.testing.assert_array_equal(
         fit_transform([data]), fit_transform([values], value_range=(0, 4095))
     )
+
+
+def tiff(values, white_is_zero=False):
+    """A grey TIFF file, whose numbers are unsigned or floats."""
+    height, width = values.shape
+    is_float = values.dtype.kind == "f"
+    tags = {
+        256: width,
+        257: height,
+        258: 8 * values.itemsize,
+        262: 0 if white_is_zero else 1,
+        273: 8,
+        278: height,
+        279: values.nbytes,
+        339: 3 if is_float else 1,
+    }
+    entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items()]
+    start = struct.pack("<2sHI", b"II", 42, 8 + values.nbytes)
+    count = struct.pack("<H", len(tags))
+    return b"".join([start, values.tobytes(), count, *entries, bytes(4)])
+
+
+LEVELS = np.arange(0, 250, 5, dtype=np.uint8).reshape(5, 10)
+
+
+@pytest.mark.parametrize(
+    ("values", "value_range", "white_is_zero"),
+    [
+        (LEVELS.astype("<u2") * 257, "auto", False),
+        (LEVELS.astype("<u2") * 257, "auto", True),
+        (LEVELS.astype("<u2") * 257, (0, 65535), True),
+        (LEVELS.astype("<f4") / 255, (0, 1), True),
+        (LEVELS.astype("<u4") * 16843009, (0, 2**32 - 1), False),
+    ],
+)
+def test_deep_tiff_is_read_by_its_tags(values, value_range, white_is_zero):
+    data = tiff(values, white_is_zero)
+    expected = 255 - LEVELS if white_is_zero else LEVELS
+    for item in (data, Image.open(io.BytesIO(data))):
+        pixels = read(item, value_range=value_range)
+        np.testing.assert_array_equal(pixels[..., 1], expected)
+
+
+@pytest.mark.parametrize(
+    "url", ["https://x.org/a.png", "s3://b/a.png", "file:///a.png"]
+)
+def test_url_in_place_of_a_path_is_named(url):
+    with pytest.raises(ImageReadError, match="no such file; it is a URL.*download it"):
+        fit_transform([url])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x.to_sparse(), r"layout torch\.sparse_coo.*X\.to_dense\(\)"),
+        (lambda x: x.to("meta"), "on the device 'meta'.*that has numbers"),
+        (lambda x: torch.nested.as_nested_tensor([*x]), r"nested.*X\.unbind\(\)"),
+    ],
+    ids=["sparse", "meta", "nested"],
+)
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_tensor_that_numpy_cannot_take_is_refused_with_the_cure(change, message):
+    X = change(torch.rand(4, 3, 8, 8))
+    with pytest.raises(TypeError, match=message):
+        fit_transform(X)
+
+
+def test_tensor_that_is_a_negative_view_is_read():
+    X = torch.rand(4, 3, 8, 8)
+    np.testing.assert_array_equal(fit_transform(torch._neg_view(-X)), fit_transform(X))

@@ -405,3 +405,11 @@ def test_other_threads_compute_while_one_waits_for_a_server(
         finally:
             over.set()
         assert isinstance(waiting.exception(), WeightsNotAvailableError)
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_empty_file_is_named_as_that(suffix, tmp_path):
+    path = tmp_path / f"weights.{suffix}"
+    path.touch()
+    with pytest.raises(WeightsMismatchError, match="it is empty, 0 bytes"):
+        load_backbone("shufflenet_v2_x0_5", path)

@@ -6,8 +6,8 @@ models on frozen features: logistic regression as scikit-learn has it, and with 
 penalty that `FineTunedCNNClassifier` chooses. The others are ways to fine-tune: the
 default; the same stage after stage; and, for 20 epochs of batches of 32 at a constant
 rate, the last stage, all stages from a fitted head, and all stages from a random head
-with augmented images. Where fastai is installed, two more columns are `fine_tune(5)` and
-`fine_tune(12)` of its `vision_learner`, with its own head, augmentation and rates.
+with augmented images. Where fastai is installed, two more columns are `fine_tune(5)`
+and `fine_tune(12)` of its `vision_learner`, with its own head, augmentation and rates.
 
 Claims, of the default (issue 21):
 
@@ -203,8 +203,8 @@ def load(shared, name):
 def draw(y, n, seed):
     """Rows of a training set: n of each class, or all there are."""
     rng = np.random.default_rng(seed)
-    classes = [rng.permutation(np.flatnonzero(y == label))[:n] for label in np.unique(y)]
-    return np.sort(np.concatenate(classes))
+    classes = [np.flatnonzero(y == label) for label in np.unique(y)]
+    return np.sort(np.concatenate([rng.permutation(rows)[:n] for rows in classes]))
 
 
 def measure(make, network, train, test, n, seed):

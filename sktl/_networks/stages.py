@@ -10,27 +10,30 @@ tail that together compute what the whole computes, bit for bit. Cuts are named 
 import fnmatch
 import functools
 import hashlib
-import operator
 import reprlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from numbers import Integral
 from types import FunctionType
 
 import torch
-from torch import fx, nn
+from torch import fx
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd
 
-from sktl._networks.heads import find_ending, is_matrix_layer, is_token, layer_of
+from sktl._networks.axes import (
+    find_channels_last,
+    find_extra_tokens,
+    is_constant,
+    is_tuple,
+    tensor_of,
+)
+from sktl._networks.heads import find_ending, is_matrix_layer, layer_of
 from sktl._networks.tracing import describe_leaf, trace
 from sktl._networks.weight_files import state_digest
 from sktl._utils.digests import digest_of, is_of_library
-from sktl._utils.torch_state import plain_torch, seeded
+from sktl._utils.torch_state import plain_torch
 from sktl._utils.warning import warn_caller
 from sktl.exceptions import UnknownLayerError, UnknownStageError
 
-# The length of each axis of what nodes are tried on.
-PROBE = 4
 # Share of the parameters from which on "last" means so much that it is said.
 ALMOST_ALL = 0.9
 
@@ -78,8 +81,8 @@ class StagedNetwork:
         self.heads = [node.target for node in ending.heads]
         self.doubt = ending.doubt
         _refuse_batch_statistics(self._graph, module)
-        self._channels_last = _channels_last(self._graph, module)
-        self._extra_tokens = _extra_tokens(self._graph, module)
+        self._channels_last = find_channels_last(self._graph, module)
+        self._extra_tokens = find_extra_tokens(self._graph, module)
         self._cuts = {self._names[node]: node for node in _cut_nodes(self._graph)}
         self.cuts = list(self._cuts)
         self.penultimate = self._find_penultimate(ending)
@@ -191,9 +194,9 @@ class StagedNetwork:
         """
         module = self.module
         plain = {
-            node.target: _tensor(node, module)
+            node.target: tensor_of(node, module)
             for node in self._graph.nodes
-            if _is_constant(node)
+            if is_constant(node)
         }
         named = [*module.named_parameters(), *module.named_buffers()]
         return plain | dict(named)
@@ -261,7 +264,7 @@ class StagedNetwork:
         constants = [
             node
             for node in order[: order.index(start)]
-            if _is_constant(node) and not set(node.users).isdisjoint(later)
+            if is_constant(node) and not set(node.users).isdisjoint(later)
         ]
         for node in constants + later:
             copies[node] = graph.node_copy(node, copies.__getitem__)
@@ -379,7 +382,7 @@ class StagedNetwork:
             layer = self.module.get_submodule(node.target)
             named = [*layer.named_parameters(), *layer.named_buffers()]
             return [f"{node.target}.{name}" for name, _ in named] or [node.target]
-        return [node.target] if _is_constant(node) else []
+        return [node.target] if is_constant(node) else []
 
     def _node(self, cut):
         """The node of a cut; "" is the image."""
@@ -449,147 +452,6 @@ def _refuse_batch_statistics(graph, module):
             )
 
 
-@dataclass(frozen=True)
-class _Axes:
-    """How many axes a tensor has, and which of them holds its channels."""
-
-    n: int
-    channels: int
-    were_last: bool = False  # the channels, as far as they have not been moved away
-    in_parts: bool = False  # it is a tuple of such tensors
-
-    @property
-    def are_last(self):
-        return self.n > 2 and self.channels == self.n - 1
-
-    def moved(self, n, channels):
-        were_last = self.were_last or self.are_last
-        return _Axes(n, channels, were_last)
-
-    def last(self):
-        return self.moved(self.n, self.n - 1)
-
-
-def _channels_last(graph, module):
-    """The nodes whose channels are on the last axis.
-
-    Where a node moves them is seen by running it alone, however it is spelled; one that
-    cannot be run alone leaves them first or last.
-    """
-    axes = {}
-    with seeded(0):
-        for node in graph.nodes:
-            known = {n: axes[n] for n in node.all_input_nodes if n in axes}
-            if node.op == "placeholder":
-                axes[node] = _Axes(4, 1)
-            elif known:
-                after = _axes_after(node, layer_of(node, module), known)
-                axes |= {node: after} if after else {}
-    return {node for node, found in axes.items() if found.are_last}
-
-
-def _axes_after(node, layer, known):
-    """The axes of what a node makes of its inputs; None if that is no tensor."""
-    before = max(known.values(), key=lambda found: (found.n, found.are_last))
-    if node.target is operator.getitem and before.in_parts:
-        return replace(before, in_parts=False)
-    if isinstance(layer, _ConvNd):
-        return _Axes(before.n, 1)
-    if isinstance(layer, nn.LayerNorm) or node.target is nn.functional.layer_norm:
-        return before.last()
-    if isinstance(layer, nn.Linear) or node.target is nn.functional.linear:
-        # A mixer moves the channels away for the one that mixes its tokens.
-        mixes_tokens = before.were_last and not before.are_last
-        return before if mixes_tokens else before.last()
-    try:
-        found = _run_alone(node, layer, known)
-    except Exception:  # such as a number of channels that is not that of the probe
-        n = _n_axes_of_view(node) or before.n
-        after = before.moved(n, n - 1 if before.are_last else 1)
-        return replace(after if n != before.n else before, in_parts=_is_tuple(node))
-    in_parts = isinstance(found, tuple) and not isinstance(found, torch.Size)
-    found = found[0] if in_parts else found
-    if not isinstance(found, torch.Tensor):
-        return None
-    varying = [axis for axis in range(found.ndim) if found.diff(dim=axis).any()]
-    if len(varying) != 1:
-        varying = [found.ndim - 1 if before.are_last else 1]
-    return replace(before.moved(found.ndim, *varying), in_parts=in_parts)
-
-
-def _run_alone(node, layer, known):
-    """What a node makes of small tensors that vary along their channels only."""
-    (n, channels), *others = {(found.n, found.channels) for found in known.values()}
-    if (
-        others
-        or len(known) < len(node.all_input_nodes)
-        or not _is_operation(node, layer)
-    ):
-        raise NotImplementedError
-    values = torch.arange(PROBE, dtype=torch.float64)
-    shape = [PROBE if axis == channels else 1 for axis in range(n)]
-    probe = values.reshape(shape).expand([PROBE] * n)
-    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda _: probe.clone())
-    if layer is not None:
-        return layer.forward(*args, **kwargs)
-    if node.op == "call_method":
-        return getattr(args[0], node.target)(*args[1:], **kwargs)
-    return node.target(*args, **kwargs)
-
-
-def _is_operation(node, layer):
-    """Whether a node is one of torch's operations, without weights."""
-    if layer is not None:
-        return is_of_library(type(layer)) and not layer.state_dict()
-    is_function = isinstance(node.target, FunctionType)
-    return not is_function or is_of_library(node.target)
-
-
-def _n_axes_of_view(node):
-    """How many axes a view or reshape asks for; None for what is neither."""
-    if node.target not in ("view", "reshape", torch.reshape):
-        return None
-    sizes = node.args[1:]
-    return len(sizes[0]) if sizes and isinstance(sizes[0], tuple | list) else len(sizes)
-
-
-def _extra_tokens(graph, module):
-    """By node, the names of tokens that are parameters, in the order of their axis.
-
-    A concatenation along the tokens, axis 1, puts them before those of the image; what
-    selects or averages tokens takes them out again.
-    """
-    tokens = {}
-    for node in graph.nodes:
-        known = [tokens.get(source, ()) for source in node.all_input_nodes]
-        found = max(known, key=len, default=())
-        index = node.args[1] if len(node.args) > 1 else None
-        if node.target is torch.cat and 1 in (index, node.kwargs.get("dim")):
-            parts = [_token_names(part, module) for part in node.args[0]]
-            found = (*(name for part in parts for name in part), *found)
-        elif is_token(node):
-            found = ()
-        elif node.target is operator.getitem and isinstance(index, tuple):
-            if len(index) > 1 and isinstance(index[1], slice):
-                start = index[1].start or 0
-                found = found[start:] if isinstance(start, int) else ()
-        elif getattr(node.target, "__name__", node.target) in ("mean", "amax", "sum"):
-            found = ()
-        if found and node.op != "get_attr":
-            tokens[node] = found
-    return tokens
-
-
-def _token_names(node, module):
-    """The name of the parameter that a node repeats for each image, once a token."""
-    while node.op == "call_method" and node.target in ("expand", "repeat"):
-        node = node.args[0]
-    if not _is_constant(node):
-        return ()
-    tensor = _tensor(node, module)
-    return (node.target,) * tensor.shape[1] if tensor.ndim == 3 else ()
-
-
 def _cut_nodes(graph):
     """Yield the nodes across which no other value is alive."""
     order = {node: i for i, node in enumerate(graph.nodes)}
@@ -602,29 +464,12 @@ def _cut_nodes(graph):
         if node.op == "output":
             return
         # `alive_until` covers the nodes before this one.
-        is_value = not _is_constant(node)
+        is_value = not is_constant(node)
         if alive_until <= i and is_value and node.op != "placeholder":
-            if not _is_tuple(node):
+            if not is_tuple(node):
                 yield node
         if is_value:
             alive_until = max(alive_until, last_use[node])
-
-
-def _tensor(node, module):
-    parent, _, name = node.target.rpartition(".")
-    return getattr(module.get_submodule(parent), name)
-
-
-def _is_constant(node):
-    return node.op == "get_attr"
-
-
-def _is_tuple(node):
-    """Whether the node gives several tensors, such as a chunk: they are taken apart."""
-    return bool(node.users) and all(
-        user.target is operator.getitem and isinstance(user.args[1], int)
-        for user in node.users
-    )
 
 
 def _parent(name, depth):

@@ -227,7 +227,7 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
     optimizers that need a closure.
 
     Cost: where everything is trained, an epoch takes as long as about three passes of
-    the images through the network; the default takes 25 times as long as
+    the images through the network; the default takes 30 times as long as
     `"linear_probe"`, or more.
 
     Linear probing before fine-tuning keeps the pretrained features from being

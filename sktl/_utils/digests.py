@@ -85,12 +85,19 @@ def is_of_library(thing):
 
 def _digest_members(kind):
     members = []
-    for name, value in chain(*(vars(base).items() for base in kind.__mro__[:-1])):
+    for name, value in chain(*map(_members, kind.__mro__[:-1])):
         value = getattr(value, "__func__", value)
         constant = type(value) in PLAIN and not name.startswith("__")
         if constant or isinstance(value, FunctionType):
             members.append([name, _sketch(value)])
     return digest_of(members)
+
+
+def _members(kind):
+    # In a process of joblib, a class that was defined in a notebook has them in the
+    # order of their names: cloudpickle sorts them.
+    members = vars(kind).items()
+    return members if is_of_library(kind) else sorted(members)
 
 
 _digest_once = functools.lru_cache(_digest_members)

@@ -131,7 +131,7 @@ def fit_scaled(make, precision, factor, **params):
 def test_gradients_too_small_for_float16_train_as_in_float32(make):
     half, single = (fit_scaled(make, p, 1e-7) for p in ("float16", "float32"))
     for name, tensor in state_of(single).items():
-        torch.testing.assert_close(state_of(half)[name], tensor, rtol=0.01, atol=1e-3)
+        torch.testing.assert_close(state_of(half)[name], tensor, rtol=0.01, atol=5e-3)
     gradients = dict(single.callbacks_)["Gradients"].seen_
     assert max(grad.abs().max() for grad in gradients.values()) < 6e-8
     for name, grad in dict(half.callbacks_)["Gradients"].seen_.items():

@@ -237,7 +237,8 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             stop = KeepBest(
                 LOSS if by_loss else SCORE,
                 patience=self.n_iter_no_change,
-                threshold=0,  # relative by default, which a score below 0 is worse than
+                # skorch's is a share of the best score: below 0, worse ones pass it.
+                threshold=0,
                 lower_is_better=by_loss,
                 load_best=True,
             )

@@ -258,7 +258,7 @@ def check_margin(margin):
         raise ValueError(
             f"margin={margin!r} must be a number above 0, in the unit of the score: "
             "the largest difference that does not matter. None is 0.01 for scores "
-            "group_of_row best value is 1."
+            "whose best value is 1."
         )
 
 

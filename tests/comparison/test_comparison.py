@@ -1186,7 +1186,9 @@ def test_contenders_that_all_failed_have_a_page_and_no_chance(
 
 @pytest.mark.parametrize("margin", [0, -0.01, True, "small", np.inf])
 def test_margin_that_is_no_size_of_a_difference_is_refused(digits, margin):
-    with pytest.raises(ValueError, match="margin=.* must be a number above 0"):
+    with pytest.raises(
+        ValueError, match="margin=.* must be a number above 0.*best value is 1"
+    ):
         compare_transfer(*digits, {"one": DummyClassifier()}, cv=2, margin=margin)
 
 

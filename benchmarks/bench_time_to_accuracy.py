@@ -20,7 +20,7 @@ first epoch at its accuracy or above; sktl's first point is the fitted head, bef
 epoch. One that never arrives counts as infinitely slow.
 
 Usage: python benchmarks/bench_time_to_accuracy.py [--shared PATH] [--epochs N]
-[--repeats N]. Exits with 1 when the claim fails. About six minutes on two cores.
+[--repeats N]. Exits with 1 when the claim fails. Twelve to twenty minutes on two cores.
 """
 
 import math

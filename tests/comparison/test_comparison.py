@@ -302,12 +302,6 @@ def test_default_contenders_run_and_transfer_helps(digits, count_images):
     assert count_images() == 2 * len(np.unique(X, axis=0))
 
 
-@pytest.mark.parametrize("contenders", [{}, [LogisticRegression()], "all"])
-def test_contenders_of_another_kind_are_refused(digits, contenders):
-    with pytest.raises(ValueError, match="must be 'default' or a dict of name"):
-        compare_transfer(*digits, contenders)
-
-
 @pytest.mark.parametrize("contender", [LogisticRegression, 3])
 def test_contender_that_is_no_estimator_is_named(digits, contender):
     with pytest.raises(ValueError, match=r"contenders\['mine'\]=.* must be a"):

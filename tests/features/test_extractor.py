@@ -3,26 +3,20 @@
 import pickle
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from PIL import Image
 from sklearn.base import clone
-from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_digits
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV, cross_validate
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from sktl import PretrainedFeatureExtractor, cache_info, clear_cache, layer_names
 from sktl.exceptions import (
-    ImageLayoutError,
     ImageReadError,
     ImageSizeWarning,
-    UnknownBackboneError,
-    UnknownLayerError,
     WeightsMismatchError,
 )
 
@@ -186,29 +180,6 @@ def test_grid_search_over_backbones_compares_different_networks(digits):
     assert scores[0] != scores[1]
 
 
-@pytest.mark.parametrize("kind", ["rows", "images", "paths"])
-def test_cross_validate_takes_every_kind_of_x(kind, images, paths):
-    y = np.arange(20) % 2
-    X = {"rows": images.reshape(20, -1), "images": images, "paths": paths}[kind]
-    model = make_pipeline(PretrainedFeatureExtractor("sktl_mini"), LogisticRegression())
-    scores = cross_validate(model, X, y, cv=2, error_score="raise")
-    assert len(scores["test_score"]) == 2
-
-
-@pytest.mark.parametrize("column", ["path", ["path"]], ids=["string", "list"])
-def test_column_transformer_has_a_branch_for_images(images, paths, column):
-    table = pd.DataFrame({"path": paths, "age": np.arange(20.0)})
-    branches = ColumnTransformer(
-        [
-            ("image", PretrainedFeatureExtractor("sktl_mini"), column),
-            ("number", StandardScaler(), ["age"]),
-        ]
-    )
-    rows = branches.fit_transform(table)
-    expected = PretrainedFeatureExtractor("sktl_mini").fit_transform(images)
-    assert np.array_equal(rows[:, :-1], expected)
-
-
 def test_set_params_takes_effect_on_a_fitted_extractor(images):
     extractor = PretrainedFeatureExtractor("sktl_mini", pooling="avg").fit(images)
     features = extractor.set_params(backbone="squeezenet1_1", weights=None)
@@ -298,28 +269,6 @@ def test_images_much_larger_than_the_network_sees_warn_once(backbone, remedy):
         extractor.transform(large)
     assert len(caught) == 1
     assert caught[0].filename == __file__
-
-
-@pytest.mark.parametrize(
-    ("params", "X", "error", "message"),
-    [
-        ({"backbone": "resnet81"}, None, UnknownBackboneError, "'resnet18'"),
-        ({"layers": "layer9"}, None, UnknownLayerError, "layers='layer9'"),
-        ({"layers": []}, None, ValueError, "layers"),
-        ({"pooling": "mean"}, None, ValueError, "'pooling' parameter"),
-        ({"batch_size": 0}, None, ValueError, "'batch_size' parameter"),
-        ({"device": "gpu"}, None, ValueError, "device='gpu' cannot be used"),
-        ({"precision": "int8"}, None, ValueError, "'precision' parameter"),
-        ({"cache": 3}, None, ValueError, "'cache' parameter"),
-        ({}, np.zeros((5, 60)), ImageLayoutError, "image_shape"),
-        ({}, np.zeros((5, 3, 3, 3), np.uint8), ImageLayoutError, "channels"),
-        ({}, np.full((5, 64), np.nan), ValueError, "NaN"),
-    ],
-)
-def test_wrong_use_names_parameter_and_remedy(images, params, X, error, message):
-    extractor = PretrainedFeatureExtractor(**{"backbone": "sktl_mini"} | params)
-    with pytest.raises(error, match=message):
-        extractor.fit_transform(images if X is None else X)
 
 
 # ---- fits that fail, parameters set after a fit

@@ -64,12 +64,6 @@ def test_numbers_in_a_sparse_matrix_are_an_error():
         open_images(sparse.csr_array(np.eye(4)))
 
 
-@pytest.mark.parametrize("X", ["a.png", Path("a.png"), b"png", Image.new("L", (3, 3))])
-def test_single_image_is_an_error_that_shows_the_list(X):
-    with pytest.raises(TypeError, match=r"X is one image.*\[X\]"):
-        open_images(X)
-
-
 @pytest.mark.parametrize("frame", [pd.DataFrame, pl.DataFrame])
 def test_table_with_a_column_of_paths_names_the_column(frame):
     X = frame({"age": [1, 2], "scan": ["a.png", "b.png"]})

@@ -543,20 +543,6 @@ def test_saved_backbone_of_another_architecture_is_refused(three, tmp_path):
 # ---- what goes wrong
 
 
-def test_single_class_is_refused(digits):
-    X, _, _, _ = digits
-    with pytest.raises(ValueError, match="at least 2 classes"):
-        quick().fit(X, np.zeros(len(X)))
-
-
-def test_missing_labels_are_named_by_row(three):
-    X, y = three
-    labels = y.astype(object)
-    labels[4] = None
-    with pytest.raises(ValueError, match=r"no label .* first in row 4"):
-        quick().fit(X, labels)
-
-
 def test_network_given_as_module_is_trained_in_a_copy(tiny_network, three):
     X, y = three
     before = {k: v.clone() for k, v in tiny_network.state_dict().items()}
@@ -573,34 +559,6 @@ def test_saved_backbone_has_to_be_loadable(three, tmp_path, name, precision):
     clf = quick(strategy="linear_probe").fit(*three)
     with pytest.raises(ValueError, match=r"must end in '\.safetensors', and precision"):
         clf.save_backbone(tmp_path / name, precision)
-
-
-def test_continuous_target_is_refused(digits):
-    X, _, _, _ = digits
-    with pytest.raises(ValueError, match="Unknown label type"):
-        quick().fit(X, np.linspace(0, 1, len(X)))
-
-
-def test_rows_and_labels_of_different_number_are_refused(digits):
-    X, y, _, _ = digits
-    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
-        quick().fit(X, y[:-1])
-
-
-@pytest.mark.parametrize(
-    ("params", "message"),
-    [
-        ({"strategy": "finetune"}, "'strategy' parameter"),
-        ({"max_epochs": 0}, "'max_epochs' parameter"),
-        ({"lr": 0}, "'lr' parameter"),
-        ({"optimizer": "adam"}, "'optimizer' parameter"),
-        ({"unfreeze_from": "layer9"}, "unfreeze_from='layer9'"),
-        ({"iterator_train_shuffle": True}, "did you mean iterator_train__shuffle"),
-    ],
-)
-def test_wrong_parameters_are_named(three, params, message):
-    with pytest.raises(ValueError, match=message):
-        quick(**params).fit(*three)
 
 
 def test_log_probabilities_are_those_of_a_nonlinearity_of_ones_own(make):

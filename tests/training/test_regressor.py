@@ -314,28 +314,6 @@ def test_saved_backbone_of_a_regressor_is_a_network_for_others(tmp_path):
 # ---- what goes wrong
 
 
-@pytest.mark.parametrize("wrong", [np.nan, np.inf])
-@pytest.mark.parametrize("y", [PRICE, BOTH], ids=["one", "two"])
-def test_numbers_that_are_none_are_named_by_row(regressor, y, wrong):
-    y = y.copy()
-    y[7] = wrong
-    with pytest.raises(ValueError, match=r"y holds NaN or infinity .* first in row 7"):
-        regressor().fit(X, y)
-
-
-@pytest.mark.parametrize(
-    ("y", "message"),
-    [
-        (None, "Pass one number per image"),
-        (["a"] * 36, "y holds 'a' in row 0, which is not a number"),
-        (PRICE[:-1], "inconsistent numbers of samples"),
-    ],
-)
-def test_targets_that_are_no_numbers_are_refused(regressor, y, message):
-    with pytest.raises(ValueError, match=message):
-        regressor().fit(X, y)
-
-
 def test_unfitted_regressor_says_so(regressor):
     for use in (lambda r: r.predict(X), lambda r: r.initialize()):
         with pytest.raises(NotFittedError):

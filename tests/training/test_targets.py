@@ -26,6 +26,7 @@ def probe(kind, **params):
             objects("a", pd.NA),
             r"no label \(None or NaN\) in 6 row\(s\), first in row 1",
         ),
+        (objects("a", None), "no label .* first in row 1"),
         (pd.Series(["a", pd.NA] * 6, dtype="string"), "no label .* first in row 1"),
         (pd.Series([1, pd.NA] * 6, dtype="Int64"), "no label .* first in row 1"),
         (objects("a", pd.NaT), "no label .* first in row 1"),
@@ -74,6 +75,8 @@ def test_labels_of_any_column_come_back(y, classes):
         (objects(1.5, pd.NA), "y holds NaN or infinity in 6 row.*first in row 1"),
         (pd.Series([1.5, pd.NA] * 6, dtype="Float64"), "NaN or infinity .* row 1"),
         ([1.5, None] * 6, "NaN or infinity .* first in row 1"),
+        ([[1.5, 0.5], [1.5, np.inf]] * 6, "NaN or infinity in 6 row.* first in row 1"),
+        (None, "Pass one number per image"),
         (
             objects(1.5, "a"),
             "'a' in row 1, which is not a number.*FineTunedCNNClassifier",

@@ -130,6 +130,10 @@ class FineTunedCNNRegressor(SavedMixin, FineTunedNet, NeuralNetRegressor):
     def partial_fit(self, X, y, sample_weight=None, *, classes=None, **fit_params):
         """Continue training from the current weights, for `max_epochs` more epochs.
 
+        An `X` or `y` that cannot be trained on is an error and changes nothing. If
+        training itself fails or is interrupted, the estimator is unfitted, so save
+        it before.
+
         Not available if the strategy has no epochs (`"linear_probe"` without
         `hidden_units`).
 

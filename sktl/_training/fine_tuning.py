@@ -569,8 +569,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
     def _fit_more(self, X, y, classes, sample_weight, fit_params):
         first = not self.initialized_
         with self._forgetting() if first else contextlib.nullcontext():
-            if first:
-                self._check_params()
+            self._check_params()
             images = self._open_images(X, reset=first)
             target = recognise(y, self._kinds) if first else self.target
             if classes is not None:
@@ -609,16 +608,23 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             What `train_split` gets besides.
         """
         split_params = self._split_params(split_params or {})
-        with self._forgetting(), self._seeded():
+        with self._seeded():
             if not goes_on:
                 self.initialize()
                 all_trained = self.plan.n_epochs and not self.frozen_up_to_
                 auto = self.augment == "auto" and all_trained
                 self.augment_ = "crop" if auto else None
             dataset = self._training_set(rows)
+            train, valid = dataset, None
+            if epochs is None:
+                split = self.get_split_datasets
+                train, valid = split(dataset, rows.codes, **split_params)
+                self._check_monitors(valid)
             # Callbacks index what they are told as skorch does its data sets.
-            with self._training(getattr(dataset, "X", dataset), rows.codes):
-                self._run_epochs(dataset, rows, task, epochs, split_params)
+            told = getattr(dataset, "X", dataset), rows.codes
+            # What went wrong up to here has not changed the weights.
+            with self._forgetting(), self._training(*told):
+                self._run_epochs(dataset, train, valid, rows, task, epochs)
         stop = dict(self.callbacks_).get(STOP)
         self.n_epochs_ = stop.n_epochs_kept(self.history) if stop else len(self.history)
 
@@ -639,13 +645,11 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             n_stages = len(unfreeze.stages)
             unfreeze.epochs_per_stage = max(1, self.max_epochs // n_stages)
 
-    def _run_epochs(self, dataset, rows, task, epochs, split_params):
+    def _run_epochs(self, dataset, train, valid, rows, task, epochs):
         self.check_training_readiness()
-        train, valid, checkpoint = dataset, None, self.checkpoint
+        checkpoint = self.checkpoint
         if epochs is None:
-            train, valid = self.get_split_datasets(dataset, rows.codes, **split_params)
             epochs = self.plan.n_epochs
-            self._check_monitors(valid)
         elif checkpoint is not None:
             checkpoint = f"{os.fspath(checkpoint)}.refit"  # beside that of the search
         # Before the head is solved: its last bits do not make another run.

@@ -99,6 +99,8 @@ def make_rows(images, y, target, sample_weight=None, class_weight=None):
     """
     y = target.check(y)
     check_consistent_length(images, y)
+    if not len(images):
+        raise ValueError("X and y have no rows, so there is nothing to train on.")
     weights = None
     if sample_weight is not None:
         weights = _check_sample_weight(

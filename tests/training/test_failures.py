@@ -94,6 +94,32 @@ def test_rows_that_are_refused_change_nothing_where_training_goes_on(make, goes_
     assert clf.value_range_ == before[1]
 
 
+REFUSED = {
+    "unreadable image": ({}, lambda go_on: go_on([b"no image"] * 36, Y)),
+    "no rows": ({}, lambda go_on: go_on(X[:0], Y[:0])),
+    "missing device": ({"device": "meta"}, lambda go_on: go_on(X, Y)),
+    "parameter": ({"lr": -1}, lambda go_on: go_on(X, Y)),
+    "split": ({"early_stopping": True}, lambda go_on: go_on(X[:4], Y[:4])),
+}
+
+
+@pytest.mark.parametrize("goes_on", ["partial_fit", "warm_start"])
+@pytest.mark.parametrize("failure", REFUSED)
+def test_batch_that_cannot_be_trained_on_costs_no_trained_weights(
+    make, goes_on, failure
+):
+    params, fail = REFUSED[failure]
+    clf = make("full", warm_start=goes_on == "warm_start").fit(list(X), Y)
+    go_on = clf.fit if goes_on == "warm_start" else clf.partial_fit
+    before = clf.predict_proba(X)
+    clf.set_params(**params)
+    with pytest.raises(ValueError, match=r"read|no rows|device=|'lr'|hold out"):
+        fail(go_on)
+    clf.set_params(device="auto", lr=0.001, early_stopping=False)
+    assert np.array_equal(clf.predict_proba(X), before)
+    assert len(go_on(X, Y).history) == 4
+
+
 @pytest.mark.parametrize("goes_on", ["partial_fit", "warm_start"])
 def test_training_that_failed_on_the_way_leaves_nothing_that_predicts(make, goes_on):
     clf = make("full", warm_start=goes_on == "warm_start").fit(X, Y)

@@ -82,15 +82,6 @@ def test_flattened_rows_give_the_features_of_their_images(digits):
     assert np.array_equal(of_rows, of_images)
 
 
-def test_value_range_is_learnt_in_fit_not_in_transform(digits):
-    rows, _ = digits
-    extractor = PretrainedFeatureExtractor("sktl_mini").fit(rows)
-    assert extractor.value_range_ == (0, 16)
-    dark = np.minimum(rows[:3], 1)
-    as_uint8 = np.round(dark * 255 / 16).astype(np.uint8).reshape(-1, 8, 8)
-    assert np.array_equal(extractor.transform(dark), extractor.transform(as_uint8))
-
-
 def test_several_layers_are_concatenated_and_named(images):
     early, late = "layer2.1.relu_1", "flatten"
     both = PretrainedFeatureExtractor("sktl_mini", layers=[early, late]).fit(images)
@@ -148,19 +139,6 @@ def test_set_output_gives_named_frames(images, container):
 
 
 # ---- scikit-learn's tools
-
-
-def test_grid_search_passes_each_image_through_the_network_once(digits):
-    X, y = digits
-    search = GridSearchCV(
-        make_pipeline(
-            PretrainedFeatureExtractor("sktl_mini"), LogisticRegression(max_iter=500)
-        ),
-        {"logisticregression__C": np.logspace(-3, 1, 5)},
-        cv=5,
-    )
-    search.fit(X, y)
-    assert cache_info().computed == len(np.unique(X, axis=0))
 
 
 def test_grid_search_over_backbones_compares_different_networks(digits):

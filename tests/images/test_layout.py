@@ -185,24 +185,6 @@ def test_range_learnt_of_a_constant_is_no_division_by_zero():
     np.testing.assert_array_equal(pixels, 0)
 
 
-def test_learnt_range_decides_in_transform_and_clips():
-    """A later batch is read by the range of `fit`, however its values lie."""
-    learnt = open_images(np.array([[0.0, 16.0, 8.0, 1.0]])).value_range
-
-    images = open_images(
-        np.array([[0.5, -1.0, 17.0, 16.0]]), fitted=True, learnt_range=learnt
-    )
-
-    assert images.value_range == (0, 16)
-    assert images[0].pixels()[..., 0].ravel().tolist() == [8, 0, 255, 255]
-
-
-def test_dtype_decides_before_a_learnt_range():
-    for X in (RGB, RGB.astype(np.uint16) * 257):
-        pixels = all_pixels(X, fitted=True, learnt_range=(0, 1))
-        np.testing.assert_array_equal(pixels, RGB)
-
-
 @pytest.mark.parametrize("X", [RGB / 255, list(RGB / 255), RGB.astype(int)])
 def test_numbers_after_fit_on_images_ask_for_a_range(X):
     """The batch never decides, so there is nothing to read these numbers by."""

@@ -1,6 +1,5 @@
 """`FineTunedCNNClassifier`: a skorch net, a scikit-learn classifier, truly frozen."""
 
-import pickle
 from copy import deepcopy
 
 import numpy as np
@@ -14,13 +13,13 @@ from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.model_selection import GridSearchCV, cross_val_score, cross_validate
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
-from skorch.callbacks import Callback, EpochScoring
+from skorch.callbacks import EpochScoring
 from skorch.dataset import ValidSplit
 
 from sktl import FineTunedCNNClassifier, PretrainedFeatureExtractor, cache_info
 from sktl._features.cache import clear_cache
 from sktl._networks.backbones import load_backbone
-from sktl.exceptions import TrainingDivergedError, WeightsMismatchError
+from sktl.exceptions import WeightsMismatchError
 from tests.helpers import first_and_slow
 
 pytestmark = pytest.mark.usefixtures("device")  # on a GPU too
@@ -165,48 +164,7 @@ def test_training_lowers_the_loss_of_every_epoch_strategy(digits):
         assert losses[-1] < losses[0], strategy
 
 
-# ---- freezing
-
-
-class WatchFrozen(Callback):
-    """Records what the frozen part is like at every training step."""
-
-    def initialize(self):
-        self.seen = []
-        return self
-
-    def on_grad_computed(self, net, **kwargs):
-        prefix = net.module_.prefix
-        optimised = {id(p) for g in net.optimizer_.param_groups for p in g["params"]}
-        self.seen.append(
-            any(module.training for module in prefix.modules())
-            or any(p.grad is not None for p in prefix.parameters())
-            or any(id(p) in optimised for p in prefix.parameters())
-        )
-
-
-@pytest.mark.parametrize("unfreeze_from", first_and_slow([2, "last", "layer2.1"]))
-def test_frozen_part_is_bit_identical_and_untouched(digits, unfreeze_from):
-    """Norm statistics and counters included; in eval mode, ungraded, unoptimised."""
-    X, y, _, _ = digits
-    watch = WatchFrozen()
-    clf = quick(unfreeze_from=unfreeze_from, callbacks=[watch]).fit(X, y)
-    before = load_backbone("sktl_mini").network.module.state_dict()
-    after = clf.module_.prefix.state_dict()
-    assert after.keys() < before.keys()
-    assert all(torch.equal(t.cpu(), before[name]) for name, t in after.items())
-    seen = dict(clf.callbacks_)["WatchFrozen"].seen
-    assert len(seen) == 16  # steps
-    assert not any(seen)
-
-
-def test_unfrozen_part_does_change(digits):
-    X, y, _, _ = digits
-    clf = quick().fit(X, y)
-    before = load_backbone("sktl_mini").network.module.state_dict()
-    tail = clf.module_.tail.state_dict()
-    changed = {k for k, v in tail.items() if not torch.equal(v.cpu(), before[k])}
-    assert {name.split(".")[0] for name in changed} == {"layer3"}
+# ---- frozen and trained parts
 
 
 def test_training_leaves_the_shared_network_alone(digits):
@@ -215,15 +173,6 @@ def test_training_leaves_the_shared_network_alone(digits):
     before = load_backbone("sktl_mini").digest
     quick(strategy="full", max_epochs=1).fit(X, y)
     assert load_backbone("sktl_mini").digest == before
-
-
-def test_pretrained_layers_learn_at_their_own_rate(digits):
-    X, y, _, _ = digits
-    clf = quick(strategy="full", lr=0.01, backbone_lr_ratio=0.2).fit(X, y)
-    rates = {len(g["params"]): g["lr"] for g in clf.optimizer_.param_groups}
-    head = rates.pop(2)
-    assert head == 0.01
-    assert list(rates.values()) == pytest.approx([0.002])
 
 
 def test_each_image_passes_the_frozen_part_once(digits):
@@ -278,21 +227,6 @@ def test_random_state_is_what_scikit_learn_takes(three):
     assert np.array_equal(fitted(np.random.RandomState(3)), first)
     with pytest.raises(ValueError, match=r"random_state.*RandomState.*Generator"):
         fitted(np.random.default_rng(3))
-
-
-def test_another_random_state_gives_another_network(three):
-    X, y = three
-    first = quick(strategy="scratch").fit(X, y)
-    second = quick(strategy="scratch", random_state=1).fit(X, y)
-    assert not np.array_equal(first.predict_proba(X), second.predict_proba(X))
-
-
-def test_global_generators_are_left_alone(three):
-    X, y = three
-    states = torch.get_rng_state(), np.random.get_state()[1].copy()
-    quick(strategy="scratch").fit(X, y).predict(X)
-    assert torch.equal(states[0], torch.get_rng_state())
-    assert np.array_equal(states[1], np.random.get_state()[1])
 
 
 def test_rows_do_not_influence_one_another(digits):
@@ -412,42 +346,6 @@ def test_saved_parameters_load_into_another_net(three, tmp_path):
     other = quick(random_state=1).fit(X, y)
     other.load_params(tmp_path / "params.pt")
     assert np.array_equal(other.predict_proba(X), clf.predict_proba(X))
-
-
-def test_fitted_net_survives_pickle_and_clone(three):
-    X, y = three
-    clf = quick().fit(X, y)
-    again = pickle.loads(pickle.dumps(clf))
-    assert again.get_params()["device"] == "auto"
-    assert np.array_equal(again.predict_proba(X), clf.predict_proba(X))
-    fresh = clone(clf)
-    assert not hasattr(fresh, "value_range_")
-    assert np.array_equal(fresh.fit(X, y).predict_proba(X), clf.predict_proba(X))
-
-
-def test_fit_leaves_parameters_as_they_were(three):
-    X, y = three
-    clf = quick()
-    before = clf.get_params(deep=False)
-    after = clf.fit(X, y).get_params(deep=False)
-    assert {k: after[k] for k in before} == before
-
-
-def test_interruption_raises(three):
-    class Interrupt(Callback):
-        def on_epoch_end(self, net, **kwargs):
-            raise KeyboardInterrupt
-
-    X, y = three
-    with pytest.raises(KeyboardInterrupt):
-        quick(callbacks=[Interrupt()]).fit(X, y)
-
-
-def test_diverging_loss_stops_with_advice(three):
-    X, y = three
-    clf = quick(strategy="full", optimizer=torch.optim.SGD, lr=1e30, max_epochs=5)
-    with pytest.raises(TrainingDivergedError, match="Try a lower lr"):
-        clf.fit(X, y)
 
 
 # ---- scikit-learn's tools

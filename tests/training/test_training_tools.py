@@ -247,6 +247,7 @@ def test_fitted_net_survives_pickle_and_clone(make, strategy):
     params = {"hidden_units": (5,), "augment": "flip", **STOP}
     clf = make(strategy, **params).fit(X, Y)
     again = pickle.loads(pickle.dumps(clf))
+    assert again.get_params()["device"] == "auto"
     assert np.array_equal(again.predict_proba(X), clf.predict_proba(X))
     assert again.n_epochs_ == clf.n_epochs_
     assert len(again.partial_fit(X, Y).history) > len(clf.history)

@@ -558,17 +558,17 @@ def compare_transfer(
     evidence = _attempt(
         problems,
         "what each row contributes",
-        collect_evidence,
-        *(trials, splits, group_of_row, bounds, margin),
+        lambda: collect_evidence(trials, splits, group_of_row, bounds, margin),
     ) or evidence_of_sizes(results, bounds)
     transfer = _attempt(
         problems,
         "what they say about transfer",
-        _find,
-        *(results, curves, contenders, evidence),
+        lambda: _find(results, curves, contenders, evidence),
     )
     predictions = _attempt(
-        problems, "the predictions", collect_predictions, trials, splits, y, target
+        problems,
+        "the predictions",
+        lambda: collect_predictions(trials, splits, y, target),
     )
     effects, indicators, findings = transfer or (None, None, [])
     return TransferComparison(
@@ -595,10 +595,10 @@ def _find(results, curves, contenders, evidence):
     return findings.effects(), findings.indicators(), findings.sentences()
 
 
-def _attempt(problems, what, work_out, *args):
+def _attempt(problems, what, work_out):
     """Work something out after the fits; a failure is a sentence, not their loss."""
     try:
-        return work_out(*args)
+        return work_out()
     except Exception as error:
         problems.append(
             f"The scores are complete, but {what} could not be worked out: "

@@ -42,7 +42,7 @@ class Evidence(NamedTuple):
     n_rows: int
     n_tested: int
     unseen: float = 0.0
-    bounds: tuple = (-inf, inf)
+    bounds: tuple = UNBOUNDED
     margin: float | None = None
 
     def scores(self, results, contender, size):

@@ -18,7 +18,7 @@ from sktl._features.engine import make_engine
 from sktl._features.prefix import FrozenPrefix
 from sktl._images.forms import open_images
 from sktl._networks.backbones import UNCHANGED, load_backbone
-from sktl._networks.given import check_rows
+from sktl._networks.given import check_independence
 from sktl._networks.preprocessing import Preprocessing
 from sktl._utils.warning import warn_caller
 
@@ -126,7 +126,7 @@ class ImageInputMixin:
         asked = {"weights": self.weights, "preprocessing": asked_preprocessing(self)}
         backbone = load_backbone(self.backbone, **asked | overrides)
         if isinstance(self.backbone, torch.nn.Module):
-            check_rows(backbone.network, backbone.preprocessing.geometry.crop)
+            check_independence(backbone.network, backbone.preprocessing.geometry.crop)
         if backbone.doubt and self.preprocessing is None:
             _tell_once(
                 f"{backbone.doubt} how images were prepared in training. Assumed: "

@@ -475,10 +475,7 @@ FORMS = (PathForm, BytesForm, PilForm, ArrayForm, FileForm)
 
 
 def _form_of(item):
-    for form in FORMS:
-        if form.recognises(item):
-            return form(item)
-    return NoForm(item)
+    return next(form(item) for form in (*FORMS, NoForm) if form.recognises(item))
 
 
 def _is_image(item):

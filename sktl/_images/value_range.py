@@ -115,7 +115,7 @@ class _Seen:
 
 
 def _says_its_range(dtype):
-    return dtype.kind == "b" or (dtype.kind == "u" and dtype.itemsize <= 2)
+    return dtype.kind == "u" and dtype.itemsize <= 2
 
 
 def extent(array):

@@ -154,7 +154,7 @@ def reset_copy(module):
     return module
 
 
-def check_rows(network, side):
+def check_independence(network, side):
     """Refuse a network whose rows are not each a function of one image.
 
     Images are passed through it twice, among other ones; once in a process for each

@@ -31,8 +31,8 @@ from sktl._training.averaging import AverageWithStart
 from sktl._training.checkpoint import Checkpoint
 from sktl._training.early_stopping import LOSS, SCORE, KeepBest, NetInTraining
 from sktl._training.head import linear_layer
+from sktl._training.module import FineTunedModule
 from sktl._training.net import ROWS, WEIGHT, EstimatorNet, holds_rows
-from sktl._training.network import FineTunedNetwork
 from sktl._training.rows import make_rows
 from sktl._training.schedule import OneCycle
 from sktl._training.strategy import STRATEGIES, Strategy
@@ -72,7 +72,7 @@ def has_epochs(net):
 
 
 class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
-    """A skorch net whose module is a `FineTunedNetwork`.
+    """A skorch net whose module is a `FineTunedModule`.
 
     Its data sets hold what the frozen prefix gives for each image; or 8-bit images,
     where nothing is frozen or each epoch sees other images (`augment`). A face says by
@@ -174,7 +174,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         self.cache = cache
         self.n_jobs = n_jobs
         super().__init__(
-            FineTunedNetwork,
+            FineTunedModule,
             lr=lr,
             max_epochs=max_epochs,
             batch_size=batch_size,
@@ -381,7 +381,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             self.backbone_ = self._load_backbone(**random)
         network = self.backbone_.network
         self.frozen_up_to_ = plan.cut(network)
-        self.module_ = FineTunedNetwork(
+        self.module_ = FineTunedModule(
             network,
             self.frozen_up_to_,
             self.target.n_outputs,
@@ -399,10 +399,8 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
 
     def initialize_criterion(self):
         """As skorch's, with the loss that `criterion` stands for with this target."""
-        loss, params = (
-            self.target.loss(self.criterion),
-            self.get_params_for("criterion"),
-        )
+        loss = self.target.loss(self.criterion)
+        params = self.get_params_for("criterion")
         self.criterion_ = self.initialized_instance(loss, params)
         return self
 

@@ -101,7 +101,7 @@ class Strategy:
         ----------
         network : StagedNetwork
         named_parameters : iterable of (str, torch.nn.Parameter)
-            Those that are trained, by the names that a `FineTunedNetwork` gives them.
+            Those that are trained, by the names that a `FineTunedModule` gives them.
         lr : float
             Of what begins with random weights.
 
@@ -139,7 +139,7 @@ class Strategy:
         ----------
         network : StagedNetwork
         known : set of str
-            Names of parameters and submodules of the `FineTunedNetwork`.
+            Names of parameters and submodules of the `FineTunedModule`.
 
         Returns
         -------

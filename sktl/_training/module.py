@@ -1,4 +1,4 @@
-"""The network that is trained: a frozen prefix, a trainable tail, a new head."""
+"""The torch module that is trained: a frozen prefix, a trainable tail, a new head."""
 
 import copy
 import functools
@@ -9,7 +9,7 @@ from sktl._features.pixel_network import channels_last, pool, to_channels_last
 from sktl._training.head import make_head
 
 
-class FineTunedNetwork(torch.nn.Module):
+class FineTunedModule(torch.nn.Module):
     """A backbone split at a cut, with a new head behind its penultimate layer.
 
     What a strategy never trains is frozen here, once and for all, by being the prefix:

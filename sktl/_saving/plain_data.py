@@ -19,6 +19,8 @@ from sktl._networks.preprocessing import Preprocessing
 
 # Bytes: "<U1000000000" makes a large array of one short label.
 LARGEST_ARRAY = 2**26
+# Numbers: weights of classes, not of networks, which JSON would take minutes for.
+LARGEST_TENSOR = 2**16
 
 DTYPES = {
     str(value).removeprefix("torch."): value
@@ -158,6 +160,8 @@ def _plain_to_scalar(plain):
 def _tensor_to_plain(tensor):
     if tensor.is_complex() or tensor.layout != torch.strided:
         raise ValueError("JSON has no such numbers")
+    if tensor.numel() > LARGEST_TENSOR:
+        raise ValueError(f"{tensor.numel()} numbers")
     return [str(tensor.dtype).removeprefix("torch."), tensor.tolist()]
 
 
@@ -194,7 +198,7 @@ def _refusal(value, where):
     named = getattr(value, "__name__", f"a {type(value).__name__}")
     return (
         f"{where or 'This'} is {named}, which a model file cannot hold. It holds None, "
-        "bools, numbers, strings, paths, lists, tuples, dicts, tensors, dtypes, "
+        "bools, numbers, strings, paths, lists, tuples, dicts, small tensors, dtypes, "
         "devices, torchvision's weights, Preprocessing, and torch's optimizer and loss "
         "classes. Set it to one of these before saving, or save the estimator with "
         "joblib.dump, for use only where that file is trusted. save_backbone saves the "

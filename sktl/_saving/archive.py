@@ -53,8 +53,8 @@ def write_archive(path, kind, manifest, tensors):
     if length > LARGEST_HEADER:
         raise ValueError(
             f"The parameters, labels and history for {str(path)!r} take {length} "
-            f"bytes; a model file can hold at most {LARGEST_HEADER}. Save the estimator "
-            "with joblib.dump, for use only where that file is trusted."
+            f"bytes; a model file can hold at most {LARGEST_HEADER}. Save the "
+            "estimator with joblib.dump, for use only where that file is trusted."
         )
     digest = hashlib.sha256(whole).hexdigest()
     with replacing(path) as file:

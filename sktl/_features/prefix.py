@@ -229,10 +229,10 @@ class FrozenPrefix:
                 "precision='bfloat16' or 'float32'. Such features are not cached."
             )
         raise ValueError(
-            f"Activations of backbone={self.backbone.name!r} are NaN or infinite, as "
-            "after a logarithm or division in its forward, or with weights of training "
-            "that diverged. Pass a network that gives numbers for all images. Such "
-            "features are not cached."
+            f"Activations of backbone={self.backbone.name!r} are NaN or infinite, for "
+            "instance because its forward divides or takes a logarithm, or because its "
+            "training diverged. Pass a network that gives finite numbers for all "
+            "images. Such features are not cached."
         )
 
     def _tell_what_limits(self, blocks, bar):

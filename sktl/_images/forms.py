@@ -641,7 +641,7 @@ def _tensors_to_numpy(X):
     for kind, (is_so, cure) in cures.items():
         if is_so:
             raise TypeError(
-                f"X is a torch tensor that is {kind}, and so no array of numbers. Pass "
+                f"X is a torch tensor that is {kind}, so NumPy cannot read it. Pass "
                 f"{cure}."
             )
     tensor = X.detach().cpu().resolve_conj().resolve_neg()

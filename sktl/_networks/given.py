@@ -191,8 +191,8 @@ def check_independence(network, side):
             )
         if first.ndim > 2 and not first.is_floating_point():
             raise ValueError(
-                f"{name}: {network.penultimate!r} gives {first.dtype}, of which there "
-                "is no average. Pass a network whose output is floats."
+                f"{name}: {network.penultimate!r} gives {first.dtype}, which cannot be "
+                "averaged. Pass a network whose output is floats."
             )
         if not _are_alike(first[1:4], second[1:4]):
             again = rows(5, 1, 2, 3, 6)

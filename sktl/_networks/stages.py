@@ -180,10 +180,10 @@ class StagedNetwork:
             return describe(part)
         except Exception as error:
             raise ValueError(
-                f"backbone={type(self.module).__name__}: {name!r} holds something of "
-                f"which no digest can be made: {error}. So features in the cache might "
-                "be those of another network. Remove it from there (a hook by its "
-                "handle.remove()), or put it into a module around that layer."
+                f"backbone={type(self.module).__name__}: {name!r} holds something that "
+                f"has no digest: {error}. So the cache could not tell this network "
+                "from others. Remove it from there (a hook by its handle.remove()), or "
+                "put it into a module around that layer."
             ) from error
 
     def tensors(self):

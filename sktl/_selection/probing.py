@@ -419,5 +419,5 @@ def _explain(advice, last, middle, scoring, target):
         f"counts {kind} the one that the network was trained for: {scoring} is "
         f"{abs(gain):.3f} {side} with features of the last stage, {last}, than with "
         f"those of the middle stage, {middle}, with a standard error of {error:.3f} "
-        f"(higher by {CLEAR_GAIN:.3g} standard error or more is similar)."
+        f"(similar: higher by at least {CLEAR_GAIN:.3g} standard error)."
     )

@@ -82,8 +82,8 @@ class Augmentation:
         raise ValueError(
             f"augment={self.spec!r} gave {got} for an image of shape "
             f"{tuple(image.shape)} and dtype {image.dtype}; both must stay as they "
-            "are. Leave out ToDtype, Normalize and the like, which follow anyway, and "
-            "let crops and resizes end at the size of the image."
+            "are. Leave out ToDtype, Normalize and the like, which sktl applies later, "
+            "and let crops and resizes end at the size of the image."
         )
 
 

@@ -72,13 +72,15 @@ def check_rows(X, y, target="auto"):
 
 
 def _refuse_constants(y):
-    """Refuse numbers by which nothing can be compared."""
+    """Refuse numbers that any model predicts."""
     constant = np.flatnonzero(np.ptp(y.reshape(len(y), -1), axis=0) == 0)
     if len(constant):
-        where = f"column {constant[0]} of y" if y.ndim > 1 else "y"
+        where, cure = "y", ""
+        if y.ndim > 1:
+            where, cure = f"column {constant[0]} of y", ", or leave this column out"
         raise ValueError(
-            f"{where} holds the same number in all {len(y)} rows, so nothing can be "
-            "compared by it. Leave it out, or pass rows in which it varies."
+            f"{where} holds the same number in all {len(y)} rows, so there is nothing "
+            f"to predict. Pass rows in which it varies{cure}."
         )
 
 

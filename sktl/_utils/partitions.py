@@ -279,8 +279,8 @@ def _only_column(block):
     """Give the images of a Ray block: a dict of arrays by column."""
     if len(block) != 1:
         raise ValueError(
-            f"The Ray Dataset has the columns {sorted(block)}; pass one of images or "
-            "paths alone, X.select_columns(['image'])."
+            f"The Ray Dataset has the columns {sorted(block)}. Pass a single one, of "
+            "images or paths: X.select_columns(['image'])."
         )
     (images,) = block.values()
     return images

@@ -82,9 +82,9 @@ def _check_groups(groups, y):
     missing = [row for row, group in enumerate(groups) if is_missing(group)]
     if missing:
         raise ValueError(
-            f"groups holds none (None or NaN) for {len(missing)} row(s), first for row "
-            f"{missing[0]}. Give each row a group; one that belongs to no other row, a "
-            "group of its own."
+            f"groups is missing (None or NaN) for {len(missing)} row(s), first for row "
+            f"{missing[0]}. Give each row a group; a row that belongs to no other gets "
+            "one of its own."
         )
 
 

@@ -1289,7 +1289,7 @@ def test_score_that_is_not_a_number_is_a_failure_with_a_reason():
     [
         (np.arange(50), r"groups has shape \(50,\), but y has 120 rows"),
         (np.arange(150), r"groups has shape \(150,\), but y has 120 rows"),
-        ([None] * 10 + ["a", "b"] * 55, r"none .* for 10 row\(s\), first for row 0"),
+        ([None] * 10 + ["a", "b"] * 55, r"missing .* for 10 row\(s\), first for row 0"),
     ],
 )
 def test_groups_that_are_not_one_for_each_row_are_refused(digits, groups, message):

@@ -620,7 +620,7 @@ NOT_ROWS = {
     "a softmax over the batch": (lambda x: _mean(x.softmax(0)), OF_BATCH),
     "no axes": (lambda x: x.mean((1, 2, 3)), r"shape \(5,\), which has no row"),
     "another order": (lambda x: _mean(x).T, r"shape \(4, 5\), which has no row"),
-    "whole numbers": (lambda x: x.argmax(1), "gives torch.int64, of which there is no"),
+    "whole numbers": (lambda x: x.argmax(1), "gives torch.int64, which cannot be"),
     "no numbers": (lambda x: _mean(x - 9).log(), "are NaN or infinite"),
     "len": (lambda x: x.view(len(x), 4, -1).mean(2), r"x\.shape\[0\] instead of len"),
     "int": (lambda x: x.view(int(x.shape[0]), -1), r"x\.shape\[0\] instead of len"),

@@ -70,9 +70,9 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
     C : float or "auto", default="auto"
         Inverse of the penalty on the weights of a head fitted by logistic regression,
         for standardised features, as in `sklearn.linear_model.LogisticRegression`.
-        `"auto"` chooses it, at most 1 for rows of weight 1, by the errors of ridge
-        regression on each image when it is left out with all its weight and augmented
-        copies; for indicators, separately for each tag.
+        `"auto"` chooses it, separately for each tag of indicators, by the errors of
+        ridge regression on images that are left out in turn, each with all its
+        augmented copies; it is at most 1 for rows of weight 1.
     dropout : float, default=0.0
         Dropout probability before each layer of the head.
     lr : float, default=1e-3
@@ -95,9 +95,10 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         Passes over the training rows. `"linear_probe"` without `hidden_units` makes
         none, as its head is fitted by logistic regression.
     batch_size : int, default=8
-        Training rows per step. Few rows need small batches, as they make few steps; for
-        thousands of rows, 32 is faster. With batch norm, `"scratch"` leaves out a last
-        batch of a single row, which cannot be normalised: another one in each epoch.
+        Training rows per step. With few rows, small batches are needed to make enough
+        steps; for thousands of rows, 32 is faster. With batch norm, `"scratch"` skips a
+        last batch of a single row, which cannot be normalised; rows are shuffled, so
+        each epoch skips another.
     augment : "auto", str, tuple of str, callable or None, default="auto"
         Random augmentation of the training images, new in each epoch: any of `"flip"`,
         `"crop"` and `"color"`, or a function of a uint8 tensor `(3, h, w)`, such as a
@@ -206,7 +207,7 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
     weights_license_, weights_source_ : str or None
         Licence and URL of published weights, if timm or torchvision states them.
     value_range_ : tuple of (float, float) or None
-        The range inferred from the data of `fit`; None if the dtype determines it.
+        `value_range`, or the range inferred in `fit`; None if the dtype determines it.
     n_features_in_ : int
         Number of columns of `X`; only for 2-D `X`.
 

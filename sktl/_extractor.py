@@ -139,7 +139,7 @@ class PretrainedFeatureExtractor(
     weights_accuracy_ : float or None
         ImageNet-1K accuracy of the weights, from 0 to 1, as published by torchvision.
     value_range_ : tuple of (float, float) or None
-        The range inferred from the data of `fit`; None if the dtype determines it.
+        `value_range`, or the range inferred in `fit`; None if the dtype determines it.
     n_features_in_ : int
         Number of columns of `X`; only for 2-D `X`.
     feature_names_in_ : ndarray of str

@@ -40,8 +40,8 @@ def list_backbones(module=None, *, pretrained=False, filter="*"):
     Returns
     -------
     names : list of str
-        `"sktl_mini"` and `"sktl_photo"`, then every classification network of the
-        installed torchvision, in alphabetical order.
+        Networks that classify images. `"sktl_mini"` and `"sktl_photo"` come first, if
+        they are listed.
 
     Examples
     --------

@@ -40,8 +40,7 @@ class Preprocessing:
     fit : {"crop", "stretch", "pad"} or None, default=None
         How an image that is not square is made square. `"crop"` cuts off the ends of
         the long side. `"stretch"` keeps the whole image but not its proportions.
-        `"pad"` keeps both, and fills up the short side with the colour `mean` (a
-        letterbox).
+        `"pad"` keeps both, and adds bars of the colour `mean` (a letterbox).
 
     Raises
     ------

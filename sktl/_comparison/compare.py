@@ -304,7 +304,8 @@ class TransferComparison(TableMixin):
         curves : dict of str to tuple of (x, means, errors)
             For each contender: epochs or seconds, of shape (n_points,); the mean
             scores, NaN if a split failed; and how far the 95 % interval, computed from
-            the splits alone, reaches below and above them, of shape (2, n_points).
+            the splits alone, reaches below and above them, of shape (2, n_points): as
+            far as scores can if all splits test on the same rows.
         """
         return {
             name: self._evidence.mean_curve(splits, over)
@@ -544,7 +545,7 @@ def compare_transfer(
     kinds = [kind_of(contender) for contender in contenders.values()]
     seconds = share_passes(contenders, X, splits, n_jobs)
     group_of_row = np.arange(len(y)) if groups is None else np.asarray(groups)
-    units = make_units(group_of_row)
+    units = make_units(group_of_row, np.concatenate([s.test for s in splits[-1]]))
     trials = {}
     with tqdm(clones.items(), disable=not verbose, unit="contender") as bar:
         for name, contender in bar:

@@ -234,8 +234,8 @@ def shared_rows(tests):
     rows, column = np.unique(np.concatenate(tests), return_inverse=True)
     is_in = np.zeros((len(tests), len(rows)))
     is_in[np.repeat(np.arange(len(tests)), list(map(len, tests))), column] = 1
-    size = np.sqrt(is_in.sum(axis=1))
-    shares = is_in @ is_in.T / np.outer(size, size)
+    size = is_in.sum(axis=1)
+    shares = is_in @ is_in.T / np.sqrt(np.outer(size, size))  # 1 if they are the same
     return float((shares.sum() - len(tests)) / (len(tests) * (len(tests) - 1)))
 
 

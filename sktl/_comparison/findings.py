@@ -160,6 +160,11 @@ class Findings:
         """What could have been found, and how much more it takes to find this."""
         # Adjusted by Bonferroni: Holm's method finds every difference beyond that.
         half = gain.half_width(sum(verdict != "" for verdict in self.verdicts))
+        if np.isinf(half):
+            return (
+                "Here, no difference could be detected: all splits test on the same "
+                "rows. Pass a cv that tests on several parts of the rows."
+            )
         found = f"Here, only a difference of more than {half:.2g} could be detected"
         # The least that would do: zero outside of the interval, or all of the interval
         # within the margin.

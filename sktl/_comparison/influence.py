@@ -12,7 +12,7 @@ MOST_UNITS = 200  # of rows: more take time, and make the intervals hardly bette
 ACCURACY = repr(get_scorer("accuracy"))
 
 
-def make_units(whose):
+def make_units(whose, tested):
     """Deal rows to units: those of one group together, and not too many units.
 
     Dealt at random, units have the variance of what they are made of.
@@ -21,15 +21,20 @@ def make_units(whose):
     ----------
     whose : ndarray of shape (n_samples,)
         The group of each row, or the row itself.
+    tested : ndarray of int
+        The rows that are dealt, any number of times each.
 
     Returns
     -------
     units : ndarray of shape (n_samples,)
-        Numbers from 0.
+        Numbers from 0; -1 where a row is never tested on.
     """
-    names, positions = np.unique(whose, return_inverse=True)
+    names, positions = np.unique(whose[tested], return_inverse=True)
     n_units = min(len(names), MOST_UNITS)
-    return (np.random.RandomState(0).permutation(len(names)) % n_units)[positions]
+    units = np.full(len(whose), -1)
+    order = np.random.RandomState(0).permutation(len(names))
+    units[tested] = (order % n_units)[positions]
+    return units
 
 
 def influence(predicted, y, units, scorer, score, n_units):

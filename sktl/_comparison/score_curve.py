@@ -54,14 +54,14 @@ class ScoreCurve(Callback):
         """Note the network after an epoch."""
         self._note(net)
 
-    def on_train_end(self, net, **kwargs):
-        """End at the score of the network that predicts, where it is an average."""
-        if self.scores_ and net.plan.starts_good and net.initial_share:
-            del self.scores_[-1], self.seconds_[-1]
-            self._note(net)
-
-    def points(self):
+    def points(self, final):
         """Return the curve.
+
+        Parameters
+        ----------
+        final : float
+            The score of the network that predicts, at which the curve ends: it may be
+            an average, or that of an earlier epoch.
 
         Returns
         -------
@@ -74,7 +74,7 @@ class ScoreCurve(Callback):
         return {
             "epoch": np.arange(len(self.scores_)),
             "seconds": np.array(self.seconds_),
-            "score": np.array(self.scores_),
+            "score": np.array([*self.scores_[:-1], final]),
         }
 
     def _note(self, net):

@@ -99,7 +99,8 @@ def estimate_mean(scores):
     Where nothing is known of the rows, it is the corrected resampled t-test of Nadeau &
     Bengio (Machine Learning 52, 2003). Its correlation `n_test / (n_train + n_test)` is
     the share of test rows that two random splits of the same rows have in common; here
-    it is the share that the splits really have in common.
+    it is the share that the splits really have in common. If they have all test rows in
+    common, nothing tells how much these contribute, and the error is infinite.
 
     Parameters
     ----------
@@ -117,6 +118,8 @@ def estimate_mean(scores):
         return Mean(np.nan, np.nan, np.nan)
     # Rounding of the mean must not pass for a difference.
     mean = values[0] if np.ptp(values) == 0 else values.mean()
+    if _says_nothing_of_rows(scores):
+        return Mean(float(mean), np.inf, n_splits - 1.0)
     rows, splits = (float(part[0, 0]) for part in _components([scores]))
     if scores.of_rows is not None or splits == 0:
         rows += _unseen(scores)
@@ -126,6 +129,11 @@ def estimate_mean(scores):
         parts = rows**2 / (n_units - 1) + splits**2 / (n_splits - 1)
         freedom = (rows + splits) ** 2 / parts
     return Mean(float(mean), float(np.sqrt(rows + splits)), freedom)
+
+
+def _says_nothing_of_rows(scores):
+    """Whether all splits test on the same rows, which contribute nobody knows what."""
+    return scores.of_rows is None and scores.shared == 1
 
 
 def _unseen(scores):
@@ -247,6 +255,8 @@ def chances_of_being_best(scores, n_draws=10_000):
     chances : ndarray of shape (n_contenders,)
         Their sum is 1. Contenders that are equal in a draw share it.
     """
+    if any(map(_says_nothing_of_rows, scores)):
+        return np.full(len(scores), 1 / len(scores))
     means = np.array([np.mean(one.of_splits) for one in scores])
     covariance = np.sum(_components(scores), axis=0)
     draws = np.random.default_rng(0).multivariate_normal(

@@ -106,7 +106,7 @@ def run_trial(contender, X, y, split, seed, scorer, is_largest, others, units):
         score,
         fitted - start - curve.seconds_outside_,
         scored - fitted,
-        curve=curve.points(),
+        curve=curve.points(score),
         predictions=predictions,
         others={
             name: _score_or_nan(other, contender, X_test, y_test)

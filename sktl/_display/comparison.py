@@ -199,7 +199,7 @@ class TransferComparisonDisplay:
         ax.errorbar(mean, row, xerr=self.errors[:, [i]], **look)
         ax.annotate(
             f"{mean:.3f}",
-            (np.nanmax([mean, high]), row),
+            (high if np.isfinite(high) else mean, row),
             xytext=(4, 0),
             textcoords="offset points",
             verticalalignment="center",

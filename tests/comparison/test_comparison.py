@@ -962,6 +962,19 @@ def test_curve_scores_each_of_its_points_once_where_nothing_is_averaged(make, du
     assert scored.count(NetInTraining) == n_points == 2 * 3
 
 
+def test_curve_of_a_network_that_stops_early_ends_at_the_score_of_the_best_epoch(
+    make, duel
+):
+    """The last epoch is another one, whose network is not the one that predicts."""
+    _, X, y = duel
+    stopping = {"early_stopping": True, "n_iter_no_change": 1, "random_state": 0}
+    contender = make("scratch", lr=0.1, max_epochs=9, **stopping)
+    report = compare_transfer(X, y, {"one": contender}, cv=2)
+    ends = [curve["score"][-1] for curve in report.curves_["one"]]
+    assert max(len(curve["epoch"]) for curve in report.curves_["one"]) < 10
+    assert ends == splits_of(report).tolist()
+
+
 @pytest.mark.parametrize("strategy", ["lp_ft", "gradual", "scratch"])
 def test_network_that_is_watched_is_trained_as_ever(make, duel, strategy):
     _, X, y = duel
@@ -1000,7 +1013,7 @@ def test_seconds_of_a_curve_are_without_the_scoring(make, duel, monkeypatch):
 
     curve = ScoreCurve(score, X[60:], y[60:], range(60))
     make(callbacks=[curve, Epoch()]).fit(X[:60], y[:60])
-    assert curve.points()["seconds"].tolist() == [0, 3, 6]
+    assert curve.points(1.0)["seconds"].tolist() == [0, 3, 6]
     assert curve.seconds_outside_ == 300
 
 

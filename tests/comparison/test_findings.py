@@ -71,11 +71,10 @@ def report(X, y, actors, cv, seed):
     splits = shrink(make_splits(X, y, cv, None, labels), y, labels, SIZES, rng)
     seeds = rng.randint(2**31, size=len(splits[0])).tolist()
     whose = np.arange(len(y))
+    units = make_units(whose, np.concatenate([split.test for split in splits[-1]]))
     scorer = get_scorer("accuracy")
     trials = {
-        name: run_trials(
-            actor, X, y, splits, seeds, scorer, None, units=make_units(whose)
-        )
+        name: run_trials(actor, X, y, splits, seeds, scorer, None, units=units)
         for name, actor in actors.items()
     }
     results, _ = summarize(trials, splits)

@@ -2,12 +2,16 @@
 
 import numpy as np
 import pytest
+from scipy import stats
+from sklearn.base import clone
 from sklearn.datasets import load_digits
+from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, get_scorer, make_scorer
+from sklearn.pipeline import make_pipeline
 from sklearn.svm import SVC
 
-from sktl import compare_transfer
+from sktl import PretrainedFeatureExtractor, compare_transfer
 from sktl._comparison.influence import Predicted, influence, make_units
 
 
@@ -111,10 +115,10 @@ def test_one_unit_alone_moves_nothing_that_could_be_told(fitted):
 
 def test_units_are_groups_and_not_too_many():
     groups = np.repeat(["b", "a", "c"], 4)
-    units = make_units(groups)
+    units = make_units(groups, np.arange(12))
     assert len(np.unique(units)) == 3
     assert all(len(np.unique(units[groups == group])) == 1 for group in "abc")
-    sizes = np.bincount(make_units(np.arange(1050)))
+    sizes = np.bincount(make_units(np.arange(1050), np.arange(1050)))
     assert len(sizes) == 200
     assert set(sizes) == {5, 6}
 
@@ -136,6 +140,50 @@ def test_score_that_is_not_known_by_rows_has_the_interval_of_its_splits():
         "The intervals of 'model' are computed from the splits alone, as the "
         "contribution of each row to this score is not known."
     ]
+
+
+def test_rows_that_are_never_tested_on_make_an_interval_no_narrower():
+    """Twice the same 20 test rows: the t-interval of these, and of one more."""
+    X, y = load_digits(return_X_y=True)
+    cv = [(np.arange(20, 320), np.arange(20))] * 2
+    model = SVC(gamma=0.01)
+    report = compare_transfer(X[:320], y[:320], {"model": model}, cv=cv)
+    hits = model.fit(X[20:320], y[20:320]).predict(X[:20]) == y[:20]
+    half = stats.t.ppf(0.975, 19) * np.hypot(stats.sem(hits), 1 / 20)
+    (low,) = report.results_["low_test_score"]
+    assert 0 < low == pytest.approx(hits.mean() - half)
+
+
+@pytest.mark.parametrize("n_tested", [20, 25])  # 5 is the exact root of 25
+def test_same_test_rows_in_all_splits_tell_nothing_of_a_score_not_known_by_rows(
+    n_tested,
+):
+    """However little the score varies between the splits."""
+    X, y = load_digits(return_X_y=True)
+    cv = [(np.arange(n_tested, 100), np.arange(n_tested))] * 3
+    features = PretrainedFeatureExtractor("sktl_mini", image_size=16)
+    untrained = clone(features).set_params(weights=None)
+    guess = DummyClassifier(strategy="uniform")
+    models = {
+        "frozen": make_pipeline(features, guess),
+        "untrained": make_pipeline(untrained, guess),
+    }
+
+    def points(model, X, y):
+        return 100 * model.score(X, y)
+
+    report = compare_transfer(
+        X[:100], y[:100], models, cv=cv, scoring=points, random_state=0
+    )
+    gain = report.gain("frozen", over="untrained")
+    assert (gain.low, gain.high, gain.p_value) == (-np.inf, np.inf, 1)
+    assert report.results_["low_test_score"].tolist() == [-np.inf, -np.inf]
+    assert report.effects_["verdict"] == ["cannot be told"]
+    assert set(report.rank().values()) == {0.5}
+    assert "no difference could be detected: all splits" in report.findings_[0]
+    display = report.plot()
+    numbers = [text.get_text() for text in display.ax_.texts]
+    assert numbers == [f"{m:.3f}" for m in -np.sort(-display.means)]
 
 
 def test_groups_widen_the_interval():

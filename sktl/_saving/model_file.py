@@ -15,11 +15,9 @@ from sktl._networks.backbones import rebuild_backbone
 from sktl._networks.preprocessing import from_plain
 from sktl._saving.archive import read_archive, to_bytes, write_archive
 from sktl._saving.plain_data import decode, decode_array, encode, encode_array
-from sktl._training.strategy import BUILDS
 from sktl._training.targets import TARGETS
 from sktl._utils.atomic import replacing
 from sktl._utils.environment import versions
-from sktl._utils.printable import shown
 from sktl.exceptions import ModelFileError
 
 FIELDS = ("parameters", "fitted", "backbone", "history", "versions")
@@ -70,7 +68,9 @@ class SavedMixin:
             If the file cannot be written.
         """
         self.check_is_fitted(["module_", *FITTED])
-        _refuse_another_network(self)
+        self._refuse_another_network(
+            "Before you save it, call fit again, or set it back"
+        )
         defaults = type(self)().get_params(deep=False)
         parameters = {
             name: encode(value, f"parameters.{name}")
@@ -190,23 +190,6 @@ class SavedMixin:
         }
         with replacing(path) as file:
             file.write(to_bytes(state, metadata))
-
-
-def _refuse_another_network(estimator):
-    """Refuse parameters that `load` would build another network from."""
-    layers = estimator.module_.head.modules()
-    dropouts = [layer.p for layer in layers if isinstance(layer, torch.nn.Dropout)]
-    built = {name: getattr(estimator.plan_, name) for name in BUILDS}
-    built["dropout"] = dropouts[0] if dropouts else 0.0
-    if isinstance(estimator.backbone, str):
-        built["backbone"] = estimator.backbone_.name
-    for name, value in built.items():
-        if getattr(estimator, name) != value:
-            raise ValueError(
-                f"{name} was set to {shown(getattr(estimator, name))} after fit, which "
-                f"built the network with {shown(value)}. Before you save it, call fit "
-                "again, or set it back."
-            )
 
 
 def _is_same(value, default):

@@ -35,7 +35,7 @@ from sktl._training.module import FineTunedModule
 from sktl._training.net import ROWS, WEIGHT, EstimatorNet, holds_rows
 from sktl._training.rows import make_rows
 from sktl._training.schedule import OneCycle
-from sktl._training.strategy import STRATEGIES, Strategy
+from sktl._training.strategy import BUILDS, STRATEGIES, Strategy
 from sktl._training.targets import recognise
 from sktl._utils.fit_tasks import CallbackSupportMixin, FitTask, start_fit
 from sktl._utils.printable import shown
@@ -54,6 +54,13 @@ STOP = "early_stopping"  # the name of a callback
 # them when mirrored: for 0.98 and more of photographs, for 0.85 and less of letters.
 SAME_WHEN_MIRRORED = 0.95
 RATES = {"lr", "optimizer__lr", "backbone_lr_ratio", "layer_decay"}
+OF_CALLBACKS = {
+    "callbacks",
+    "early_stopping",
+    "lr_schedule",
+    "monitor",
+    "n_iter_no_change",
+}
 # What `fit` learns, and what a fit that failed has not learnt.
 LEARNT = (
     "target_ module_ criterion_ optimizer_ scaler_ backbone_ plan_ frozen_up_to_ "
@@ -251,9 +258,12 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
     def set_params(self, **params):
         """Set parameters; some apply to a fitted net at once.
 
-        Those are the device, those of the optimiser, and those that say how `X` is read
-        (`image_shape`, `channels`, `value_range`). All others take effect at the next
-        `fit`.
+        Those are the device, those of the optimiser and of callbacks (`early_stopping`,
+        `monitor`, `n_iter_no_change`, `lr_schedule`, `callbacks`), and those that say
+        how `X` is read (`image_shape`, `channels`, `value_range`). All others take
+        effect at the next `fit`. With `warm_start=True`, which keeps the network, that
+        raises an error if they ask for another one (`strategy`, `unfreeze_from`,
+        `hidden_units` and the like).
 
         Parameters
         ----------
@@ -277,6 +287,10 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             # Where it is not there, predict will say so.
             with contextlib.suppress(ValueError):
                 self._move()
+        if not names.isdisjoint(OF_CALLBACKS) and isinstance(
+            self.callbacks, list | None
+        ):
+            self._initialize_callbacks()
         if "criterion" in names:
             self._initialize_criterion()
         if not names.isdisjoint({"optimizer", "criterion"}):
@@ -349,6 +363,21 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
                 f"hidden_units={self.hidden_units!r} holds {wrong[0]!r}. Pass the "
                 "widths of hidden layers, whole numbers of 1 or more; () for none."
             )
+
+    def _refuse_another_network(self, remedy):
+        """Refuse parameters by which another network would be built."""
+        layers = self.module_.head.modules()
+        dropouts = [layer.p for layer in layers if isinstance(layer, torch.nn.Dropout)]
+        built = {name: getattr(self.plan_, name) for name in BUILDS}
+        built["dropout"] = dropouts[0] if dropouts else 0.0
+        if isinstance(self.backbone, str):
+            built["backbone"] = self.backbone_.name
+        for name, value in built.items():
+            if getattr(self, name) != value:
+                raise ValueError(
+                    f"{name} was set to {shown(getattr(self, name))} after fit, which "
+                    f"built the network with {shown(value)}. {remedy}."
+                )
 
     # ---- the network and its optimiser
 
@@ -549,6 +578,11 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             if not goes_on:
                 self._forget()
             self._check_params()
+            if goes_on:
+                self._refuse_another_network(
+                    "warm_start=True continues to train that network. Set it back, or "
+                    "set warm_start=False to start over"
+                )
             n_epochs = self.plan.n_epochs
             at_most = None if n_epochs and self.refit else n_epochs
             task = start_fit(self, X, y, sample_weight, at_most)

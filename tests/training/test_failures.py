@@ -40,6 +40,17 @@ class Fail(Callback):
         raise self.error
 
 
+class Rates(Callback):
+    """Notes the learning rate of each step."""
+
+    def initialize(self):
+        self.seen = []
+        return self
+
+    def on_grad_computed(self, net, *args, **kwargs):
+        self.seen.append(net.optimizer_.param_groups[0]["lr"])
+
+
 def is_unfitted(clf):
     for use in (clf.predict, clf.predict_proba, clf.decision_function):
         with pytest.raises(NotFittedError):
@@ -291,6 +302,48 @@ def test_strategy_set_after_fit_counts_from_the_next_fit_on(make):
     assert clf.frozen_up_to_ == ""
     clf.set_params(strategy="lp_ft", reinit_from=None, callbacks=None).fit(X, Y)
     assert clf.frozen_up_to_ != ""
+
+
+@pytest.mark.parametrize("name", ["unfreeze_from", "hidden_units", "dropout"])
+def test_warm_start_refuses_parameters_of_another_network(make, name):
+    clf = make("lp_ft", warm_start=True).fit(X, Y)
+    before = clf.predict_proba(X)
+    change = {"unfreeze_from": "first", "hidden_units": (4,), "dropout": 0.5}[name]
+    clf.set_params(**{name: change})
+    with pytest.raises(ValueError, match=rf"{name} was set to .* warm_start=False"):
+        clf.fit(X, Y)
+    assert np.array_equal(clf.predict_proba(X), before)
+    clf.set_params(warm_start=False).fit(X, Y)
+    fresh = make("lp_ft", **{name: change}).fit(X, Y)
+    assert np.array_equal(clf.predict_proba(X), fresh.predict_proba(X))
+
+
+@pytest.mark.parametrize(
+    ("before", "change"),
+    [
+        ({}, {"early_stopping": True}),
+        ({"early_stopping": True, "monitor": "accuracy"}, {"monitor": "loss"}),
+    ],
+    ids=str,
+)
+def test_early_stopping_set_after_fit_keeps_the_epoch_of_least_loss(
+    make, before, change
+):
+    params = {"max_epochs": 6, "lr": 0.3, "validation_fraction": 0.5}
+    clf = make("full", **params, **before).fit(X, Y)
+    n_before = len(clf.history)
+    clf.set_params(**change).partial_fit(X, Y)
+    losses = clf.history[n_before:, "valid_loss"]
+    assert clf.n_epochs_ == n_before + 1 + np.argmin(losses)
+    assert np.argmin(losses) != np.argmax(losses)
+
+
+def test_schedule_and_callbacks_set_after_fit_count_where_training_goes_on(make):
+    clf = make("full", lr_schedule="constant").fit(X, Y)
+    clf.set_params(lr_schedule="one_cycle", callbacks=[("rates", Rates())])
+    clf.partial_fit(X, Y)
+    rates = dict(clf.callbacks_)["rates"].seen
+    assert len(rates) == len(set(rates)) == 6  # two epochs of three batches
 
 
 def test_option_of_the_optimizer_set_after_fit_is_there_and_kept(make):

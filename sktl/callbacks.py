@@ -33,11 +33,11 @@ FOR_THE_STEP = "for_the_step"
 class _StepFreeze(Callback):
     """Freezes, for the length of each training step, what `_choose` picks."""
 
-    # skorch takes names that end in an underscore for no parameters.
+    # The underscore at the end tells skorch that these are not parameters.
     modules_ = parameters_ = switched_ = optimizers_ = hooks_ = ()
 
     def __getstate__(self):
-        # The tensors belong to the module, which skorch pickles apart.
+        # The tensors belong to the module, which skorch pickles separately.
         return self.get_params(deep=False)
 
     def initialize(self):

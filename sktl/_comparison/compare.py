@@ -522,7 +522,7 @@ def compare_transfer(
     other_scorers = dict(others)
     first = scoring[0] if isinstance(scoring, list | tuple) else scoring
     bounds = UNBOUNDED if callable(first) else bounds_of(scoring_name)
-    # Without a seed: not numpy's global generator.
+    # Without a seed, a new generator, not NumPy's global one.
     own = np.random.RandomState() if random_state is None else random_state
     rng = check_random_state(own)
     splits = make_splits(X, y, cv, groups, target)
@@ -530,7 +530,7 @@ def compare_transfer(
     if random_state is not None:
         seeds = rng.randint(2**31, size=len(seeds)).tolist()
     splits = shrink(splits, y, target, train_sizes, rng)
-    # What is no estimator, or cannot say its parameters, shows before the first fit.
+    # These fail before the first fit if a contender is not a proper estimator.
     clones = {name: clone(contender) for name, contender in contenders.items()}
     described = {name: repr(contender) for name, contender in contenders.items()}
     parameters = {
@@ -597,7 +597,7 @@ def _find(results, curves, contenders, evidence):
 
 
 def _attempt(problems, what, work_out):
-    """Work something out after the fits; a failure is a sentence, not their loss."""
+    """Work something out after the fits; if it fails, say so and keep the fits."""
     try:
         return work_out()
     except Exception as error:

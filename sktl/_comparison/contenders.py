@@ -23,7 +23,7 @@ def check_contenders(contenders, backbone, target):
     if isinstance(contenders, str) and contenders == "default":
         contenders = default_contenders(backbone, target)
         for name in feature_contenders(contenders):
-            # A network that cannot be had is not the failure of some contenders only.
+            # If the network is not available, fail now, not in some contenders later.
             contenders[name].steps[0][1]._load_backbone()
         return contenders
     if not isinstance(contenders, dict) or not contenders:
@@ -51,7 +51,7 @@ def check_contenders(contenders, backbone, target):
 def _estimator_type(contender):
     try:
         return get_tags(contender).estimator_type
-    except Exception:  # it does not say, or asks a part that is none
+    except Exception:  # it has no tags, or a part of it is no estimator
         return None
 
 
@@ -93,9 +93,9 @@ def _contenders_of(extractor, target):
     weights = extractor.weights
     is_default = weights is None or (isinstance(weights, str) and weights == "DEFAULT")
     if not is_default and extractor.image_size is None:
-        # Twins with random weights would not know how these want their images.
+        # Twins with random weights do not know how these weights expect images.
         extractor.set_params(preprocessing=extractor._load_backbone().preprocessing)
-    # One network for all: a clone's is a copy, and twins have the same.
+    # All share one network, as twins must; a clone would have a copy.
     untrained = clone(extractor).set_params(weights=None, backbone=extractor.backbone)
     shared = {name: getattr(extractor, name) for name in (*OF_IMAGES, *OF_NETWORK)}
     net, linear = FACES[target.estimator], target.linear_name

@@ -19,7 +19,7 @@ LARGEST = -1  # position of the training size
 
 
 class Evidence(NamedTuple):
-    """What is known of a comparison.
+    """What is known about a comparison besides its scores.
 
     Attributes
     ----------
@@ -143,7 +143,7 @@ class Evidence(NamedTuple):
 
 
 def collect_evidence(trials, splits, group_of_row, bounds, margin):
-    """Gather it after all trials.
+    """Gather the evidence of all trials.
 
     Parameters
     ----------
@@ -186,7 +186,7 @@ def collect_evidence(trials, splits, group_of_row, bounds, margin):
 
 
 def evidence_of_sizes(results, bounds):
-    """Make do with a table: as if splits were random ones of the same rows.
+    """Make do with a table, as if its splits were random splits of the same rows.
 
     Parameters
     ----------
@@ -206,7 +206,7 @@ def evidence_of_sizes(results, bounds):
 
 
 def _unseen_variance(bounds, scores, n_tested):
-    """As if one more row made a difference.
+    """Variance of the mean if one more row made a difference.
 
     Where none was seen to make one, there may be such rows all the same. So do Agresti
     & Min (Statistics in Medicine 24, 2005): half a row more in each cell of the table
@@ -251,7 +251,7 @@ def bounds_of(scoring):
 
 
 def check_margin(margin):
-    """Refuse what is no size of a difference."""
+    """Refuse a margin that is not a positive number."""
     if margin is None:
         return
     if isinstance(margin, bool) or not isinstance(margin, Real) or not 0 < margin < inf:

@@ -88,7 +88,7 @@ def _score_without(predicted, y, unit_of_row, scorer, score):
     positions = np.arange(len(y))
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # all that is to be said was said before
+            warnings.simplefilter("ignore")  # the first scoring has warned
             if not np.isclose(scorer(predicted, positions, y), score, rtol=1e-6):
                 return None
             parts = [positions[unit_of_row != i] for i in range(unit_of_row.max() + 1)]

@@ -8,7 +8,7 @@ from sktl.exceptions import ImageReadError
 
 @contextlib.contextmanager
 def rows_named(part, rows):
-    """Have errors of what is done in here name rows of `X`.
+    """Make errors raised in this context name rows of `X`.
 
     An `ImageReadError` says in its failures which rows it means; what others write
     about a row gets a note.

@@ -18,7 +18,7 @@ from sktl._features.image_input import OF_IMAGES, OF_NETWORK, ImageInputMixin, p
 
 
 def share_passes(contenders, X, splits, n_jobs):
-    """Let the images pass each network once, for all contenders and splits.
+    """Pass the images through each network once, for all contenders and splits.
 
     Parameters
     ----------
@@ -41,14 +41,14 @@ def share_passes(contenders, X, splits, n_jobs):
     for readers in readers_by_network(contenders):
         if in_processes and readers[0].cache == "memory":
             continue
-        # An image that cannot be read is told by the contenders that read it.
+        # Contenders will report images that they cannot read.
         with contextlib.suppress(Exception):
             pass_once(readers, images)
     return time.perf_counter() - start
 
 
 def readers_by_network(contenders):
-    """Group what reads the images themselves by the network that is read.
+    """Group the estimators that read the images by the network they use.
 
     Parameters
     ----------

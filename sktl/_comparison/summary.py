@@ -62,7 +62,7 @@ def collect_predictions(trials, splits, y, target):
                 if "predict_proba" in part and known is not None:
                     part["predict_proba"] = target.align(part["predict_proba"], known)
                 elif "predict_proba" in part:
-                    del part["predict_proba"]  # nobody knows of what
+                    del part["predict_proba"]  # of unknown classes
                 parts.append(part)
         if parts:
             keys = [key for key in parts[0] if all(key in part for part in parts)]
@@ -96,7 +96,7 @@ def _results(trials, splits):
     for name in ("fit_time", "score_time"):
         times = [np.mean([getattr(trial, name) for trial in row]) for row in rows]
         results[f"mean_{name}"] = np.array(times)
-    # All that did not fail trained the same.
+    # The same for all splits that did not fail.
     shares = [[t.trained_share for t in row if t.error is None][:1] for row in rows]
     results["trained_share"] = np.array([s[0] if s else np.nan for s in shares])
     results["error"] = np.array([_describe_errors(row) for row in rows], dtype=object)
@@ -114,7 +114,7 @@ def _describe_errors(row):
 
 
 def describe(error):
-    """An exception in words, its notes among them."""
+    """An exception in words, with its notes."""
     lines = [f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())]
     return printable("\n".join(lines), keep="\n")
 

@@ -47,7 +47,7 @@ def run_trials(contender, X, y, splits, seeds, scorer, n_jobs, others=None, unit
     n_jobs : int or None
         Processes.
     others : dict of str to callable or None
-        Scorers besides; where one of them fails, its score is NaN.
+        Additional scorers; if one of them fails, its score is NaN.
     units : ndarray of shape (n_samples,) or None
         As from `make_units`; None: do not ask what each moves the score.
 
@@ -100,7 +100,7 @@ def run_trial(contender, X, y, split, seed, scorer, is_largest, others, units):
     moved = None
     if units is not None:
         here, n_units = units[split.test], units.max() + 1
-        with contextlib.suppress(Exception):  # then it is not known, and so told
+        with contextlib.suppress(Exception):  # unknown then; the findings say so
             moved = influence(predicted, y_test, here, scorer, score, n_units)
     return Trial(
         score,
@@ -125,7 +125,7 @@ def _trained_share(contender):
 
 
 def _score_or_nan(scorer, contender, X, y):
-    """A score besides, which not all contenders have."""
+    """An additional score, which not all contenders have."""
     with contextlib.suppress(Exception):
         return float(scorer(contender, X, y))
     return np.nan
@@ -135,7 +135,7 @@ def _all_of(predicted, n_rows):
     """What a contender predicts, and its probabilities where it has any."""
     predictions = {"known": predicted.classes_}
     for method in ("predict", "predict_proba"):
-        with contextlib.suppress(Exception):  # its score is there without
+        with contextlib.suppress(Exception):  # the score does not need it
             predictions[method] = getattr(predicted, method)(np.arange(n_rows))
     return predictions
 

@@ -23,7 +23,7 @@ CLASSICAL, FROZEN, TUNED, RANDOM = (
     "fine-tuned",
     "random weights",
 )
-# Values that are the same where they are equal; all others where they are one object.
+# Values that are compared by equality; all others by identity.
 PLAIN = (Number, str, bytes, type(None), PathLike, Enum, type, Preprocessing)
 
 
@@ -109,7 +109,7 @@ def _is_probe(net):
 
 
 def comparable(value, untrained=False):
-    """What two values have in common when they are the same, parameter by parameter.
+    """Something that is equal for two values that agree in every parameter.
 
     With `untrained`, as if every extractor had `weights=None`.
     """
@@ -154,7 +154,7 @@ def _network_twin(contender, contenders):
 
 
 def _count_different(own, its):
-    """How many parameters differ; one that only one of two has does."""
+    """How many parameters differ; one that only one of the two has counts."""
     names = own.keys() | its.keys()
     absent = object()
     return sum(own.get(name, absent) != its.get(name, absent) for name in names)

@@ -8,8 +8,8 @@ from sklearn.isotonic import isotonic_regression
 
 from sktl._utils.printable import printable
 
-# From Wong's palette for all eyes (Nature Methods 8, 441, 2011), in such an order that
-# neighbours differ in grey too. With 4 styles, 20 curves before a pair comes again.
+# From Wong's palette for the colour-blind (Nature Methods 8, 441, 2011), in such an
+# order that neighbours differ in grey too. With 4 styles, no pair repeats in 20 curves.
 COLORS = ("#0072B2", "#E69F00", "#000000", "#CC79A7", "#D55E00")
 STYLES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")

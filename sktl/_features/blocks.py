@@ -33,9 +33,9 @@ MAX_BYTES_DECODED = 2**25
 MAX_IMAGES = 1024
 # A GPU waits between two blocks, about as long as for a part of a batch.
 MIN_BATCHES_ON_GPU = 6
-# Several processes are to find work in what each has read.
+# So that several processes find work in what each of them has read.
 BLOCKS_PER_READING = 16
-# Handing one image to a thread takes longer than reading it, where it is an array.
+# Handing an array to a thread takes longer than reading it.
 MAX_IMAGES_PER_TASK = 8
 # An array takes a tenth of a millisecond, and holds Python's lock for a part of that:
 # on 16 cores, 4 threads prepared 13,500 images of 224 pixels a second, 16 only 7,500.
@@ -152,7 +152,7 @@ class Blocks:
             yield self._prepare_postponed()
 
     def postpone(self, block):
-        """Put a block off that another process is computing."""
+        """Put off a block that another process is computing."""
         self._postponed.append(block)
 
     def _prepare_postponed(self):
@@ -240,7 +240,7 @@ class Blocks:
         return blocks
 
     def _prepare(self, contents, patience=0):
-        """Decode the images of a block that nobody has computed meanwhile."""
+        """Decode the images of a block that are still unknown."""
         if self.cache.is_shared:
             look_up(contents, self.cache, again=True)
         missing = [content for content in contents if content.missing()]
@@ -293,7 +293,7 @@ class Blocks:
 
 
 def look_up(contents, cache, again=False):
-    """Learn what the cache knows, counted at the first time."""
+    """Look up what is missing in the cache; looking `again` is not counted."""
     wanted = [(content, key) for content in contents for key in content.missing()]
     found = cache.get([key for _, key in wanted], again)
     for content, key in wanted:

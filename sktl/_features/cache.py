@@ -32,7 +32,7 @@ from sktl._utils.environment import number_from_environment
 N_LOCKS = 64
 _LOCK_FOLDER = "sktl-locks"
 
-# Half a million rows of 512 float32, and little beside torch and a network.
+# Half a million rows of 512 float32, and little compared to torch and a network.
 _DEFAULT_MEMORY_BYTES = 2**30
 # What Python keeps beside the numbers of an entry: two objects, the key, two slots.
 _BYTES_PER_ENTRY = 320
@@ -65,7 +65,7 @@ class CacheInfo(NamedTuple):
 
 
 class Cache:
-    """One per name and process: counts and locks, and leaves keeping to `rows`.
+    """One per name and process: counts and locks; `rows` stores the arrays.
 
     Parameters
     ----------

@@ -211,8 +211,8 @@ def _rounding(part):
 
 def is_out_of_memory(error):
     """Whether torch raised `error` because a device's memory is used up."""
-    # Only CUDA's allocator has a class for it; MPS, the CPU's, cuBLAS and cuDNN have
-    # words.
+    # Only CUDA's allocator has a class for it; MPS, the CPU's, cuBLAS and cuDNN only
+    # say so in the message.
     words = (
         "out of memory",
         "not enough memory",
@@ -322,6 +322,6 @@ def resolve_precision(precision, device):
     if device.type == "cuda":
         fast = torch.cuda.get_device_capability(device) >= (8, 0)
     else:
-        # torch.cpu.get_capabilities() would tell, but not in the oldest torch we take.
+        # torch.cpu.get_capabilities() would tell, but the oldest torch we support has none.
         fast = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if fast else torch.float32

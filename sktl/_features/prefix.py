@@ -47,7 +47,7 @@ from sktl.exceptions import BatchSizeWarning, ImageReadError, ImageSizeWarning
 # padded to a batch, unless a whole batch has at most `SMALL_BATCH` pixels.
 FEW_ROWS = 3
 SMALL_BATCH = 2**13
-# What most networks see; for those that do, there is hardly a better one to name.
+# What most networks see; for these, no other network is suggested.
 IMAGENET_SIZE = 224
 
 _shapes = weakref.WeakKeyDictionary()  # network -> {cuts, poolings, side: shapes}
@@ -169,7 +169,7 @@ class FrozenPrefix:
         blocks = Blocks(images, prints, geometry, self.engine, cache, self.n_jobs)
         with nullcontext() if bar is None else bar, blocks:
             for block in blocks:
-                result.fail(block.errors)  # not there any more if it comes back
+                result.fail(block.errors)  # a block that comes back has none
                 if block.pixels is None:
                     result.hit(block.contents)
                 elif self._compute(block, cache, result):

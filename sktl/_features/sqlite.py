@@ -41,7 +41,7 @@ _BUSY_SECONDS = 30
 # A lock that somebody holds for ever must not cost `_BUSY_SECONDS` with every batch.
 _REST_SECONDS = 60
 _DTYPE = re.compile(rb"[<>|][biufc]\d{1,2}")
-# Linux lists what is mounted, a line each: device, directory, file system, options.
+# Linux lists mounts here, one a line: device, directory, file system, options.
 MOUNTS = Path("/proc/mounts")
 _NETWORK_DRIVES = {
     *"afs beegfs ceph cifs gfs2 glusterfs gpfs lustre nfs nfs4 smb3 smbfs".split(),

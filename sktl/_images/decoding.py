@@ -307,7 +307,7 @@ _broken = weakref.WeakValueDictionary()  # id -> PIL image whose loading failed
 
 
 def _load_once(image):
-    # PIL takes a failed load for a finished one: asked again, it gives a part.
+    # To PIL, a failed load is a finished one: asked again, it gives a part.
     if _broken.get(id(image)) is image:
         raise OSError("could not be loaded earlier, and PIL cannot load it again")
     if getattr(image, "tile", None):
@@ -357,7 +357,7 @@ def _orientation(image):
 def _deep_pixels(image, value_range):
     values, tags = np.asarray(image), getattr(image, "tag_v2", {})  # of a TIFF file
     if image.mode == "I" and tags and tags.get(_SAMPLE_FORMAT_TAG, (1,))[0] == 1:
-        values = values.view(np.uint32)  # PIL takes them for signed ones
+        values = values.view(np.uint32)  # PIL reads them as signed
     if value_range is None:
         value_range = _declared_range(image, values, tags)
     elif not np.isfinite(values).all():

@@ -16,7 +16,7 @@ from sktl._networks.heads import is_token, layer_of
 from sktl._utils.digests import is_of_library
 from sktl._utils.torch_state import seeded
 
-# The length of each axis of what nodes are tried on.
+# The length of each axis of the tensors that nodes are tried on.
 PROBE = 4
 
 

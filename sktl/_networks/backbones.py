@@ -122,7 +122,7 @@ def _load_trained(architecture, weights, preprocessing):
     """Build a network with weights of a file or a state dict."""
     found = architecture.find_weights(weights)
     read = _read_dict if isinstance(found, Mapping) else _read_file
-    # Reading, and fetching above all, keeps no other thread from computing.
+    # Without the lock, so that other threads can compute during a download.
     digest, make_state, source, stated = read(found)
     # Published weights are known by their content, under whatever name they lie.
     name = architecture.published_name(found, digest)
@@ -187,7 +187,7 @@ def _stated_preprocessing(metadata, source):
 
 
 def _kept(architecture, what, make):
-    # A user's module may be another one by the next call.
+    # A user's module may have changed by the next call.
     if architecture.is_named:
         return keep((architecture, what), make)
     with building():

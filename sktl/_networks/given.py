@@ -172,7 +172,7 @@ def check_independence(network, side):
     prefix = network.prefix(network.penultimate)
     device = next(network.module.parameters()).device
     with seeded(0, device), torch.inference_mode():
-        # Of one colour each, as is all that passes a network and is not of the user's.
+        # Of one colour each, like all images that we make ourselves.
         images = torch.randn(7, 3, 1, 1).expand(-1, -1, side, side)
 
         def rows(*which):
@@ -181,7 +181,7 @@ def check_independence(network, side):
         try:
             first, second, again = rows(0, 1, 2, 3, 4), rows(5, 1, 2, 3, 6), None
         except Exception:
-            return  # where it is to be used, it is told which images it cannot take
+            return  # its first use will say which images it cannot take
         name = f"backbone={type(network.module).__name__}"
         if first.ndim < 2 or len(first) != 5:
             raise ValueError(

@@ -34,7 +34,7 @@ from sktl._utils.torch_state import plain_torch
 from sktl._utils.warning import warn_caller
 from sktl.exceptions import UnknownLayerError, UnknownStageError
 
-# Share of the parameters from which on "last" means so much that it is said.
+# Beyond this share of the parameters, a warning says how much "last" trains.
 ALMOST_ALL = 0.9
 
 

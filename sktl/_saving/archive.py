@@ -64,7 +64,7 @@ def write_archive(path, kind, manifest, tensors):
 
 def to_bytes(tensors, metadata):
     """Write as safetensors; tensors may lie anywhere, and share memory."""
-    # The library refuses those that do: they may become two when they are read.
+    # The library refuses tensors that share memory: read, they would be separate.
     as_copies = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
@@ -127,7 +127,7 @@ def _read(path, kind):
             raise ValueError(f"its {size} bytes cannot hold a header of {length}")
         manifest, end = _parse(file.read(length))
         _check_readable(manifest, path, kind)
-        # Only now is as much memory taken as the file is long.
+        # Only now is the whole file read into memory.
         if 8 + length + end != size:
             raise ValueError(f"its tensors and its {size} bytes do not match")
         file.seek(0)
@@ -142,7 +142,7 @@ def _read(path, kind):
 
 
 def _with_digest(header, old, new=NO_DIGEST):
-    # It comes first: what else looks like it lies behind.
+    # The first match: the digest comes before anything that may look like it.
     return header.replace(old.encode(), new.encode(), 1)
 
 

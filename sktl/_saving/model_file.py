@@ -23,7 +23,7 @@ from sktl.exceptions import ModelFileError
 FIELDS = ("parameters", "fitted", "backbone", "history", "versions")
 # Parameters that say where the writer's machine keeps things; the reader's is another.
 OF_THE_MACHINE = {"cache", "checkpoint"}
-# What `fit` learns besides tensors; of columns only where there are some.
+# What each `fit` learns besides tensors, and what only some fits learn.
 FITTED = {
     "target_": tuple(TARGETS.values()),
     "value_range_": tuple | None,

@@ -44,7 +44,7 @@ from sktl._utils.torch_state import seeded
 from sktl.callbacks import GradualUnfreeze
 from sktl.exceptions import TrainingDivergedError
 
-# Not that of training, so that activations are those of the extractor's default.
+# The extractor's default, so that both find the same activations in the cache.
 PREFIX_BATCH_SIZE = 32
 COUNT = Interval(Integral, 1, None, closed="left")
 RATE = Interval(Real, 0, None, closed="neither")
@@ -61,7 +61,7 @@ OF_CALLBACKS = {
     "monitor",
     "n_iter_no_change",
 }
-# What `fit` learns, and what a fit that failed has not learnt.
+# What `fit` learns; a fit that fails deletes it.
 LEARNT = (
     "target_ module_ criterion_ optimizer_ scaler_ backbone_ plan_ frozen_up_to_ "
     "augment_ n_epochs_ value_range_ n_features_in_ feature_names_in_"
@@ -284,7 +284,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         if not self.initialized_:
             return self
         if "device" in names:
-            # Where it is not there, predict will say so.
+            # If it is not there, predict will say so.
             with contextlib.suppress(ValueError):
                 self._move()
         if not names.isdisjoint(OF_CALLBACKS) and isinstance(
@@ -343,7 +343,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         if self.augment != "auto":
             make_augment(self.augment)
         if self.monitor != "loss":
-            get_scorer(self.monitor)  # or says which there are
+            get_scorer(self.monitor)  # or it says which scorers there are
         if self.warm_start and self.refit:
             raise ValueError(
                 "warm_start=True continues from the weights of the last fit, and "
@@ -451,7 +451,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
 
     def initialize_optimizer(self, *args, **kwargs):
         """As skorch's, with the scaler of the loss, which is at work in float16."""
-        if self.optimizer is torch.optim.LBFGS:  # makes one vector of all
+        if self.optimizer is torch.optim.LBFGS:  # flattens all into one vector
             self.module_.to(memory_format=torch.contiguous_format)
         super().initialize_optimizer(*args, **kwargs)
         dtype = resolve_precision(self.precision, self.device)
@@ -513,9 +513,9 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         # Images that differ from epoch to epoch pass the frozen part each time.
         cut = "" if self._asks_to_augment() else self.frozen_up_to_
         read = {ROWS: self._activations(rows.images, cut)}
-        # Weights that are all the same say nothing of a row.
+        # Equal weights say nothing about a row.
         if rows.weights is not None and np.ptp(rows.weights):
-            # With a mean of one they leave the learning rate its meaning.
+            # With a mean of one, the learning rate keeps its meaning.
             read[WEIGHT] = rows.weights / rows.mean_weight
         return super().get_dataset(read, rows.codes)
 
@@ -617,7 +617,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         return self
 
     def _label(self, images, y, sample_weight, target):
-        """Put codes and weights to images, and learn what the codes mean."""
+        """Give images their codes and weights, and learn what the codes mean."""
         class_weight = getattr(self, "class_weight", None)
         rows = make_rows(images, y, target, sample_weight, class_weight)
         self.target_ = rows.target
@@ -652,7 +652,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
                 split = self.get_split_datasets
                 train, valid = split(dataset, rows.codes, **split_params)
                 self._check_monitors(valid)
-            # Callbacks index what they are told as skorch does its data sets.
+            # Callbacks index this as skorch indexes its data sets.
             told = getattr(dataset, "X", dataset), rows.codes
             # What went wrong up to here has not changed the weights.
             with self._forgetting(), self._training(*told):
@@ -684,7 +684,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             epochs = self.plan.n_epochs
         elif checkpoint is not None:
             checkpoint = f"{os.fspath(checkpoint)}.refit"  # beside that of the search
-        # Before the head is solved: its last bits do not make another run.
+        # Before the head is solved, whose last bits may differ between equal runs.
         checkpoint = Checkpoint(checkpoint if epochs else None, self, dataset, epochs)
         if self.plan.solves_head and not self.history:
             features = self._solve_head(train, rows)
@@ -765,7 +765,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         y_pred = self.infer(X, **fit_params)
         loss = self.get_loss(y_pred, y, X=X, training=True)
         self.scaler_.scale(loss).backward()
-        if self.scaler_.is_enabled():  # callbacks see gradients in their own size
+        if self.scaler_.is_enabled():  # callbacks see the true gradients
             self.scaler_.unscale_(self.optimizer_)
         return {"loss": loss, "y_pred": y_pred}
 
@@ -827,7 +827,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
 
     def _solve_head(self, dataset, rows):
         """Set a head of one layer to where training ends; return what it reads."""
-        # Epochs that follow would augment; without any, each row is seen as often.
+        # Without epochs that augment, the head is fitted on as many augmented copies.
         probe = not self.plan.n_epochs and self._asks_to_augment()
         n_views = self.max_epochs if probe else 1
         features, codes, weights = [], [], []
@@ -844,7 +844,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             linear_layer(self.module_.head),
             features,
             np.concatenate(codes),
-            # As they were given: the penalty on the head's weights does not scale.
+            # As given: the penalty on the head does not scale with the weights.
             np.concatenate(weights) * rows.mean_weight / n_views,
             rows.class_weights,
             np.tile(np.arange(len(dataset)), n_views),

@@ -10,7 +10,7 @@ from sklearn.preprocessing import StandardScaler
 # Largest slope at which the head counts as solved; scikit-learn's 1e-4 is seen in the
 # third digit of logits.
 SLOPE = 1e-8
-# How far below the others the logit of a class without examples is put.
+# How far the logit of a class without examples lies below the others.
 ABSENT = 5.0
 
 
@@ -23,7 +23,7 @@ def make_head(widths, dropout):
     for n_in, n_out in itertools.pairwise(widths):
         layers += [torch.nn.Dropout(dropout)] if dropout else []
         layers += [torch.nn.Linear(n_in, n_out), torch.nn.ReLU()]
-    layers = layers[:-1]  # logits are not bent
+    layers = layers[:-1]  # no ReLU behind the logits
     return layers[0] if len(layers) == 1 else torch.nn.Sequential(*layers)
 
 
@@ -70,7 +70,7 @@ def solve_by_logistic_regression(
         errors, unit, *_ = _leave_one_out(scaled, indicators, row_weights, images)
         C = _best_C(errors.sum(axis=1), unit)
     classes, coef, intercept = _logistic_regression(scaler, scaled, codes, weights, C)
-    if len(coef) == 1:  # two classes: one logit, shared out
+    if len(coef) == 1:  # two classes have one logit: half for each
         coef, intercept = coef / 2 * [[-1], [1]], intercept / 2 * [-1, 1]
     with torch.no_grad():
         # Classes that are not there get no weight and an unlikely logit.
@@ -201,7 +201,7 @@ def _leave_one_out(scaled, values, weights, images):
     along : ndarray of shape (r, n_outputs)
         How far the values extend along these.
     """
-    counted = weights > 0  # a class may weigh nothing
+    counted = weights > 0  # a class may have weight 0
     scaled, values, weights = scaled[counted], values[counted], weights[counted]
     values = values - np.average(values, axis=0, weights=weights)
     root = np.sqrt(weights)[:, None]
@@ -226,7 +226,7 @@ def _leave_one_out(scaled, values, weights, images):
 
 def _own_share(directions, kept):
     """How much the rows of each image are in their own predictions."""
-    if directions.shape[1] == 1:  # the same, sooner
+    if directions.shape[1] == 1:  # the same, faster
         return (np.square(directions[:, 0]) @ kept)[:, None, None]
     return (directions * kept) @ directions.mT
 

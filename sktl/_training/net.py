@@ -38,7 +38,7 @@ class ProgressBar(Callback):
     def on_train_begin(self, net, **kwargs):
         """Open the bar."""
         total = net.max_epochs
-        # skorch takes names that do not end in an underscore for parameters.
+        # Without the underscore, skorch would take it for a parameter.
         self.bar_ = tqdm(total=total, unit=" epochs", disable=not net.verbose)
 
     def on_epoch_end(self, net, dataset_train=None, **kwargs):
@@ -60,7 +60,7 @@ class ProgressBar(Callback):
 
 
 def holds_rows(X):
-    """Whether `X` is a data set of ours, a part of one, or what such a one holds."""
+    """Whether `X` is one of our data sets, a part of one, or a batch from one."""
     while isinstance(X, Subset):
         X = X.dataset
     X = X.X if is_dataset(X) and hasattr(X, "X") else X
@@ -110,8 +110,8 @@ class EstimatorNet(NeuralNet):
         "warm_start": ["boolean"],
     }
 
-    # skorch sets these at once, and has such arguments (skorch/net.py, 1.4); named
-    # here, scikit-learn does not take them for something learnt without data.
+    # skorch sets these in its __init__ (skorch/net.py, 1.4). Named here, they do not
+    # look to scikit-learn like something that was learnt without data.
     def __init__(
         self, *args, history_=None, initialized_=False, virtual_params_=None, **kwargs
     ):
@@ -188,8 +188,8 @@ class EstimatorNet(NeuralNet):
         return self
 
     def _get_param_names(self):
-        # The module is ours to build, what is private is nobody's to set, and the
-        # device would be that in use, which there may be none of.
+        # We build the module, private names are not to be set, and `device` would be
+        # the device in use, which may be absent.
         names = set(super()._get_param_names()) - {"module", "device"}
         return sorted(name for name in names if name[0] != "_")
 
@@ -243,7 +243,7 @@ class EstimatorNet(NeuralNet):
         """Nothing left to check: `fit` encoded the target."""
 
     def get_loss(self, y_pred, y_true, X=None, training=False):
-        """As skorch's; rows that come with a weight count by it."""
+        """As skorch's, weighted if the rows have weights."""
         y_true = to_tensor(y_true, device=self.device)
         if isinstance(X, Mapping) and WEIGHT in X:
             weight = to_tensor(X[WEIGHT].float(), device=self.device)
@@ -261,7 +261,7 @@ class EstimatorNet(NeuralNet):
         return criterion(y_pred, y_true)
 
     def _weighted_loss(self, y_pred, y_true, weight):
-        """The loss of rows with weights; if these are one, that of rows without."""
+        """The loss of weighted rows; with weights of one, it is the plain loss."""
         criterion, n_axes = self.criterion_, weight.ndim
         reduction = getattr(criterion, "reduction", None)
         each = copy.copy(criterion)
@@ -309,7 +309,7 @@ class EstimatorNet(NeuralNet):
         """Compute outputs in batches of one size: rows do not influence one another."""
         x, y = unpack_data(batch)
         x = x[ROWS]
-        # Features, unlike maps, cost nothing however many they are.
+        # Features, unlike maps, cost nothing to pad.
         pads = pads or x.ndim == 2 or x[:1].numel() * self.batch_size <= SMALL_BATCH
         n_missing = max(0, self.batch_size - len(x)) if pads else 0
         padded = torch.cat([x, x.new_zeros(n_missing, *x.shape[1:])])
@@ -332,7 +332,7 @@ class EstimatorNet(NeuralNet):
         if self.history:
             self.notify("on_train_end", X=X, y=y)
             return
-        # Callbacks look at the last epoch; where there was none, an empty one does.
+        # Callbacks look at the last epoch; if there was none, they get an empty one.
         self.history.new_epoch()
         self.history.new_batch()
         self.history.record("epoch", 0)

@@ -25,7 +25,7 @@ class TrainingRows:
     weights : ndarray of shape (n,), of tags (n, n_tags), or None
         What `class_weight` and `sample_weight` make together.
     class_weights : ndarray of shape (n_classes,), of tags (2, n_tags), or None
-        What of these is the class's.
+        The part of these that comes from the class.
     """
 
     images: Images
@@ -85,7 +85,7 @@ def _refuse_constants(y):
 
 
 def make_rows(images, y, target, sample_weight=None, class_weight=None):
-    """Put codes and weights to images.
+    """Give images their codes and weights.
 
     Parameters
     ----------

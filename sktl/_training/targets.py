@@ -46,7 +46,7 @@ from sktl._utils.missing import is_missing
 from sktl._utils.printable import shown
 from sktl._utils.warning import warn_caller
 
-# Few rows, many columns: there histograms do not pay, and are less accurate.
+# With few rows and many columns, histograms are no faster and less accurate.
 BOOSTING = {"max_features": "sqrt"}
 # Losses of torch by what their targets are. With other targets, some compute something
 # else in silence: with class numbers, if a batch has as many rows as there are classes;
@@ -116,7 +116,7 @@ class Labels:
 
     @property
     def n_groups(self):
-        """Into how many parts the rows fall."""
+        """How many groups the rows fall into."""
         return len(self.classes)
 
     @staticmethod
@@ -125,7 +125,7 @@ class Labels:
         return f"{per_group:.3g} labels per class ({many} or more count as large)"
 
     def strata(self, y):
-        """Number the rows by what a small part of them has to hold in its share."""
+        """Number the rows by stratum; small subsets keep the shares of the strata."""
         return np.unique(y, return_inverse=True)[1]
 
     def columns(self, y):
@@ -518,7 +518,7 @@ class Numbers:
     n_groups = 2  # as if large and small were classes
 
     def __post_init__(self):
-        both = np.array([self.mean, self.scale])  # or they have two shapes
+        both = np.array([self.mean, self.scale])  # fails if their shapes differ
         if both.ndim > 2 or not np.isfinite(both).all() or np.any(both[1] <= 0):
             raise ValueError("its mean and scale are not means and deviations")
 
@@ -709,7 +709,7 @@ def check_labels(y):
             "one label per image."
         )
     _refuse_lists(y)
-    # NumPy would turn what a list holds beside texts into texts, NaN for one.
+    # NumPy would turn what stands beside strings, such as NaN, into strings.
     is_list = isinstance(y, list | tuple)
     y = column_or_1d(np.array(y, dtype=object) if is_list else y, warn=True)
     missing = [i for i, label in enumerate(y) if is_missing(label)]
@@ -746,7 +746,7 @@ def _kind_of_text(label):
 
 
 def _refuse_lists(y):
-    """Refuse a list of labels per row, in the words of what is needed instead."""
+    """Refuse a list of labels per row, and say what to pass instead."""
     rows = y.tolist() if getattr(y, "ndim", 0) == 1 and hasattr(y, "tolist") else y
     for row, labels in enumerate(rows if isinstance(rows, list | tuple) else ()):
         is_column = isinstance(labels, list | tuple) and len(labels) == 1

@@ -2,7 +2,7 @@
 
 import time
 
-# A file changed so shortly after it was read may bear the same time: FAT, as on memory
+# A file changed so soon after it was read may have the same time: FAT, as on memory
 # cards, counts in steps of two seconds.
 CLOCK_TICK = 2_000_000_000  # nanoseconds
 

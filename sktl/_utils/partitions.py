@@ -19,7 +19,7 @@ import numpy as np
 partition_name = ContextVar("partition_name", default=None)
 # The rows of a Ray Dataset that stand for the first partition.
 FIRST_ROWS = 256
-# Where a task of Ray gets a GPU, Ray wants to know how many rows it gets.
+# Ray wants a number of rows for each task that gets a GPU.
 ROWS_PER_GPU_TASK = 1024
 
 
@@ -228,8 +228,8 @@ class _RayDataset(_Collection):
             return dict(zip(names, rows.T, strict=True))
 
         rows = self.X.map_batches(map_block, batch_format="numpy", **asked)
-        # Rows come in the order of X, by which they can be told apart. (It is the
-        # context of X too, which from now on keeps its order likewise.)
+        # Rows are identified by their order alone. (X shares this context, so from now
+        # on it keeps its order too.)
         rows.context.execution_options.preserve_order = True
         return rows
 
@@ -253,7 +253,7 @@ def _collection_of(X):
 
 
 def _map_frame(partition, compute, names):
-    # Dask's numbers are of what it computes: it fuses partitions, and leaves some out.
+    # Dask's own numbers would mislead: it fuses partitions, and leaves some out.
     index = partition.index
     name = f"the partition with index {index[0]} to {index[-1]}" if len(index) else ""
     return _as_frame(compute(partition, name), names, index)

@@ -61,7 +61,7 @@ def get_one_scorer(scoring, target, y):
 
 
 def _check_scores(scorer, target, y, asked):
-    """Refuse a score that cannot even tell how good a guess at this `y` is."""
+    """Refuse a score that fails even for a constant guess at this `y`."""
     nothing = np.zeros((len(y), 1))
     try:
         with warnings.catch_warnings():

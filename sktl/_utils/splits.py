@@ -89,7 +89,7 @@ def _check_groups(groups, y):
 
 
 def _check_enough(y, n_folds):
-    """Refuse folds for which there are too few rows of every class."""
+    """Refuse more folds than the largest class has rows."""
     if not isinstance(n_folds, Integral):
         return
     labels, counts = np.unique(y, return_counts=True)

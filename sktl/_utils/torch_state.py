@@ -101,7 +101,7 @@ def _set_precision(stack, part):
 
 
 def _after_fork_in_child():
-    """Make anew what threads that do not exist here may hold."""
+    """Renew what may be held by threads that do not exist here."""
     global _lock
     _lock = threading.RLock()
     # OpenMP's other threads are not here either, and it would wait for them for ever.

@@ -322,6 +322,6 @@ def resolve_precision(precision, device):
     if device.type == "cuda":
         fast = torch.cuda.get_device_capability(device) >= (8, 0)
     else:
-        # torch.cpu.get_capabilities() would tell, but the oldest torch we support has none.
+        # torch.cpu.get_capabilities() would tell; the oldest torch we support has none.
         fast = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if fast else torch.float32

@@ -3,7 +3,7 @@
 import warnings
 
 import numpy as np
-from sklearn.metrics import get_scorer
+from sklearn.metrics import check_scoring
 from sklearn.pipeline import make_pipeline
 
 from sktl._utils.printable import shown
@@ -35,6 +35,7 @@ def get_scorers(scoring, target, y, parameter="scoring"):
         raise ValueError(f"scoring={shown(scoring)} is empty. Pass one score or more.")
     scorers = {}
     for one in several:
+        _check_kind(one, scoring, parameter)
         name = target.scoring if one is None else scoring_name(one)
         if name in scorers or (scorers and name == "score"):
             raise ValueError(
@@ -42,11 +43,23 @@ def get_scorers(scoring, target, y, parameter="scoring"):
                 "a __name__ after the first score. Pass each score once, by name."
             )
         own = name == neg_expected_calibration_error.__name__
-        known = neg_expected_calibration_error if own else get_scorer(one or name)
+        # Unlike get_scorer, it refuses a metric, such as accuracy_score.
+        known = check_scoring(
+            scoring=neg_expected_calibration_error if own else one or name
+        )
         if not callable(one):
             _check_scores(known, target, y, f"{parameter}={name!r}")
         scorers[name] = known
     return scorers
+
+
+def _check_kind(one, scoring, parameter):
+    if not (one is None or isinstance(one, str) or callable(one)):
+        raise ValueError(
+            f"{parameter}={shown(scoring)} must be a name of "
+            "sklearn.metrics.get_scorer_names(), a scorer of your own, None, or a list "
+            "of these."
+        )
 
 
 def get_one_scorer(scoring, target, y):

@@ -146,7 +146,7 @@ class Engine:
             yield
 
     def exact(self):
-        """Context in which products are in float32, gradients' too, where asked for."""
+        """Context in which products, gradients' too, are in float32 if asked for."""
         return exact_float32() if self.dtype == torch.float32 else nullcontext()
 
     def numerics(self):
@@ -205,7 +205,7 @@ def _cpu_numerics(device):
 
 
 def _rounding(part):
-    """How a backend rounds float32; where nothing was set, that is not at all."""
+    """How a backend rounds float32; not at all if nothing was set."""
     return part.fp32_precision.replace("none", "ieee")
 
 

@@ -173,7 +173,7 @@ def _print_once(text):
 
 
 def asked_preprocessing(estimator):
-    """What the parameters of an estimator say of preprocessing."""
+    """What the parameters of an estimator say about preprocessing."""
     if estimator.image_size is not None:
         return Preprocessing(crop=estimator.image_size)
     return estimator.preprocessing or UNCHANGED

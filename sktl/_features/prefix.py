@@ -54,7 +54,7 @@ _shapes = weakref.WeakKeyDictionary()  # network -> {cuts, poolings, side: shape
 
 
 class _Result:
-    """The rows of all cuts, as far as they are known, and why others are not."""
+    """The rows of all cuts that are known so far, and why others are missing."""
 
     def __init__(self, n_rows, bar):
         self.n_rows = n_rows

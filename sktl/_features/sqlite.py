@@ -194,7 +194,7 @@ class Database:
         )
 
     def _check_drive(self):
-        """Warn of drives whose locks are not sure to hold (sqlite.org/useovernet)."""
+        """Warn about drives whose locks may not hold (sqlite.org/useovernet)."""
         kind = file_system(self.directory)
         if kind in _NETWORK_DRIVES:
             self._warn(
@@ -205,7 +205,7 @@ class Database:
             )
 
     def _make_way(self):
-        """Leave nothing under our name that sktl did not make."""
+        """Set aside what has our name and was not made by sktl."""
         # A process that was killed leaves a journal, by which SQLite undoes its work.
         journal = Path(f"{self._path}-journal")
         for path in (self._path, journal):
@@ -238,7 +238,7 @@ class Database:
         return [file for file in files if _is_stamped(file)]
 
     def _warn(self, message):
-        """Warn, once for each place outside this package that it comes from."""
+        """Warn once for each line of the caller's code."""
         warn_caller(message, CacheWarning, self._warned_at)
 
 
@@ -256,7 +256,7 @@ def file_system(directory):
 
 
 def _is_free(path):
-    """Whether nothing is lost where a file is begun: it is not there, or empty."""
+    """Whether a file can be made here without loss: there is none, or it is empty."""
     try:
         status = os.lstat(path)
     except FileNotFoundError:
@@ -277,7 +277,7 @@ def _is_stamped(path):
 
 
 def _gets_stamped(path):
-    """Whether sktl made this file; a new one that another process makes is awaited."""
+    """Whether sktl made this file; waits if another process is making it."""
     for _ in range(20):
         if _is_stamped(path):
             return True

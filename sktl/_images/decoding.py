@@ -151,7 +151,7 @@ _n_strict, _flag = 0, False  # threads that decode, and what the flag was before
 
 @contextlib.contextmanager
 def _strict():
-    """Have PIL refuse what is cut off or damaged, also where a user told it not to.
+    """Have PIL refuse what is cut off or damaged, even if a user told it not to.
 
     Its flag is of the whole process: it is off while any thread is in here.
     """
@@ -283,7 +283,7 @@ def is_pil(item):
 
 
 def is_edited(image):
-    """Whether a PIL image has a turn in its EXIF, but is not what PIL read of a file.
+    """Whether a PIL image has a turn in its EXIF, but is not as read from a file.
 
     If it was turned upright by hand, the turn is still there: PIL's operations keep it.
     """

@@ -198,7 +198,7 @@ class Images(Sequence):
         return self._source.image(row, self._ranges)
 
     def take(self, rows):
-        """Choose some rows; what is wrong with one is told by its number in `X`."""
+        """Choose some rows; errors name them by their numbers in `X`."""
         return Images(self._source, self._ranges, [self._rows[row] for row in rows])
 
 
@@ -656,7 +656,7 @@ def _is_tensor(X):
 
 
 class ArraySource:
-    """All images in one array, whose memory is shared and converted by image."""
+    """All images in one array, which is shared and converted image by image."""
 
     def __init__(self, X, layout, may_be_empty):
         array = check_numbers(X, may_be_empty=may_be_empty)

@@ -108,7 +108,7 @@ SHIPPED = {
 
 
 def module_architecture(module):
-    """A user's network; timm's say how their images are to be prepared."""
+    """The architecture of a user's network; timm's say how to prepare their images."""
     configs = [
         getattr(module, f"{kind}_cfg", None) for kind in ("pretrained", "default")
     ]

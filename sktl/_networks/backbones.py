@@ -201,7 +201,7 @@ def _untrained(architecture, seed):
 
 
 def rebuild_backbone(name, expected, preprocessing, state):
-    """Build a network once more from what is known of it; reads no weights.
+    """Rebuild a network from what was saved about it, without its weight files.
 
     Parameters
     ----------

@@ -135,7 +135,7 @@ def _single_output(graph):
 
 
 def _behind(output, module):
-    """What leaves scores scores, back from the output, and what that reads."""
+    """The last nodes, all of which leave scores scores, and the nodes they read."""
     behind, sources, waiting = [], [], [output]
     joins = False
     while waiting:
@@ -208,7 +208,7 @@ def _are_twins(sources, module):
 
 
 def _tokens_read(heads, module):
-    """What heads that read different tokens of the same ones read singly."""
+    """The single tokens of one sequence that several heads read; else none."""
     read = dict.fromkeys(head.all_input_nodes[0] for head in heads)
     tokens = {}
     for node in read:
@@ -228,7 +228,7 @@ def is_token(node):
 
 
 def _mean_in_place_of_scores(graph, nodes):
-    """Let a network give the mean of these."""
+    """Make a network return the mean of these nodes."""
     *_, end = graph.nodes
     with graph.inserting_before(end):
         mean = functools.reduce(

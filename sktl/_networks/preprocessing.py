@@ -84,7 +84,7 @@ class Preprocessing:
 
     @cached_property
     def geometry(self):
-        """What of this concerns the shape of images."""
+        """The settings that concern the shape of images."""
         fill = [round(255 * share) for share in self.mean]
         return Geometry(
             self.resize,
@@ -119,7 +119,7 @@ def _colour(name, values):
 
 @cache
 def filled(asked, trained):
-    """What is asked for, with what is None in it taken from `trained`."""
+    """The settings asked for, with those that are None taken from `trained`."""
     given = {k: v for k, v in asdict(asked).items() if v is not None}
     differs = "crop" in given or asked.fit not in (None, trained.fit)
     if differs and "resize" not in given:
@@ -128,7 +128,7 @@ def filled(asked, trained):
 
 
 def from_plain(saved):
-    """All of it, as `asdict` made it plain and a file held it."""
+    """Rebuild all settings from a dict that `asdict` made and a file held."""
     preprocessing = Preprocessing(**saved)
     if None in vars(preprocessing).values():
         raise ValueError("it does not say how its images are prepared")

@@ -90,7 +90,7 @@ class StagedNetwork:
         self._warned = set()
 
     def _find_penultimate(self, ending):
-        """The cut behind which there are heads and nothing else that has weights."""
+        """The cut after which only heads have weights."""
         order, name = list(self._graph.nodes), type(self.module).__name__
         layers = [node for node in order if is_matrix_layer(node, self.module)]
         others = [node for node in layers if node not in ending.heads]
@@ -137,7 +137,7 @@ class StagedNetwork:
         return activation.shape[-1 if self.is_channels_last(self.penultimate) else 1]
 
     def load(self, state):
-        """Take over the tensors that fit; without those of its head, it has none."""
+        """Load the tensors that fit; if those of the head do not, there is no head."""
         own = self.module.state_dict()
         fitting = {
             k: v for k, v in state.items() if k in own and own[k].shape == v.shape
@@ -307,7 +307,7 @@ class StagedNetwork:
         return cut
 
     def _resolve_stage(self, stage, parameter):
-        """The cut, and the layers trained from there on that come before the stage."""
+        """The cut, and the layers between it and the stage, which are trained too."""
         names = [stage.name for stage in self.stages]
         if not names:
             raise ValueError(
@@ -351,7 +351,7 @@ class StagedNetwork:
         return trained / whole
 
     def stage_ends(self):
-        """The cut at which each stage is over, by its name, in running order."""
+        """The cut at which each stage ends, by its name, in running order."""
         ends = [*(stage.start for stage in self.stages[1:]), self.penultimate]
         names = [stage.name for stage in self.stages]
         return dict(zip(names, ends[-len(names) :], strict=True)) if names else {}
@@ -418,7 +418,7 @@ class StagedNetwork:
         return last
 
     def _list_stages(self):
-        """Group the weight layers by module path, as coarsely as gives three groups.
+        """Group weight layers by module path, as coarsely as still gives three groups.
 
         For `resnet18` that is conv1, layer1, ..., layer4; for networks that keep
         everything in one `features` container, its children.

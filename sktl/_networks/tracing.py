@@ -75,7 +75,7 @@ def _hint(module, error):
 
 
 def _keep_rows(graph):
-    """Let a batch of one image keep its axis where axes of length 1 are dropped."""
+    """Keep the axis of a single image where axes of length 1 are dropped."""
     for node in graph.nodes:
         is_call = node.op in ("call_method", "call_function")
         if is_call and node.target in ("squeeze", torch.squeeze):
@@ -90,7 +90,7 @@ def squeeze(x):
 
 class _Tracer(NodePathTracer):
     def create_args_for_root(self, root_fn, is_module, concrete_args=None):
-        """As torch's, for the image alone: what else there is keeps its defaults."""
+        """As torch's, for the image alone: other arguments keep their defaults."""
         parameters = list(inspect.signature(root_fn).parameters.values())[1:]
         first, *others = parameters or [None]
         has_defaults = all(
@@ -181,7 +181,7 @@ def _is_code(value):
 
 
 def _unsaid(part):
-    """The plain attributes of a layer, and the code of a user's, that no repr shows."""
+    """What no repr shows: plain attributes, and the code of a user's layer."""
     own = not all(map(is_of_library, type(part).__mro__))
     unsaid = {"code": digest_of_class(type(part))} if own else {}
     if isinstance(part, _ConvNd) and not own:

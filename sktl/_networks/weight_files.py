@@ -63,7 +63,7 @@ def torchvision_file(weights):
 
 
 def hashed_file(url, **known):
-    """torchvision and timm put the first 8 hex digits of the SHA-256 into names."""
+    """A file named by the start of its SHA-256, as torchvision and timm do it."""
     name = url.rsplit("/", 1)[-1]
     found = re.search(r"-([0-9a-f]{8,})\.", name)
     return WeightsFile(Path(name), found[1] if found else "", url, **known)
@@ -73,7 +73,7 @@ def hashed_file(url, **known):
 
 
 def local_file(file):
-    """Return the file as it lies on this machine; fetch it where it does not."""
+    """Return the file on this machine; fetch it if it is not there."""
     if file.hub:
         return _hub_file(file)
     if file.url is None:
@@ -125,7 +125,7 @@ def _from_hub(file):
 
 
 def _names_on_hub(file):
-    """Older repositories have their weights in another form."""
+    """Names to look for: older repositories have their weights in another form."""
     is_usual = file.path == "model.safetensors"
     return [file.path, "pytorch_model.bin"] if is_usual else [file.path]
 
@@ -215,7 +215,7 @@ def read_file(file):
 
 
 def _metadata(content):
-    """The library reads it from files only, and this one may have changed by then."""
+    """Read metadata; the library does so from files only, which may have changed."""
     try:
         size = int.from_bytes(content[:8], "little")
         return dict(json.loads(content[8 : 8 + size]).get("__metadata__", {}))

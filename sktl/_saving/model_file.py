@@ -214,7 +214,7 @@ def _errors_of(path, manifest):
 
 
 def _decode_parameters(manifest, cls):
-    """The parameters; skorch sets others as they come."""
+    """The parameters; unknown ones are refused, as skorch would set them."""
     known = cls().get_params(deep=False).keys() - OF_THE_MACHINE
     for name in manifest["parameters"]:
         if name.split("__")[0] not in known or name.endswith("_"):
@@ -230,7 +230,7 @@ def _encode_fitted(value):
 
 
 def _decode_fitted(manifest, cls):
-    """What `fit` learns, each of its kind."""
+    """What `fit` learns, each of its type."""
     fitted, kinds = {}, FITTED | OPTIONAL
     for name in [*FITTED, *manifest["fitted"]]:
         kind, plain = kinds.get(name), manifest["fitted"].get(name, "missing")
@@ -250,7 +250,7 @@ def _decode_target(plain, kinds):
 
 
 def _check_fitted(fitted, history, tensors, parameters):
-    """Raise unless this is what `fit` learns, and the head's widths go with it."""
+    """Raise unless this is what `fit` learns, and fits the widths of the head."""
     low, high = map(float, fitted["value_range_"] or (0, 1))
     if not low < high:
         raise ValueError(f"its range is {low} to {high}")

@@ -367,7 +367,7 @@ def check_finite(features, label):
 
 
 def _make_score(method, cv, scoring, target, y):
-    """A function of features; or say that the method is none for such a `y`."""
+    """Make a function of features; refuse a method that does not suit `y`."""
     if method == "probe":
         _, scorer = get_one_scorer(scoring, target, y)
         folds = make_splits(np.zeros(len(y)), y, cv, None, target)

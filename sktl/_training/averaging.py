@@ -24,7 +24,7 @@ class AverageWithStart(Callback):
 
     @torch.no_grad()
     def on_train_end(self, net, **kwargs):
-        """Average, and let go of the copy."""
+        """Average, and drop the copy."""
         for name, parameter in net.module_.named_parameters():
             if name in (self.start_ or {}):
                 start = self.start_[name].to(parameter.device)  # of a checkpoint: CPU

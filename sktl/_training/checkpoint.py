@@ -106,7 +106,7 @@ class Checkpoint:
         return len(net.history) - n_before
 
     def write(self):
-        """Keep the state after an epoch; whole or not at all.
+        """Save the state after an epoch, whole or not at all.
 
         Raises
         ------
@@ -135,7 +135,7 @@ class Checkpoint:
 
 
 def _read(path, run):
-    """The state that was kept; None where it is another run's."""
+    """The saved state; None if it is another run's."""
     if not path.is_file():
         raise ValueError("it is a folder or a device")
     with open(path, "rb") as file:
@@ -169,7 +169,7 @@ def _saved(content):
 
 
 def _without_numpy(value):
-    """`torch.load(weights_only=True)` reads no NumPy scalars."""
+    """Replace NumPy's scalars, which `torch.load(weights_only=True)` refuses."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, dict):

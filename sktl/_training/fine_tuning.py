@@ -69,7 +69,7 @@ LEARNT = (
 
 
 def has_epochs(net):
-    """Whether training is by epochs, to which others can be added."""
+    """Whether training is by epochs, so that it can continue."""
     if not Strategy.of(net).has_epochs:
         raise AttributeError(
             "strategy='linear_probe' fits the head on all rows at once and cannot "
@@ -309,7 +309,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
                 )
 
     def _move(self):
-        """Bring what was fitted to another device."""
+        """Move what was fitted to another device."""
         device = self.device
         self.module_.to(device)
         self.criterion_ = to_device(self.criterion_, device)
@@ -383,7 +383,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
 
     @contextlib.contextmanager
     def _forgetting(self):
-        """Leave nothing that could predict where a fit comes to no end."""
+        """If a fit fails, leave nothing that could predict."""
         try:
             yield
         except BaseException:
@@ -397,7 +397,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         self.initialized_, self.virtual_params_ = False, {}
 
     def initialize(self, backbone=None):
-        """As skorch's, with a backbone that is known already, or is loaded."""
+        """As skorch's, with a given backbone, or one that is loaded."""
         self.backbone_ = backbone
         return super().initialize()
 
@@ -450,7 +450,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         return (groups,), kwargs
 
     def initialize_optimizer(self, *args, **kwargs):
-        """As skorch's, with the scaler of the loss, which is at work in float16."""
+        """As skorch's, with a scaler of the loss for float16."""
         if self.optimizer is torch.optim.LBFGS:  # flattens all into one vector
             self.module_.to(memory_format=torch.contiguous_format)
         super().initialize_optimizer(*args, **kwargs)
@@ -520,7 +520,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         return super().get_dataset(read, rows.codes)
 
     def get_iterator(self, dataset, training=False):
-        """As skorch's; a last batch of one row is left out where none can pass."""
+        """As skorch's; leaves out a last batch of one row if the network needs two."""
         loader = super().get_iterator(dataset, training)
         batches = loader.batch_sampler
         if training and self.module_.needs_two_rows and type(batches) is BatchSampler:
@@ -559,7 +559,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             ) from error
 
     def _held_out_set(self, given):
-        """The data set that validation reads, of images that `train_split` has."""
+        """Make the data set that validation reads of what `train_split` gives."""
         try:
             images, y = data_from_dataset(given)
         except AttributeError as error:
@@ -624,7 +624,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         return rows
 
     def _train(self, rows, *, goes_on, task=None, epochs=None, split_params=None):
-        """Solve the head where the strategy begins with that, and run the epochs.
+        """Solve the head if the strategy begins with that, and run the epochs.
 
         Parameters
         ----------
@@ -661,7 +661,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         self.n_epochs_ = stop.n_epochs_kept(self.history) if stop else len(self.history)
 
     def on_train_begin(self, net, X=None, y=None, **kwargs):
-        """Tell the callback that unfreezes which stages there are.
+        """Give the unfreezing callback its stages.
 
         Not earlier, as skorch makes new callbacks whenever one of their parameters is
         set; and what the user sets stays.
@@ -710,7 +710,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
                 )
 
     def _split_params(self, fit_params):
-        """What `train_split` gets: nothing else reads what `fit` has no name for."""
+        """Arguments of `fit` for `train_split`; nothing else reads them."""
         if "epochs" in fit_params:
             raise TypeError(
                 "fit() takes no argument `epochs`. Set max_epochs, as in "
@@ -770,7 +770,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         return {"loss": loss, "y_pred": y_pred}
 
     def _step_optimizer(self, step_fn):
-        """As skorch's; with a scaled loss, no step is made by infinite gradients."""
+        """As skorch's; with a scaled loss, infinite gradients make no step."""
         if not self.scaler_.is_enabled():
             super()._step_optimizer(step_fn)
             return
@@ -789,7 +789,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             )
 
     def _compare(self, criterion, y_pred, y_true):
-        """As the net's; a loss gets what it reads, or it is said that it cannot."""
+        """As the net's; gives the loss what it reads, or says that it does not suit."""
         target = self.target
         about = (
             f"criterion={type(criterion).__name__} does not suit {target.name}. It is "

@@ -15,14 +15,18 @@ from sktl._networks.backbones import rebuild_backbone
 from sktl._networks.preprocessing import from_plain
 from sktl._saving.archive import read_archive, to_bytes, write_archive
 from sktl._saving.plain_data import decode, decode_array, encode, encode_array
+from sktl._training.strategy import BUILDS
 from sktl._training.targets import TARGETS
 from sktl._utils.atomic import replacing
 from sktl._utils.environment import versions
+from sktl._utils.printable import shown
 from sktl.exceptions import ModelFileError
 
 FIELDS = ("parameters", "fitted", "backbone", "history", "versions")
 # Parameters that say where the writer's machine keeps things; the reader's is another.
 OF_THE_MACHINE = {"cache", "checkpoint"}
+# Parameters of which a saved network has only one value.
+OF_THE_NETWORK = (*BUILDS, "backbone", "dropout")
 # What each `fit` learns besides tensors, and what only some fits learn.
 FITTED = {
     "target_": tuple(TARGETS.values()),
@@ -122,7 +126,8 @@ class SavedMixin:
             changed since; or if the installed torchvision has a different network under
             this name.
         ValueError
-            If a parameter does not exist or cannot have this value.
+            If a parameter does not exist, cannot have this value, or asks for another
+            network than the saved one.
         """
         manifest, tensors = read_archive(path, cls._saved_as, FIELDS)
         with _errors_of(path, manifest):
@@ -132,7 +137,16 @@ class SavedMixin:
             _check_fitted(fitted, history, tensors, saved)
             estimator = cls(**saved)
             estimator._check_params()
+        built = {name: getattr(estimator, name) for name in OF_THE_NETWORK}
         estimator.set_params(**parameters)._check_params()
+        for name, value in built.items():
+            if getattr(estimator, name) != value:
+                raise ValueError(
+                    f"load({name}={shown(getattr(estimator, name))}) asks for another "
+                    f"network than the saved one, which has {name}={shown(value)}. "
+                    f"Leave {name} out; to train such a network, set it after loading "
+                    "and call fit."
+                )
         with _errors_of(path, manifest):
             network = manifest["backbone"]
             if estimator.backbone != network["name"]:

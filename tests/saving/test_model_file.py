@@ -1236,3 +1236,20 @@ def test_save_refuses_parameters_of_another_network_than_was_fitted(
     again = FineTunedCNNClassifier.load(tmp_path / "model")
     assert again.lr == 0.5
     assert np.array_equal(again.predict(data[0]), clf.predict(data[0]))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("backbone", "sktl_photo"),
+        ("strategy", "full"),
+        ("hidden_units", (4,)),
+        ("dropout", 0.5),
+    ],
+)
+def test_load_names_the_parameter_that_asks_for_another_network(saved, name, value):
+    with pytest.raises(
+        ValueError, match=rf"load\({name}=.* than the saved one"
+    ) as info:
+        FineTunedCNNClassifier.load(saved, **{name: value})
+    assert not isinstance(info.value, ModelFileError)

@@ -860,7 +860,7 @@ def test_stages_may_change_between_calls_of_partial_fit():
     assert changed(before, after) == ["block2", "block3", "head"]
 
 
-# --- why not skorch's Freezer ---------------------------------------------------------
+# --- why not skorch's Freezer: what README.md says of it ------------------------------
 
 
 def test_skorch_freezer_lets_batch_norm_statistics_drift():
@@ -870,33 +870,3 @@ def test_skorch_freezer_lets_batch_norm_statistics_drift():
     of_block1 = {name for name in drifted if name.startswith("block1")}
     statistics = ("running_mean", "running_var", "num_batches_tracked")
     assert of_block1 == {f"block1.1.{name}" for name in statistics}
-
-
-def test_skorch_freezer_leaves_dropout_on():
-    assert seen_in_steps(dropout_is_on, Freezer("block1.*")) == [True] * 12
-
-
-def test_skorch_freezer_leaves_frozen_parameters_in_the_optimizer():
-    for (names,) in seen_in_steps(names_in_optimizer, Freezer("block1.*")):
-        assert "block1.0.weight" in names
-
-
-def test_skorch_freezer_accepts_a_pattern_that_matches_nothing():
-    fit(make_net(Freezer("blok1.*")))
-
-
-def test_skorch_freezer_of_a_fitted_net_ignores_a_new_at_in_a_clone():
-    net = clone(fit(make_net(("freezer", Freezer("block1.*", at=1)))))
-    net.set_params(callbacks__freezer__at=99, max_epochs=0)
-    before = state_of(fit(net))
-    after = fit(net.set_params(max_epochs=2)).module_.state_dict()
-    moved = {n for n in before if not torch.equal(before[n], after[n])}
-    assert "block1.0.weight" not in moved
-
-
-def test_skorch_freezer_leaves_a_module_instance_frozen_when_it_is_gone():
-    module = Small()
-    net = fit(make_net(("freezer", Freezer("block1.*")), module=module))
-    before = copy.deepcopy(module.state_dict())
-    fit(net.set_params(callbacks__freezer=None))
-    assert torch.equal(module.block1[0].weight, before["block1.0.weight"])

@@ -28,6 +28,9 @@ _DTYPES = {
 # Maps of few images stay in a CPU's caches, and in memory that the allocator reuses:
 # eight of 224 pixels at once are 1.4 to 1.7 times as fast as 32 (benchmarks/README.md).
 MAX_PIXELS_ON_CPU = 8 * 224**2
+# An `X` of at most this many rows, as when a service is asked for one image, is not
+# padded to a batch, unless a whole batch is computed in a moment.
+FEW_ROWS = 3
 # Launched and not yet fetched: one that a GPU computes, one to go on with.
 BATCHES_UNDER_WAY = 2
 

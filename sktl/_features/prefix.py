@@ -34,7 +34,7 @@ from tqdm import tqdm
 
 from sktl._features.blocks import MUCH_LARGER, Blocks, look_up
 from sktl._features.cache import fingerprint, open_cache
-from sktl._features.engine import Engine, is_of_device, is_out_of_memory
+from sktl._features.engine import FEW_ROWS, Engine, is_of_device, is_out_of_memory
 from sktl._features.pixel_network import place
 from sktl._images.decoding import decoding_stack
 from sktl._networks.backbones import Backbone
@@ -43,9 +43,7 @@ from sktl._utils.torch_state import plain_torch
 from sktl._utils.warning import warn_caller
 from sktl.exceptions import BatchSizeWarning, ImageReadError, ImageSizeWarning
 
-# An `X` of at most this many rows, as when a service is asked for one image, is not
-# padded to a batch, unless a whole batch has at most `SMALL_BATCH` pixels.
-FEW_ROWS = 3
+# Pixels of a batch that is computed in a moment.
 SMALL_BATCH = 2**13
 # What most networks see; for these, no other network is suggested.
 IMAGENET_SIZE = 224

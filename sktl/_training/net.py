@@ -18,15 +18,13 @@ from skorch.utils import is_dataset, to_device, to_tensor
 from torch.utils.data import DataLoader, Subset, default_convert
 from tqdm import tqdm
 
-from sktl._features.engine import resolve_device
+from sktl._features.engine import FEW_ROWS, resolve_device
 from sktl._utils.partitions import partition_name
 from sktl._utils.torch_state import plain_torch
 
 # Our data sets and batches are dicts of these; weights only where there are some.
 ROWS, WEIGHT = "rows", "sample_weight"
-# At most `FEW_ROWS` rows pass the network without others beside them, unless a whole
-# batch has at most `SMALL_BATCH` numbers, which take a fraction of a millisecond.
-FEW_ROWS = 3
+# Numbers of a batch that is computed in a moment: a fraction of a millisecond.
 SMALL_BATCH = 2**14
 # Parameters of what is built anew whenever it is used.
 OF_READERS = ("iterator_train__", "iterator_valid__", "dataset__")

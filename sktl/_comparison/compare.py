@@ -27,7 +27,7 @@ from sktl._comparison.trials import run_trials
 from sktl._comparison.twins import kind_of
 from sktl._display.comparison import TransferComparisonDisplay
 from sktl._display.html import write_html
-from sktl._display.table import TableMixin, numbers, ranges, words
+from sktl._display.table import TableMixin, numbers, ranges, score_form, words
 from sktl._training.rows import check_rows
 from sktl._utils.environment import versions
 from sktl._utils.printable import shown
@@ -346,15 +346,15 @@ class TransferComparison(TableMixin):
         results = self.results_
         sizes = [numbers("rows", results["train_size"], ".0f")]
         ends = results["low_test_score"], results["high_test_score"]
+        means = results["mean_test_score"]
+        form = score_form(means)
+        others = {name: results[f"mean_test_{name}"] for name in self._other_scores()}
         return [
             words("contender", results["contender"]),
             *(sizes if self._has_sizes() else []),
-            numbers(self.scoring_, results["mean_test_score"], missing="failed"),
-            ranges("95 % interval", *ends, missing="failed"),
-            *(
-                numbers(name, results[f"mean_test_{name}"])
-                for name in self._other_scores()
-            ),
+            numbers(self.scoring_, means, form, missing="failed"),
+            ranges("95 % interval", *ends, form, missing="failed"),
+            *(numbers(name, of, score_form(of)) for name, of in others.items()),
             numbers("fit seconds", results["mean_fit_time"], ".2f", missing="failed"),
         ]
 

@@ -17,6 +17,7 @@ from sktl._comparison.statistics import (
     verdicts_on,
 )
 from sktl._comparison.twins import SCRATCH, feature_contenders, find_pairs
+from sktl._display.table import score_form
 
 FROZEN_SCORE = "score of frozen features"
 EPOCHS = "epochs to the score from scratch"
@@ -145,7 +146,9 @@ class Findings:
         mean, low, high = self._interval(gain)
         low, high = (low, high) if mean >= 0 else (-high, -low)
         p = "p < 0.001" if p_value < 0.001 else f"p = {p_value:.2g}"
-        by = f"by {abs(mean):.3f} (95 % interval {low:.3f} to {high:.3f}, {p})"
+        splits = [v for name, v in self.results.items() if name.startswith("split")]
+        form = score_form(np.mean(splits, axis=0))
+        by = f"by {abs(mean):{form}} (95 % interval {low:{form}} to {high:{form}}, {p})"
         if verdict == WORSE:
             return f"Negative transfer: {pair.contender!r} loses to {pair.twin!r} {by}."
         if verdict == BETTER:

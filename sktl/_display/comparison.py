@@ -13,6 +13,7 @@ from sktl._display.drawing import (
     n_lines,
     new_axes,
 )
+from sktl._display.table import score_form
 from sktl._training.targets import TARGETS
 
 # Largest over smallest training size, and time, from which on the axis is logarithmic.
@@ -167,7 +168,8 @@ class TransferComparisonDisplay:
         for row, i in enumerate(order):
             mean = self.means[i]
             if np.isnan(mean) or far_off[i]:
-                text = "failed" if np.isnan(mean) else f"\N{LEFTWARDS ARROW} {mean:.3f}"
+                score = f"{mean:{score_form(self.means)}}"
+                text = "failed" if np.isnan(mean) else f"\N{LEFTWARDS ARROW} {score}"
                 place = {"x": 0.01, "y": row, "transform": ax.get_yaxis_transform()}
                 ax.text(s=text, va="center", fontsize="small", **place, **PLAIN)
             else:
@@ -198,7 +200,7 @@ class TransferComparisonDisplay:
         look = {"markersize": 6, "capsize": 3, **self._look(i)}
         ax.errorbar(mean, row, xerr=self.errors[:, [i]], **look)
         ax.annotate(
-            f"{mean:.3f}",
+            f"{mean:{score_form(self.means)}}",
             (high if np.isfinite(high) else mean, row),
             xytext=(4, 0),
             textcoords="offset points",
@@ -266,7 +268,8 @@ class TransferComparisonDisplay:
             look = {"color": "0.4", "linestyle": ":", "zorder": 0}
             return [draw_line(self.chance, label=self.baseline, **look)], notes
         if np.isfinite(self.chance):
-            notes.append(f"{self.baseline}: {self.chance:.3f}")
+            chance = f"{self.chance:{score_form(self.means)}}"
+            notes.append(f"{self.baseline}: {chance}")
         return [], notes
 
     def _is_chance_far_off(self, low, high):

@@ -9,7 +9,7 @@ import numpy as np
 from sktl._display.comparison import TransferComparisonDisplay
 from sktl._display.drawing import load_pyplot
 from sktl._display.predictions import PredictionsDisplay
-from sktl._display.table import Column, numbers, ranges, templates, words
+from sktl._display.table import Column, numbers, ranges, score_form, templates, words
 from sktl._display.time_to_score import TimeToScoreDisplay
 from sktl._training.targets import TARGETS
 from sktl._utils.atomic import replacing
@@ -58,6 +58,7 @@ def write_html(comparison, path):
 def _contents(comparison):
     """What the template puts in its places, in the order of the page."""
     results, scoring = comparison.results_, comparison.scoring_
+    form = score_form(results["mean_test_score"])
     n_contenders = len(dict.fromkeys(results["contender"]))
     answer, findings = _answer(comparison)
     return {
@@ -80,11 +81,11 @@ def _contents(comparison):
         "splits": [
             *_rows(results),
             *_trained(results),
-            *_splits(results, comparison.n_splits_),
+            *_splits(results, comparison.n_splits_, form),
         ],
         "curves": _curves(comparison) if comparison.curves_ else [],
-        "effects": _effects(comparison.effects_),
-        "indicators": _indicators(comparison.indicators_),
+        "effects": _effects(comparison.effects_, form),
+        "indicators": _indicators(comparison.indicators_, form),
         "parameters": _pairs(comparison.parameters_),
         "versions": _pairs(comparison.versions_),
     }
@@ -100,14 +101,14 @@ def _answer(comparison):
     means = comparison.results_["mean_test_score"]
     if np.isnan(means).all():
         return "Every contender failed.", findings
-    best = np.nanargmax(means)
+    best, form = np.nanargmax(means), score_form(means)
     name, low, high = (
         comparison.results_[key][best]
         for key in ("contender", "low_test_score", "high_test_score")
     )
     return (
-        f"{name!r} has the highest mean {comparison.scoring_}, {means[best]:.3f} "
-        f"(95 % interval {low:.3f} to {high:.3f}).",
+        f"{name!r} has the highest mean {comparison.scoring_}, {means[best]:{form}} "
+        f"(95 % interval {low:{form}} to {high:{form}}).",
         findings,
     )
 
@@ -125,9 +126,10 @@ def _trained(results):
     return [] if np.isnan(shares).all() else [numbers("trained", shares, ".1%")]
 
 
-def _splits(results, n_splits):
+def _splits(results, n_splits, form):
     return [
-        numbers(f"split {i}", results[f"split{i}_test_score"]) for i in range(n_splits)
+        numbers(f"split {i}", results[f"split{i}_test_score"], form)
+        for i in range(n_splits)
     ]
 
 
@@ -164,7 +166,7 @@ def _curves(comparison):
     return drawings
 
 
-def _effects(effects):
+def _effects(effects, form):
     if not len(effects.get("contender", ())):
         return []
     return [
@@ -172,21 +174,21 @@ def _effects(effects):
         words("transfer", [VERDICTS[verdict] for verdict in effects["verdict"]]),
         words("twin", effects["twin"]),
         words("kind of twin", effects["kind"]),
-        numbers("difference", effects["difference"], "+.3f"),
-        ranges("95 % interval", effects["low"], effects["high"], "+.3f"),
+        numbers("difference", effects["difference"], f"+{form}"),
+        ranges("95 % interval", effects["low"], effects["high"], f"+{form}"),
         Column("p", [_p_value(p) for p in effects["p_value"]], is_number=True),
     ]
 
 
-def _indicators(indicators):
+def _indicators(indicators, form):
     if not len(indicators.get("indicator", ())):
         return []
     return [
         words("indicator", indicators["indicator"]),
         words("contender", indicators["contender"]),
         words("compared with", indicators["reference"]),
-        numbers("value", indicators["value"]),
-        ranges("95 % interval", indicators["low"], indicators["high"]),
+        numbers("value", indicators["value"], form),
+        ranges("95 % interval", indicators["low"], indicators["high"], form),
     ]
 
 

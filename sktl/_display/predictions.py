@@ -3,6 +3,7 @@
 import numpy as np
 
 from sktl._display.drawing import KIND_LOOKS, PLAIN, broken, load_pyplot
+from sktl._display.table import score_form
 from sktl._training.targets import TARGETS
 from sktl._utils.printable import printable
 
@@ -92,10 +93,11 @@ class PredictionsDisplay:
         names = sorted(
             known, key=lambda name: -np.nan_to_num(known[name][0], nan=-np.inf)
         )
+        form = score_form([mean for mean, _ in known.values()])
         return cls(
             {name: found[name]["y"] for name in names},
             {name: found[name]["predict"] for name in names},
-            {name: f"{comparison.scoring_} {known[name][0]:.3f}" for name in names},
+            {name: f"{comparison.scoring_} {known[name][0]:{form}}" for name in names},
             {name: known[name][1] for name in names},
         )
 

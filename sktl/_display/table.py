@@ -38,6 +38,14 @@ def ranges(title, low, high, form=".3f", missing="-"):
     return Column(title, cells, is_number=True)
 
 
+def score_form(scores, least=3):
+    """How scores are written: `least` decimals, and three digits of the best."""
+    scores = np.asarray(scores, dtype=float)
+    best = abs(scores[np.isfinite(scores)].max(initial=-np.inf))
+    decimals = 2 - int(np.floor(np.log10(best))) if 0 < best < 1 else least
+    return f".{max(least, decimals)}f"
+
+
 def text_table(columns):
     """Lay out columns as lines of text.
 

@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from sktl._display.layer_probe import LayerProbeDisplay
-from sktl._display.table import TableMixin, numbers, words
+from sktl._display.table import TableMixin, numbers, score_form, words
 from sktl._extractor import as_extractor
 from sktl._selection.ranking import check_finite, probe_scores
 from sktl._training.rows import check_rows
@@ -144,12 +144,13 @@ class LayerProbe(TableMixin):
 
     def _columns(self):
         results = self.results_
+        form = score_form(results["mean_test_score"])
         return [
             words("stage", results["stage"]),
             words("layer", results["layer"]),
             numbers("features", results["n_features"], ".0f"),
-            numbers(self.scoring_, results["mean_test_score"]),
-            numbers("se", results["se_test_score"]),
+            numbers(self.scoring_, results["mean_test_score"], form),
+            numbers("se", results["se_test_score"], form),
         ]
 
     def _remarks(self):
@@ -349,14 +350,14 @@ def advise(stages, layers, scores, scoring, labels_per_class, target):
         "labels_per_class": float(labels_per_class),
     }
     what = _say(advice, best == len(layers) - 1, target)
-    why = _explain(advice, stages[-1], stages[middle], scoring, target)
-    text = f"Advice: {what} {why}"
     means = scores.mean(axis=1)
-    highest = means.argmax()
+    form, highest = score_form(means), means.argmax()
+    why = _explain(advice, stages[-1], stages[middle], scoring, target, form)
+    text = f"Advice: {what} {why}"
     if means[best] < means[highest]:
         text += (
-            f" The best mean is that of {layers[highest]!r} ({means[highest]:.3f}); "
-            f"{layers[best]!r} ({means[best]:.3f}) is the last layer that is not "
+            f" The best mean is that of {layers[highest]!r} ({means[highest]:{form}}); "
+            f"{layers[best]!r} ({means[best]:{form}}) is the last layer that is not "
             "clearly worse."
         )
     return advice | {"text": text}
@@ -407,7 +408,7 @@ def _say(advice, is_last, target):
     return what
 
 
-def _explain(advice, last, middle, scoring, target):
+def _explain(advice, last, middle, scoring, target, form):
     """Say which of the four cases it is, with the numbers that make it so."""
     size, domain = advice["case"].split(", ")
     gain, error = advice["last_minus_middle"], advice["standard_error"]
@@ -417,7 +418,7 @@ def _explain(advice, last, middle, scoring, target):
         f"The set is {size}: "
         f"{target.size_in_words(advice['labels_per_class'], MANY_LABELS)}. The task "
         f"counts {kind} the one that the network was trained for: {scoring} is "
-        f"{abs(gain):.3f} {side} with features of the last stage, {last}, than with "
-        f"those of the middle stage, {middle}, with a standard error of {error:.3f} "
+        f"{abs(gain):{form}} {side} with features of the last stage, {last}, than with "
+        f"those of the middle stage, {middle}, with a standard error of {error:{form}} "
         f"(similar: higher by at least {CLEAR_GAIN:.3g} standard error)."
     )

@@ -15,7 +15,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from tqdm import tqdm
 
-from sktl._display.table import TableMixin, numbers, words
+from sktl._display.table import TableMixin, numbers, score_form, words
 from sktl._extractor import PretrainedFeatureExtractor, as_extractor
 from sktl._training.rows import check_rows
 from sktl._utils.printable import shown
@@ -139,11 +139,15 @@ class BackboneRanking(TableMixin):
 
     def _columns(self):
         results, accuracy = self.results_, self._accuracy()
+        scores = {self.method_: results["score"]}
+        scores |= {name: results[name] for name in self._others}
         return [
             numbers("rank", results["rank"], ".0f"),
             words("backbone", results["backbone"]),
-            numbers(self.method_, results["score"], ".4f"),
-            *(numbers(name, results[name], ".4f") for name in self._others),
+            *(
+                numbers(name, values, score_form(values, least=4))
+                for name, values in scores.items()
+            ),
             *([] if accuracy is None else [numbers("ImageNet", accuracy, ".3f")]),
             numbers("features", results["n_features"], ".0f"),
             numbers("seconds", results["extraction_time"], ".2f"),

@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.metrics import accuracy_score, get_scorer
 from sklearn.model_selection import (
     KFold,
@@ -241,6 +241,23 @@ def test_print_is_an_aligned_table(report):
     titles = ["contender", "accuracy", "95 % interval", "fit seconds"]
     assert re.split(r"  +", lines[0]) == titles
     assert repr(report) == str(report)
+
+
+def test_small_scores_are_shown_with_three_digits(digits, tmp_path, pyplot):
+    """Those of numbers near 0.01 have errors of 0.0001, which three decimals hide."""
+    X, y = digits
+    model = RidgeCV()
+    options = {"cv": 3, "scoring": "neg_mean_squared_error"}
+    report = compare_transfer(X, 0.01 * (y + 0.5), {"ridge": model}, **options)
+    mean = cross_val_score(model, X, 0.01 * (y + 0.5), **options).mean()
+    assert -1e-3 < mean < -1e-4
+    written = f"{mean:.6f}"
+    assert written in str(report)
+    assert written in [text.get_text() for text in report.plot().ax_.texts]
+    report.save_html(tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text("utf-8")
+    assert f"highest mean neg_mean_squared_error, {written} " in page
+    assert f">{report.results_['split0_test_score'][0]:.6f}<" in page
 
 
 def test_frame_has_a_row_per_contender(report):

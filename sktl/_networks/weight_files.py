@@ -98,7 +98,7 @@ def _hub_file(file):
     # The cache names large files by their SHA-256, and links to them.
     name = os.path.basename(os.path.realpath(path))
     sha256 = name if re.fullmatch("[0-9a-f]{64}", name) else ""
-    return WeightsFile(Path(path), sha256)
+    return WeightsFile(Path(path), sha256, hub=file.hub)
 
 
 def _from_cache(file):
@@ -206,10 +206,15 @@ def read_file(file):
             "path of a .safetensors or .pth state dict."
         ) from error
     if not digest.startswith(file.sha256):
+        # In the hub's cache this is a link, which would come back to the same file.
+        path = os.path.realpath(file.path)
+        cure = "delete it, and it will be downloaded again"
+        if not (file.url or file.hub):
+            cure = "it came with sktl: install sktl again"
         raise WeightsNotAvailableError(
-            f"The weights in {file.path} are not as published: their SHA-256 begins "
-            f"with {digest[:16]}, expected {file.sha256[:16]}. The file is damaged or "
-            "was replaced; delete it, and it will be downloaded again."
+            f"The weights in {path} are not as published: their SHA-256 begins with "
+            f"{digest[:16]}, expected {file.sha256[:16]}. The file is damaged or was "
+            f"replaced; {cure}."
         )
     return digest, content, metadata
 

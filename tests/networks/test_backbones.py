@@ -328,6 +328,12 @@ def test_download_without_server_names_file_url_and_directory(hub):
         assert part in str(caught.value)
 
 
+def test_shipped_file_that_is_damaged_is_not_said_to_be_downloaded(tmp_path):
+    (tmp_path / "sktl_mini.safetensors").write_bytes(b"damaged")
+    with pytest.raises(WeightsNotAvailableError, match="install sktl again"):
+        read_file(WeightsFile(tmp_path / "sktl_mini.safetensors", "0" * 64))
+
+
 def test_stock_file_damaged_after_download_is_refused_at_load(hub):
     """Fault 16."""
     hub.mkdir(parents=True)

@@ -2,11 +2,13 @@
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import textwrap
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 
 import numpy as np
@@ -176,6 +178,20 @@ def test_file_that_is_not_what_the_hub_says_is_refused(network, start_hub):
     start_hub({"model.safetensors": content}, sha256="0" * 64)
     with pytest.raises(WeightsNotAvailableError, match="not as published"):
         PretrainedFeatureExtractor(f"timm/{NAME}").fit(images())
+
+
+def test_damaged_file_of_the_hub_is_downloaded_again_once_deleted(network, start_hub):
+    """The file that the message names, to which the hub's own cache only links."""
+    start_hub({"model.safetensors": save(network.state_dict())})
+    extractor = PretrainedFeatureExtractor(f"timm/{NAME}", **SMALL).fit(images())
+    digest = extractor.network_digest_
+    (link,) = Path(hub.constants.HF_HUB_CACHE).glob("**/model.safetensors")
+    link.resolve().write_bytes(b"damaged")
+    free_networks()
+    with pytest.raises(WeightsNotAvailableError, match="delete it, and it") as caught:
+        extractor.fit(images())
+    Path(re.search(r"The weights in (\S+) are", str(caught.value))[1]).unlink()
+    assert extractor.fit(images()).network_digest_ == digest
 
 
 def test_published_tensors_are_brought_into_the_form_of_the_network(start_hub):

@@ -868,13 +868,18 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         if self.monitor != "loss":
             _, codes = data_from_dataset(dataset)
             y = self.target.decode(np.asarray(codes))
-            score = get_scorer(self.monitor)(NetInTraining(self), dataset, y)
+            cause = None
+            try:
+                score = get_scorer(self.monitor)(NetInTraining(self), dataset, y)
+            except ValueError as error:  # such as that they lack a class
+                score, cause = np.nan, error
             if np.isnan(score):
+                why = f"fails ({cause})" if cause else "is NaN"
                 raise ValueError(
-                    f"monitor={shown(self.monitor)} is NaN on the {len(y)} row(s) held "
+                    f"monitor={shown(self.monitor)} {why} on the {len(y)} row(s) held "
                     "out, so it cannot choose an epoch. Hold out more rows "
                     "(validation_fraction), or monitor another score or the loss."
-                )
+                ) from cause
             return score
         total = 0.0
         for batch in self.get_iterator(dataset):

@@ -287,3 +287,13 @@ def test_monitor_that_is_not_a_number_is_an_error(make):
     clf = make(early_stopping=True, monitor=lambda *args: np.nan)
     with pytest.raises(ValueError, match=r"is NaN on the \d+ row\(s\) held out"):
         clf.fit(X, Y)
+
+
+def test_monitor_that_needs_a_class_which_is_not_held_out_is_an_error(make):
+    """Of two rows, a fifth is none."""
+    clf = make(early_stopping=True, monitor="neg_log_loss", validation_fraction=0.2)
+    rare = np.r_[np.zeros(17, int), np.ones(17, int), 2, 2]
+    with pytest.raises(
+        ValueError, match=r"neg_log_loss' fails \(.* 8 row\(s\) held out"
+    ):
+        clf.fit(X, rare)

@@ -151,8 +151,8 @@ class FrozenPrefix:
             warn_caller(
                 f"Out of memory: batches of {self.engine.batch_size} images do not fit "
                 f"on device={str(engine.device)!r}; used {engine.batch_size}. "
-                "Results differ by rounding only. Pass "
-                f"batch_size={engine.batch_size} to start with that size.",
+                "Results differ by rounding only. A PretrainedFeatureExtractor with "
+                f"batch_size={engine.batch_size} starts with that size.",
                 BatchSizeWarning,
             )
         return outputs

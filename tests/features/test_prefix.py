@@ -141,7 +141,8 @@ def test_classifier_goes_on_with_smaller_batches_too(tiny_network, monkeypatch):
     X, y = images(40), np.arange(40) % 2
     expected = clf.fit(X, y).predict_proba(X)
     Full(monkeypatch, 8, OUT_OF_MEMORY["cuda"])
-    with pytest.warns(BatchSizeWarning):
+    # Its own batch_size is that of training.
+    with pytest.warns(BatchSizeWarning, match="Extractor with batch_size=8 starts"):
         found = clf.fit(X, y).predict_proba(X)
     np.testing.assert_allclose(found, expected, atol=1e-3)
 

@@ -106,7 +106,9 @@ def _recall(method):
             answer = getattr(self.estimator, method)(self.X)
             if isinstance(answer, list):  # an array per tag: that of having it
                 answer = np.transpose([of_tag[:, -1] for of_tag in answer])
-            self.known_[method] = np.asarray(answer)
+            answer = np.asarray(answer)
+            # As `y` is; CatBoost gives labels in one column.
+            self.known_[method] = answer[:, 0] if answer.shape[1:] == (1,) else answer
         return self.known_[method][positions]
 
     predict.__name__ = method

@@ -142,6 +142,21 @@ def test_score_that_is_not_known_by_rows_has_the_interval_of_its_splits():
     ]
 
 
+def test_labels_predicted_in_one_column_are_those_without_the_axis():
+    """So predicts CatBoost where there are more than two classes."""
+
+    class InOneColumn(SVC):
+        def predict(self, X):
+            return super().predict(X)[:, None]
+
+    X, y = load_digits(return_X_y=True)
+    models = {"plain": SVC(), "column": InOneColumn(), "other": LogisticRegression()}
+    report = compare_transfer(X[:90], y[:90], models, cv=3)
+    assert report.gain("column", over="other") == report.gain("plain", over="other")
+    plain, column = (report.predictions_[name] for name in ("plain", "column"))
+    assert np.array_equal(column["predict"], plain["predict"])
+
+
 def test_rows_that_are_never_tested_on_make_an_interval_no_narrower():
     """Twice the same 20 test rows: the t-interval of these, and of one more."""
     X, y = load_digits(return_X_y=True)

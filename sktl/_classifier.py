@@ -220,7 +220,8 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
     Notes
     -----
     Memory: the network, one batch, and the output of the frozen layers for all training
-    rows. For feature maps that is 100 kB per image or more at 224 pixels.
+    rows; in predictions, for about 1,024 rows at a time. For feature maps and images
+    that is 100 kB per image or more at 224 pixels.
 
     The network was traced in evaluation mode: in training, dropout and normalisation
     layers that are modules switch to training mode as usual; those called as functions

@@ -32,20 +32,23 @@ from sktl._training.checkpoint import Checkpoint
 from sktl._training.early_stopping import LOSS, SCORE, KeepBest, NetInTraining
 from sktl._training.head import linear_layer
 from sktl._training.module import FineTunedModule
-from sktl._training.net import ROWS, WEIGHT, EstimatorNet, holds_rows
+from sktl._training.net import FEW_ROWS, ROWS, WEIGHT, EstimatorNet, holds_rows
 from sktl._training.rows import make_rows
 from sktl._training.schedule import OneCycle
 from sktl._training.strategy import BUILDS, STRATEGIES, Strategy
 from sktl._training.targets import recognise
 from sktl._utils.fit_tasks import CallbackSupportMixin, FitTask, start_fit
+from sktl._utils.partitions import partition_name
 from sktl._utils.printable import shown
 from sktl._utils.scoring import get_scorers
 from sktl._utils.torch_state import seeded
 from sktl.callbacks import GradualUnfreeze
-from sktl.exceptions import TrainingDivergedError
+from sktl.exceptions import ImageReadError, TrainingDivergedError
 
 # The extractor's default, so that both find the same activations in the cache.
 PREFIX_BATCH_SIZE = 32
+# Whose activations a prediction holds in memory; at 224 pixels, 150 kB each or more.
+IMAGES_AT_ONCE = 1024
 COUNT = Interval(Integral, 1, None, closed="left")
 RATE = Interval(Real, 0, None, closed="neither")
 NOT_FUSED = {"differentiable", "foreach"}  # choices of the user that exclude `fused`
@@ -508,6 +511,24 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         rows = self._activations(images, self.frozen_up_to_)
         return super().get_dataset({ROWS: rows}, y)
 
+    def forward_iter(self, X, training=False, device="cpu"):
+        """As skorch's, for a part of the images at a time: memory may not hold all."""
+        parts = [X]
+        if not holds_rows(X):
+            images = X if isinstance(X, Images) else self._open_images(X)
+            parts = _divide(images, self.batch_size)
+        failures = []
+        for part in parts:
+            try:
+                if failures:
+                    self.get_dataset(part)  # the error is to list all that fail
+                else:
+                    yield from super().forward_iter(part, training, device)
+            except ImageReadError as error:
+                failures += error.failures
+        if failures:
+            raise ImageReadError(failures, partition_name.get())
+
     def _training_set(self, rows):
         """The data set that training reads; the mean of its weights is one."""
         # Images that differ from epoch to epoch pass the frozen part each time.
@@ -897,6 +918,17 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         engine = make_engine(self.device, self.precision, self.batch_size)
         with seeded(int(seed), self.device), engine.exact():
             yield
+
+
+def _divide(images, batch_size):
+    """Divide images into parts of whole batches, each of more than `FEW_ROWS`."""
+    size = max(1, IMAGES_AT_ONCE // batch_size) * batch_size
+    n_parts = max(1, -(-(len(images) - FEW_ROWS) // size))
+    if n_parts == 1:
+        return [images]
+    stops = [*range(size, n_parts * size, size), len(images)]
+    starts = [0, *stops[:-1]]
+    return [images.take(range(*ends)) for ends in zip(starts, stops, strict=True)]
 
 
 def _pooling(network, cut):

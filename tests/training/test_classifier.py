@@ -1,5 +1,6 @@
 """`FineTunedCNNClassifier`: a skorch net, a scikit-learn classifier, truly frozen."""
 
+import tracemalloc
 from copy import deepcopy
 
 import numpy as np
@@ -19,8 +20,8 @@ from skorch.dataset import ValidSplit
 from sktl import FineTunedCNNClassifier, PretrainedFeatureExtractor, cache_info
 from sktl._features.cache import clear_cache
 from sktl._networks.backbones import load_backbone
-from sktl.exceptions import WeightsMismatchError
-from tests.helpers import first_and_slow
+from sktl.exceptions import ImageReadError, WeightsMismatchError
+from tests.helpers import encode, first_and_slow
 
 pytestmark = pytest.mark.usefixtures("device")  # on a GPU too
 
@@ -249,6 +250,40 @@ def test_few_rows_are_computed_alone_and_differ_by_rounding(digits, strategy, n_
     few = clf.decision_function(X_test[:n_rows])
     assert seen == [n_rows]
     np.testing.assert_allclose(few, together, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "n_rows"),
+    first_and_slow([("full", 1030), ("lp_ft", 1030), ("full", 1024), ("full", 2050)]),
+)
+def test_many_rows_are_predicted_in_parts_with_the_same_bits(make, strategy, n_rows):
+    X = np.random.default_rng(0).integers(0, 256, (n_rows, 8, 8, 3), dtype=np.uint8)
+    clf = make(strategy, max_epochs=1, cache=None).fit(X[:12], [0, 1] * 6)
+    apart = [clf.predict_proba(X[i : i + 205]) for i in range(0, n_rows, 205)]
+    assert np.array_equal(clf.predict_proba(X), np.vstack(apart))
+
+
+@pytest.mark.slow
+def test_memory_of_a_prediction_does_not_grow_with_the_rows(make):
+    X = np.random.default_rng(0).integers(0, 256, (4096, 8, 8, 3), dtype=np.uint8)
+    clf = make("full", image_size=64, max_epochs=1).fit(X[:12], [0, 1] * 6)
+    peaks = []
+    for n_rows in (1024, 4096):
+        tracemalloc.start()
+        clf.predict(X[:n_rows])
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.2 * peaks[0]
+
+
+def test_unreadable_images_of_all_parts_are_named_by_row(make, digits):
+    X = [encode(image.reshape(8, 8).astype(np.uint8)) for image in digits[0][:12]]
+    clf = make("full").fit(X, [0, 1] * 6)
+    X = X * 100
+    X[3] = X[1100] = X[1199] = b"no image"
+    with pytest.raises(ImageReadError) as info:
+        clf.predict(X)
+    assert [row for row, *_ in info.value.failures] == [3, 1100, 1199]
 
 
 # ---- a skorch net

@@ -170,9 +170,7 @@ class Labels:
             return None
         present = np.unique(y)
         weights = np.ones(self.n_outputs)
-        weights[self.encode(present)] = compute_class_weight(
-            class_weight, classes=present, y=y, sample_weight=sample_weight
-        )
+        weights[self.encode(present)] = _weigh(class_weight, present, y, sample_weight)
         return weights
 
     def weights_of(self, codes, class_weights):
@@ -419,9 +417,7 @@ class Indicators:
         weights = np.ones((2, self.n_outputs))
         for column, tag in enumerate(y.T):
             present = np.unique(tag)
-            weights[present, column] = compute_class_weight(
-                class_weight, classes=present, y=tag, sample_weight=sample_weight
-            )
+            weights[present, column] = _weigh(class_weight, present, tag, sample_weight)
         return weights
 
     def weights_of(self, codes, class_weights):
@@ -767,6 +763,19 @@ def list_classes(labels):
             "Was X sorted and then cut?"
         )
     return classes
+
+
+def _weigh(class_weight, classes, y, sample_weight):
+    """As scikit-learn does, but weights that cannot be are refused."""
+    weights = compute_class_weight(
+        class_weight, classes=classes, y=y, sample_weight=sample_weight
+    )
+    if not (np.isfinite(weights) & (weights >= 0)).all() or not weights.any():
+        raise ValueError(
+            f"class_weight={shown(class_weight)} must give each class a finite weight "
+            "of 0 or more, and at least one class a weight above 0."
+        )
+    return weights
 
 
 def _n_columns(y):

@@ -154,6 +154,14 @@ def test_one_weight_for_all_rows_leaves_the_probe_as_it_is(make, weight):
     np.testing.assert_allclose(scores(weighted), scores(plain), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("strategy", ["linear_probe", "scratch"])
+@pytest.mark.parametrize("weight", [-1, np.inf, np.nan, {0: 0, 1: 0, 2: 0}])
+def test_class_weight_that_cannot_be_is_refused(make, strategy, weight):
+    weights = weight if isinstance(weight, dict) else {0: weight}
+    with pytest.raises(ValueError, match=r"class_weight=\{.* a finite weight of 0 or"):
+        make(strategy, class_weight=weights).fit(X, Y)
+
+
 @pytest.mark.parametrize("class_weight", ["balanced", {0: 5.0, 2: 0.5}])
 def test_class_weight_is_that_of_logistic_regression(make, class_weight):
     rows = np.flatnonzero((Y != 1) | (np.arange(36) > 20))

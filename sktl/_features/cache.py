@@ -333,7 +333,7 @@ def prune_cache(cache, *, max_bytes=None, older_than=None):
         As passed to the estimators.
     max_bytes : int, default=None
         Remove entries until the cache file has at most this many bytes; an empty one
-        takes about 100 kB.
+        takes about 65 kB.
     older_than : int, default=None
         Remove entries that were last used more than this many days ago.
 

@@ -482,6 +482,18 @@ PARAMETERS = [
         parameter("optimizer", "'adam'", "a callable", CLASSIFIER),
     ),
     (
+        "name of another library",
+        train(n_epochs=3),
+        ValueError,
+        r"'n_epochs' is not a parameter of FineTunedCNNClassifier. Closest: max_epochs",
+    ),
+    (
+        "name like no other",
+        train(pretrained=True),
+        ValueError,
+        r"'pretrained' is not a parameter .* See help\(FineTunedCNNClassifier\)",
+    ),
+    (
         "one underscore for two",
         train(iterator_train_shuffle=True),
         ValueError,

@@ -6,6 +6,7 @@ set, rows that influence one another, sample weights, Ctrl-C, `device="auto"`, p
 
 import contextlib
 import copy
+import difflib
 from collections.abc import Mapping
 
 import numpy as np
@@ -190,6 +191,17 @@ class EstimatorNet(NeuralNet):
         # the device in use, which may be absent.
         names = set(super()._get_param_names()) - {"module", "device"}
         return sorted(name for name in names if name[0] != "_")
+
+    def _validate_params(self):
+        """As skorch's, with the parameters like one that does not exist."""
+        own = type(self).__name__
+        for name in sorted(self._params_to_validate):
+            if not name.startswith(tuple(self.prefixes_)) and not name.endswith("_"):
+                known = type(self)().get_params(deep=False)
+                close = ", ".join(difflib.get_close_matches(name, known))
+                advice = f"Closest: {close}" if close else f"See help({own})"
+                raise ValueError(f"{name!r} is not a parameter of {own}. {advice}.")
+        super()._validate_params()
 
     def __repr__(self, N_CHAR_MAX=700):
         # skorch shows its module, which is no parameter here.

@@ -1178,7 +1178,7 @@ REFUSED_BUILT = {
     "criterion": (put("parameters", criterion={"class": "torch.optim.Adam"}), "build"),
     "optimizer_setting": (put("parameters", optimizer__code="x"), "unexpected keyword"),
     "criterion_setting": (put("parameters", criterion__code="x"), "unexpected keyword"),
-    "setting_of_nothing": (put("parameters", lr__code="x"), "unexpected argument"),
+    "setting_of_nothing": (put("parameters", lr__code="x"), "not a parameter"),
     "callbacks": (put("parameters", callbacks=3), "build"),
     "use_caching": (put("parameters", use_caching="x"), "use_caching"),
     "nan": (tensor(BIAS, with_nan), f"'{BIAS}' holds NaN"),

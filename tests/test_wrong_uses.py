@@ -445,6 +445,12 @@ PARAMETERS = [
         r"warm_start=True continues .* refit=True starts over\. Set one",
     ),
     (
+        "compiled network",
+        train(compile=True),
+        ValueError,
+        r"compile=True is not supported: .* Leave it out\.",
+    ),
+    (
         "callbacks switched off as a whole",
         train(callbacks="disable"),
         ValueError,

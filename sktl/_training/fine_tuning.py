@@ -278,11 +278,6 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         """
         names = set(params)
         self._refuse_module_params(names)
-        if self.initialized_ and any(n.startswith("compile__") for n in names):
-            raise ValueError(
-                "compile__* cannot be set on a fitted network: skorch would rebuild it "
-                "without what it has learnt. Set them on a clone."
-            )
         super().set_params(**params)
         if not self.initialized_:
             return self
@@ -290,9 +285,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             # If it is not there, predict will say so.
             with contextlib.suppress(ValueError):
                 self._move()
-        if not names.isdisjoint(OF_CALLBACKS) and isinstance(
-            self.callbacks, list | None
-        ):
+        if names & OF_CALLBACKS and isinstance(self.callbacks, list | None):
             self._initialize_callbacks()
         if "criterion" in names:
             self._initialize_criterion()
@@ -304,11 +297,11 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
 
     def _refuse_module_params(self, names):
         for name in sorted(names):
-            if name == "module" or name.startswith("module__"):
+            if name == "module" or name.startswith(("module__", "compile__")):
                 raise ValueError(
                     f"{name} is skorch's parameter and not used here: the network is "
-                    "built from backbone, weights, hidden_units and dropout. Leave it "
-                    "out."
+                    "built from backbone, weights, hidden_units and dropout, and not "
+                    "compiled. Leave it out."
                 )
 
     def _move(self):
@@ -343,6 +336,12 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             )
         super()._check_params()
         self._refuse_module_params(vars(self).keys() - {"module"})
+        if self.compile:
+            raise ValueError(
+                "compile=True is not supported: torch.compile renames the weights, by "
+                "whose names layers are frozen and get their learning rates. Leave it "
+                "out."
+            )
         if self.augment != "auto":
             make_augment(self.augment)
         if self.monitor != "loss":

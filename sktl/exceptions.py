@@ -175,9 +175,11 @@ class UnknownStageError(UnknownLayerError):
     @property
     def hint(self):
         """The stages, all of them: they are few."""
+        probe = " strategy='linear_probe' trains the head alone."
         return (
             f"The stages are {', '.join(map(repr, self.known))}; the path of a block "
-            "inside one, a glob, 'first', 'last' or a number of stages is accepted too."
+            "inside one, a glob, 'first', 'last' or a number of stages is accepted "
+            f"too.{probe if self.parameter == 'unfreeze_from' else ''}"
         )
 
 

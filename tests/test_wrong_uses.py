@@ -409,6 +409,12 @@ PARAMETERS = [
         r"unfreeze_from='layer9' .*Closest: 'layer",
     ),
     (
+        "unfreeze_from the head",
+        train(strategy="lp_ft", unfreeze_from="head"),
+        UnknownLayerError,
+        r"unfreeze_from='head' .*strategy='linear_probe' trains the head alone",
+    ),
+    (
         "unfreeze_from 0",
         train(strategy="lp_ft", unfreeze_from=0),
         ValueError,
@@ -913,6 +919,12 @@ FUNCTIONS = [
         compare({}),
         ValueError,
         r"contenders=\{\} must be 'default' or a dict of name to .*at least one",
+    ),
+    (
+        "extractor as contender",
+        compare({"resnet": PretrainedFeatureExtractor("sktl_mini")}),
+        ValueError,
+        r"contenders\['resnet'\] is a Pre.* make_pipeline.*or pass .* as backbone",
     ),
     (
         "contenders word",

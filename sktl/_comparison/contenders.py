@@ -8,7 +8,7 @@ from sklearn.utils import get_tags
 from sktl._classifier import FineTunedCNNClassifier
 from sktl._comparison.raw_pixels import RawPixels
 from sktl._comparison.twins import feature_contenders
-from sktl._extractor import as_extractor
+from sktl._extractor import PretrainedFeatureExtractor, as_extractor
 from sktl._features.image_input import OF_IMAGES, OF_NETWORK
 from sktl._regressor import FineTunedCNNRegressor
 from sktl._utils.printable import shown
@@ -38,6 +38,12 @@ def check_contenders(contenders, backbone, target):
             raise ValueError(
                 f"contenders[{name!r}]={shown(contender)} must be a scikit-learn "
                 "estimator, an instance with a fit method."
+            )
+        if isinstance(contender, PretrainedFeatureExtractor):
+            raise ValueError(
+                f"contenders[{name!r}] is a PretrainedFeatureExtractor, which predicts "
+                "nothing. Put a model behind it, as in make_pipeline(extractor, "
+                "LogisticRegression()); or pass extractors as backbone."
             )
         kind = _estimator_type(contender)
         if kind in ("classifier", "regressor") and kind != target.estimator_type:

@@ -106,7 +106,7 @@ class TrainingDivergedError(RuntimeError):
 
 
 class ImageSizeWarning(UserWarning):
-    """The images are much larger than the input size of the network."""
+    """The images are much larger than what the network sees, or that is too small."""
 
 
 class ImageRangeWarning(UserWarning):

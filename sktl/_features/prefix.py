@@ -255,6 +255,8 @@ class FrozenPrefix:
         sees_little = self._side() < IMAGENET_SIZE
         if sees_little and result.n_large > result.n_rows / 2:
             self._warn_large(result)
+        if self._side() < self.backbone.least_size:
+            self._warn_small()
         if result.outputs is None:  # not one image could be read
             shapes = self.output_shapes()
             result.outputs = [np.empty((result.n_rows, *s), np.float32) for s in shapes]
@@ -273,6 +275,16 @@ class FrozenPrefix:
             f"sees, so fine detail is lost. Use {shipped}a network that sees 224 "
             "pixels, such as 'mobilenet_v3_small', 'resnet18' or 'efficientnet_b0', or "
             "pass a larger image_size.",
+            ImageSizeWarning,
+        )
+
+    def _warn_small(self):
+        name, least = self.backbone.name, self.backbone.least_size
+        warn_caller(
+            f"Images reach backbone={name!r} with {self._side()} pixels. Most of its "
+            f"last features are then 0: its weights need at least {least} pixels, and "
+            "64 or more are better. Leave image_size out, or pass a larger one; for "
+            "small images, 'sktl_mini' is another choice.",
             ImageSizeWarning,
         )
 

@@ -26,6 +26,7 @@ class Architecture:
     preprocessings: dict[str, Preprocessing] = field(default_factory=dict)
     is_named: bool = True  # else it is a user's module, which may change
     doubt: str = ""  # why `preprocessing` is a guess, where it is one
+    least_size: int = 0  # pixels from which on published weights are of use
     enum: str = ""  # the class of which torchvision's weights are members
     # From the tensors of a published file to those of the network.
     convert: Callable[[dict], dict] | None = None

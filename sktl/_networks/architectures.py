@@ -98,7 +98,8 @@ def _shipped(name, build, module):
     )
     path = Path(__file__).parent / "weights" / f"{name}.safetensors"
     files = {"DEFAULT": WeightsFile(path, module.WEIGHTS_SHA256)}
-    return Architecture(name, build, preprocessing, files)
+    least_size = getattr(module, "LEAST_SIZE", 0)
+    return Architecture(name, build, preprocessing, files, least_size=least_size)
 
 
 SHIPPED = {

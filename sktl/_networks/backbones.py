@@ -34,8 +34,8 @@ class Backbone:
     """A network with its weights, traced, frozen, and the images it wants.
 
     `doubt` says why its images may have been prepared otherwise in training; "" where
-    that is known. `license`, `source` and `accuracy` (on ImageNet) are of published
-    weights.
+    that is known. `license`, `source`, `accuracy` (on ImageNet) and `least_size` (in
+    pixels, from which on they are of use) are of published weights.
     """
 
     name: str
@@ -45,6 +45,7 @@ class Backbone:
     license: str | None = None
     source: str | None = None
     accuracy: float | None = None
+    least_size: int = 0
 
     @property
     def digest(self):
@@ -154,6 +155,7 @@ def _load_trained(architecture, weights, preprocessing):
         published and published.license,
         published and published.source,
         published and published.accuracy,
+        architecture.least_size if is_known else 0,
     )
 
 

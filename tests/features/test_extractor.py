@@ -13,7 +13,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
-from sktl import PretrainedFeatureExtractor, cache_info, clear_cache, layer_names
+from sktl import (
+    FineTunedCNNClassifier,
+    PretrainedFeatureExtractor,
+    cache_info,
+    clear_cache,
+    layer_names,
+)
 from sktl.exceptions import (
     ImageReadError,
     ImageSizeWarning,
@@ -247,6 +253,21 @@ def test_images_much_larger_than_the_network_sees_warn_once(backbone, remedy):
         extractor.transform(large)
     assert len(caught) == 1
     assert caught[0].filename == __file__
+
+
+def test_size_at_which_most_features_are_zero_warns():
+    """One pixel less costs nearly all features."""
+    X, _ = load_digits(return_X_y=True)
+    extractor = PretrainedFeatureExtractor(image_size=32)
+    with pytest.warns(ImageSizeWarning, match="32 pixels.* need at least 33") as caught:
+        few = extractor.fit_transform(X[:20])
+    assert caught[0].filename == __file__
+    many = clone(extractor).set_params(image_size=33).fit_transform(X[:20])
+    assert np.mean(few > 0) < 0.1 < np.mean(many > 0)
+    clone(extractor).set_params(weights=None).fit_transform(X[:20])  # does not warn
+    probe = FineTunedCNNClassifier(strategy="linear_probe", image_size=32)
+    with pytest.warns(ImageSizeWarning, match="32 pixels"):
+        probe.fit(X[:20], np.arange(20) % 2)
 
 
 # ---- fits that fail, parameters set after a fit

@@ -114,6 +114,7 @@ def test_number_of_parameters_is_what_the_docstring_says(name):
 
 @each_shipped
 @pytest.mark.parametrize("image_size", [16, 32, 64, 112])
+@pytest.mark.filterwarnings("ignore::sktl.exceptions.ImageSizeWarning")  # sktl_photo
 def test_other_sizes_than_its_own_are_accepted(name, image_size):
     images = np.zeros((2, 20, 20), np.uint8)
     extractor = PretrainedFeatureExtractor(name, image_size=image_size)

@@ -361,7 +361,7 @@ def test_classifier_that_is_not_fitted_is_not_saved(tmp_path, data):
         def train_step(self, batch, **kwargs):
             raise KeyboardInterrupt
 
-    clf = Interrupted(image_size=16, random_state=0)
+    clf = Interrupted("sktl_mini", image_size=16, random_state=0)
     with pytest.raises(KeyboardInterrupt):
         clf.fit(X, y)
     with pytest.raises(NotFittedError):

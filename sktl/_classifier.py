@@ -69,7 +69,8 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         epochs on it, `"lp_ft"` half of them.
     C : float or "auto", default="auto"
         Inverse of the penalty on the weights of a head fitted by logistic regression,
-        for standardised features, as in `sklearn.linear_model.LogisticRegression`.
+        as in `sklearn.linear_model.LogisticRegression`, for features that are centred
+        and divided by one number, so that their mean variance is 1.
         `"auto"` chooses it, separately for each tag of indicators, by the errors of
         ridge regression on images that are left out in turn, each with all its
         augmented copies; it is at most 1 for rows of weight 1.

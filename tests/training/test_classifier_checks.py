@@ -23,13 +23,13 @@ from sklearn.model_selection import (
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from sklearn.utils import estimator_checks, get_tags
 from sklearn.utils.estimator_checks import check_estimator
 from skorch.dataset import ValidSplit
 from torch import nn
 
 from sktl import FineTunedCNNClassifier, PretrainedFeatureExtractor
+from tests.helpers import OneScaler
 
 WEIGHTED_STEPS = {
     "check_sample_weight_equivalence_on_dense_data": (
@@ -112,7 +112,7 @@ def probe(**params):
 
 def logistic():
     """What `probe` is on the features, as scikit-learn has it."""
-    return make_pipeline(StandardScaler(), LogisticRegression(tol=1e-9))
+    return make_pipeline(OneScaler(), LogisticRegression(tol=1e-9))
 
 
 # ---- scikit-learn's checks
@@ -391,7 +391,7 @@ def test_grid_search_routes_weights_to_fit_and_score(n_jobs, rows, features, y):
 
 
 def make_weighted_logistic():
-    scaler = StandardScaler().set_fit_request(sample_weight=True)
+    scaler = OneScaler().set_fit_request(sample_weight=True)
     model = LogisticRegression(tol=1e-9).set_fit_request(sample_weight=True)
     return make_pipeline(scaler, model.set_score_request(sample_weight=True))
 

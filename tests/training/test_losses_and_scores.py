@@ -7,13 +7,13 @@ from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, log_loss, make_scorer
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from skorch.callbacks import BatchScoring, Callback, EpochScoring
 from skorch.dataset import Dataset, ValidSplit
 from skorch.helper import predefined_split
 from torch import nn
 
 from sktl import FineTunedCNNRegressor, PretrainedFeatureExtractor
+from tests.helpers import OneScaler
 
 pytestmark = pytest.mark.usefixtures("device")  # on a GPU too
 
@@ -103,7 +103,7 @@ def test_class_weights_of_the_loss_reach_the_solved_head(make, criterion):
     )
     features = extractor.fit_transform(X).astype(float)
     model = make_pipeline(
-        StandardScaler(),
+        OneScaler(),
         LogisticRegression(
             class_weight=dict(enumerate(weight)), tol=1e-10, max_iter=9999
         ),

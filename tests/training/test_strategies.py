@@ -9,13 +9,13 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from skorch.callbacks import Callback
 from torch import nn
 
 from sktl import FineTunedCNNClassifier
 from sktl.callbacks import GradualUnfreeze
 from sktl.exceptions import UnknownStageError
+from tests.helpers import OneScaler
 
 pytestmark = pytest.mark.usefixtures("device")  # on a GPU too
 
@@ -403,10 +403,10 @@ def assert_trained_as(clf, network, head):
 
 
 def probed_head(network):
-    """Logistic regression on standardised features, folded into one layer."""
+    """Logistic regression on features of mean variance 1, folded into one layer."""
     with torch.no_grad():
         features = network.features(IMAGES).double().numpy()
-    model = make_pipeline(StandardScaler(), LogisticRegression(tol=1e-12, max_iter=999))
+    model = make_pipeline(OneScaler(), LogisticRegression(tol=1e-12, max_iter=999))
     scaler, probe = (step for _, step in model.fit(features, Y).steps)
     coef = probe.coef_ / scaler.scale_
     head = nn.Linear(8, 3)

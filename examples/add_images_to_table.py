@@ -74,7 +74,7 @@ NUMBERS = ("numbers", StandardScaler(), ["weight", "length"])
 
 def photo(weights="DEFAULT"):
     features = PretrainedFeatureExtractor("sktl_mini", weights=weights)
-    return "photo", make_pipeline(features, StandardScaler()), "photo"
+    return "photo", features, "photo"
 
 
 def model(*branches):

@@ -15,7 +15,6 @@ from pathlib import Path
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from sktl import (
     FineTunedCNNClassifier,
@@ -40,7 +39,6 @@ PLOT = Path("choose_layers.png")
 def on_features(layer):
     return make_pipeline(
         PretrainedFeatureExtractor("sktl_mini", layers=layer),
-        StandardScaler(),
         LogisticRegression(max_iter=1000),
     )
 

@@ -18,7 +18,6 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedShuffleSplit
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 from skorch.callbacks import LRScheduler
 
@@ -39,11 +38,11 @@ PLOT = Path("compare_digits.png")
 
 # %%
 def logistic_regression(*steps):
-    return make_pipeline(*steps, StandardScaler(), LogisticRegression(max_iter=1000))
+    return make_pipeline(*steps, LogisticRegression(max_iter=1000))
 
 
 def svm(*steps):
-    return make_pipeline(*steps, StandardScaler(), SVC(C=10))
+    return make_pipeline(*steps, SVC(C=10))
 
 
 CONTENDERS = {

@@ -15,8 +15,6 @@ from pathlib import Path
 
 from sklearn.datasets import load_digits
 from sklearn.model_selection import StratifiedShuffleSplit
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from sktl import FineTunedCNNClassifier, compare_transfer
@@ -35,7 +33,7 @@ PLOT = Path("find_crossover.png")
 
 # %%
 CONTENDERS = {
-    "raw pixels + SVM": make_pipeline(StandardScaler(), SVC(C=10)),
+    "raw pixels + SVM": SVC(C=10),
     "frozen": FineTunedCNNClassifier("sktl_mini", strategy="linear_probe"),
     "fine-tuned": FineTunedCNNClassifier("sktl_mini", unfreeze_from="last"),
     "from scratch": FineTunedCNNClassifier(

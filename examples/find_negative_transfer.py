@@ -19,7 +19,6 @@ from pathlib import Path
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from sklearn.utils import shuffle
 
 from sktl import FineTunedCNNClassifier, PretrainedFeatureExtractor, compare_transfer
@@ -66,7 +65,6 @@ def misled_weights(X, y, path):
 def on_features(weights):
     return make_pipeline(
         PretrainedFeatureExtractor("sktl_mini", weights=weights, image_size=IMAGE_SIZE),
-        StandardScaler(),
         LogisticRegression(max_iter=1000),
     )
 

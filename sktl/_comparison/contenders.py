@@ -2,7 +2,6 @@
 
 from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from sklearn.utils import get_tags
 
 from sktl._classifier import FineTunedCNNClassifier
@@ -108,9 +107,7 @@ def _contenders_of(extractor, target):
     return {
         f"untrained network + {linear}": make_pipeline(untrained, *target.linear()),
         f"frozen features + {linear}": make_pipeline(extractor, *target.linear()),
-        "frozen features + SVM": make_pipeline(
-            extractor, StandardScaler(), target.svm()
-        ),
+        "frozen features + SVM": make_pipeline(extractor, target.svm()),
         "frozen features + gradient boosting": make_pipeline(
             extractor, target.boosting()
         ),

@@ -173,8 +173,8 @@ def probe_layers(
     A network is a chain of stages (such as `layer1` to `layer4` of a ResNet). Each
     image passes through it once. Then a linear model on the output of each stage is
     cross-validated, on the same folds for all stages: for labels and for each tag,
-    logistic regression on the standardised output; for numbers, ridge regression on the
-    output as it is.
+    logistic regression; for numbers, ridge regression with a penalty chosen by
+    leave-one-out. The output of a stage is not scaled.
 
     Parameters
     ----------

@@ -193,8 +193,8 @@ def rank_backbones(
         most the number of classes minus one; for labels only. `"knn"`: accuracy of a
         vote of the five most similar other images, by the cosine of their features; for
         labels only. `"probe"`: cross-validated score of a linear model (logistic
-        regression on standardised features; for numbers, ridge regression on the
-        features as they are). It is the slowest.
+        regression; for numbers, ridge regression) on unscaled features. It is the
+        slowest.
     cv : int, splitter or iterable of splits, default=5
         Folds of `"probe"`; an int means folds without shuffling, stratified for
         labels. The other methods do not split.

@@ -274,11 +274,15 @@ class Labels:
 
     @staticmethod
     def linear():
-        """Build the steps of a linear model."""
-        return [StandardScaler(), LogisticRegression(max_iter=1000)]
+        """Build the steps of a linear model.
+
+        Columns are left as they are: with few rows, scaling each by its own spread
+        magnifies those that hardly vary.
+        """
+        return [LogisticRegression(max_iter=1000)]
 
     def svm(self):
-        """Build a support vector machine, for standardised columns."""
+        """Build a support vector machine, which scales all columns alike."""
         return SVC()
 
     def boosting(self):
@@ -479,8 +483,7 @@ class Indicators:
     @staticmethod
     def linear():
         """As `Labels.linear`, one model per tag; so are those below."""
-        model = LogisticRegression(max_iter=1000)
-        return [StandardScaler(), OneVsRestClassifier(model)]
+        return [OneVsRestClassifier(LogisticRegression(max_iter=1000))]
 
     def svm(self):
         """As `Labels.svm`."""

@@ -67,7 +67,8 @@ class SavedMixin:
             you.
         ValueError
             If parameters that decide what the network looks like (`backbone`,
-            `strategy`, `hidden_units` and the like) were changed after `fit`.
+            `strategy`, `hidden_units` and the like) were changed after `fit`, or others
+            to what `fit` would refuse; or after `trim_for_prediction`.
         OSError
             If the file cannot be written.
         """
@@ -76,12 +77,19 @@ class SavedMixin:
             "Before you save it, call fit again, or set it back"
         )
         defaults = type(self)().get_params(deep=False)
+        given = self.get_params(deep=False)
+        if given["criterion"] is None:
+            raise ValueError(
+                "trim_for_prediction has removed parameters of this estimator, which "
+                "cannot be restored. Save it before: the file holds no optimiser."
+            )
         parameters = {
             name: encode(value, f"parameters.{name}")
-            for name, value in self.get_params(deep=False).items()
+            for name, value in given.items()
             if name not in OF_THE_MACHINE
             and not (name in defaults and _is_same(value, defaults[name]))
         }
+        type(self)(**given)._check_params()  # as load will
         names = [*FITTED, *(name for name in OPTIONAL if hasattr(self, name))]
         backbone = self.backbone_
         manifest = {
@@ -270,7 +278,7 @@ def _check_fitted(fitted, history, tensors, parameters):
         raise ValueError(f"its range is {low} to {high}")
     if not all(isinstance(row, dict) for row in history):
         raise ValueError("its history does not consist of rows")
-    if fitted["n_epochs_"] not in range(len(history) + 1):
+    if fitted["n_epochs_"] < 0:  # the history may have been cut
         raise ValueError(f"its n_epochs_ is {fitted['n_epochs_']}")
     layers = [(re.fullmatch(LINEAR_LAYER, name), t) for name, t in tensors.items()]
     layers = {int(match[1] or 0): len(t) for match, t in layers if match}

@@ -31,7 +31,6 @@ import numpy as np
 from _shared import argument_parser, images_and_labels
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from sktl import FineTunedCNNClassifier, PretrainedFeatureExtractor, probe_layers
 
@@ -95,7 +94,7 @@ def models(network, stages, best_layer, max_epochs):
     )
     features = PretrainedFeatureExtractor(**network, layers=best_layer)
     model = LogisticRegression(max_iter=1000)
-    layer = make_pipeline(features, StandardScaler(), model)
+    layer = make_pipeline(features, model)
     return dict(zip(DEPTHS, (head, layer, last, middle, full), strict=True))
 
 

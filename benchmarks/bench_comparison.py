@@ -25,8 +25,6 @@ from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import GradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from sktl import (
@@ -69,7 +67,7 @@ def by_hand(extractor, X, y):
     pixels = np.stack([shrunk(path) for path in X])
     frozen = extractor.fit_transform(X)
     untrained = clone(extractor).set_params(weights=None).fit_transform(X)
-    linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    linear = LogisticRegression(max_iter=1000)
     network = FineTunedCNNClassifier(
         extractor.backbone,
         weights=extractor.weights,
@@ -82,7 +80,7 @@ def by_hand(extractor, X, y):
         (linear, pixels),
         (linear, untrained),
         (linear, frozen),
-        (make_pipeline(StandardScaler(), SVC()), frozen),
+        (SVC(), frozen),
         (boosting, frozen),
         (network, X),
         (scratch, X),

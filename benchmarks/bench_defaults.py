@@ -18,7 +18,6 @@ from _timing import verdict
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from sktl import FineTunedCNNClassifier, PretrainedFeatureExtractor, clear_cache
 
@@ -38,11 +37,8 @@ def arguments():
 def compare(X, y, network):
     """Fold scores of the linear model, and of the classifier with each seed."""
     clear_cache()
-    linear = make_pipeline(
-        PretrainedFeatureExtractor(**network),
-        StandardScaler(),
-        LogisticRegression(max_iter=1000),
-    )
+    extractor = PretrainedFeatureExtractor(**network)
+    linear = make_pipeline(extractor, LogisticRegression(max_iter=1000))
     tuned = FineTunedCNNClassifier(**network, random_state=0)
     return [
         cross_val_score(model, X, y, cv=FOLDS, error_score="raise")

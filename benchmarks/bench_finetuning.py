@@ -54,7 +54,6 @@ from scipy.stats import ttest_1samp
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from sktl import FineTunedCNNClassifier, PretrainedFeatureExtractor, clear_cache
 
@@ -83,8 +82,7 @@ PLAIN = {
 
 def linear_model(network):
     extractor = PretrainedFeatureExtractor(**network)
-    model = LogisticRegression(max_iter=1000)
-    return make_pipeline(extractor, StandardScaler(), model)
+    return make_pipeline(extractor, LogisticRegression(max_iter=1000))
 
 
 def tuned(**params):

@@ -230,8 +230,8 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
     optimizers that need a closure.
 
     Cost: where everything is trained, an epoch takes as long as about three passes of
-    the images through the network; the default takes 30 times as long as
-    `"linear_probe"`, or more.
+    the images through the network; the default takes about 20 times as
+    long as `"linear_probe"`.
 
     Linear probing before fine-tuning keeps the pretrained features from being
     distorted by a random head: Kumar et al., ICLR 2022. Lower learning rates for

@@ -12,6 +12,7 @@ import os
 import re
 import reprlib
 import stat
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -28,11 +29,10 @@ from sktl._utils.file_state import file_state, is_settled
 from sktl.exceptions import WeightsMismatchError, WeightsNotAvailableError
 
 SILENCE = 30  # seconds without a byte, after which a server is given up
-# Names under which training scripts keep the state dict beside other things, and what
-# is put before the names in it: by torch's DataParallel, torch.compile, Lightning, and
-# the user's own module.
+# Names under which training scripts keep the state dict beside other things. Where one
+# keeps several, the first of these is meant.
 WRAPPERS = ("state_dict", "model_state_dict", "model")
-PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")
+MOST_WRAPPERS = 4  # around one another; a file may hold itself
 
 
 @dataclass(frozen=True)
@@ -292,9 +292,7 @@ def plain_state(state, source):
     WeightsMismatchError
         If it holds anything else than plain tensors of real numbers.
     """
-    for name in WRAPPERS:
-        if isinstance(state, Mapping) and isinstance(state.get(name), Mapping):
-            state = state[name]
+    state = _unwrapped(state, source)
     faults = [] if isinstance(state, Mapping) and state else [reprlib.repr(state)]
     for name, tensor in () if faults else state.items():
         fault = _fault(tensor) if isinstance(name, str) else "a name that is no text"
@@ -305,6 +303,30 @@ def plain_state(state, source):
             "name: network.state_dict(), or the path of a file that holds it."
         )
     return {_modern_name(name): tensor.detach().cpu() for name, tensor in state.items()}
+
+
+def _unwrapped(state, source):
+    """Take a state dict out of what a training script saved around it."""
+    for _ in range(MOST_WRAPPERS):
+        if not isinstance(state, Mapping):
+            break
+        known = [k for k in WRAPPERS if isinstance(state.get(k), Mapping)][:1]
+        found = known or [k for k, value in state.items() if _is_state(value)]
+        if len(found) > 1:
+            raise WeightsMismatchError(
+                f"{source} holds several state dicts: {reprlib.repr(found)}. Pass one "
+                f"of them, as torch.load(path)[{found[0]!r}]."
+            )
+        if not found:
+            break
+        state = state[found[0]]
+    return state
+
+
+def _is_state(value):
+    if not isinstance(value, Mapping) or not value:
+        return False
+    return all(isinstance(tensor, torch.Tensor) for tensor in value.values())
 
 
 def _fault(tensor):
@@ -362,7 +384,7 @@ def load_state(network, state, source):
         or a negative variance.
     """
     own = network.module.state_dict()
-    state = _without_prefix(state, own)
+    state = _without_prefix(state, own, source)
     needed = network.prefix(network.penultimate).state_dict()
     missing = [
         name
@@ -393,19 +415,31 @@ def load_state(network, state, source):
     network.load(state)
 
 
-def _without_prefix(state, own):
-    while state.keys().isdisjoint(own):
-        for prefix in PREFIXES:
-            if any(name.startswith(prefix) for name in state):
-                # What has another name belongs to what the network was a part of.
-                state = {
-                    name.removeprefix(prefix): tensor
-                    for name, tensor in state.items()
-                    if name.startswith(prefix)
-                }
-                break
-        else:
-            break
+def _without_prefix(state, own, source):
+    """Take off what is before all names of the network, as `module.` or `model.net.`.
+
+    What has another name belongs to what the network was a part of.
+    """
+    if not state.keys().isdisjoint(own):
+        return state
+    prefixes = Counter(
+        name[: dot.end()]
+        for name in state
+        for dot in re.finditer(r"\.", name)
+        if name[dot.end() :] in own
+    )
+    # Some names of parts ("0.weight") are in any network.
+    fitting = [p for p, n in prefixes.most_common(2) if n > len(own) / 2]
+    if len(fitting) > 1:
+        raise WeightsMismatchError(
+            f"{source} hold this network more than once, under {fitting[0]!r} and "
+            f"{fitting[1]!r}. Pass one of them: {{name.removeprefix({fitting[0]!r}): "
+            f"tensor for name, tensor in state.items() if "
+            f"name.startswith({fitting[0]!r})}}."
+        )
+    for prefix in fitting:
+        own_state = {k: v for k, v in state.items() if k.startswith(prefix)}
+        state = {k.removeprefix(prefix): v for k, v in own_state.items()}
     return state
 
 

@@ -103,6 +103,16 @@ WRAPPED = {
         **{f"module.backbone.{k}": v for k, v in state.items() if "fc" not in k},
         "module.head.weight": torch.zeros(3, 1024),
     },
+    "of Lightning, under a name of the user's": lambda state: {
+        "state_dict": {f"net.cnn.{k}": v for k, v in state.items()},
+        "hyper_parameters": {"lr": 0.1},
+    },
+    "under a name of the user's": lambda state: {
+        "net": state,
+        "optimizer": {"state": {0: {"step": torch.ones(1)}}, "param_groups": [{}]},
+        "accuracy": 0.9,
+    },
+    "wrapped twice": lambda state: {"model": {"weights": state}},
 }
 
 
@@ -117,6 +127,22 @@ def test_state_dict_is_found_in_what_is_around_it(
         weights = tmp_path / "wrapped.pth"
     expected = make(state).fit_transform(images)
     assert np.array_equal(make(weights).fit_transform(images), expected)
+
+
+def test_one_of_several_state_dicts_has_to_be_chosen(state):
+    images = np.zeros((4, 32, 32, 3), np.uint8)
+    twice = {f"{name}.{k}": v for name in ("query", "key") for k, v in state.items()}
+    with pytest.raises(WeightsMismatchError, match=r"under 'query\.' and 'key\.'"):
+        make(twice).fit(images)
+    with pytest.raises(WeightsMismatchError, match=r"torch\.load\(path\)\['student'\]"):
+        make({"student": state, "teacher": state, "epoch": 3}).fit(images)
+
+
+def test_state_dict_that_holds_itself_is_refused():
+    state = {}
+    state["model"] = state
+    with pytest.raises(WeightsMismatchError, match="is not a state dict"):
+        make(state).fit(np.zeros((4, 32, 32, 3), np.uint8))
 
 
 def test_weights_are_known_by_the_full_name_of_torchvision(tmp_path, monkeypatch):

@@ -139,12 +139,15 @@ class _UnknownNameError(ValueError):
         super().__init__(self._message())
 
     def _message(self):
-        close = difflib.get_close_matches(str(self.name), self.known, n=3, cutoff=0.4)
+        close = self._closest()
         nearest = f" Closest: {', '.join(map(repr, close))}." if close else ""
         return (
             f"{self.parameter}={self.name!r} is not one of the {len(self.known)} "
             f"known names.{nearest} {self.hint}"
         )
+
+    def _closest(self):
+        return difflib.get_close_matches(str(self.name), self.known, n=3, cutoff=0.4)
 
     def __reduce__(self):
         return type(self), (self.parameter, self.name, self.known)
@@ -167,6 +170,11 @@ class UnknownLayerError(_UnknownNameError):
         "sktl.layer_names(backbone) lists them, in order; a layer inside a residual or "
         "parallel branch cannot be used."
     )
+
+    def _closest(self):
+        # The output of a block stands for the block: the last name inside it.
+        inside = [name for name in self.known if name.startswith(f"{self.name}.")]
+        return inside[-1:] or super()._closest()
 
 
 class UnknownStageError(UnknownLayerError):

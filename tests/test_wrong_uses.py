@@ -80,6 +80,14 @@ class Branching(torch.nn.Module):
         return self.head(images.mean((2, 3)) if images.sum() > 0 else images.amax())
 
 
+POOLED = torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 2)
+
+
+class _Masked(torch.nn.Sequential):
+    def forward(self, x, mask):
+        return super().forward(x * mask)
+
+
 def extract(X="photos", **params):
     """Compute features of an attribute of the desk, or of what is given."""
 
@@ -161,6 +169,27 @@ BACKBONE = [
         ),
         ValueError,
         r"backbone='Sequential' cannot take images of 224 x 224 .*9.*that takes such",
+    ),
+    (
+        "takes images and a mask",
+        extract(backbone=_Masked()),
+        ValueError,
+        r"backbone=_Masked has a forward that takes \['mask'\] besides the images",
+    ),
+    (
+        "takes grey, trained",
+        train(backbone=torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), *POOLED)),
+        ValueError,
+        r"backbone='Sequential' cannot take images of .*1 channels.*x\.mean",
+    ),
+    (
+        "takes grey, trained by epochs",
+        train(
+            backbone=torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), *POOLED),
+            strategy="full",
+        ),
+        ValueError,
+        r"backbone='Sequential' cannot take images of .*1 channels.*x\.mean",
     ),
     (
         "takes grey",
@@ -261,7 +290,7 @@ PARAMETERS = [
         "layers typo",
         extract(layers="layer2"),
         UnknownLayerError,
-        r"layers='layer2' .*Closest: .*'layer2.*layer_names\(backbone\)",
+        r"layers='layer2' .*Closest: 'layer2\.1\.relu_1'\. .*layer_names\(backbone\)",
     ),
     (
         "layers index",

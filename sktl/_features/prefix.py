@@ -143,8 +143,9 @@ class FrozenPrefix:
         while outputs is None:
             try:
                 outputs = replace(self, engine=engine)._pass(images, on_error)
-            except RuntimeError as error:
+            except (RuntimeError, AssertionError) as error:
                 if not is_out_of_memory(error) or engine.batch_size == 1:
+                    self.refuse_side(error)
                     raise
                 engine = replace(engine, batch_size=engine.batch_size // 2)
         if engine != self.engine:
@@ -288,6 +289,11 @@ class FrozenPrefix:
             ImageSizeWarning,
         )
 
+    def refuse_side(self, error):
+        """Say so if a failure is that the network cannot take images of this side."""
+        if self.cuts != ("",) and not is_of_device(error):
+            self.output_shapes()
+
     def output_shapes(self):
         """Shape of one image's activation, per cut; at first a pass of one image."""
         geometry = self.backbone.preprocessing.geometry
@@ -305,10 +311,12 @@ class FrozenPrefix:
         except (RuntimeError, AssertionError) as error:
             if is_of_device(error):
                 raise
+            grey = "; for grey ones, let its forward begin with x.mean(1, keepdim=True)"
+            grey = grey if "to have 1 channels" in str(error) else ""
             raise ValueError(
                 f"backbone={self.backbone.name!r} cannot take images of {side} x "
                 f"{side} pixels in 3 channels ({error}). Pass another image_size, or a "
-                "network that takes such images."
+                f"network that takes such images{grey}."
             ) from error
         return [out.shape[1:] for out in outputs]
 

@@ -8,6 +8,7 @@ and hashing. Whatever may hide a change has no blueprint: then it is traced agai
 
 import copy
 import functools
+import inspect
 import types
 import weakref
 from collections.abc import Mapping
@@ -72,6 +73,15 @@ def check_given(module):
             f"backbone={name} has no forward, so it computes nothing. Pass a network: "
             "of layers in a row, torch.nn.Sequential(*layers)."
         )
+    first, *others = [*inspect.signature(module.forward).parameters.values()] or [None]
+    variable = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+    needed = [p.name for p in others if p.default is p.empty and p.kind not in variable]
+    if first is None or needed:
+        raise ValueError(
+            f"backbone={name} has a forward that takes "
+            f"{f'{needed} besides the images' if first else 'no images'}. Pass a "
+            "network whose forward takes images; all else needs a default."
+        )
     _check_tensors(module, name)
     hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
     if hooks or "forward" in vars(module):
@@ -84,6 +94,14 @@ def check_given(module):
 
 
 def _check_tensors(module, name):
+    kinds = {path: type(layer) for path, layer in module.named_modules()}
+    quantised = [p for p, k in kinds.items() if ".nn.quantized" in k.__module__]
+    if quantised:
+        raise ValueError(
+            f"backbone={name} is quantised, such as its layer {quantised[0]!r}. Pass "
+            "the network as it was before that, in float32, and set precision to "
+            "choose the number format of the computation."
+        )
     tensors = dict([*module.named_parameters(), *module.named_buffers()])
     lazy = [key for key, tensor in tensors.items() if nn.parameter.is_lazy(tensor)]
     if lazy:

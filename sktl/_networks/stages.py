@@ -278,8 +278,8 @@ class StagedNetwork:
         ----------
         stage : str or int
             A stage name, the path of any block inside one (`"layer4.1"`), a glob over
-            stage names (the earliest match counts), `"first"`, `"last"`, or a number
-            of stages counted from the head.
+            these (a stage goes first, then the earliest match counts), `"first"`,
+            `"last"`, or a number of stages counted from the head.
         parameter : str
             What the user calls it.
 
@@ -331,11 +331,17 @@ class StagedNetwork:
         for known in self.stages:
             if fnmatch.fnmatchcase(known.name, stage):
                 return known.start, []
-        weights = [name for name, _ in self.module.named_parameters()]
-        if any(is_within(name, stage) for name in weights):
+
+        def is_meant(name):
+            globs = stage, f"{stage}.*"
+            return is_within(name, stage) or any(
+                fnmatch.fnmatchcase(name, glob) for glob in globs
+            )
+
+        if any(is_meant(name) for name, _ in self.module.named_parameters()):
             cuts, cut, earlier = set(self._cuts.values()), "", []
             for node in self._nodes_up_to([self._cuts[self.penultimate]]):
-                if is_within(self._names[node], stage):
+                if is_meant(self._names[node]):
                     return cut, earlier
                 if is_matrix_layer(node, self.module):
                     earlier.append(node.target)

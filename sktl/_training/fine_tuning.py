@@ -675,10 +675,21 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             # Callbacks index this as skorch indexes its data sets.
             told = getattr(dataset, "X", dataset), rows.codes
             # What went wrong up to here has not changed the weights.
-            with self._forgetting(), self._training(*told):
+            naming = self._naming_images_it_cannot_take
+            with self._forgetting(), naming(), self._training(*told):
                 self._run_epochs(dataset, train, valid, rows, task, epochs)
         stop = dict(self.callbacks_).get(STOP)
         self.n_epochs_ = stop.n_epochs_kept(self.history) if stop else len(self.history)
+
+    @contextlib.contextmanager
+    def _naming_images_it_cannot_take(self):
+        """Let a network of other channels, or of larger images, fail in our words."""
+        try:
+            yield
+        except (RuntimeError, AssertionError) as error:
+            whole = [(self.backbone_.network.penultimate, None)]
+            self._make_prefix(self.backbone_, whole).refuse_side(error)
+            raise
 
     def on_train_begin(self, net, X=None, y=None, **kwargs):
         """Give the unfreezing callback its stages.

@@ -111,6 +111,14 @@ def test_given_network_unchanged_is_traced_once():
     assert load_backbone(network).network is load_backbone(network).network
 
 
+@pytest.mark.filterwarnings("ignore:.*deprecated")
+def test_quantised_network_is_refused_with_its_cure():
+    head = torch.ao.nn.quantized.dynamic.Linear(4, 2)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), head)
+    with pytest.raises(ValueError, match=r"is quantised.*'2'.*before that, in float32"):
+        load_backbone(network)
+
+
 def test_given_network_in_half_precision_is_refused():
     with pytest.raises(ValueError, match=r"weights in torch\.float16.*network\.float"):
         load_backbone(Shifted(0.0).half())

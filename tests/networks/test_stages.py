@@ -110,6 +110,8 @@ def test_stages_partition_the_weights_before_the_head(resnet):
         ("layer4.1", "layer4.0.relu_1"),
         ("layer[34]", "layer2.1.relu_1"),
         ("layer*", "maxpool"),
+        ("layer4.*", "layer3.1.relu_1"),
+        ("layer?.1", "layer1.0.relu_1"),
     ],
 )
 def test_unfreeze_from_means_the_cut_before_it(resnet, unfreeze_from, cut):

@@ -88,7 +88,7 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         `"one_cycle"` raises the learning rates from zero in the first quarter of the
         steps, and then lowers them along half a cosine. An `LRScheduler` of skorch's
         among `callbacks` takes its place.
-    initial_share : float, default=0.25
+    initial_share : float, default=0.4
         After training, the weights become `initial_share * initial + (1 -
         initial_share) * trained`. Used where training begins with a fitted head and
         without random weights. 0 keeps the trained weights.
@@ -278,7 +278,7 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         backbone_lr_ratio=0.15,
         layer_decay=1.0,
         lr_schedule="one_cycle",
-        initial_share=0.25,
+        initial_share=0.4,
         max_epochs=12,
         batch_size=8,
         augment="auto",

@@ -129,7 +129,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         backbone_lr_ratio=0.15,
         layer_decay=1.0,
         lr_schedule="one_cycle",
-        initial_share=0.25,
+        initial_share=0.4,
         max_epochs=12,
         batch_size=8,
         augment="auto",

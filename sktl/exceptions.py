@@ -110,7 +110,7 @@ class ImageSizeWarning(UserWarning):
 
 
 class ImageRangeWarning(UserWarning):
-    """The numbers of `X` are on another scale than `value_range`."""
+    """The numbers of `X` are on another scale than the range they are read by."""
 
 
 class ImageOrientationWarning(UserWarning):

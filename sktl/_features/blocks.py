@@ -24,6 +24,7 @@ from sktl._features.cache import N_LOCKS, Cache, make_key
 from sktl._features.engine import Engine
 from sktl._images.forms import Images
 from sktl._images.geometry import Geometry
+from sktl._images.value_range import brightest
 from sktl.exceptions import ImageReadError
 
 # However long X is, at most twice these amounts of it are in memory: of what was read
@@ -75,6 +76,9 @@ class Block:
         Why rows of `X` could not be read.
     n_large : int
         Number of images of which detail was lost.
+    peaks : list of int
+        Brightest level, from 0 to 255, of each image that assumes its range and is not
+        of one dark colour.
     patience : float
         Seconds to wait for another process that computes some of them.
     """
@@ -83,6 +87,7 @@ class Block:
     pixels: np.ndarray | None = None
     errors: dict[int, ImageReadError] = field(default_factory=dict)
     n_large: int = 0
+    peaks: list[int] = field(default_factory=list)
     patience: float = 0
 
 
@@ -248,15 +253,21 @@ class Blocks:
         pixels = self.engine.host_array((len(missing), side, side, 3))
         decode = partial(self._decode, pixels)
         decoded = list(self._map(decode, list(enumerate(missing))))
-        errors = {row: error for found, _ in decoded for row, error in found}
+        errors = {row: error for found, *_ in decoded for row, error in found}
         if errors:
             for content in missing:
                 content.images = [(r, i) for r, i in content.images if r not in errors]
             readable = [n for n, content in enumerate(missing) if content.images]
             pixels = pixels[readable]
             contents = [content for content in contents if content.images]
-        n_large = sum(is_large for _, is_large in decoded)
-        return Block(contents, pixels, errors, n_large, patience)
+        n_large = sum(is_large for _, is_large, _ in decoded)
+        peaks = [
+            peak
+            for content, (*_, peak) in zip(missing, decoded, strict=True)
+            for _ in content.images
+            if peak is not None
+        ]
+        return Block(contents, pixels, errors, n_large, peaks, patience)
 
     def _decode(self, pixels, numbered):
         """Write what the network sees of an image to its place in `pixels`.
@@ -267,6 +278,8 @@ class Blocks:
             Every row that shows an unreadable image has its own.
         is_large : bool
             Whether the network sees much less than there is.
+        peak : int or None
+            As in `Block.peaks`.
         """
         number, content = numbered
         errors = []
@@ -276,8 +289,10 @@ class Blocks:
             except ImageReadError as error:
                 errors.append((row, error))
                 continue
-            return errors, min(size) > MUCH_LARGER * self.geometry.crop
-        return errors, False
+            is_large = min(size) > MUCH_LARGER * self.geometry.crop
+            peak = brightest(pixels[number]) if image.assumes_range else None
+            return errors, is_large, peak
+        return errors, False, None
 
     def _map(self, function, items):
         """Map by threads, in order."""

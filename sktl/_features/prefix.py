@@ -37,6 +37,7 @@ from sktl._features.cache import fingerprint, open_cache
 from sktl._features.engine import FEW_ROWS, Engine, is_of_device, is_out_of_memory
 from sktl._features.pixel_network import place
 from sktl._images.decoding import decoding_stack
+from sktl._images.value_range import warn_of_darkness
 from sktl._networks.backbones import Backbone
 from sktl._utils.partitions import partition_name
 from sktl._utils.torch_state import plain_torch
@@ -59,6 +60,7 @@ class _Result:
         self.outputs = None  # made once it is known what an activation is
         self.failures = {}  # row -> ImageReadError
         self.n_large = self.n_hits = 0
+        self.peaks = []
         self.bar = bar
 
     def write(self, contents):
@@ -173,6 +175,7 @@ class FrozenPrefix:
                     result.hit(block.contents)
                 elif self._compute(block, cache, result):
                     result.n_large += block.n_large
+                    result.peaks += block.peaks
                 else:
                     blocks.postpone(block)  # go on somewhere else, and come back
             if bar is not None:
@@ -256,6 +259,7 @@ class FrozenPrefix:
         sees_little = self._side() < IMAGENET_SIZE
         if sees_little and result.n_large > result.n_rows / 2:
             self._warn_large(result)
+        warn_of_darkness(result.n_rows, result.peaks)
         if self._side() < self.backbone.least_size:
             self._warn_small()
         if result.outputs is None:  # not one image could be read

@@ -239,6 +239,13 @@ _NO_IMAGES = {
     rb"%PDF|%!PS": "is a PDF or PostScript file; convert its pages to images",
     rb"8BPS": "is a Photoshop file; save the image as PNG",
     rb".{128}DICM": "is a DICOM file; pass its pixel array, or save it as PNG",
+    rb"\x93NUMPY": "is a NumPy file; pass the array, numpy.load(path)",
+    rb"\0\x05\x16\x07|\0\0\0\x01Bud1": (
+        "is a hidden file of macOS, which holds no image; leave it out"
+    ),
+    rb"(data:image/|iVBORw0KGgo|/9j/|R0lGOD|UklGR|SUkq|TU0A|Qk0)[\w+/=\s;,-]{100}": (
+        "looks like base64; pass the decoded bytes, base64.b64decode(data)"
+    ),
     rb"\s*<(\?xml|svg)": "is an SVG or XML file; convert it to PNG",
     rb"\s*<(?i:!doctype html|html)": "is a web page, not an image",
     rb"version https://git-lfs": "is a Git LFS pointer; fetch it with 'git lfs pull'",
@@ -320,6 +327,8 @@ def _load_once(image):
 
 
 def _upright(image, value_range):
+    if 0 in image.size:
+        raise ValueError(f"has no pixels, its size is {image.size}")
     orientation = _orientation(image)
     is_deep = image.mode == "F" or image.mode.startswith("I")
     if orientation not in _AS_STORED and not (is_deep or image.has_transparency_data):

@@ -214,10 +214,13 @@ class LazyImage(ABC):
         Where it was read from.
     n_bytes : int
         What it holds in memory.
+    assumes_range : bool
+        Whether black and white are those of its format, whatever its numbers are.
     """
 
     path = None
     n_bytes: int
+    assumes_range = False
 
     @abstractmethod
     def digest(self):
@@ -245,7 +248,7 @@ class EncodedImage(LazyImage):
     def __init__(self, row, path, data, value_range):
         self.path = path
         self._row, self._data, self._value_range = row, data, value_range
-        self.n_bytes = len(data)
+        self.n_bytes, self.assumes_range = len(data), value_range is None
 
     def digest(self):
         digest = hashlib.sha256(b"sktl encoded image\0")
@@ -280,6 +283,7 @@ class ImageFile(EncodedImage):
     def __init__(self, row, path, file, value_range):
         self.path = path
         self._row, self._file, self._value_range = row, file, value_range
+        self.assumes_range = value_range is None
         self._state = file_state(found := _stat(file))
         self.n_bytes = found.st_size
         self._known = _digests.get((file, self._state, value_range))
@@ -317,9 +321,9 @@ class ImageFile(EncodedImage):
 class PixelImage(LazyImage):
     """Pixels already at hand; the same for an array, a tensor and a PIL image."""
 
-    def __init__(self, pixels):
+    def __init__(self, pixels, assumes_range=False):
         self._pixels = pixels
-        self.n_bytes = pixels.nbytes
+        self.n_bytes, self.assumes_range = pixels.nbytes, assumes_range
 
     def digest(self):
         digest = hashlib.sha256(b"sktl pixels\0")
@@ -438,7 +442,7 @@ class PilForm(Form):
         return is_pil(item)
 
     def open(self, row, ranges, layout):
-        return PixelImage(pil_pixels(self.item, ranges.given))
+        return PixelImage(pil_pixels(self.item, ranges.given), ranges.given is None)
 
 
 class ArrayForm(Form):

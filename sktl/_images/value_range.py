@@ -114,6 +114,37 @@ class _Seen:
         return cls(array.dtype, (lo, hi), low, high, reach, n_outside, array.size)
 
 
+def brightest(pixels):
+    """Largest level of an image of 8 bits; None if it is dark and of one colour."""
+    peak = int(pixels.max())
+    return peak if _fills_range(peak) or pixels.min() < peak else None
+
+
+def warn_of_darkness(n, peaks):
+    """Warn if `n` images are all far from the white of the range that was assumed.
+
+    Parameters
+    ----------
+    n : int
+    peaks : list of int
+        What `brightest` gives for those that were decoded; more than half of them.
+    """
+    if len(peaks) < max(FEW_IMAGES, n / 2) or any(map(_fills_range, peaks)):
+        return
+    warn_caller(
+        f"{len(peaks)} of {n} images are nearly black: none comes up to an eighth of "
+        "the range that its format has, 0 to 255, or 0 to 65535 for 16 bits. If they "
+        "hold the numbers of a camera of 10 to 14 bits, pass value_range=(lo, hi), the "
+        "numbers that mean black and white, such as (0, 4095). Scale images of 8 bits "
+        "yourself, such as masks that hold the numbers of classes.",
+        ImageRangeWarning,
+    )
+
+
+def _fills_range(peak):
+    return peak >= 255 * LITTLE_FILLED
+
+
 def _says_its_range(dtype):
     return dtype.kind == "u" and dtype.itemsize <= 2
 

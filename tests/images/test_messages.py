@@ -57,6 +57,8 @@ def test_base64_is_recognised(kind, prefix):
     [(_, _, reason)] = check_images([text])
     assert "looks like base64" in reason
     assert "base64.b64decode" in reason
+    [(_, _, reason)] = check_images([text.encode()])
+    assert "looks like base64" in reason
 
 
 def test_path_that_only_begins_like_base64_is_a_path():
@@ -179,17 +181,25 @@ def test_rarer_formats_are_read(kind):
         (encode(NOISE, "PDF"), "is a PDF"),
         (b"\xff\x0a" + bytes(99), "is a JPEG XL"),
         (bytes(128) + b"DICM", "is a DICOM"),
+        (b"\0\x05\x16\x07\0\2\0\0Mac OS X", "is a hidden file of macOS"),
+        (b"\x93NUMPY\1\0v\0{'descr'", r"is a NumPy file.*numpy\.load"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is an SVG"),
         (b"\n<!DOCTYPE html><title>404</title>", "is a web page"),
         (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
         (b"GIF", "is not in an image format.* begins with b'GIF'"),
     ],
     # A PDF holds the second in which it was made; workers collect in different ones.
-    ids="HEIC TGA PDF JPEG-XL DICOM SVG HTML LFS cut-off".split(),
+    ids="HEIC TGA PDF JPEG-XL DICOM macOS NumPy SVG HTML LFS cut-off".split(),
 )
 def test_formats_that_are_not_read_say_why(data, message):
     ((_, _, reason),) = check_images([data])
     assert re.match(message, reason)
+
+
+def test_pil_image_without_pixels_is_unreadable():
+    empty = Image.new("RGB", (9, 9)).crop((3, 3, 3, 8))
+    [(row, _, reason)] = check_images([NOISE, empty])
+    assert (row, reason) == (1, "has no pixels, its size is (0, 5)")
 
 
 def test_heic_is_read_with_pillow_heif():

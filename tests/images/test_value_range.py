@@ -1,13 +1,17 @@
 """Numbers on another scale than the one they are read by: clipped, or warned of."""
 
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.datasets import load_digits
+from sklearn.pipeline import make_pipeline
 
 from sktl import FineTunedCNNClassifier, PretrainedFeatureExtractor
 from sktl.exceptions import ImageRangeWarning
+from tests.helpers import encode
 
 DIGITS = load_digits().images[:40]
 
@@ -166,3 +170,48 @@ def test_warning_names_the_line_of_the_caller():
             DIGITS.astype(np.uint8), np.arange(40) % 2
         )
     assert caught[0].filename == __file__
+
+
+# Files and PIL images, whose range is that of their format
+
+
+def _deep(peak, kind):
+    numbers = np.linspace(0, peak, 6 * 40 * 40).reshape(6, 40, 40).astype(np.uint16)
+    if kind == "PIL":
+        return [Image.fromarray(image) for image in numbers]
+    return [encode(Image.fromarray(image), kind) for image in numbers]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PIL"])
+@pytest.mark.parametrize("train", [False, True])
+def test_camera_of_12_bits_in_files_of_16_is_warned_of(kind, train):
+    make = PretrainedFeatureExtractor
+    if train:
+        make = partial(FineTunedCNNClassifier, strategy="linear_probe")
+    model = make_pipeline(make("sktl_mini", cache=None))
+    message = r"6 of 6 .*black.*such as \(0, 4095\)"
+    with pytest.warns(ImageRangeWarning, match=message):
+        (model.fit if train else model.fit_transform)(_deep(4095, kind), [0, 1] * 3)
+
+
+def test_class_numbers_in_files_of_8_bits_are_warned_of():
+    masks = [encode(Image.fromarray(np.uint8(image > 8))) for image in DIGITS]
+    with pytest.warns(ImageRangeWarning, match="40 of 40 .*8 bits yourself"):
+        features(masks)
+
+
+@pytest.mark.parametrize(
+    ("images", "params"),
+    [
+        (_deep(65535, "PNG"), {}),
+        (_deep(4095, "PNG"), {"value_range": (0, 4095)}),
+        (_deep(4095, "PNG")[:3], {}),
+        (_deep(4095, "PNG") + _deep(65535, "PNG")[-1:], {}),
+        ([Image.new("L", (9, 9), level) for level in range(9)], {}),
+    ],
+    ids=["16 bits", "range given", "few", "one is bright", "of one colour"],
+)
+def test_files_that_may_well_be_dark_are_not_warned_of(images, params):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ImageRangeWarning)
+        features(images, **params)

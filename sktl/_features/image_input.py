@@ -12,6 +12,7 @@ from sklearn.utils._param_validation import (
     validate_parameter_constraints,
 )
 from sklearn.utils.validation import validate_data
+from torch.utils.data import DataLoader, Dataset
 
 from sktl._features.cache import resolve_cache
 from sktl._features.engine import make_engine
@@ -88,6 +89,12 @@ class ImageInputMixin:
 
     def _open_images(self, X, *, reset=False):
         """Open `X` as images; `reset` learns what later calls are checked against."""
+        if isinstance(X, Dataset | DataLoader):
+            raise TypeError(
+                f"X is a torch data set ({type(X).__name__}), whose items are not only "
+                "images. Pass its images: an array, or a list of paths or PIL images; "
+                "for an ImageFolder, [path for path, _ in folder.samples]."
+            )
         if reset:
             # What an earlier fit learnt of columns; images may have none.
             for name in ("n_features_in_", "feature_names_in_"):

@@ -17,6 +17,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.metrics import get_scorer
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metadata_routing import process_routing
+from skorch import callbacks as skorch_callbacks
 from skorch.callbacks import EarlyStopping
 from skorch.dataset import ValidSplit, unpack_data
 from skorch.utils import data_from_dataset, is_dataset, to_device, to_tensor
@@ -203,7 +204,8 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         if "target_" not in vars(self):
             raise NotFittedError(
                 f"This {type(self).__name__} has not seen any y yet. Call fit or "
-                "partial_fit; there is no need to call initialize()."
+                "partial_fit; there is no need to call initialize(). For one that was "
+                f"fitted earlier: {type(self).__name__}.load(path), after save(path)."
             )
         return self.target_
 
@@ -486,15 +488,6 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         (activations,) = self._make_prefix(backbone, outputs)(images)
         return activations
 
-    def _open_images(self, X, *, reset=False):
-        if is_dataset(X):
-            raise TypeError(
-                f"X is a torch data set ({type(X).__name__}), whose items are not only "
-                "images. Pass its images: an array, or a list of paths or PIL images; "
-                "for an ImageFolder, [path for path, _ in folder.samples]."
-            )
-        return super()._open_images(X, reset=reset)
-
     def get_dataset(self, X, y=None):
         """Turn images into a data set of what the network reads for them.
 
@@ -730,14 +723,17 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
                 break
 
     def _check_monitors(self, valid):
-        """Refuse an `EarlyStopping` of skorch's that has nothing to watch."""
+        """Refuse callbacks of skorch's that have nothing to watch."""
         for name, callback in self.callbacks_:
-            watches = isinstance(callback, EarlyStopping) and not valid
-            if watches and callback.monitor.startswith("valid_") and name != STOP:
+            saves = isinstance(callback, skorch_callbacks.Checkpoint)
+            watches = (saves or isinstance(callback, EarlyStopping)) and not valid
+            monitor = callback.monitor if watches and name != STOP else None
+            if isinstance(monitor, str) and monitor.startswith("valid_"):
+                cure = "use early_stopping=True instead of the callback"
+                cure = "let the callback watch 'train_loss_best'" if saves else cure
                 raise ValueError(
-                    f"callback {name!r} watches {callback.monitor!r}, but no rows are "
-                    "held out. Pass train_split=ValidSplit(5, stratified=True), or "
-                    "use early_stopping=True instead of the callback."
+                    f"callback {name!r} watches {monitor!r}, but no rows are held out. "
+                    f"Pass train_split=ValidSplit(5, stratified=True), or {cure}."
                 )
 
     def _split_params(self, fit_params):

@@ -7,6 +7,7 @@ set, rows that influence one another, sample weights, Ctrl-C, `device="auto"`, p
 import contextlib
 import copy
 import difflib
+import os
 from collections.abc import Mapping
 
 import numpy as np
@@ -241,6 +242,45 @@ class EstimatorNet(NeuralNet):
             and "collate_fn" not in self.get_params_for(part)
         )
 
+    def save_params(self, *args, **kwargs):
+        """Save parameters, history and optimiser, as skorch's method does.
+
+        Parameters
+        ----------
+        *args : tuple
+        **kwargs : dict
+            As of `skorch.NeuralNet.save_params`.
+        """
+        if not hasattr(self, "module_"):
+            return super().save_params(*args, **kwargs)
+        # safetensors refuses tensors whose channels lie last in memory.
+        hook = self.module_.register_state_dict_post_hook(_lay_out_plainly)
+        try:
+            return super().save_params(*args, **kwargs)
+        finally:
+            hook.remove()
+
+    def load_params(self, f_params=None, *args, use_safetensors=False, **kwargs):
+        """Load what `save_params` wrote, as skorch's method does.
+
+        Parameters
+        ----------
+        f_params : path, file or None, default=None
+        *args : tuple
+        use_safetensors : bool, default=False
+        **kwargs : dict
+            As of `skorch.NeuralNet.load_params`.
+        """
+        kwargs["use_safetensors"] = use_safetensors
+        device = vars(self)["device"]
+        with contextlib.ExitStack() as files:
+            # skorch sets the parameter to the device in use.
+            files.callback(vars(self).update, device=device)
+            if use_safetensors and isinstance(f_params, str | os.PathLike):
+                # For a path, skorch passes a torch.device, which safetensors refuses.
+                f_params = files.enter_context(open(f_params, "rb"))
+            super().load_params(f_params, *args, **kwargs)
+
     def check_is_fitted(self, attributes=None, msg=None, **kwargs):
         """As skorch's, without its advice to call `initialize`."""
         msg = msg or (
@@ -364,6 +404,10 @@ class EstimatorNet(NeuralNet):
 def _stops(callback):
     """Whether this is an `EarlyStopping` that has lost its patience."""
     return isinstance(callback, EarlyStopping) and callback.misses_ == callback.patience
+
+
+def _lay_out_plainly(module, state, prefix, metadata):
+    state.update({name: tensor.contiguous() for name, tensor in state.items()})
 
 
 def _named(criterion):

@@ -196,6 +196,13 @@ def test_formats_that_are_not_read_say_why(data, message):
     assert re.match(message, reason)
 
 
+@pytest.mark.parametrize("wrap", [lambda data: data, torch.utils.data.DataLoader])
+def test_data_set_of_torch_is_refused_with_its_cure(wrap):
+    images = torch.utils.data.TensorDataset(torch.rand(4, 3, 8, 8))
+    with pytest.raises(TypeError, match=r"X is a torch data set .*folder\.samples"):
+        fit_transform(wrap(images))
+
+
 def test_pil_image_without_pixels_is_unreadable():
     empty = Image.new("RGB", (9, 9)).crop((3, 3, 3, 8))
     [(row, _, reason)] = check_images([NOISE, empty])

@@ -374,12 +374,14 @@ def test_numpy_integers_are_integers(three):
     assert np.array_equal(clf.predict_proba(three[0]), plain.predict_proba(three[0]))
 
 
-def test_saved_parameters_load_into_another_net(three, tmp_path):
+@pytest.mark.parametrize("use_safetensors", [False, True])
+def test_saved_parameters_load_into_another_net(three, tmp_path, use_safetensors):
     X, y = three
     clf = quick().fit(X, y)
-    clf.save_params(tmp_path / "params.pt")
+    clf.save_params(tmp_path / "params", use_safetensors=use_safetensors)
     other = quick(random_state=1).fit(X, y)
-    other.load_params(tmp_path / "params.pt")
+    other.load_params(tmp_path / "params", use_safetensors=use_safetensors)
+    assert other.get_params()["device"] == clf.get_params()["device"]
     assert np.array_equal(other.predict_proba(X), clf.predict_proba(X))
 
 

@@ -209,10 +209,13 @@ def test_initialize_says_what_to_call_instead():
     assert not hasattr(FineTunedCNNClassifier("sktl_mini"), "classes_")
 
 
-def test_early_stopping_of_skorch_without_held_out_rows_is_refused(make):
+def test_callback_that_watches_held_out_rows_is_refused_without_any(make):
     stop = skorch_callbacks.EarlyStopping()
     with pytest.raises(ValueError, match="watches 'valid_loss', but no rows are held"):
         make(callbacks=[stop]).fit(X, Y)
+    clf = make("full", callbacks=[skorch_callbacks.Checkpoint()])
+    with pytest.raises(ValueError, match="watches 'valid_loss_best'.*train_loss_best"):
+        clf.fit(X, Y)
     watches_training = skorch_callbacks.EarlyStopping("train_loss", patience=1)
     clf = make("full", callbacks=[watches_training], max_epochs=5, lr=1e-12)
     assert len(clf.fit(X, Y).history) <= 3

@@ -1,5 +1,6 @@
 """`FineTunedCNNRegressor`: images in, numbers out, by fine-tuning a network."""
 
+import numpy as np
 from sklearn.utils.metaestimators import available_if
 from skorch import NeuralNetRegressor
 
@@ -10,6 +11,7 @@ from sktl._training.targets import Numbers
 from sktl._utils.fit_tasks import with_callbacks
 from sktl._utils.partitions import takes_collections
 from sktl._utils.printable import shown
+from sktl._utils.warning import warn_caller
 
 
 @takes_collections("predict")
@@ -142,7 +144,7 @@ class FineTunedCNNRegressor(SavedMixin, FineTunedNet, NeuralNetRegressor):
         X : array-like or sequence of images
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             Standardised by the mean and standard deviation of the `y` of the first
-            call.
+            call. If that does not vary, a warning says so: the deviation is taken as 1.
         sample_weight : array-like of shape (n_samples,) or None, default=None
             As in `fit`.
         classes : None
@@ -161,7 +163,16 @@ class FineTunedCNNRegressor(SavedMixin, FineTunedNet, NeuralNetRegressor):
                 f"classes={shown(classes)}, but numbers have no classes. Leave it out, "
                 "or use FineTunedCNNClassifier."
             )
-        return self._fit_more(X, y, None, sample_weight, fit_params)
+        first = not self.initialized_
+        self._fit_more(X, y, None, sample_weight, fit_params)
+        if first and not np.ptp(self.target.check(y), axis=0).all():
+            warn_caller(
+                "The y of the first call of partial_fit does not vary, so its standard "
+                "deviation is taken as 1, in all later calls too. Pass a first batch "
+                "whose numbers vary as much as those to come.",
+                UserWarning,
+            )
+        return self
 
     def predict(self, X):
         """Predict the numbers of each image.

@@ -1,6 +1,7 @@
 """`FineTunedCNNRegressor`: numbers, by the parts that the classifier is made of."""
 
 import pickle
+import warnings
 from collections import Counter
 from dataclasses import replace
 
@@ -259,6 +260,16 @@ def test_scoring_callback_scores_numbers(regressor, use_caching):
     rows = valid.indices
     expected = reg.score(X[rows], PRICE[rows])
     assert reg.history[-1, "score"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_partial_fit_warns_of_a_first_batch_that_does_not_vary(regressor):
+    reg = regressor("full")
+    with pytest.warns(UserWarning, match="does not vary, so its standard deviation"):
+        reg.partial_fit(X[:4], np.full(4, 7.0))
+    assert reg.target_scale_ == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        reg.partial_fit(X[:4], np.full(4, 7.0))  # a later one may be constant
 
 
 def test_partial_fit_goes_on_in_the_unit_it_began_with(regressor):

@@ -8,7 +8,8 @@ from PIL import Image
 # An image of 1 x 2000 resized to a short side of 256 would be 512000 x 256. Up to this
 # many pixels (67 MB in PIL) the whole is resized, above it only what the crop keeps.
 MAX_RESIZED_PIXELS = 2**24
-FITS = ("crop", "stretch", "pad")
+FITS = ["crop", "stretch", "pad"]
+INTERPOLATIONS = [member.name.lower() for member in Image.Resampling]
 
 
 @dataclass(frozen=True)
@@ -35,17 +36,6 @@ class Geometry:
     interpolation: str = "bilinear"
     fit: str = "crop"
     fill: tuple[int, int, int] = (0, 0, 0)
-
-    def __post_init__(self):
-        for name in ("resize", "crop"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)!r} must be 1 or more")
-        known = [member.name.lower() for member in Image.Resampling]
-        for name, accepted in (("interpolation", known), ("fit", list(FITS))):
-            if getattr(self, name) not in accepted:
-                raise ValueError(
-                    f"{name}={getattr(self, name)!r} must be one of {accepted}"
-                )
 
 
 def fit_to(image, geometry):

@@ -7,7 +7,7 @@ from numbers import Integral
 
 import numpy as np
 
-from sktl._images.geometry import Geometry
+from sktl._images.geometry import FITS, INTERPOLATIONS, Geometry
 from sktl._utils.printable import shown
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -79,8 +79,10 @@ class Preprocessing:
             object.__setattr__(self, name, _length(name, getattr(self, name)))
         for name in ("mean", "std"):
             object.__setattr__(self, name, _colour(name, getattr(self, name)))
-        given = {k: getattr(self, k) for k in ("interpolation", "fit")}
-        Geometry(1, 1, **{k: v for k, v in given.items() if v is not None})
+        for name, accepted in (("interpolation", INTERPOLATIONS), ("fit", FITS)):
+            value = getattr(self, name)
+            if value is not None and value not in accepted:
+                raise ValueError(f"{name}={value!r} must be one of {accepted}")
 
     @cached_property
     def geometry(self):

@@ -23,30 +23,21 @@ def by_torchvision(pixels, geometry):
 SIZES = [(64, 64), (37, 91), (91, 37), (20, 20), (7, 200), (200, 7), (1, 1), (256, 300)]
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
-@pytest.mark.parametrize(("resize", "crop"), [(32, 28), (64, 64), (20, 33), (35, 20)])
-def test_fit_to_equals_torchvision(size, interpolation, resize, crop):
-    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+@settings(max_examples=200, deadline=None)
+@given(
+    *[st.integers(1, 300)] * 2,
+    *[st.integers(1, 70)] * 2,
+    st.sampled_from(["nearest", "bilinear", "bicubic", "lanczos"]),
+)
+def test_fit_to_equals_torchvision(height, width, resize, crop, interpolation):
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     geometry = Geometry(resize, crop, interpolation)
 
     fitted = fit_to(pixels, geometry)
 
-    assert fitted.shape == (crop, crop, 3)
     assert fitted.dtype == np.uint8
     assert fitted.flags.c_contiguous
     np.testing.assert_array_equal(fitted, by_torchvision(pixels, geometry))
-
-
-@settings(max_examples=150, deadline=None)
-@given(*[st.integers(1, 70)] * 4)
-def test_fit_to_equals_torchvision_for_any_size(height, width, resize, crop):
-    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
-    geometry = Geometry(resize, crop)
-
-    np.testing.assert_array_equal(
-        fit_to(pixels, geometry), by_torchvision(pixels, geometry)
-    )
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -133,17 +124,3 @@ def test_fit_to_of_extreme_shapes_never_makes_a_giant(monkeypatch):
     assert fitted.shape == (224, 224, 3)
     np.testing.assert_array_equal(turned, fitted.swapaxes(0, 1))
     assert max(largest) == 256 * 224
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"resize": 0, "crop": 8}, "resize=0"),
-        ({"resize": 8, "crop": -1}, "crop=-1"),
-        ({"resize": 8, "crop": 8, "interpolation": "cubic"}, "interpolation='cubic'"),
-        ({"resize": 8, "crop": 8, "fit": "letterbox"}, "fit='letterbox'.*'pad'"),
-    ],
-)
-def test_geometry_malformed_is_an_error(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        Geometry(**arguments)

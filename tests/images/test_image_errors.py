@@ -4,7 +4,6 @@ import io
 import os
 import pickle
 import warnings
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -15,9 +14,6 @@ import polars as pl
 import pytest
 from PIL import Image, ImageFile
 from scipy import sparse
-from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.utils.estimator_checks import check_estimator
-from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sktl._images.forms import check_images, open_images
 from sktl.exceptions import ImageLayoutError, ImageReadError
@@ -69,30 +65,6 @@ def test_table_with_a_column_of_paths_names_the_column(frame):
     X = frame({"age": [1, 2], "scan": ["a.png", "b.png"]})
     with pytest.raises(ImageLayoutError, match=r"2 columns.*'scan'.*ColumnTransformer"):
         open_images(X)
-
-
-class MeanColour(TransformerMixin, BaseEstimator):
-    """The smallest estimator that opens images as sktl's own do."""
-
-    def fit(self, X, y=None):
-        images = open_images(X, image_shape=(1, -1))
-        self.value_range_ = images.value_range
-        validate_data(self, X, skip_check_array=True)
-        return self
-
-    def transform(self, X):
-        check_is_fitted(self)
-        images = open_images(
-            X, image_shape=(1, -1), fitted=True, learnt_range=self.value_range_
-        )
-        validate_data(self, X, reset=False, skip_check_array=True)
-        return np.array([image.pixels().mean(axis=(0, 1)) for image in images])
-
-
-def test_estimator_on_open_images_passes_all_checks_of_scikit_learn():
-    results = check_estimator(MeanColour(), on_fail=None, on_skip=None)
-
-    assert Counter(result["status"] for result in results) == {"passed": 47}
 
 
 # Images that cannot be read

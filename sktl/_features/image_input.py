@@ -89,12 +89,7 @@ class ImageInputMixin:
 
     def _open_images(self, X, *, reset=False):
         """Open `X` as images; `reset` learns what later calls are checked against."""
-        if isinstance(X, Dataset | DataLoader):
-            raise TypeError(
-                f"X is a torch data set ({type(X).__name__}), whose items are not only "
-                "images. Pass its images: an array, or a list of paths or PIL images; "
-                "for an ImageFolder, [path for path, _ in folder.samples]."
-            )
+        _refuse_containers(X)
         if reset:
             # What an earlier fit learnt of columns; images may have none.
             for name in ("n_features_in_", "feature_names_in_"):
@@ -165,6 +160,21 @@ class ImageInputMixin:
             n_jobs=self.n_jobs,
             verbose=self.verbose,
         )
+
+
+def _refuse_containers(X):
+    """Refuse what holds images but is read in a way of its own, with the way out."""
+    kind = type(X).__name__
+    if isinstance(X, Dataset | DataLoader):
+        raise TypeError(
+            f"X is a torch data set ({kind}), whose items are not only images. Pass "
+            "its images: an array, or a list of paths or PIL images; for an "
+            "ImageFolder, [path for path, _ in folder.samples]."
+        )
+    if hasattr(X, "to_pylist"):
+        raise TypeError(f"X is a {kind} of pyarrow. Pass X.to_pandas().")
+    if hasattr(X, "collect_schema") and not hasattr(X, "shape"):
+        raise TypeError(f"X is a {kind}, not computed yet. Pass X.collect().")
 
 
 def _tell_once(message):

@@ -17,7 +17,7 @@ import stat
 import struct
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -492,9 +492,12 @@ def _no_image(item):
     missing = not shape and is_missing(item)  # an array has no truth value
     kind = "missing value" if missing else type(item).__name__
     seen = f"shape {tuple(shape)}" if shape else reprlib.repr(item)
+    is_record = isinstance(item, Mapping) and "bytes" in item  # of Hugging Face
     return (
         f"{kind} ({seen}) where a path, bytes, a PIL image or an array "
         "of shape (h, w) or (h, w, c) is needed"
+        + "; pass the bytes in it, item['bytes']"
+        * is_record
     )
 
 

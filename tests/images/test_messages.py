@@ -203,6 +203,22 @@ def test_data_set_of_torch_is_refused_with_its_cure(wrap):
         fit_transform(wrap(images))
 
 
+def test_tables_of_pyarrow_and_lazy_frames_name_their_cure():
+    pa = pytest.importorskip("pyarrow")
+    for X in (pa.table({"path": ["a.png"]}), pa.array(["a.png"])):
+        with pytest.raises(TypeError, match=r"of pyarrow\. Pass X\.to_pandas\(\)"):
+            fit_transform(X)
+    frame = pytest.importorskip("polars").DataFrame({"path": ["a.png"]})
+    with pytest.raises(TypeError, match=r"X is a LazyFrame.*X\.collect\(\)"):
+        fit_transform(frame.lazy())
+
+
+def test_record_of_bytes_and_path_names_its_cure():
+    """A column of a Parquet file of Hugging Face, read by pandas."""
+    [(_, _, reason)] = check_images(pd.Series([{"bytes": b"x", "path": None}]))
+    assert reason.endswith("pass the bytes in it, item['bytes']")
+
+
 def test_pil_image_without_pixels_is_unreadable():
     empty = Image.new("RGB", (9, 9)).crop((3, 3, 3, 8))
     [(row, _, reason)] = check_images([NOISE, empty])

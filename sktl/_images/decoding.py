@@ -246,6 +246,9 @@ _NO_IMAGES = {
     rb"(data:image/|iVBORw0KGgo|/9j/|R0lGOD|UklGR|SUkq|TU0A|Qk0)[\w+/=\s;,-]{100}": (
         "looks like base64; pass the decoded bytes, base64.b64decode(data)"
     ),
+    rb"[^\0\n]{1,500}\.(?i:png|jpe?g|tiff?|gif|webp|bmp)\Z": (
+        "looks like a path in bytes; pass it as text, os.fsdecode(path)"
+    ),
     rb"\s*<(\?xml|svg)": "is an SVG or XML file; convert it to PNG",
     rb"\s*<(?i:!doctype html|html)": "is a web page, not an image",
     rb"version https://git-lfs": "is a Git LFS pointer; fetch it with 'git lfs pull'",

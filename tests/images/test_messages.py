@@ -182,6 +182,7 @@ def test_rarer_formats_are_read(kind):
         (b"\xff\x0a" + bytes(99), "is a JPEG XL"),
         (bytes(128) + b"DICM", "is a DICOM"),
         (b"\0\x05\x16\x07\0\2\0\0Mac OS X", "is a hidden file of macOS"),
+        (b"photos/of mine/1.JPG", r"looks like a path.*os\.fsdecode"),
         (b"\x93NUMPY\1\0v\0{'descr'", r"is a NumPy file.*numpy\.load"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is an SVG"),
         (b"\n<!DOCTYPE html><title>404</title>", "is a web page"),
@@ -189,7 +190,7 @@ def test_rarer_formats_are_read(kind):
         (b"GIF", "is not in an image format.* begins with b'GIF'"),
     ],
     # A PDF holds the second in which it was made; workers collect in different ones.
-    ids="HEIC TGA PDF JPEG-XL DICOM macOS NumPy SVG HTML LFS cut-off".split(),
+    ids="HEIC TGA PDF JPEG-XL DICOM macOS path NumPy SVG HTML LFS cut-off".split(),
 )
 def test_formats_that_are_not_read_say_why(data, message):
     ((_, _, reason),) = check_images([data])

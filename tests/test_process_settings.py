@@ -84,16 +84,16 @@ OTHERS = {
 }
 
 
+SETTINGS = TORCH | OTHERS
+
+
 @contextlib.contextmanager
 def all_at_once():
     """Every setting that goes with the others."""
     with contextlib.ExitStack() as stack:
-        for name in (TORCH | OTHERS).keys() - {"float16", "transform_output polars"}:
-            stack.enter_context((TORCH | OTHERS)[name]())
+        for name in SETTINGS.keys() - {"float16", "transform_output polars"}:
+            stack.enter_context(SETTINGS[name]())
         yield
-
-
-SETTINGS = TORCH | OTHERS | {"all at once": all_at_once}
 
 
 @pytest.fixture(scope="module")
@@ -482,15 +482,8 @@ def test_every_public_call_is_in_the_table():
                 assert any(name in call and part in call for call in CALLS), part
 
 
-def slow_but(chosen, names):
-    """Parameters of a test, of which the chosen are tried by default."""
-    return [
-        name if name in chosen else pytest.param(name, marks=pytest.mark.slow)
-        for name in names
-    ]
-
-
-TRIED_BY_DEFAULT = (
+# Of each kind one; the others are tried under all settings at once.
+OF_EACH_KIND = (
     "PretrainedFeatureExtractor.fit_transform",
     "PretrainedFeatureExtractor.transform",
     "FineTunedCNNClassifier.fit linear_probe",
@@ -506,11 +499,27 @@ TRIED_BY_DEFAULT = (
 )
 
 
-@pytest.mark.parametrize("call", slow_but(TRIED_BY_DEFAULT, CALLS))
-@pytest.mark.parametrize("setting", slow_but(["all at once"], SETTINGS))
-def test_public_call_gives_the_same_under_a_setting(call, setting, world, pyplot):
+def check_same(call, setting, world):
     expected = without_a_setting(call, world)
     free_networks()
-    with SETTINGS[setting]():
+    with setting():
         found = CALLS[call](world)
     assert plain(found) == expected
+
+
+@pytest.mark.parametrize("call", OF_EACH_KIND)
+def test_public_call_gives_the_same_under_all_settings(call, world, pyplot):
+    check_same(call, all_at_once, world)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("call", [call for call in CALLS if call not in OF_EACH_KIND])
+def test_other_public_call_gives_the_same_under_all_settings(call, world, pyplot):
+    check_same(call, all_at_once, world)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("call", OF_EACH_KIND)
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_public_call_gives_the_same_under_a_setting(call, setting, world, pyplot):
+    check_same(call, SETTINGS[setting], world)

@@ -10,7 +10,7 @@ ways give the same scores, but for raw pixels, which are shrunk by Pillow here.
 SqueezeNet 1.1 with real weights at 64 pixels, five folds.
 
 Usage: python benchmarks/bench_comparison.py [--shared PATH] [--images N] [--repeats
-N]. Exits with 1 when the claim fails. About five minutes on two cores.
+N]. Exits with 1 when the claim fails. Ten to twenty minutes on two cores.
 """
 
 import sys

@@ -33,7 +33,7 @@ CLAIMED_RATIO = 1.2
 ONE_PASS = "one pass"
 HIDDEN = {"hidden_units": (64,), "max_epochs": EPOCHS}
 CLAIMED = {
-    "solved head": {},
+    "fitted head": {},
     f"hidden layer, {EPOCHS} epochs": {**HIDDEN, "batch_size": 32},
 }
 PROBES = {**CLAIMED, f"hidden layer, {EPOCHS} epochs in batches of 8": HIDDEN}

@@ -46,7 +46,7 @@ class ScoreCurve(Callback):
         self.seconds_, self.scores_ = [], []
 
     def on_epoch_begin(self, net, **kwargs):
-        """Note the network as it begins; where the head is solved, that is done."""
+        """Note the network as it begins; where the head is fitted, that is done."""
         if not self.scores_:
             self._note(net)
 

@@ -7,7 +7,7 @@ from skorch.callbacks import Callback
 class AverageWithStart(Callback):
     """At the end of training, move what was trained back towards its first weights.
 
-    Only where training began with good ones: with a solved head on a pretrained
+    Only where training began with good ones: with a fitted head on a pretrained
     network, nothing of it random, and not in the middle of a training that goes on.
 
     Wortsman et al., Robust fine-tuning of zero-shot models, CVPR 2022 (WiSE-FT).

@@ -58,8 +58,8 @@ class Checkpoint:
     path : path-like or None
         None keeps nothing.
     net : FineTunedNet
-        As it is before the first epoch of the run, and before its head is solved: the
-        last bits of a solved head may differ between two fits of one run.
+        As it is before the first epoch of the run, and before its head is fitted: the
+        last bits of a fitted head may differ between two fits of one run.
     dataset : skorch.dataset.Dataset
         Of arrays, or of dicts of arrays.
     epochs : int

@@ -14,7 +14,7 @@ LOSS, SCORE = "valid_loss", "valid_score"
 
 
 class KeepBest(EarlyStopping):
-    """skorch's `EarlyStopping`, for which the solved head is a state like any other."""
+    """skorch's `EarlyStopping`, for which the fitted head is a state like any other."""
 
     def on_epoch_begin(self, net, dataset_valid=None, **kwargs):
         """Before the first epoch, note how good the network is already."""

@@ -54,7 +54,7 @@ COUNT = Interval(Integral, 1, None, closed="left")
 RATE = Interval(Real, 0, None, closed="neither")
 NOT_FUSED = {"differentiable", "foreach"}  # choices of the user that exclude `fused`
 STOP = "early_stopping"  # the name of a callback
-# Training mirrors images if a solved head predicts the same for at least this share of
+# Training mirrors images if a fitted head predicts the same for at least this share of
 # them when mirrored: for 0.98 and more of photographs, for 0.85 and less of letters.
 SAME_WHEN_MIRRORED = 0.95
 RATES = {"lr", "optimizer__lr", "backbone_lr_ratio", "layer_decay"}
@@ -708,7 +708,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             epochs = self.plan.n_epochs
         elif checkpoint is not None:
             checkpoint = f"{os.fspath(checkpoint)}.refit"  # beside that of the search
-        # Before the head is solved, whose last bits may differ between equal runs.
+        # Before the head is fitted, whose last bits may differ between equal runs.
         checkpoint = Checkpoint(checkpoint if epochs else None, self, dataset, epochs)
         if self.plan.solves_head and not self.history:
             features = self._solve_head(train, rows)
@@ -882,7 +882,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
 
     @torch.inference_mode()
     def _is_same_when_mirrored(self, dataset, features):
-        """Whether the solved head says the same of images and their mirror images."""
+        """Whether the fitted head says the same of images and their mirror images."""
         outputs, mirrored = self.module_.head(to_tensor(features, self.device)), []
         for x, _ in self.get_iterator(dataset):
             x = x | {ROWS: x[ROWS].flip(2)}  # (n, h, w, 3)

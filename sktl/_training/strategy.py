@@ -55,7 +55,7 @@ class Strategy:
 
     @property
     def starts_good(self):
-        """Whether it begins with good weights only: a solved head, and none random."""
+        """Whether it begins with good weights only: a fitted head, and none random."""
         return self.solves_head and self.reinit_from is None
 
     @property
@@ -129,7 +129,7 @@ class Strategy:
             for name in names
             if name not in random
         }
-        # A solved head is where training would bring it: larger steps lead away.
+        # A fitted head is where training would bring it: larger steps lead away.
         return rates | ({"head": lr} if self.starts_good else {})
 
     def stages(self, network, known):

@@ -574,7 +574,7 @@ def test_parameter_that_cannot_be_compared_begins_anew_and_warns(tmp_path, steps
     assert not path.exists()
 
 
-def test_last_bits_of_a_solved_head_make_no_other_run(tmp_path, steps, monkeypatch):
+def test_last_bits_of_a_fitted_head_make_no_other_run(tmp_path, steps, monkeypatch):
     """On a GPU they differ from fit to fit."""
     path, data = tmp_path / "checkpoint", make_data()
     crash(steps, make_classifier(checkpoint=path).fit, *data, limit=7)

@@ -320,7 +320,7 @@ def test_partial_fit_learns_all_classes_it_is_told_of(three):
     assert clf.predict_proba(X).shape == (len(X), 3)
 
 
-def test_partial_fit_of_a_solved_head_is_refused(three):
+def test_partial_fit_of_a_fitted_head_is_refused(three):
     clf = quick(strategy="linear_probe")
     with pytest.raises(AttributeError, match="no attribute 'partial_fit'") as raised:
         clf.partial_fit(*three)
@@ -329,7 +329,7 @@ def test_partial_fit_of_a_solved_head_is_refused(three):
     assert len(clf.history) == 4
 
 
-def test_head_is_solved_without_the_validation_rows(digits):
+def test_head_is_fitted_without_the_validation_rows(digits):
     """Or the validation score would be that of rows the head has seen."""
     X, y, _, _ = digits
     noise = np.random.default_rng(0).permutation(y)

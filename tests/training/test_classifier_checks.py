@@ -139,7 +139,7 @@ def assert_checks_pass(classifier, **expected_failures):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("class_weight", [None, "balanced"])
-def test_all_estimator_checks_pass_where_the_head_is_solved(class_weight):
+def test_all_estimator_checks_pass_where_the_head_is_fitted(class_weight):
     """None fails, is skipped or expected to fail; a weight of two is two rows."""
     assert_checks_pass(PROBE(class_weight=class_weight))
 

@@ -43,7 +43,7 @@ class ScalarOnly(nn.Module):
 # ---- probabilities
 
 
-@pytest.mark.filterwarnings("ignore:The head is solved:UserWarning")
+@pytest.mark.filterwarnings("ignore:The head is fitted:UserWarning")
 @pytest.mark.parametrize(
     "criterion", [nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss, Focal]
 )
@@ -78,7 +78,7 @@ def test_nll_loss_trains_as_cross_entropy(make, strategy):
 # ---- losses and weights
 
 
-@pytest.mark.filterwarnings("ignore:The head is solved:UserWarning")
+@pytest.mark.filterwarnings("ignore:The head is fitted:UserWarning")
 @pytest.mark.parametrize("strategy", ["lp_ft", "full", "scratch"])
 @pytest.mark.parametrize("weights", [({0: 9.0}, None), (None, Y + 1.0)])
 def test_loss_of_one_number_cannot_be_weighted(make, strategy, weights):
@@ -89,7 +89,7 @@ def test_loss_of_one_number_cannot_be_weighted(make, strategy, weights):
 
 
 @pytest.mark.parametrize("criterion", [nn.CrossEntropyLoss, nn.NLLLoss])
-def test_class_weights_of_the_loss_reach_the_solved_head(make, criterion):
+def test_class_weights_of_the_loss_reach_the_fitted_head(make, criterion):
     """As logistic regression with `class_weight` on the same features."""
     weight = [5.0, 1.0, 0.5]
     clf = make(
@@ -123,7 +123,7 @@ def test_class_weights_of_the_loss_reach_the_solved_head(make, criterion):
     ids=str,
 )
 @pytest.mark.parametrize("strategy", ["linear_probe", "lp_ft"])
-def test_loss_that_a_solved_head_does_not_follow_is_told_of(make, strategy, loss):
+def test_loss_that_a_fitted_head_does_not_follow_is_told_of(make, strategy, loss):
     with pytest.warns(UserWarning, match="does not use criterion="):
         make(strategy, **loss).fit(X, Y)
 
@@ -237,7 +237,7 @@ def test_early_stopping_keeps_the_weights_of_the_best_score(make, monitor):
     assert len(scores) == min(40, clf.n_epochs_ + 4)
 
 
-def test_score_of_the_solved_head_counts(make):
+def test_score_of_the_fitted_head_counts(make):
     """Steps that lead nowhere but away: epoch 0 stays the best."""
     clf = make("lp_ft", early_stopping=True, monitor="accuracy", lr=50.0)
     clf.set_params(validation_fraction=1 / 3, n_iter_no_change=2, max_epochs=9)

@@ -84,7 +84,7 @@ def test_is_a_skorch_net_of_numbers(regressor):
     assert "train_loss" in reg.history[-1]
 
 
-# ---- the solved head; the oracle is scikit-learn on the features
+# ---- the fitted head; the oracle is scikit-learn on the features
 
 
 @pytest.mark.parametrize("y", [PRICE, BOTH], ids=["one", "two"])
@@ -165,7 +165,7 @@ def test_feature_that_hardly_varies_in_training_does_not_run_wild():
     assert scores.min() > 0.2
 
 
-def test_weight_of_a_solved_head_is_a_number_of_copies(regressor):
+def test_weight_of_a_fitted_head_is_a_number_of_copies(regressor):
     copies = np.random.default_rng(1).integers(0, 4, 36)
     repeated = np.repeat(np.arange(36), copies)
     weighted = regressor().fit(X, BOTH, sample_weight=copies)
@@ -331,7 +331,7 @@ def test_unfitted_regressor_says_so(regressor):
             use(regressor())
 
 
-def test_other_loss_of_a_solved_head_is_told_of(regressor):
+def test_other_loss_of_a_fitted_head_is_told_of(regressor):
     with pytest.warns(UserWarning, match="fitted by ridge regression"):
         regressor(criterion=torch.nn.L1Loss).fit(X, PRICE)
 

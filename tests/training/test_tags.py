@@ -37,7 +37,7 @@ def oracle(**params):
     return make_pipeline(OneScaler(), OneVsRestClassifier(model))
 
 
-# ---- the solved head
+# ---- the fitted head
 
 
 @pytest.mark.parametrize("class_weight", [None, "balanced", {0: 1, 1: 5}])
@@ -65,7 +65,7 @@ def test_penalty_of_each_tag_is_that_of_ridge_by_leave_one_out(make, features):
         np.testing.assert_allclose(tag, expected, atol=1e-4)
 
 
-def test_weight_of_a_solved_head_is_a_number_of_copies(make):
+def test_weight_of_a_fitted_head_is_a_number_of_copies(make):
     copies = np.random.default_rng(1).integers(0, 4, 36)
     repeated = np.repeat(np.arange(36), copies)
     weighted = make("linear_probe", class_weight="balanced")
@@ -209,7 +209,7 @@ def test_what_is_no_indicator_is_named_by_row_and_column(make, y, message):
         make().fit(X, y)
 
 
-def test_loss_that_a_solved_head_cannot_follow_is_told_of(make):
+def test_loss_that_a_fitted_head_cannot_follow_is_told_of(make):
     params = {"criterion": torch.nn.BCEWithLogitsLoss}
     params["criterion__pos_weight"] = torch.ones(3)
     with pytest.warns(UserWarning, match="fitted by logistic regression"):

@@ -138,7 +138,7 @@ def scores(clf):
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])
-def test_weight_of_a_solved_head_is_a_number_of_copies(make, n_classes):
+def test_weight_of_a_fitted_head_is_a_number_of_copies(make, n_classes):
     rows = np.flatnonzero(n_classes > Y)
     copies = np.random.default_rng(1).integers(0, 4, len(rows))
     repeated = np.repeat(rows, copies)
@@ -313,7 +313,7 @@ def test_training_stops_and_the_best_weights_are_kept(make, strategy):
     assert keep.loss(clf) == pytest.approx(min(losses), rel=1e-5)
 
 
-def test_solved_head_is_kept_if_epochs_only_spoil_it(make):
+def test_fitted_head_is_kept_if_epochs_only_spoil_it(make):
     clf = stopping(make, "lp_ft", lr=10.0).fit(X, Y)
     assert len(clf.history) == 3
     assert clf.n_epochs_ == 0
@@ -344,7 +344,7 @@ def test_refit_trains_on_all_rows_for_the_best_number_of_epochs(make, train_spli
 
 
 @pytest.mark.parametrize("refit", [False, True])
-def test_solved_head_has_no_use_for_rows_set_aside(make, refit):
+def test_fitted_head_has_no_use_for_rows_set_aside(make, refit):
     stopped = stopping(make, "linear_probe", refit=refit).fit(X, Y)
     plain = make("linear_probe").fit(X, Y)
     assert is_same(state_of(stopped), state_of(plain))

@@ -61,7 +61,7 @@ def test_each_epoch_is_a_task_within_fit(make, strategy):
 
 
 @needs_callbacks
-def test_solved_head_is_one_task(make):
+def test_fitted_head_is_one_task(make):
     record = Record()
     make("linear_probe").set_callbacks(record).fit(X, Y)
     assert record.events == ["setup", "begin fit", "end fit", "teardown"]

@@ -277,7 +277,8 @@ def test_memory_of_a_prediction_does_not_grow_with_the_rows(make):
 
 
 def test_unreadable_images_of_all_parts_are_named_by_row(make, digits):
-    X = [encode(image.reshape(8, 8).astype(np.uint8)) for image in digits[0][:12]]
+    pixels = (15 * digits[0][:12]).astype(np.uint8).reshape(-1, 8, 8)
+    X = [encode(image) for image in pixels]
     clf = make("full").fit(X, [0, 1] * 6)
     X = X * 100
     X[3] = X[1100] = X[1199] = b"no image"

@@ -493,11 +493,10 @@ def _no_image(item):
     kind = "missing value" if missing else type(item).__name__
     seen = f"shape {tuple(shape)}" if shape else reprlib.repr(item)
     is_record = isinstance(item, Mapping) and "bytes" in item  # of Hugging Face
+    cure = "; pass the bytes in it, item['bytes']" if is_record else ""
     return (
         f"{kind} ({seen}) where a path, bytes, a PIL image or an array "
-        "of shape (h, w) or (h, w, c) is needed"
-        + "; pass the bytes in it, item['bytes']"
-        * is_record
+        f"of shape (h, w) or (h, w, c) is needed{cure}"
     )
 
 

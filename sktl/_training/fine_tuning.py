@@ -17,7 +17,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.metrics import get_scorer
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metadata_routing import process_routing
-from skorch import callbacks as skorch_callbacks
+from skorch.callbacks import Checkpoint as SkorchCheckpoint
 from skorch.callbacks import EarlyStopping
 from skorch.dataset import ValidSplit, unpack_data
 from skorch.utils import data_from_dataset, is_dataset, to_device, to_tensor
@@ -668,8 +668,11 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             # Callbacks index this as skorch indexes its data sets.
             told = getattr(dataset, "X", dataset), rows.codes
             # What went wrong up to here has not changed the weights.
-            naming = self._naming_images_it_cannot_take
-            with self._forgetting(), naming(), self._training(*told):
+            with (
+                self._forgetting(),
+                self._naming_images_it_cannot_take(),
+                self._training(*told),
+            ):
                 self._run_epochs(dataset, train, valid, rows, task, epochs)
         stop = dict(self.callbacks_).get(STOP)
         self.n_epochs_ = stop.n_epochs_kept(self.history) if stop else len(self.history)
@@ -724,13 +727,13 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
 
     def _check_monitors(self, valid):
         """Refuse callbacks of skorch's that have nothing to watch."""
-        for name, callback in self.callbacks_:
-            saves = isinstance(callback, skorch_callbacks.Checkpoint)
-            watches = (saves or isinstance(callback, EarlyStopping)) and not valid
+        for name, callback in self.callbacks_ if not valid else ():
+            watches = isinstance(callback, EarlyStopping | SkorchCheckpoint)
             monitor = callback.monitor if watches and name != STOP else None
             if isinstance(monitor, str) and monitor.startswith("valid_"):
                 cure = "use early_stopping=True instead of the callback"
-                cure = "let the callback watch 'train_loss_best'" if saves else cure
+                if isinstance(callback, SkorchCheckpoint):
+                    cure = "let the callback watch 'train_loss_best'"
                 raise ValueError(
                     f"callback {name!r} watches {monitor!r}, but no rows are held out. "
                     f"Pass train_split=ValidSplit(5, stratified=True), or {cure}."

@@ -25,10 +25,12 @@ from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import GradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
+from sklearn.pipeline import make_pipeline
 from sklearn.svm import SVC
 
 from sktl import (
     FineTunedCNNClassifier,
+    GlobalScaler,
     PretrainedFeatureExtractor,
     clear_cache,
     compare_transfer,
@@ -67,7 +69,7 @@ def by_hand(extractor, X, y):
     pixels = np.stack([shrunk(path) for path in X])
     frozen = extractor.fit_transform(X)
     untrained = clone(extractor).set_params(weights=None).fit_transform(X)
-    linear = LogisticRegression(max_iter=1000)
+    linear = make_pipeline(GlobalScaler(), LogisticRegression(max_iter=1000))
     network = FineTunedCNNClassifier(
         extractor.backbone,
         weights=extractor.weights,

@@ -23,7 +23,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sktl import PretrainedFeatureExtractor, compare_transfer
+from sktl import GlobalScaler, PretrainedFeatureExtractor, compare_transfer
 
 N_PARCELS, N_FOLDS = 400, 10
 FAR = 5  # the first zone that is far
@@ -74,7 +74,7 @@ NUMBERS = ("numbers", StandardScaler(), ["weight", "length"])
 
 def photo(weights="DEFAULT"):
     features = PretrainedFeatureExtractor("sktl_mini", weights=weights)
-    return "photo", features, "photo"
+    return "photo", make_pipeline(features, GlobalScaler()), "photo"
 
 
 def model(*branches):

@@ -21,7 +21,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.utils import shuffle
 
-from sktl import FineTunedCNNClassifier, PretrainedFeatureExtractor, compare_transfer
+from sktl import (
+    FineTunedCNNClassifier,
+    GlobalScaler,
+    PretrainedFeatureExtractor,
+    compare_transfer,
+)
 
 N_SOURCE, N_TARGET, N_FOLDS = 300, 250, 5
 IMAGE_SIZE = 32  # half of what sktl_mini was made for: enough for digits, and quicker
@@ -68,6 +73,7 @@ def misled_weights(X, y, path):
 def on_features(weights):
     return make_pipeline(
         PretrainedFeatureExtractor("sktl_mini", weights=weights, image_size=IMAGE_SIZE),
+        GlobalScaler(),
         LogisticRegression(max_iter=1000),
     )
 

@@ -45,9 +45,10 @@ class PretrainedFeatureExtractor(
         hub directory); a state dict, or the path of a `.safetensors` or `.pth` file
         that holds one (it may be nested under the key `"state_dict"`, and its names may
         have a prefix such as `"module."`); None for random weights, always the same
-        ones (as after `torch.manual_seed(0)`). A file that has changed is read again.
-        If `backbone` is a module, `"DEFAULT"` keeps its weights, and None redraws them
-        by each layer's `reset_parameters`.
+        ones (as after `torch.manual_seed(0)`), whose features can be tiny: put
+        `GlobalScaler` before a linear model. A file that has changed is read again. If
+        `backbone` is a module, `"DEFAULT"` keeps its weights, and None redraws them by
+        each layer's `reset_parameters`.
     layers : str or list of str, default="penultimate"
         Layers whose outputs are the features: names from `layer_names(backbone)`, or
         `"penultimate"`, which is the input of the classification layer (for a network

@@ -297,6 +297,8 @@ class World:
         self.extractor = extractor().fit(self.images)
         self.classifier = classifier().fit(self.images, self.labels)
         self.regressor = regressor().fit(self.images, self.targets)
+        self.features = rng.standard_normal((18, 5))
+        self.scaler = sktl.GlobalScaler().fit(self.features)
         self.file = folder / "model.safetensors"
         self.classifier.save(self.file)
         self.comparison = compare(self)
@@ -388,6 +390,10 @@ CALLS = {
     ),
     "FineTunedCNNRegressor.predict": lambda w: w.regressor.predict(w.images),
     "FineTunedCNNRegressor.score": lambda w: w.regressor.score(w.images, w.targets),
+    **{
+        f"GlobalScaler.{name}": lambda w, n=name: getattr(w.scaler, n)(w.features)
+        for name in ("fit", "transform", "inverse_transform")
+    },
     "compare_transfer": compare,
     "TransferComparison.gain": lambda w: w.comparison.gain("full", "scratch"),
     "TransferComparison.rank": lambda w: w.comparison.rank(),

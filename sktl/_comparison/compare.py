@@ -408,9 +408,10 @@ def compare_transfer(
         The models to compare, by name. `"default"`: the most frequent class; logistic
         regression on raw pixels; logistic regression on features of the untrained
         network; logistic regression, SVM and gradient boosting on frozen features; the
-        fine-tuned network; the same network from scratch. For indicators, one such
-        model per tag (`OneVsRestClassifier`); for numbers, the corresponding
-        regressors: the mean, ridge regression, and so on.
+        fine-tuned network; the same network from scratch. Linear models have
+        `GlobalScaler` before them. For indicators, one such model per tag
+        (`OneVsRestClassifier`); for numbers, the corresponding regressors: the mean,
+        ridge regression, and so on.
     backbone : str, torch.nn.Module, extractor or dict, default="sktl_photo"
         The network of the default contenders (for small images, `"sktl_mini"` takes a
         third of the time). If it is a `PretrainedFeatureExtractor`, all of them use its
@@ -496,16 +497,21 @@ def compare_transfer(
     `FineTunedCNNRegressor` is paired with one on the same `backbone` that starts from
     random weights. Contenders without such a twin have no row in `effects_`.
 
+    Features of random weights can be a billion times smaller than those of pretrained
+    ones. `GlobalScaler` behind the extractor lets a linear model compare what they
+    say; without it, transfer seems to help more than it does.
+
     Examples
     --------
     >>> from sklearn.datasets import load_digits
     >>> from sklearn.linear_model import LogisticRegression
     >>> from sklearn.pipeline import make_pipeline
-    >>> from sktl import PretrainedFeatureExtractor, compare_transfer
+    >>> from sktl import GlobalScaler, PretrainedFeatureExtractor, compare_transfer
     >>> X, y = load_digits(return_X_y=True)
+    >>> model = make_pipeline(GlobalScaler(), LogisticRegression(max_iter=1000))
     >>> def classify(**params):
     ...     features = PretrainedFeatureExtractor("sktl_mini", **params)
-    ...     return make_pipeline(features, LogisticRegression(max_iter=1000))
+    ...     return make_pipeline(features, model)
     >>> report = compare_transfer(X[:200], y[:200], {
     ...     "frozen features": classify(),
     ...     "untrained network": classify(weights=None),

@@ -2,6 +2,7 @@
 
 from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
+from sklearn.svm import LinearSVC, LinearSVR
 from sklearn.utils import get_tags
 
 from sktl._classifier import FineTunedCNNClassifier
@@ -11,10 +12,12 @@ from sktl._extractor import PretrainedFeatureExtractor, as_extractor
 from sktl._features.image_input import OF_IMAGES, OF_NETWORK
 from sktl._regressor import FineTunedCNNRegressor
 from sktl._utils.printable import shown
+from sktl._utils.warning import warn_caller
 
 FACES = {
     face.__name__: face for face in (FineTunedCNNClassifier, FineTunedCNNRegressor)
 }
+DEPENDING_ON_SCALE = ("sklearn.linear_model", "sklearn.neural_network")
 
 
 def check_contenders(contenders, backbone, target):
@@ -50,7 +53,29 @@ def check_contenders(contenders, backbone, target):
                 f"contenders[{name!r}] is a {kind}, but y holds {target.name}. Pass a "
                 f"{target.estimator_type}, or set target to what y holds."
             )
+        if _reads_random_features_unscaled(contender):
+            warn_caller(
+                f"contenders[{name!r}] passes features of random weights to "
+                f"{type(contender.steps[-1][1]).__name__} as they are. They can be a "
+                "billion times smaller than those of a pretrained network, and a model "
+                "that depends on their scale then learns nothing from them. Put "
+                "sktl.GlobalScaler() between, here and in the contender that this is "
+                "compared with.",
+                UserWarning,
+            )
     return contenders
+
+
+def _reads_random_features_unscaled(contender):
+    """Whether a linear model or a neural network comes right behind random weights."""
+    steps = [step for _, step in getattr(contender, "steps", [])]
+    if len(steps) < 2 or not isinstance(steps[-2], PretrainedFeatureExtractor):
+        return False
+    model = getattr(steps[-1], "estimator", steps[-1])  # such as OneVsRestClassifier's
+    return steps[-2].weights is None and (
+        type(model).__module__.startswith(DEPENDING_ON_SCALE)
+        or isinstance(model, LinearSVC | LinearSVR)
+    )
 
 
 def _estimator_type(contender):

@@ -42,6 +42,7 @@ from sktl._training.head import (
     solve_by_ridge,
     solve_each_by_logistic_regression,
 )
+from sktl._training.scaling import GlobalScaler
 from sktl._utils.missing import is_missing
 from sktl._utils.printable import shown
 from sktl._utils.warning import warn_caller
@@ -274,12 +275,8 @@ class Labels:
 
     @staticmethod
     def linear():
-        """Build the steps of a linear model.
-
-        Columns are left as they are: with few rows, scaling each by its own spread
-        magnifies those that hardly vary.
-        """
-        return [LogisticRegression(max_iter=1000)]
+        """Build the steps of a linear model, which all networks' scales suit."""
+        return [GlobalScaler(), LogisticRegression(max_iter=1000)]
 
     def svm(self):
         """Build a support vector machine, which scales all columns alike."""
@@ -483,7 +480,8 @@ class Indicators:
     @staticmethod
     def linear():
         """As `Labels.linear`, one model per tag; so are those below."""
-        return [OneVsRestClassifier(LogisticRegression(max_iter=1000))]
+        model = LogisticRegression(max_iter=1000)
+        return [GlobalScaler(), OneVsRestClassifier(model)]
 
     def svm(self):
         """As `Labels.svm`."""
@@ -653,8 +651,8 @@ class Numbers:
 
     @staticmethod
     def linear():
-        """As `Labels.linear`, on columns as they are: see `solve_by_ridge`."""
-        return [RidgeCV(np.logspace(-6, 8, 57), alpha_per_target=True)]
+        """As `Labels.linear`."""
+        return [GlobalScaler(), RidgeCV(np.logspace(-6, 8, 57), alpha_per_target=True)]
 
     def svm(self):
         """As `Labels.svm`, in standard deviations, as its margin has no unit."""

@@ -1,24 +1,36 @@
 """Default contenders, raw pixels, and which contenders are each other's twins."""
 
+import warnings
+from contextlib import nullcontext
 from functools import partial
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from sklearn.base import clone
 from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_digits
 from sklearn.dummy import DummyClassifier
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
-from sklearn.svm import SVC
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC, LinearSVC
 from torch import nn
 
-from sktl import FineTunedCNNClassifier, PretrainedFeatureExtractor, compare_transfer
+from sktl import (
+    FineTunedCNNClassifier,
+    GlobalScaler,
+    PretrainedFeatureExtractor,
+    compare_transfer,
+)
 from sktl._comparison.contenders import default_contenders
 from sktl._comparison.raw_pixels import RawPixels
 from sktl._comparison.twins import feature_contenders, find_pairs
-from sktl._training.targets import Labels
+from sktl._training.targets import Indicators, Labels, Numbers
+from tests.helpers import make_tiny_network
 
 NAMES = [
     "untrained network + logistic regression",
@@ -113,6 +125,69 @@ def test_kind_of_each_default_contender_is_in_the_results(make):
     report = compare_transfer(X[:40], y[:40] > 4, estimators, cv=2)
     kinds = [kind for _, kind in contenders.values()]
     assert report.results_["kind"].tolist() == kinds
+
+
+SMALL = 2.0**-40  # a power of two, which leaves all digits as they are
+
+
+@pytest.mark.parametrize(
+    ("target", "of_digits"),
+    [
+        (Labels(np.arange(10)), np.arange(10)),
+        (Indicators(np.arange(10)), np.eye(10, dtype=int)),
+        (Numbers(np.array(4.5), np.array(3.0)), np.arange(10.0)),
+    ],
+    ids=["labels", "tags", "numbers"],
+)
+def test_default_linear_contenders_do_not_depend_on_the_scale(target, of_digits):
+    """Of random weights, features may be 1e-10 of those of pretrained ones."""
+    X, y = load_digits(return_X_y=True)
+    y = of_digits[y]
+    networks = {scale: make_tiny_network() for scale in (1.0, SMALL)}
+    with torch.no_grad():
+        networks[SMALL].bn2.weight *= SMALL
+        networks[SMALL].bn2.bias *= SMALL
+    extractors = {
+        str(scale): PretrainedFeatureExtractor(network, image_size=8)
+        for scale, network in networks.items()
+    }
+    contenders = default_contenders(extractors, target)
+    name = f"frozen features + {target.linear_name}, "
+    large, small = (contenders[name + str(scale)] for scale in networks)
+    features = [model[0].fit_transform(X[:4]) for model in (large, small)]
+    assert np.array_equal(features[0] * SMALL, features[1])
+    assert large[0].fit_transform(X[:100]).std() > 0.01
+    predicted = [
+        model.fit(X[:100], y[:100]).predict(X[100:300]) for model in (large, small)
+    ]
+    np.testing.assert_allclose(*predicted, rtol=1e-6)
+    assert len(np.unique(predicted[0], axis=0)) > 1
+
+
+UNTRAINED = PretrainedFeatureExtractor("sktl_mini", weights=None, image_size=8)
+
+
+@pytest.mark.parametrize(
+    ("steps", "warns"),
+    [
+        ([UNTRAINED, LogisticRegression()], True),
+        ([UNTRAINED, LinearSVC()], True),
+        ([UNTRAINED, OneVsRestClassifier(LogisticRegression())], True),
+        ([UNTRAINED, GlobalScaler(), LogisticRegression()], False),
+        ([UNTRAINED, StandardScaler(), LogisticRegression()], False),
+        ([UNTRAINED, SVC()], False),
+        ([clone(UNTRAINED).set_params(weights="DEFAULT"), LinearSVC()], False),
+        ([LogisticRegression()], False),
+    ],
+)
+def test_random_features_are_to_be_scaled_for_models_that_depend_on_it(steps, warns):
+    X, y = load_digits(return_X_y=True)
+    contenders = {"mine": make_pipeline(*steps)}
+    expected = r"contenders\['mine'\] passes .* Put sktl.GlobalScaler\(\) between"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        with pytest.raises(UserWarning, match=expected) if warns else nullcontext():
+            compare_transfer(X[:20], y[:20] % 2, contenders, cv=2)
 
 
 # --- twins --------------------------------------------------------------------------

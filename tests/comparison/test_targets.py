@@ -12,10 +12,12 @@ from sklearn.model_selection import GroupKFold, KFold, cross_val_score
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.multioutput import MultiOutputClassifier
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
 
 from sktl import (
     FineTunedCNNClassifier,
     FineTunedCNNRegressor,
+    GlobalScaler,
     PretrainedFeatureExtractor,
     compare_transfer,
     probe_layers,
@@ -208,6 +210,7 @@ def test_one_column_is_one_number():
 def test_probes_are_cross_validated_linear_models(y, model):
     features = PretrainedFeatureExtractor("sktl_mini").fit_transform(X)
     scoring = "average_precision" if y is TAGS else "r2"
+    model = make_pipeline(GlobalScaler(), model)
     expected = cross_val_score(model, features, y, cv=3, scoring=scoring)
     probe = probe_layers(X, y, cv=3, backbone="sktl_mini")
     assert probe.scoring_ == scoring

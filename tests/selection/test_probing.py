@@ -11,6 +11,7 @@ from sklearn.pipeline import make_pipeline
 
 import sktl
 from sktl import (
+    GlobalScaler,
     LayerProbe,
     LayerProbeDisplay,
     PretrainedFeatureExtractor,
@@ -66,6 +67,7 @@ def test_scores_are_those_of_a_pipeline_per_layer(digits):
     for layer, scores in zip(probe.results_["layer"], fold_scores(probe), strict=True):
         pipeline = make_pipeline(
             PretrainedFeatureExtractor("sktl_mini", layers=layer),
+            GlobalScaler(),
             LogisticRegression(max_iter=1000),
         )
         expected = cross_val_score(pipeline, X, y, cv=3, scoring="neg_log_loss")
@@ -95,7 +97,7 @@ def test_features_of_a_layer_are_those_that_torch_computes(tiny_network):
     with torch.no_grad():
         tiny_network((pixels - mean) / std)
     rows = {"relu1": seen["relu1"].mean((2, 3)), "flatten": seen["flatten"]}
-    model = LogisticRegression(max_iter=1000)
+    model = make_pipeline(GlobalScaler(), LogisticRegression(max_iter=1000))
     for (layer, features), scores in zip(rows.items(), fold_scores(probe), strict=True):
         assert layer in probe.results_["layer"]
         expected = cross_val_score(

@@ -22,7 +22,7 @@ from sklearn.pipeline import make_pipeline
 from torchvision.models import MobileNet_V3_Small_Weights, get_model
 
 import sktl
-from sktl import Preprocessing, PretrainedFeatureExtractor
+from sktl import GlobalScaler, Preprocessing, PretrainedFeatureExtractor
 from sktl._networks import backbones
 from sktl._networks.kept import free_networks
 from sktl._selection.ranking import (
@@ -239,7 +239,7 @@ def as_extractor(candidate):
 def test_scores_are_those_of_the_features(digits, candidates, ranking):
     X, y = digits
     membership = (y[:, None] == np.unique(y)).astype(float)
-    probe = LogisticRegression(max_iter=1000)
+    probe = make_pipeline(GlobalScaler(), LogisticRegression(max_iter=1000))
     for label, score in by_label(ranking).items():
         features = as_extractor(candidates[label]).fit_transform(X)
         expected = {
@@ -375,6 +375,7 @@ def test_cv_and_scoring_are_those_of_the_probe(digits):
     ranking = rank_backbones(X, y, ["sktl_mini"], **asked)
     probe = make_pipeline(
         PretrainedFeatureExtractor("sktl_mini"),
+        GlobalScaler(),
         LogisticRegression(max_iter=1000),
     )
     expected = cross_val_score(probe, X, y, cv=folds, scoring="neg_log_loss").mean()

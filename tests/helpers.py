@@ -6,11 +6,9 @@ import subprocess
 import sys
 from collections import OrderedDict
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sklearn.base import BaseEstimator, TransformerMixin
 from torch import nn
 
 
@@ -28,21 +26,6 @@ def write(folder, arrays, suffix="png", **options):
     for path, array in zip(paths, arrays, strict=True):
         Image.fromarray(array).save(path, **options)
     return paths
-
-
-class OneScaler(TransformerMixin, BaseEstimator):
-    """Centre columns and divide all by one number: their mean variance becomes 1."""
-
-    def fit(self, X, y=None, sample_weight=None):
-        """Learn the mean of each column, and the number."""
-        self.mean_ = np.average(X, axis=0, weights=sample_weight)
-        variances = np.average((X - self.mean_) ** 2, axis=0, weights=sample_weight)
-        self.scale_ = np.sqrt(variances.mean())
-        return self
-
-    def transform(self, X):
-        """Apply them."""
-        return (X - self.mean_) / self.scale_
 
 
 def make_tiny_network(seed=0):

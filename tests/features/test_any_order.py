@@ -184,11 +184,11 @@ def test_interrupts_at_any_moment_leave_the_right_numbers(cache, tmp_path):
     """The same objects in the same process go on."""
     path = cache if cache == "memory" else tmp_path / "cache"
     done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED, path, "0", "25"],
+        [sys.executable, "-c", INTERRUPTED, path, "0", "12"],
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 5
+    assert int(done.stdout) > 2

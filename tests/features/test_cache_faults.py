@@ -129,7 +129,7 @@ while True:
 
 
 @pytest.mark.parametrize(
-    "n_rounds", [2, pytest.param(25, marks=pytest.mark.slow)], ids="{} kills".format
+    "n_rounds", [2, pytest.param(12, marks=pytest.mark.slow)], ids="{} kills".format
 )
 def test_kill_while_writing_loses_nothing_that_was_written(tmp_path, n_rounds):
     """What `put` had returned from is there, whole; nothing else stays behind.
@@ -600,7 +600,7 @@ def check_survives(store):
 
 @pytest.mark.parametrize("damage", [flip, cut, smear])
 @pytest.mark.parametrize(
-    "n_rounds", [30, pytest.param(300, marks=pytest.mark.slow)], ids="{} times".format
+    "n_rounds", [30, pytest.param(120, marks=pytest.mark.slow)], ids="{} times".format
 )
 def test_damaged_file_never_gives_a_wrong_number(tmp_path, sound, damage, n_rounds):
     """And heals: what is put again is found again. Faults 3 and 4."""

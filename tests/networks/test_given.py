@@ -102,7 +102,7 @@ for parameter in network.parameters():
 extractor = PretrainedFeatureExtractor(network, image_size=8)
 print(extractor.fit(torch.zeros(2, 8, 8, 3)).network_digest_)
 """
-    digests = {run_python(script, PYTHONHASHSEED=str(seed)) for seed in range(3)}
+    digests = {run_python(script, PYTHONHASHSEED=str(seed)) for seed in range(2)}
     assert len(digests) == 1
 
 

@@ -12,8 +12,7 @@ from skorch.dataset import Dataset, ValidSplit
 from skorch.helper import predefined_split
 from torch import nn
 
-from sktl import FineTunedCNNRegressor, PretrainedFeatureExtractor
-from tests.helpers import OneScaler
+from sktl import FineTunedCNNRegressor, GlobalScaler, PretrainedFeatureExtractor
 
 pytestmark = pytest.mark.usefixtures("device")  # on a GPU too
 
@@ -103,7 +102,7 @@ def test_class_weights_of_the_loss_reach_the_fitted_head(make, criterion):
     )
     features = extractor.fit_transform(X).astype(float)
     model = make_pipeline(
-        OneScaler(),
+        GlobalScaler(),
         LogisticRegression(
             class_weight=dict(enumerate(weight)), tol=1e-10, max_iter=9999
         ),

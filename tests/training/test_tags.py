@@ -11,8 +11,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 
-from sktl import FineTunedCNNClassifier, PretrainedFeatureExtractor
-from tests.helpers import OneScaler
+from sktl import FineTunedCNNClassifier, GlobalScaler, PretrainedFeatureExtractor
 
 STRATEGIES = ["linear_probe", "lp_ft", "full", "gradual", "scratch"]
 RNG = np.random.default_rng(0)
@@ -34,7 +33,7 @@ def features(make):
 def oracle(**params):
     """What scikit-learn has for it, to be fitted on features."""
     model = LogisticRegression(tol=1e-8, max_iter=10_000, **params)
-    return make_pipeline(OneScaler(), OneVsRestClassifier(model))
+    return make_pipeline(GlobalScaler(), OneVsRestClassifier(model))
 
 
 # ---- the fitted head
@@ -55,7 +54,7 @@ def test_linear_probe_is_a_logistic_regression_per_tag(make, features, class_wei
 
 def test_penalty_of_each_tag_is_that_of_ridge_by_leave_one_out(make, features):
     """Ten times as much; scikit-learn's RidgeCV leaves each row out."""
-    scaled = OneScaler().fit_transform(features)
+    scaled = GlobalScaler().fit_transform(features)
     tags = np.c_[TAGS, np.random.default_rng(0).permutation(TAGS[:, 0])]
     alpha = RidgeCV(np.logspace(-2, 6, 33), alpha_per_target=True).fit(scaled, tags)
     logits = make("linear_probe").fit(X, tags).decision_function(X)

@@ -249,7 +249,7 @@ def test_killed_writer_leaves_one_whole_file(path, point, content):
     assert path.read_bytes() == content
 
 
-@pytest.mark.parametrize("n_kills", [5, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n_kills", [5, pytest.param(40, marks=pytest.mark.slow)])
 def test_file_is_whole_after_kills_at_any_moment(tmp_path, n_kills):
     path, whole = tmp_path / "file", 0
     for i in range(n_kills):

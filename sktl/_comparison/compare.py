@@ -498,8 +498,8 @@ def compare_transfer(
     random weights. Contenders without such a twin have no row in `effects_`.
 
     Features of random weights can be a billion times smaller than those of pretrained
-    ones. `GlobalScaler` behind the extractor lets a linear model compare what they
-    say; without it, transfer seems to help more than it does.
+    ones, too small for most models. `GlobalScaler` behind the extractor makes up for
+    that; without it, transfer seems to help more than it does.
 
     Examples
     --------

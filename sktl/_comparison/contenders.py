@@ -1,8 +1,10 @@
 """Who takes part in a comparison, where the user names nobody."""
 
 from sklearn.base import clone
+from sklearn.ensemble import BaseEnsemble
 from sklearn.pipeline import make_pipeline
 from sklearn.svm import LinearSVC, LinearSVR
+from sklearn.tree import BaseDecisionTree
 from sklearn.utils import get_tags
 
 from sktl._classifier import FineTunedCNNClassifier
@@ -17,7 +19,10 @@ from sktl._utils.warning import warn_caller
 FACES = {
     face.__name__: face for face in (FineTunedCNNClassifier, FineTunedCNNRegressor)
 }
-DEPENDING_ON_SCALE = ("sklearn.linear_model", "sklearn.neural_network")
+# Models that learn nothing from tiny features: penalties and rates outweigh them, and
+# trees ignore differences below 1e-7 (sklearn/tree/_partitioner.pyx, 1.8).
+DEPENDING_ON_SCALE = (BaseDecisionTree, BaseEnsemble, LinearSVC, LinearSVR)
+MODULES_DEPENDING_ON_SCALE = ("sklearn.linear_model", "sklearn.neural_network")
 
 
 def check_contenders(contenders, backbone, target):
@@ -57,24 +62,24 @@ def check_contenders(contenders, backbone, target):
             warn_caller(
                 f"contenders[{name!r}] passes features of random weights to "
                 f"{type(contender.steps[-1][1]).__name__} as they are. They can be a "
-                "billion times smaller than those of a pretrained network, and a model "
-                "that depends on their scale then learns nothing from them. Put "
-                "sktl.GlobalScaler() between, here and in the contender that this is "
-                "compared with.",
+                "billion times smaller than those of a pretrained network, and then it "
+                "learns nothing from them. Put sktl.GlobalScaler() between, here and "
+                "in the contender that this is compared with.",
                 UserWarning,
             )
     return contenders
 
 
 def _reads_random_features_unscaled(contender):
-    """Whether a linear model or a neural network comes right behind random weights."""
+    """Whether a model that depends on the scale comes right behind random weights."""
     steps = [step for _, step in getattr(contender, "steps", [])]
     if len(steps) < 2 or not isinstance(steps[-2], PretrainedFeatureExtractor):
         return False
     model = getattr(steps[-1], "estimator", steps[-1])  # such as OneVsRestClassifier's
+    module = type(model).__module__
     return steps[-2].weights is None and (
-        type(model).__module__.startswith(DEPENDING_ON_SCALE)
-        or isinstance(model, LinearSVC | LinearSVR)
+        isinstance(model, DEPENDING_ON_SCALE)
+        or module.startswith(MODULES_DEPENDING_ON_SCALE)
     )
 
 

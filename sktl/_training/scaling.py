@@ -12,12 +12,12 @@ from sklearn.utils.validation import (
 class GlobalScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     """Centre features, and divide all of them by the same number.
 
-    Afterwards the mean of their variances is 1. Put it between a network and a model
-    that depends on the scale of its features, such as `LogisticRegression`, `Ridge` or
-    `LinearSVC`. The features of a network differ from those of another in scale, and
-    those of random weights can be a billion times smaller, so that such a model learns
-    nothing from them. With this scaler, a pretrained and an untrained network are
-    compared by what their features say.
+    Afterwards the mean of their variances is 1. Put it between a network and the model
+    that reads its features. One network's features differ from another's in scale, and
+    those of random weights can be a billion times smaller. Then most models learn
+    nothing from them: the penalty of `LogisticRegression` or `Ridge` outweighs them,
+    and trees ignore differences below 1e-7. With this scaler, a pretrained and an
+    untrained network are compared by what their features say.
 
     `sklearn.preprocessing.StandardScaler` gives each feature a scale of its own. With
     few images, that magnifies features that hardly vary among these; where they vary

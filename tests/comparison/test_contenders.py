@@ -12,6 +12,11 @@ from sklearn.base import clone
 from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_digits
 from sklearn.dummy import DummyClassifier
+from sklearn.ensemble import (
+    GradientBoostingClassifier,
+    HistGradientBoostingClassifier,
+    RandomForestClassifier,
+)
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
@@ -173,6 +178,9 @@ UNTRAINED = PretrainedFeatureExtractor("sktl_mini", weights=None, image_size=8)
         ([UNTRAINED, LogisticRegression()], True),
         ([UNTRAINED, LinearSVC()], True),
         ([UNTRAINED, OneVsRestClassifier(LogisticRegression())], True),
+        ([UNTRAINED, RandomForestClassifier()], True),
+        ([UNTRAINED, GradientBoostingClassifier()], True),
+        ([UNTRAINED, HistGradientBoostingClassifier()], False),
         ([UNTRAINED, GlobalScaler(), LogisticRegression()], False),
         ([UNTRAINED, StandardScaler(), LogisticRegression()], False),
         ([UNTRAINED, SVC()], False),

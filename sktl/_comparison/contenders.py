@@ -75,7 +75,7 @@ def _reads_random_features_unscaled(contender):
     steps = [step for _, step in getattr(contender, "steps", [])]
     if len(steps) < 2 or not isinstance(steps[-2], PretrainedFeatureExtractor):
         return False
-    model = getattr(steps[-1], "estimator", steps[-1])  # such as OneVsRestClassifier's
+    model = getattr(steps[-1], "estimator", None) or steps[-1]  # of OneVsRestClassifier
     module = type(model).__module__
     return steps[-2].weights is None and (
         isinstance(model, DEPENDING_ON_SCALE)

@@ -13,6 +13,7 @@ from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_digits
 from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import (
+    AdaBoostClassifier,
     GradientBoostingClassifier,
     HistGradientBoostingClassifier,
     RandomForestClassifier,
@@ -180,6 +181,7 @@ UNTRAINED = PretrainedFeatureExtractor("sktl_mini", weights=None, image_size=8)
         ([UNTRAINED, OneVsRestClassifier(LogisticRegression())], True),
         ([UNTRAINED, RandomForestClassifier()], True),
         ([UNTRAINED, GradientBoostingClassifier()], True),
+        ([UNTRAINED, AdaBoostClassifier()], True),
         ([UNTRAINED, HistGradientBoostingClassifier()], False),
         ([UNTRAINED, GlobalScaler(), LogisticRegression()], False),
         ([UNTRAINED, StandardScaler(), LogisticRegression()], False),

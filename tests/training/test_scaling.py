@@ -49,3 +49,14 @@ def test_inverse_gives_features_as_they_were(X):
 
 def test_features_that_do_not_vary_become_zero():
     assert not GlobalScaler().fit_transform(np.full((3, 2), 7.0)).any()
+
+
+def test_rows_with_missing_values_are_left_out_and_stay(X):
+    holes = X.copy()
+    holes[[3, 8]] = np.nan
+    expected = GlobalScaler().fit(np.delete(X, [3, 8], axis=0)).transform(holes)
+    found = GlobalScaler().fit_transform(holes)
+    np.testing.assert_array_equal(found, expected)
+    assert np.isnan(found[[3, 8]]).all()
+    with pytest.raises(ValueError, match=r"Each of the 30 row\(s\) .* missing values"):
+        GlobalScaler().fit(np.full_like(X, np.nan))

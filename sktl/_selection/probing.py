@@ -247,8 +247,9 @@ def probe_layers(
     than a standard error. Folds share training rows, so these standard errors are only
     a rough guide. Thresholds were set on five sets of labelled images with one network.
     On these, the advised choice was within 2 points, or a standard error, of the best
-    in 10 of 13 cases (`benchmarks/bench_advice.py`); for tags and numbers it has not
-    been measured. If it matters, let `compare_transfer` decide.
+    in 8 of 13 cases, no more often than a fixed choice (`benchmarks/bench_advice.py`);
+    for tags and numbers it has not been measured. If it matters, let
+    `compare_transfer` decide.
 
     Time: one pass of each image through the network, and `cv` small fits for each
     stage. Memory: 4 bytes for each feature of each image, for all stages together.

@@ -75,7 +75,8 @@ def _reads_random_features_unscaled(contender):
     steps = [step for _, step in getattr(contender, "steps", [])]
     if len(steps) < 2 or not isinstance(steps[-2], PretrainedFeatureExtractor):
         return False
-    model = getattr(steps[-1], "estimator", None) or steps[-1]  # of OneVsRestClassifier
+    model = getattr(steps[-1], "estimator", None)  # such as OneVsRestClassifier's
+    model = steps[-1] if model is None else model  # an empty ensemble is false
     module = type(model).__module__
     return steps[-2].weights is None and (
         isinstance(model, DEPENDING_ON_SCALE)

@@ -183,6 +183,7 @@ UNTRAINED = PretrainedFeatureExtractor("sktl_mini", weights=None, image_size=8)
         ([UNTRAINED, GradientBoostingClassifier()], True),
         ([UNTRAINED, AdaBoostClassifier()], True),
         ([UNTRAINED, HistGradientBoostingClassifier()], False),
+        ([UNTRAINED, OneVsRestClassifier(GradientBoostingClassifier())], True),
         ([UNTRAINED, GlobalScaler(), LogisticRegression()], False),
         ([UNTRAINED, StandardScaler(), LogisticRegression()], False),
         ([UNTRAINED, SVC()], False),

@@ -405,7 +405,10 @@ def _say(advice, is_last, target):
             else f"PretrainedFeatureExtractor(layers={layer!r}) before "
             f"{' and '.join(linear)}."
         )
-        what = f"train only a linear model on the output of {layer!r}: {way}"
+        what = (
+            f"train only a linear model on the output of {layer!r}: {way} If training "
+            f"may take longer, compare it with the default, {net}()."
+        )
     return what
 
 

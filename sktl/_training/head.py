@@ -65,8 +65,7 @@ def solve_by_logistic_regression(
     if len(present) < 2:
         return  # nothing to tell apart yet: the first batch of a stream
     row_weights = _without_classes(weights, class_weights)
-    scaler = GlobalScaler().fit(features, sample_weight=row_weights)
-    scaled = scaler.transform(features)
+    scaler, scaled = _scaled(features, row_weights)
     if C == "auto":
         indicators = np.eye(len(present))[numbers]
         errors, unit, *_ = _leave_one_out(scaled, indicators, row_weights, images)
@@ -105,8 +104,7 @@ def solve_each_by_logistic_regression(
         features, codes, weights, class_weights, images
     )
     row_weights = _without_classes(weights, class_weights)
-    scaler = GlobalScaler().fit(features, sample_weight=row_weights)
-    scaled = scaler.transform(features)
+    scaler, scaled = _scaled(features, row_weights)
     if C == "auto":
         errors, unit, *_ = _leave_one_out(scaled, codes, row_weights, images)
         C = _best_C(errors, unit)
@@ -144,6 +142,14 @@ def _without_classes(weights, class_weights):
             weights, class_weights, np.zeros(weights.shape), where=known
         )
     return weights.max(axis=1) if weights.ndim > 1 else weights  # the same for each tag
+
+
+def _scaled(features, weights):
+    """Features in one scale, and what scaled them."""
+    # An array comes out whatever scikit-learn's `transform_output` says.
+    scaler = GlobalScaler().set_output(transform="default")
+    scaler.fit(features, sample_weight=weights)
+    return scaler, scaler.transform(features)
 
 
 def _unscaled(scaler, coef, intercept):
@@ -262,8 +268,7 @@ def solve_by_ridge(layer, features, values, weights, images):
     features, values, weights, _, images = _merged(
         features.astype(np.float64), values.astype(np.float64), weights, None, images
     )
-    scaler = GlobalScaler().fit(features, sample_weight=weights)
-    scaled = scaler.transform(features)
+    scaler, scaled = _scaled(features, weights)
     errors, unit, s, vt, along = _leave_one_out(scaled, values, weights, images)
     s, penalty = s[:, None], PENALTIES[errors.argmin(axis=0)] * unit
     coef = (vt.T @ (s / (s**2 + penalty) * along)).T

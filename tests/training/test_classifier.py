@@ -17,11 +17,16 @@ from sklearn.preprocessing import FunctionTransformer
 from skorch.callbacks import EpochScoring
 from skorch.dataset import ValidSplit
 
-from sktl import FineTunedCNNClassifier, PretrainedFeatureExtractor, cache_info
+from sktl import (
+    FineTunedCNNClassifier,
+    GlobalScaler,
+    PretrainedFeatureExtractor,
+    cache_info,
+)
 from sktl._features.cache import clear_cache
 from sktl._networks.backbones import load_backbone
 from sktl.exceptions import ImageReadError, WeightsMismatchError
-from tests.helpers import OneScaler, encode, first_and_slow
+from tests.helpers import encode, first_and_slow
 
 pytestmark = pytest.mark.usefixtures("device")  # on a GPU too
 
@@ -88,7 +93,7 @@ def test_linear_probe_is_logistic_regression_on_the_features(digits, C):
     model = make_pipeline(
         PretrainedFeatureExtractor("sktl_mini", precision="float32"),
         FunctionTransformer(np.float64),  # in float32, lbfgs ends earlier
-        OneScaler(),
+        GlobalScaler(),
         LogisticRegression(C=C, max_iter=10_000, tol=1e-8),
     ).fit(X, y)
     np.testing.assert_allclose(
@@ -106,7 +111,7 @@ def test_linear_probe_of_two_classes_is_logistic_regression_too(digits, C):
     model = make_pipeline(
         PretrainedFeatureExtractor("sktl_mini", precision="float32"),
         FunctionTransformer(np.float64),
-        OneScaler(),
+        GlobalScaler(),
         LogisticRegression(C=C, tol=1e-9),
     ).fit(X, y)
     np.testing.assert_allclose(
@@ -121,7 +126,7 @@ def test_penalty_of_the_probe_is_that_of_ridge_by_leave_one_out(digits, n_classe
     X, y = X[y < n_classes], y[y < n_classes]
     noisy = np.where(np.arange(len(y)) % 3 == 0, np.roll(y, 1), y)
     extractor = PretrainedFeatureExtractor("sktl_mini", precision="float32")
-    scaled = OneScaler().fit_transform(extractor.fit_transform(X).astype(float))
+    scaled = GlobalScaler().fit_transform(extractor.fit_transform(X).astype(float))
     ridge = RidgeCV(np.logspace(-2, 6, 33)).fit(scaled, np.eye(n_classes)[noisy])
     C = 10 / ridge.alpha_
     assert C < 0.5  # of noise, not the upper end

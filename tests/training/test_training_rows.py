@@ -14,8 +14,10 @@ from skorch.dataset import Dataset, ValidSplit
 from skorch.helper import predefined_split
 from torch import nn
 
-from sktl import PretrainedFeatureExtractor
-from tests.helpers import OneScaler
+from sktl import (
+    GlobalScaler,
+    PretrainedFeatureExtractor,
+)
 
 pytestmark = pytest.mark.usefixtures("device")  # on a GPU too
 
@@ -88,11 +90,11 @@ def test_probe_is_solved_on_changed_copies_of_each_image(make, sample_weight):
     copies = torch.stack(spy.made).permute(0, 2, 3, 1).numpy()
     weights = np.tile(np.ones(36) if sample_weight is None else sample_weight, 3) / 3
     regression = LogisticRegression(tol=1e-10, max_iter=9999)
-    model = make_pipeline(OneScaler(), regression)
+    model = make_pipeline(GlobalScaler(), regression)
     model.fit(
         extractor.transform(copies).astype(float),
         np.tile(Y, 3),
-        onescaler__sample_weight=weights,
+        globalscaler__sample_weight=weights,
         logisticregression__sample_weight=weights,
     )
     expected = model.predict_proba(extractor.transform(X))
@@ -170,7 +172,7 @@ def test_class_weight_is_that_of_logistic_regression(make, class_weight):
     )
     features = extractor.fit_transform(X).astype(float)
     clf = make("linear_probe", C=1.0, class_weight=class_weight).fit(X[rows], Y[rows])
-    scaler = OneScaler().fit(features[rows])
+    scaler = GlobalScaler().fit(features[rows])
     model = LogisticRegression(class_weight=class_weight, tol=1e-10, max_iter=9999)
     model.fit(scaler.transform(features[rows]), Y[rows])
     expected = model.predict_proba(scaler.transform(features))

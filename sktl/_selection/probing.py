@@ -247,9 +247,10 @@ def probe_layers(
     than a standard error. Folds share training rows, so these standard errors are only
     a rough guide. Thresholds were set on five sets of labelled images with one network.
     On these, the advised choice was within 2 points, or a standard error, of the best
-    in 8 of 13 cases, no more often than a fixed choice (`benchmarks/bench_advice.py`);
-    for tags and numbers it has not been measured. If it matters, let
-    `compare_transfer` decide.
+    in 4 of 13 cases, and the default, `FineTunedCNNClassifier()`, which trains all
+    stages, in 12 (`benchmarks/bench_advice.py`); for tags and numbers it has not been
+    measured. So prefer the default where its time allows, and use the advised layer for
+    a linear model. If it matters, let `compare_transfer` decide.
 
     Time: one pass of each image through the network, and `cv` small fits for each
     stage. Memory: 4 bytes for each feature of each image, for all stages together.
@@ -405,11 +406,8 @@ def _say(advice, is_last, target):
             else f"PretrainedFeatureExtractor(layers={layer!r}) before "
             f"{' and '.join(linear)}."
         )
-        what = (
-            f"train only a linear model on the output of {layer!r}: {way} If training "
-            f"may take longer, compare it with the default, {net}()."
-        )
-    return what
+        what = f"train only a linear model on the output of {layer!r}: {way}"
+    return f"{what} If training may take longer, compare the default, {net}()."
 
 
 def _explain(advice, last, middle, scoring, target, form):

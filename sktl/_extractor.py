@@ -46,7 +46,7 @@ class PretrainedFeatureExtractor(
         that holds one (it may be nested under the key `"state_dict"`, and its names may
         have a prefix such as `"module."`); None for random weights, always the same
         ones (as after `torch.manual_seed(0)`), whose features can be tiny: put
-        `GlobalScaler` behind it. A file that has changed is read again. If
+        `GlobalScaler` behind the extractor. A file that has changed is read again. If
         `backbone` is a module, `"DEFAULT"` keeps its weights, and None redraws them by
         each layer's `reset_parameters`.
     layers : str or list of str, default="penultimate"

@@ -275,7 +275,7 @@ class Labels:
 
     @staticmethod
     def linear():
-        """Build the steps of a linear model, which all networks' scales suit."""
+        """Build the steps of a linear model, for features of any scale."""
         return [GlobalScaler(), LogisticRegression(max_iter=1000)]
 
     def svm(self):

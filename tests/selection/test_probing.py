@@ -297,6 +297,7 @@ def test_each_textbook_case_has_its_advice(
     assert advice["labels_per_class"] == labels
     assert advice["last_minus_middle"] == pytest.approx(means[3] - means[1])
     assert {type(value) for value in advice.values()} == {str, float}
+    assert "compare the default, FineTunedCNNClassifier()." in advice["text"]
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,7 @@ from skorch.dataset import Dataset, ValidSplit
 from skorch.helper import predefined_split
 from torch import nn
 
-from sktl import (
-    GlobalScaler,
-    PretrainedFeatureExtractor,
-)
+from sktl import GlobalScaler, PretrainedFeatureExtractor
 
 pytestmark = pytest.mark.usefixtures("device")  # on a GPU too
 

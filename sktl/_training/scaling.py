@@ -39,7 +39,7 @@ class GlobalScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         The common number: the root of the mean variance; 1 if no feature varies.
     n_features_in_ : int
         Number of features seen in `fit`.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Their names, where `X` has names that are all strings.
 
     Examples

@@ -34,7 +34,7 @@ def arguments(_, script):
     return SHORTER.get(Path(script["src_file"]).stem, [])
 
 
-SHORTER = {"find_crossover": ["--sizes", "20", "60", "200", "--draws", "3"]}
+SHORTER = {"find_crossover": ["--sizes", "20", "60", "--draws", "3"]}
 
 project = "sktl"
 author = "the sktl developers"

@@ -10,7 +10,7 @@ LONGEST_LEVEL_NAME = 8
 
 
 class LayerProbeDisplay:
-    """Scores of the layers of a network, with the advice on what to use and train.
+    """Scores of the layers of a network, with the layers to use together.
 
     Use `from_results` or `LayerProbe.plot` to create one.
 
@@ -23,8 +23,8 @@ class LayerProbeDisplay:
     scoring : str
         Name of the score.
     recommendation : dict
-        As `LayerProbe.recommendation_`; its `strategy`, `unfreeze_from` and `layers`
-        are drawn.
+        As `LayerProbe.recommendation_`; its `layers`, `mean_test_score` and
+        `se_test_score` are drawn.
 
     Attributes
     ----------
@@ -37,8 +37,8 @@ class LayerProbeDisplay:
     >>> display = LayerProbeDisplay(
     ...     ["conv1", "layer1"], ["maxpool", "flatten"], [0.6, 0.9], [0.02, 0.01],
     ...     scoring="accuracy",
-    ...     recommendation={"strategy": "lp_ft", "unfreeze_from": "layer1",
-    ...                     "layers": "flatten"})
+    ...     recommendation={"layers": ["flatten"], "mean_test_score": 0.9,
+    ...                     "se_test_score": 0.01})
     >>> display.means
     array([0.6, 0.9])
     """
@@ -74,7 +74,7 @@ class LayerProbeDisplay:
         )
 
     def plot(self, ax=None):
-        """Draw the scores, with a ring around the advised layer, and what to train.
+        """Draw the score of each layer, and that of the advised layers together.
 
         Parameters
         ----------
@@ -90,59 +90,29 @@ class LayerProbeDisplay:
             # A slanted letter of the names takes 0.06 inches of the height.
             ax = new_axes(max(6, 1.5 + 0.4 * n_layers), 3.7 + 0.06 * longest)
         x = np.arange(n_layers)
-        ax.errorbar(
-            x,
-            self.means,
-            self.errors,
-            color=COLORS[0],
-            marker="o",
-            capsize=3,
-            label="mean over folds \N{PLUS-MINUS SIGN} standard error",
-        )
-        self._mark_layers(ax)
-        self._mark_training(ax)
+        label = "each layer (mean over folds \N{PLUS-MINUS SIGN} standard error)"
+        look = {"marker": "o", "capsize": 3, "label": label, "color": COLORS[0]}
+        ax.errorbar(x, self.means, self.errors, **look)
+        self._draw_advice(ax)
         # Above the axes, where no curve can be.
         plain_legend(ax, loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
         slant = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
         look = slant if longest > LONGEST_LEVEL_NAME else {}
         ax.set_xticks(x, list(map(printable, self.layers)), **look, **PLAIN)
-        ax.set_xlim(-0.5, n_layers - 0.25)  # the rest is the head
+        ax.set_xlim(-0.5, n_layers - 0.5)
         ax.set_xlabel("layer whose output is probed", **PLAIN)
         ax.set_ylabel(self.scoring, **PLAIN)
         self.ax_ = ax
         self.figure_ = ax.figure
         return self
 
-    def _mark_layers(self, ax):
-        """A ring around the advised layer, and a square around a better mean."""
-        chosen, best = self.layers.index(self.recommendation["layers"]), self._best()
-        ring = {"linestyle": "none", "marker": "o", "markerfacecolor": "none"}
-        ring |= {"markersize": 14, "markeredgecolor": "black"}
-        why = "best mean"
-        if chosen != best:
-            why = "last layer not clearly worse than the best"
-            label = f"best mean: {printable(self.layers[best])}"
-            dots = {"marker": "s", "markersize": 13, "markeredgecolor": COLORS[4]}
-            ax.plot(best, self.means[best], label=label, **ring | dots)
-        label = f"advised: {printable(self.layers[chosen])} ({why})"
-        ax.plot(chosen, self.means[chosen], label=label, **ring)
-
-    def _best(self):
-        """The layer with the best mean; if several are equal, the advised one."""
-        chosen = self.layers.index(self.recommendation["layers"])
-        best = int(np.argmax(self.means))
-        return chosen if self.means[chosen] == self.means[best] else best
-
-    def _mark_training(self, ax):
-        first = self._first_trained()
-        what = "only a linear model"
-        if first < len(self.stages):
-            stage = printable(self.stages[first])
-            what = f"{self.recommendation['strategy']}, from {stage}"
-        ax.axvspan(first - 0.5, len(self.stages), color="0.88", zorder=0)
-        ax.axvline(first - 0.5, color="0.3", linestyle="--", label=f"train: {what}")
-
-    def _first_trained(self):
-        if self.recommendation["strategy"] == "linear_probe":
-            return len(self.stages)
-        return self.stages.index(self.recommendation["unfreeze_from"])
+    def _draw_advice(self, ax):
+        """A line at the score of the advised layers, over all of them."""
+        advice, last = self.recommendation, len(self.layers) - 1
+        span = (self.layers.index(advice["layers"][0]) - 0.3, last + 0.3)
+        mean, error = advice["mean_test_score"], advice["se_test_score"]
+        label = f"advised: from {printable(advice['layers'][0])} on, together"
+        ax.plot(span, (mean, mean), color=COLORS[1], linestyle="--", label=label)
+        ax.fill_between(
+            span, mean - error, mean + error, color=COLORS[1], alpha=0.2, linewidth=0
+        )

@@ -2,11 +2,11 @@
 
 Another kind of target is another class with the same attributes and methods. Each says
 
-* what it is called: `name`, `outputs`, `baseline_name`, `linear_name`,
-  `size_in_words`; and which estimators predict it: `estimator`, the name of our own,
-  and `estimator_type`, scikit-learn's word;
+* what it is called: `name`, `outputs`, `baseline_name`, `linear_name`; and which
+  estimators predict it: `estimator`, the name of our own, and `estimator_type`,
+  scikit-learn's word;
 * what is scored, how rows are split, whether a prediction can be near the truth:
-  `scoring`, `stratified`, `strata`, `n_groups`, `has_scale`;
+  `scoring`, `stratified`, `strata`, `has_scale`;
 * what `y` may be, and what it holds: `recognises` (labels are what no other kind
   recognises), `check`, `learn`, `of_classes`;
 * how a network learns it: `n_outputs`, `loss`, `encode`, `weigh`, `weights_of`,
@@ -114,16 +114,6 @@ class Labels:
     def n_outputs(self):
         """Width of the head."""
         return len(self.classes)
-
-    @property
-    def n_groups(self):
-        """How many groups the rows fall into."""
-        return len(self.classes)
-
-    @staticmethod
-    def size_in_words(per_group, many):
-        """How many rows there are, and how many make a set count as large."""
-        return f"{per_group:.3g} labels per class ({many} or more count as large)"
 
     def strata(self, y):
         """Number the rows by stratum; small subsets keep the shares of the strata."""
@@ -307,7 +297,6 @@ class Indicators:
     losses = "torch.nn.BCEWithLogitsLoss, MultiLabelSoftMarginLoss or MSELoss"
     unfit = OF_SIGNS
     has_scale = stratified = False
-    n_groups = 2  # of each tag, the rows with it and those without
 
     def __post_init__(self):
         if not np.array_equal(self.classes, np.arange(max(2, self.n_outputs))):
@@ -375,11 +364,6 @@ class Indicators:
     def n_outputs(self):
         """Width of the head."""
         return len(self.classes)
-
-    @staticmethod
-    def size_in_words(per_group, many):
-        """As `Labels.size_in_words`."""
-        return _rows_in_words(per_group, many)
 
     def strata(self, y):
         """Number the rows by their rarest tag, so that few of them hold each tag."""
@@ -512,7 +496,6 @@ class Numbers:
     losses = "torch.nn.MSELoss, L1Loss or HuberLoss"
     unfit = (*OF_PROBABILITIES, *OF_SIGNS, torch.nn.PoissonNLLLoss)
     has_scale, stratified = True, False
-    n_groups = 2  # as if large and small were classes
 
     def __post_init__(self):
         both = np.array([self.mean, self.scale])  # fails if their shapes differ
@@ -591,11 +574,6 @@ class Numbers:
     def n_outputs(self):
         """Width of the head."""
         return self.mean.size
-
-    @staticmethod
-    def size_in_words(per_group, many):
-        """As `Labels.size_in_words`."""
-        return _rows_in_words(per_group, many)
 
     def strata(self, y):
         """All rows are of one kind."""
@@ -816,10 +794,6 @@ def _as_numbers(y):
                 "labels and tags, use FineTunedCNNClassifier."
             ) from error
     return numbers
-
-
-def _rows_in_words(per_group, many):
-    return f"{2 * per_group:.4g} rows ({2 * many} or more count as large)"
 
 
 def _warn_of(criterion, solver):

@@ -139,7 +139,7 @@ def test_reports_say_what_is_false_in_at_most_5_percent():
     """A report counts once, however many of its sentences are false."""
     X, y = load_digits(return_X_y=True)
     X = X / 16.0
-    n_each, n_false, said = 20, 0, []
+    n_each, n_false, said = 10, 0, []
     for actors in ACTORS.values():
         gains = true_gains(X, y, actors)
         for name, make_cv in SPLITS.items():

@@ -72,7 +72,7 @@ def probe():
     accuracy = [[0.6, 0.64], [0.85, 0.9], [0.97, 1.0], [0.98, 0.98]]
     layers = ["maxpool", "layer1.1.relu_1", "layer2.1.relu_1", "flatten"]
     stages = ["conv1", "layer1", "layer2", "layer3"]
-    return LayerProbe(stages, layers, [64] * 4, accuracy, "accuracy", 200.0)
+    return LayerProbe(stages, layers, [64] * 4, accuracy, [0.99, 0.98], "accuracy")
 
 
 DRAWINGS = {
@@ -143,9 +143,11 @@ def test_curves_of_the_default_contenders_differ_without_colour(make):
 def test_marks_of_a_probe_differ_without_colour():
     handles, labels = probe().plot().ax_.get_legend_handles_labels()
     marks = dict(zip(labels, handles, strict=True))
-    (advised,) = (mark for label, mark in marks.items() if label.startswith("advised"))
-    best = marks["best mean: layer2.1.relu_1"]
-    assert advised.get_marker() != best.get_marker()
+    advised = marks["advised: from layer2.1.relu_1 on, together"]
+    (each, *_) = marks[
+        "each layer (mean over folds \N{PLUS-MINUS SIGN} standard error)"
+    ]
+    assert advised.get_linestyle() != each.get_linestyle()
 
 
 def test_titles_of_six_panels_are_apart_and_within_the_figure():

@@ -38,7 +38,7 @@ def ranking():
 
 def probe():
     scores = [[0.5, 0.54], [0.7, 0.74]]
-    return LayerProbe(NAMES, NAMES, [8, 128], scores, "accuracy", 5.0)
+    return LayerProbe(NAMES, NAMES, [8, 128], scores, scores[1], "accuracy")
 
 
 @pytest.mark.parametrize("make_result", [comparison, ranking, probe])

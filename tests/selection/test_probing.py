@@ -1,5 +1,7 @@
 """`probe_layers`: scores as by plain scikit-learn, in one pass; advice and image."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -20,7 +22,7 @@ from sktl import (
 )
 from sktl._features.engine import Engine
 from sktl._networks.backbones import load_backbone
-from sktl._selection.probing import CLEAR_GAIN, LAYER_SLACK, MANY_LABELS
+from sktl._selection.probing import CLEAR_LOSS
 from sktl.exceptions import (
     ImageReadError,
     UnknownBackboneError,
@@ -263,168 +265,118 @@ def test_frame_has_a_row_per_stage(probe, stages):
 
 STAGES = ["stem", "layer1", "layer2", "layer3"]
 LAYERS = ["stem.relu", "layer1.1.relu_1", "layer2.1.relu_1", "flatten"]
-FEW, MANY = MANY_LABELS - 1, MANY_LABELS
-RISING = [0.5, 0.6, 0.7, 0.8]  # late features fit best: a similar task
-HILL = [0.5, 0.8, 0.9, 0.6]  # late features are too special: a different one
+RISING = [0.5, 0.6, 0.7, 0.8]
+HILL = [0.5, 0.9, 0.7, 0.6]  # late features are too special
 
 
-def made_up(means, labels_per_class, spread=0.02):
+def made_up(means, spread=0.02):
     """A probe whose scores vary over the folds, each stage's in its own order."""
     noise = spread * np.array([[-1, 0, 1], [0, 1, -1], [1, -1, 0], [-1, 1, 0]])
-    scores = np.array(means)[:, None] + noise
-    return LayerProbe(STAGES, LAYERS, [8] * 4, scores, "accuracy", labels_per_class)
+    return of_scores(np.array(means)[:, None] + noise)
 
 
-CASES = [
-    (RISING, FEW, "small, similar", "linear_probe", "last", "flatten"),
-    (HILL, FEW, "small, different", "linear_probe", "last", "layer2.1.relu_1"),
-    (RISING, MANY, "large, similar", "lp_ft", "layer3", "flatten"),
-    (HILL, MANY, "large, different", "full", "stem", "layer2.1.relu_1"),
-]
+def of_scores(scores):
+    return LayerProbe(
+        STAGES, LAYERS, [8] * 4, scores, [0.85, 0.88, 0.85], scoring="accuracy"
+    )
 
 
-@pytest.mark.parametrize(
-    ("means", "labels", "case", "strategy", "unfreeze_from", "layers"), CASES
-)
-def test_each_textbook_case_has_its_advice(
-    means, labels, case, strategy, unfreeze_from, layers
-):
-    advice = made_up(means, labels).recommendation_
-    assert advice["case"] == case
-    assert advice["strategy"] == strategy
-    assert advice["unfreeze_from"] == unfreeze_from
-    assert advice["layers"] == layers
-    assert advice["labels_per_class"] == labels
-    assert advice["last_minus_middle"] == pytest.approx(means[3] - means[1])
-    assert {type(value) for value in advice.values()} == {str, float}
-    assert "compare the default, FineTunedCNNClassifier()." in advice["text"]
+@pytest.mark.parametrize(("means", "first"), [(RISING, 2), (HILL, 1)])
+def test_last_third_is_advised_or_from_an_earlier_best_layer_on(means, first):
+    advice = made_up(means).recommendation_
+    assert advice["layers"] == LAYERS[first:]
+    assert advice["mean_test_score"] == pytest.approx(0.86)
+    assert advice["se_test_score"] == pytest.approx(0.01)
 
 
 @pytest.mark.parametrize(
-    ("means", "labels", "frozen_up_to", "layer"),
-    [
-        ([0.5, 0.8], FEW, "flatten", "flatten"),
-        ([0.8, 0.5], FEW, "flatten", "relu1"),
-        ([0.5, 0.8], MANY, "relu1", "flatten"),
-        ([0.8, 0.5], MANY, "", "relu1"),
-    ],
+    ("n_stages", "n_advised"), [(2, 1), (3, 1), (4, 2), (5, 2), (9, 3), (19, 7)]
 )
-def test_advice_is_accepted_by_the_estimators(
-    make, tiny_network, images, means, labels, frozen_up_to, layer
-):
-    """And does what its words say: nothing before `unfreeze_from` is trained."""
-    ends = load_backbone(tiny_network).network.stage_ends()
-    scores = np.array(means)[:, None] + [0, 0.01]
-    args = list(ends), list(ends.values()), [4, 8], scores, "accuracy", labels
-    advice = LayerProbe(*args).recommendation_
-    clf = make(advice["strategy"], unfreeze_from=advice["unfreeze_from"])
-    assert clf.fit(images, np.arange(20) % 2).frozen_up_to_ == frozen_up_to
-    extractor = PretrainedFeatureExtractor(tiny_network, layers=advice["layers"])
-    assert extractor.fit(images).layers_ == [layer]
+def test_a_third_is_rounded_up(n_stages, n_advised):
+    names = [f"layer{i}" for i in range(n_stages)]
+    scores = np.linspace(0.4, 0.9, n_stages)[:, None] + [0.0, 0.01]
+    probe = LayerProbe(names, names, [8] * n_stages, scores, [0.9, 0.9], "accuracy")
+    assert probe.recommendation_["layers"] == names[-n_advised:]
 
 
-@pytest.mark.parametrize(("means", "labels"), [case[:2] for case in CASES])
-def test_text_gives_the_numbers_and_the_call(means, labels):
-    advice = made_up(means, labels).recommendation_
-    text = advice["text"]
-    size, _ = advice["case"].split(", ")
-    assert f"The set is {size}: {labels} labels per class" in text
-    assert f"{abs(advice['last_minus_middle']):.3f}" in text
-    assert f"standard error of {advice['standard_error']:.3f}" in text
-    is_last = advice["layers"] == "flatten"
-    call = {
-        "full": "FineTunedCNNClassifier(strategy='full')",
-        "lp_ft": "FineTunedCNNClassifier(strategy='lp_ft', unfreeze_from='layer3')",
-        "linear_probe": "FineTunedCNNClassifier(strategy='linear_probe')"
-        if is_last
-        else "PretrainedFeatureExtractor(layers='layer2.1.relu_1')",
-    }[advice["strategy"]]
-    assert call in text
+def test_score_together_is_that_of_a_pipeline_on_the_advised_layers(digits):
+    X, y = digits
+    probe = probe_layers(X, y, cv=3, scoring="neg_log_loss", backbone="sktl_mini")
+    advice = probe.recommendation_
+    assert len(advice["layers"]) == 2
+    pipeline = make_pipeline(
+        PretrainedFeatureExtractor("sktl_mini", layers=advice["layers"]),
+        GlobalScaler(),
+        LogisticRegression(max_iter=1000),
+    )
+    expected = cross_val_score(pipeline, X, y, cv=3, scoring="neg_log_loss")
+    error = expected.std(ddof=1) / np.sqrt(3)
+    assert advice["mean_test_score"] == pytest.approx(expected.mean(), rel=1e-3)
+    assert advice["se_test_score"] == pytest.approx(error, rel=1e-3)
 
 
-def test_text_says_why_the_layer_is_not_that_of_the_best_mean():
-    text = made_up([0.5, 0.6, 0.805, 0.8], FEW).recommendation_["text"]
-    assert "best mean is that of 'layer2.1.relu_1' (0.805); 'flatten' (0.800)" in text
-    assert "best mean" not in made_up(RISING, FEW).recommendation_["text"]
+def test_text_gives_the_numbers_and_the_calls():
+    text = made_up(HILL).recommendation_["text"]
+    assert "the 3 layers from 'layer1.1.relu_1' on together: accuracy 0.86" in text
+    assert "standard error 0.01" in text
+    assert "The last layer alone has 0.60" in text
+    assert "the best, 'layer1.1.relu_1', 0.90" in text
+    assert "PretrainedFeatureExtractor(layers=recommendation_['layers'])" in text
+    assert "for GlobalScaler and LogisticRegression" in text
+    assert "compare the default, FineTunedCNNClassifier()" in text
 
 
-def test_standard_error_is_paired_over_folds():
-    """Folds differ in how hard they are; that is no doubt about the difference."""
-    hard = np.array([0.0, 0.2, 0.4])
-    scores = [hard + mean for mean in (0.2, 0.3, 0.4, 0.5)]
-    probe = LayerProbe(STAGES, LAYERS, [8] * 4, scores, "accuracy", 5.0)
-    assert probe.results_["se_test_score"] == pytest.approx([0.2 / np.sqrt(3)] * 4)
-    assert probe.recommendation_["standard_error"] == pytest.approx(0)
-    assert probe.recommendation_["case"] == "small, similar"
-
-
-@pytest.mark.parametrize(("factor", "domain"), [(0.9, "different"), (1.1, "similar")])
-def test_task_is_similar_from_the_stated_standard_error_on(factor, domain):
+@pytest.mark.parametrize(("loss", "first"), [(0.9, 2), (1.1, 1)])
+def test_later_layer_counts_as_worse_from_the_stated_standard_error_on(loss, first):
+    """Paired over folds: folds differ in how hard they are, which is no doubt."""
     error = 0.02 / np.sqrt(3)  # of differences -0.02, 0 and 0.02
-    last = 0.6 + factor * CLEAR_GAIN * error
-    scores = np.full((4, 3), 0.6)
-    scores[3] = last + np.array([-0.02, 0, 0.02])
-    advice = LayerProbe(STAGES, LAYERS, [8] * 4, scores, "accuracy", 5).recommendation_
-    assert advice["standard_error"] == pytest.approx(error)
-    assert advice["case"] == f"small, {domain}"
-
-
-@pytest.mark.parametrize(("loss", "layer"), [(0.9, "flatten"), (1.1, LAYERS[2])])
-def test_later_layer_is_taken_unless_it_is_clearly_worse(loss, layer):
-    error = 0.02 / np.sqrt(3)
-    scores = np.full((4, 3), 0.5)
-    scores[2] = 0.8
-    scores[3] = 0.8 - loss * LAYER_SLACK * error + np.array([-0.02, 0, 0.02])
-    probe = LayerProbe(STAGES, LAYERS, [8] * 4, scores, "accuracy", 5)
-    assert probe.recommendation_["layers"] == layer
-
-
-def test_where_all_layers_are_perfect_the_last_is_taken():
-    """There is nothing to gain from unfreezing more."""
-    advice = made_up([1.0] * 4, MANY, spread=0).recommendation_
-    assert advice["unfreeze_from"] == "layer3"
-    assert advice["layers"] == "flatten"
+    hard = np.array([0.0, 0.2, 0.4])
+    scores = np.full((4, 3), 0.1)
+    scores[1] = 0.5
+    scores[2] = 0.5 - loss * CLEAR_LOSS * error + np.array([-0.02, 0, 0.02])
+    assert of_scores(scores + hard).recommendation_["layers"] == LAYERS[first:]
 
 
 class RedIsLost(torch.nn.Module):
-    """A network of three stages: two hand on red and green, the third green alone."""
+    """A network of four stages: two hand on red and green, the others green alone."""
 
     def __init__(self):
         super().__init__()
-        self.first, self.second, self.third, self.head = (
-            torch.nn.Conv2d(n, m, 1) for n, m in ((3, 2), (2, 2), (2, 1), (1, 2))
+        widths = itertools.pairwise((3, 2, 2, 1, 1, 2))
+        self.first, self.second, self.third, self.fourth, self.head = (
+            torch.nn.Conv2d(n, m, 1) for n, m in widths
         )
         with torch.no_grad():
-            for layer in (self.first, self.second, self.third):
+            for layer in (self.first, self.second, self.third, self.fourth):
                 layer.bias.zero_()
             self.first.weight[..., 0, 0] = torch.tensor([[1.0, 0, 0], [0, 1, 0]])
             self.second.weight[..., 0, 0] = torch.eye(2)
             self.third.weight[..., 0, 0] = torch.tensor([[0.0, 1.0]])
+            self.fourth.weight[..., 0, 0] = 1
 
     def forward(self, x):
-        return self.head(self.third(self.second(self.first(x)))).mean((2, 3))
+        x = self.fourth(self.third(self.second(self.first(x))))
+        return self.head(x).mean((2, 3))
 
 
-def test_layer_that_loses_what_matters_is_found():
-    """Red tells the classes apart; the last stage hands on green alone."""
+def test_layer_that_still_has_what_matters_is_found():
+    """Red tells the classes apart; the last two stages hand on green alone."""
     rng = np.random.default_rng(0)
     y = np.arange(80) % 2
     X = np.zeros((80, 8, 8, 3), np.uint8)
     X[..., 0] = (100 + 60 * y)[:, None, None]
     X[..., 1] = rng.integers(0, 256, 80)[:, None, None]
-    extractor = PretrainedFeatureExtractor(RedIsLost(), image_size=8)
-    probe = probe_layers(X, y, extractor)
+    network = RedIsLost()
+    probe = probe_layers(X, y, PretrainedFeatureExtractor(network, image_size=8))
     assert probe.results_["mean_test_score"][:2].tolist() == [1, 1]
-    assert probe.results_["mean_test_score"][2] < 0.8
+    assert (probe.results_["mean_test_score"][2:] < 0.8).all()
     advice = probe.recommendation_
-    assert advice["layers"] == "second"
-    assert advice["case"] == "small, different"
-
-
-def test_labels_per_class_are_those_given(digits):
-    X, y = digits
-    advice = probe_layers(X, y < 3, cv=3, backbone="sktl_mini").recommendation_
-    assert advice["labels_per_class"] == 60
+    assert advice["layers"] == ["second", "third", "fourth"]
+    assert advice["mean_test_score"] == 1
+    features = PretrainedFeatureExtractor(
+        network, image_size=8, layers=advice["layers"]
+    )
+    assert features.fit_transform(X).shape == (80, 2 + 1 + 1)
 
 
 # --- the image ----------------------------------------------------------------------
@@ -445,38 +397,19 @@ class TestDisplay:
         assert display.ax_.get_ylabel() == "accuracy"
         assert display.figure_ is display.ax_.figure
 
-    @pytest.mark.parametrize(
-        ("means", "labels", "edge"),
-        [(RISING, MANY, 2.5), (HILL, MANY, -0.5), (RISING, FEW, 3.5)],
-    )
-    def test_what_is_to_be_trained_is_marked(self, means, labels, edge):
-        """A line where it begins, and grey from there on; a ring at the layer."""
-        probe = made_up(means, labels)
-        display = probe.plot()
-        by_label = dict(
-            zip(*reversed(display.ax_.get_legend_handles_labels()), strict=True)
-        )
-        layer = probe.recommendation_["layers"]
-        ring = by_label.pop(f"advised: {layer} (best mean)")
-        assert ring.get_xdata().tolist() == [LAYERS.index(layer)]
-        (line,) = [h for label, h in by_label.items() if label.startswith("train: ")]
-        assert line.get_xdata() == [edge, edge]
-        (grey,) = display.ax_.patches
-        assert grey.get_x() == edge
-        assert grey.get_x() + grey.get_width() >= display.ax_.get_xlim()[1] > 3.5
-
-    def test_better_mean_is_marked_beside_the_advised_layer(self):
-        """The reason is given: it is the last that is not clearly worse."""
-        scores = np.repeat([[0.61], [0.88], [0.987], [0.98]], 3, axis=1)
-        scores[2] += [-0.02, 0, 0.02]
-        scores[3] += [0.02, 0, -0.02]
-        probe = LayerProbe(STAGES, LAYERS, [8] * 4, scores, "accuracy", MANY)
-        assert probe.recommendation_["layers"] == "flatten"
-        handles, labels = probe.plot().ax_.get_legend_handles_labels()
+    @pytest.mark.parametrize(("means", "first"), [(RISING, 2), (HILL, 1)])
+    def test_advised_layers_have_a_line_at_their_score(self, means, first):
+        display = made_up(means).plot()
+        handles, labels = display.ax_.get_legend_handles_labels()
         marks = dict(zip(labels, handles, strict=True))
-        why = "last layer not clearly worse than the best"
-        assert marks[f"advised: flatten ({why})"].get_xdata().tolist() == [3]
-        assert marks[f"best mean: {LAYERS[2]}"].get_xdata().tolist() == [2]
+        line = marks[f"advised: from {LAYERS[first]} on, together"]
+        np.testing.assert_allclose(line.get_ydata(), 0.86)
+        start, end = line.get_xdata()
+        assert first - 1 < start < first
+        assert 3 < end < 3.5
+        (band,) = display.ax_.collections[-1].get_paths()
+        assert band.vertices[:, 1].min() == pytest.approx(0.85)
+        assert band.vertices[:, 1].max() == pytest.approx(0.87)
 
     @pytest.mark.parametrize("name", ["sktl_mini", "mobilenet_v2", "vit_b_16"])
     def test_names_of_layers_are_whole_and_apart(self, name):
@@ -485,7 +418,7 @@ class TestDisplay:
         ends = load_backbone(name, weights=weights).network.stage_ends()
         scores = np.linspace(0.4, 0.9, len(ends))[:, None] + [0.0, 0.01]
         widths = [8] * len(ends)
-        args = list(ends), list(ends.values()), widths, scores, "accuracy", 30.0
+        args = list(ends), list(ends.values()), widths, scores, [0.9, 0.9], "accuracy"
         display = LayerProbe(*args).plot()
         display.figure_.canvas.draw()
         figure, axes = display.figure_.bbox, display.ax_.get_window_extent()
@@ -583,27 +516,3 @@ def test_rows_of_unreadable_images_are_named_when_they_are_let_through(images):
     lenient = PretrainedFeatureExtractor("sktl_mini", on_error="nan")
     with pytest.raises(ValueError, match=r"'sktl_mini' are not finite in 1 row.*\[3\]"):
         probe_layers(X, np.arange(20) % 2, lenient)
-
-
-# --- real weights, real photographs ---------------------------------------------------
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "case"),
-    [("hymenoptera", "large, similar"), ("rsscn7", "small, different")],
-)
-def test_insects_are_nearer_to_imagenet_than_aerial_scenes(shared, name, case):
-    paths = sorted((shared / "data" / name / "train").glob("*/*.*"))
-    extractor = PretrainedFeatureExtractor(
-        "squeezenet1_1",
-        weights=shared / "weights" / "squeezenet1_1-torchvision.fp16.safetensors",
-        image_size=112,
-        n_jobs=2,
-    )
-    folds = StratifiedKFold(5, shuffle=True, random_state=0)
-    probe = probe_layers(
-        paths, [path.parent.name for path in paths], extractor, cv=folds
-    )
-    print(probe)
-    assert probe.recommendation_["case"] == case

@@ -9,7 +9,8 @@ The task here is far from naming what a photograph shows: it is to tell how shar
 Late layers of `sktl_photo`, which was trained to name things, have learned to ignore
 that. The images are parts of the two photographs that come with scikit-learn, blurred
 to four degrees: the left halves for the probe, the right halves for a comparison that
-checks the advice. Needs no download; half a minute on two cores.
+checks the advice. (Parts overlap, so the intervals are too narrow; with images of your
+own that belong together, pass `groups`.) Needs no download; half a minute on two cores.
 """
 
 # %%

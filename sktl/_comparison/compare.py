@@ -96,7 +96,7 @@ class TransferComparison(TableMixin):
         network with random weights; "from scratch": the same network trained from
         random weights), `difference` (mean over splits, positive where transfer helps),
         `low` and `high` (95 % interval), `p_value` (adjusted for the number of
-        entries), `verdict` ("better", "worse", "equivalent" or "cannot be told"; "" if
+        entries), `verdict` ("better", "worse", "equivalent" or "inconclusive"; "" if
         either of the two failed).
     indicators_ : dict of str to ndarray
         The three classic indicators of transfer, at the largest training size, each
@@ -176,7 +176,7 @@ class TransferComparison(TableMixin):
 
     The verdict is "better" or "worse" if the p-value, adjusted for the number of pairs
     (Holm), is below 5 %; "equivalent" if the interval, adjusted likewise, lies within
-    the margin; otherwise "cannot be told". The intervals themselves are not adjusted,
+    the margin; otherwise "inconclusive". The intervals themselves are not adjusted,
     nor is `gain`: if you look at many differences, some will seem clear by chance.
 
     The indicators: Torrey & Shavlik, Transfer Learning, Handbook of Research on Machine

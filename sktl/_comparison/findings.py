@@ -10,7 +10,7 @@ from sktl._comparison.evidence import LARGEST
 from sktl._comparison.statistics import (
     BETTER,
     EQUIVALENT,
-    UNCLEAR,
+    INCONCLUSIVE,
     WORSE,
     Scores,
     estimate_mean,
@@ -157,7 +157,7 @@ class Findings:
         by = f"{pair.contender!r} is {side} {pair.twin!r} {by}"
         if verdict == EQUIVALENT:
             return f"Equivalent within {self.evidence.margin:g}: {by}."
-        return f"Cannot be told: {by}. {self._say_what_would_tell(gain)}"
+        return f"Inconclusive: {by}. {self._say_what_would_tell(gain)}"
 
     def _say_what_would_tell(self, gain):
         """What could have been found, and how much more it takes to find this."""
@@ -179,7 +179,8 @@ class Findings:
         if self.evidence.n_tested < now:  # more draws can be had of the same rows
             now, what = sum(name.startswith("split") for name in self.results), "splits"
         needed = _round_up(factor * now)
-        return f"{found}; a verdict takes about {needed} {what} instead of {now}."
+        needed = f"{needed} {what} instead of {now}"
+        return f"{found}; a clear answer would take about {needed}."
 
     def _say_catching_up(self, pair, verdict):
         """The training size at which the twin without transfer becomes as good.
@@ -190,9 +191,9 @@ class Findings:
         sizes = self.results["train_size"][rows]
         if len(sizes) == 1 or not verdict:
             return []
-        if verdict == UNCLEAR:
+        if verdict == INCONCLUSIVE:
             return [
-                f"It cannot be told whether {pair.twin!r} catches up with "
+                f"It is unclear whether {pair.twin!r} catches up with "
                 f"{pair.contender!r} by {sizes[LARGEST]} training rows."
             ]
         if verdict == BETTER:
@@ -219,7 +220,7 @@ class Findings:
             ]
         return [
             f"{pair.twin!r} catches up with {pair.contender!r} by "
-            f"{sizes[position + 1]} training rows{overtakes}; it cannot be told "
+            f"{sizes[position + 1]} training rows{overtakes}; it is unclear "
             f"whether it does so by {sizes[position]}."
         ]
 

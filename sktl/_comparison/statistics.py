@@ -7,7 +7,8 @@ from scipy.special import stdtr, stdtrit
 
 LEVEL = 0.95  # of the intervals
 
-BETTER, WORSE, EQUIVALENT, UNCLEAR = "better", "worse", "equivalent", "cannot be told"
+BETTER, WORSE, EQUIVALENT = "better", "worse", "equivalent"
+INCONCLUSIVE = "inconclusive"
 
 
 class Scores(NamedTuple):
@@ -233,7 +234,7 @@ def verdicts_on(means, margin):
         elif p_value < 1 - LEVEL:
             verdicts.append(BETTER if mean.value > 0 else WORSE)
         else:
-            verdicts.append(UNCLEAR)
+            verdicts.append(INCONCLUSIVE)
     return verdicts, p_values
 
 

@@ -19,7 +19,7 @@ VERDICTS = {
     "better": "helps",
     "worse": "hurts",
     "equivalent": "makes no relevant difference",
-    "cannot be told": "cannot be told",
+    "inconclusive": "inconclusive",
     "": "failed",
 }
 # How findings begin, in the order in which one of them is the page's answer.

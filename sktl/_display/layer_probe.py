@@ -23,7 +23,7 @@ class LayerProbeDisplay:
     scoring : str
         Name of the score.
     recommendation : dict
-        As `LayerProbe.recommendation_`; its `layers`, `mean_test_score` and
+        As `LayerProbe.recommendation_`; its `layers`, `reason`, `mean_test_score` and
         `se_test_score` are drawn.
 
     Attributes
@@ -37,8 +37,8 @@ class LayerProbeDisplay:
     >>> display = LayerProbeDisplay(
     ...     ["conv1", "layer1"], ["maxpool", "flatten"], [0.6, 0.9], [0.02, 0.01],
     ...     scoring="accuracy",
-    ...     recommendation={"layers": ["flatten"], "mean_test_score": 0.9,
-    ...                     "se_test_score": 0.01})
+    ...     recommendation={"layers": ["flatten"], "reason": "last third",
+    ...                     "mean_test_score": 0.9, "se_test_score": 0.01})
     >>> display.means
     array([0.6, 0.9])
     """
@@ -109,9 +109,11 @@ class LayerProbeDisplay:
     def _draw_advice(self, ax):
         """A line at the score of the advised layers, over all of them."""
         advice, last = self.recommendation, len(self.layers) - 1
-        span = (self.layers.index(advice["layers"][0]) - 0.3, last + 0.3)
+        first, *others = advice["layers"]
+        span = (self.layers.index(first) - 0.3, last + 0.3)
         mean, error = advice["mean_test_score"], advice["se_test_score"]
-        label = f"advised: from {printable(advice['layers'][0])} on, together"
+        where = "from {} on, together" if others else "{}"
+        label = f"advised: {where.format(printable(first))}\n({advice['reason']})"
         ax.plot(span, (mean, mean), color=COLORS[1], linestyle="--", label=label)
         ax.fill_between(
             span, mean - error, mean + error, color=COLORS[1], alpha=0.2, linewidth=0

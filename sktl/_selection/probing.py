@@ -56,8 +56,8 @@ class LayerProbe(TableMixin):
         Name of the score.
     recommendation_ : dict
         The advice: `layers`, the names of the layers to use together in
-        `PretrainedFeatureExtractor(layers=...)`; their `mean_test_score` and
-        `se_test_score`; and `text`, which says it in words.
+        `PretrainedFeatureExtractor(layers=...)`; the `reason`; their `mean_test_score`
+        and `se_test_score`; and `text`, which says it in words.
 
     See Also
     --------
@@ -159,9 +159,10 @@ def probe_layers(
 
     A network is a chain of stages (such as `layer1` to `layer4` of a ResNet). Each
     image passes through it once. Then a linear model on the output of each stage, and
-    one on those of the advised layers together, are cross-validated on the same folds:
-    for labels and for each tag, logistic regression; for numbers, ridge regression with
-    a penalty chosen by leave-one-out. `GlobalScaler` scales features before.
+    one on those of the advised layers together, are cross-validated on the same folds.
+    The model is logistic regression for labels (one per tag for indicators), and ridge
+    regression for numbers, with the penalty chosen by leave-one-out; `GlobalScaler`
+    scales the features first.
 
     Parameters
     ----------
@@ -217,10 +218,10 @@ def probe_layers(
     Late layers are the most specific to what the network was trained for; a task that
     differs from it often needs something of earlier layers too. A linear model on
     several layers can take from each what it needs (Evci et al.). The advised layers
-    are the last third; or, where all of these are worse than an earlier layer, those
-    from that one on. A layer counts as worse if its score
-    is below the highest mean by more than one standard error of the difference, paired
-    over folds. (Folds share training rows, so this is only a rough guide.)
+    are the last third, rounded up. If all of these are clearly below the best layer,
+    the advice begins earlier, at the last layer that is not. "Clearly below" means by
+    more than one standard error of the difference, paired over folds. (Folds share
+    training rows, so this is only a rough guide.)
 
     On five sets of photographs at 112 pixels, with two networks and 5 to 100 labels per
     class, logistic regression on the advised layers was more accurate than on the last
@@ -334,13 +335,16 @@ def advise(layers, scores, together, scoring, target):
     -------
     recommendation : dict
     """
-    advised = list(layers[first_advised(scores) :])
+    first = first_advised(scores)
+    advised = list(layers[first:])
+    is_third = first == 2 * len(layers) // 3
+    reason = "last third" if is_third else "later ones alone are worse"
     mean, error = _means_and_errors(np.asarray(together, dtype=float))
     means = scores.mean(axis=1)
     form = score_form(np.append(means, mean))
     which = f"the layer {advised[0]!r}"
     if len(advised) > 1:
-        which = f"the {len(advised)} layers from {advised[0]!r} on together"
+        which = f"the {len(advised)} layers from {advised[0]!r} on together ({reason})"
     models = " and ".join(type(step).__name__ for step in target.linear())
     text = (
         f"Advice: for a linear model, use {which}: {scoring} {mean:{form}}, standard "
@@ -352,6 +356,7 @@ def advise(layers, scores, together, scoring, target):
     )
     return {
         "layers": advised,
+        "reason": reason,
         "mean_test_score": float(mean),
         "se_test_score": float(error),
         "text": text,

@@ -859,10 +859,11 @@ def sentences_on(*args, **kwargs):
         ),
         (
             [0.90, 0.71, 0.80, 0.79, 0.75],
-            "cannot be told",
-            "Cannot be told: 'tuned' is behind 'scratch' by 0.010 (95 % interval "
+            "inconclusive",
+            "Inconclusive: 'tuned' is behind 'scratch' by 0.010 (95 % interval "
             "-0.122 to 0.142, p = 0.84). Here, only a difference of more than 0.13 "
-            "could be detected; a verdict takes about 18000 rows instead of 100.",
+            "could be detected; a clear answer would take about 18000 rows "
+            "instead of 100.",
         ),
         (
             [0.80, 0.80, 0.80, 0.80, 0.80],
@@ -895,7 +896,7 @@ def test_detectable_difference_is_adjusted_as_the_verdict_is():
     found = Findings(results, {}, contenders, evidence)
     assert min(gain.estimate().p_value for gain in found.gains) < 0.05
     sentence = found.sentences()[0]
-    assert sentence.startswith("Cannot be told: 'ahead'")
+    assert sentence.startswith("Inconclusive: 'ahead'")
     difference, detectable = re.findall(r"(?:by|more than) ([\d.]+)", sentence)
     assert float(detectable) > float(difference)
 
@@ -924,12 +925,12 @@ def test_detectable_difference_is_adjusted_as_the_verdict_is():
         ),
         (
             [0.1, 0.008, 0.0],
-            "'scratch' catches up with 'tuned' by 80 training rows; it cannot be told "
+            "'scratch' catches up with 'tuned' by 80 training rows; it is unclear "
             "whether it does so by 40.",
         ),
         (
             [0.1, 0.0, 0.008],
-            "It cannot be told whether 'scratch' catches up with 'tuned' by 80 "
+            "It is unclear whether 'scratch' catches up with 'tuned' by 80 "
             "training rows.",
         ),
     ],
@@ -1260,7 +1261,7 @@ def test_twins_that_never_differ_cannot_be_told_apart_in_few_words(digits):
     report = compare_transfer(
         *digits, contenders, cv=2, scoring=lambda estimator, X, y: 3.0
     )
-    (sentence,) = (f for f in report.findings_ if f.startswith("Cannot be told"))
+    (sentence,) = (f for f in report.findings_ if f.startswith("Inconclusive"))
     assert "are needed" not in sentence
 
 
@@ -1305,7 +1306,7 @@ def test_groups_of_one_per_split_do_not_prove_a_difference_to_be_none():
     groups = np.arange(24) // 8
     report = compare_transfer(X[:24], y[:24], models, cv=3, groups=groups)
     assert report.effects_["difference"] == [0]
-    assert report.effects_["verdict"] == ["cannot be told"]
+    assert report.effects_["verdict"] == ["inconclusive"]
 
 
 def test_score_that_is_not_a_number_is_a_failure_with_a_reason():

@@ -114,7 +114,7 @@ def true_gains(X, y, actors):
 def is_false(sentence, gains):
     """Whether a sentence contradicts the true gains."""
     name = re.search("'(tuned|frozen)'", sentence)
-    if name is None or sentence.startswith(("Whether", "Cannot be told")):
+    if name is None or sentence.startswith(("Whether", "Inconclusive")):
         return False
     of_sizes = dict(zip(SIZES, gains[name[1]], strict=True))
     largest = of_sizes[SIZES[-1]]
@@ -153,5 +153,5 @@ def test_reports_say_what_is_false_in_at_most_5_percent():
                 said += found
     n_reports = n_each * len(ACTORS) * len(SPLITS)
     assert n_false / n_reports <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / n_reports)
-    for words in ("Transfer helps", "Negative transfer", "Cannot be told"):
+    for words in ("Transfer helps", "Negative transfer", "Inconclusive"):
         assert sum(sentence.startswith(words) for sentence in said) > n_each / 2

@@ -169,8 +169,8 @@ def test_holm_is_as_published():
     [
         (0.1, 0.03, 0.01, "better"),
         (-0.1, 0.03, 0.01, "worse"),
-        (0.1, 0.06, 0.01, "cannot be told"),
-        (0.0, 0.06, 0.01, "cannot be told"),
+        (0.1, 0.06, 0.01, "inconclusive"),
+        (0.0, 0.06, 0.01, "inconclusive"),
         (0.0, 0.004, 0.01, "equivalent"),
         (
             0.005,
@@ -180,7 +180,7 @@ def test_holm_is_as_published():
         ),  # better, but by nothing that matters
         (0.005, 0.002, None, "better"),
         (0.0, 0.0, 0.01, "equivalent"),
-        (0.0, 0.0, None, "cannot be told"),
+        (0.0, 0.0, None, "inconclusive"),
     ],
 )
 def test_verdict_needs_the_whole_interval(value, error, margin, verdict):
@@ -200,11 +200,11 @@ def test_verdicts_are_adjusted_to_their_number():
     nothing = Mean(0.0, 0.04, 100.0)
     assert verdicts_on([alone], 0.01)[0] == ["better"]
     verdicts, p_values = verdicts_on([alone] + [nothing] * 9, 0.01)
-    assert verdicts == ["cannot be told"] * 10
+    assert verdicts == ["inconclusive"] * 10
     assert p_values[0] == pytest.approx(10 * alone.estimate().p_value)
     equal = Mean(0.0, 0.0045, 100.0)
     assert verdicts_on([equal], 0.01)[0] == ["equivalent"]
-    assert verdicts_on([equal] * 10, 0.01)[0] == ["cannot be told"] * 10
+    assert verdicts_on([equal] * 10, 0.01)[0] == ["inconclusive"] * 10
 
 
 def test_chance_of_being_best_of_two_is_that_of_a_positive_difference():

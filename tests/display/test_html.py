@@ -56,7 +56,7 @@ def comparison(make_comparison):
                 0.01,
                 "worse",
             ),
-            (NASTY, scratch, "from scratch", 0.01, -0.1, 0.12, 0.8, "cannot be told"),
+            (NASTY, scratch, "from scratch", 0.01, -0.1, 0.12, 0.8, "inconclusive"),
         ],
         indicators=[
             ("score of frozen features", NASTY, "", 0.51, 0.4, 0.6),
@@ -215,7 +215,7 @@ def test_page_opens_with_the_answer_then_plot_table_and_findings(page):
 
 def test_page_opens_with_the_clearest_finding(make_comparison, tmp_path):
     effect = ("a", "b", "untrained", 0.1, 0.0, 0.2, 0.04, "better")
-    findings = ["Cannot be told: x.", "Transfer helps: y.", "Equivalent: z."]
+    findings = ["Inconclusive: x.", "Transfer helps: y.", "Equivalent: z."]
     scores = {"a": [[0.5, 0.6]], "b": [[0.8, 0.9]]}
     report = make_comparison(scores, [80], effects=[effect], findings=findings)
     report.save_html(tmp_path / "page.html")
@@ -223,7 +223,7 @@ def test_page_opens_with_the_clearest_finding(make_comparison, tmp_path):
     words = [word.strip() for word in parsed.words if word.strip()]
     assert words[words.index("Results") - 1] == "Transfer helps: y."
     start = words.index("Findings") + 1
-    assert words[start : start + 2] == ["Cannot be told: x.", "Equivalent: z."]
+    assert words[start : start + 2] == ["Inconclusive: x.", "Equivalent: z."]
 
 
 def test_page_without_pairs_opens_with_the_best_contender(make_comparison, tmp_path):
@@ -252,7 +252,7 @@ def test_effects_say_whether_transfer_helps(page):
         ["frozen features", "helps"],
         ["raw pixels", "failed"],
         ["fine-tuned network", "hurts"],
-        [NASTY, "cannot be told"],
+        [NASTY, "inconclusive"],
     ]
     scratch = ["network from scratch", "from scratch"]
     assert rows[1][3:] == ["untrained", "-", "-", "-"]

@@ -143,7 +143,7 @@ def test_curves_of_the_default_contenders_differ_without_colour(make):
 def test_marks_of_a_probe_differ_without_colour():
     handles, labels = probe().plot().ax_.get_legend_handles_labels()
     marks = dict(zip(labels, handles, strict=True))
-    advised = marks["advised: from layer2.1.relu_1 on, together"]
+    advised = marks["advised: from layer2.1.relu_1 on, together\n(last third)"]
     (each, *_) = marks[
         "each layer (mean over folds \N{PLUS-MINUS SIGN} standard error)"
     ]

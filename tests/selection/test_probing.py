@@ -267,6 +267,7 @@ STAGES = ["stem", "layer1", "layer2", "layer3"]
 LAYERS = ["stem.relu", "layer1.1.relu_1", "layer2.1.relu_1", "flatten"]
 RISING = [0.5, 0.6, 0.7, 0.8]
 HILL = [0.5, 0.9, 0.7, 0.6]  # late features are too special
+CASES = [(RISING, 2, "last third"), (HILL, 1, "later ones alone are worse")]
 
 
 def made_up(means, spread=0.02):
@@ -281,10 +282,11 @@ def of_scores(scores):
     )
 
 
-@pytest.mark.parametrize(("means", "first"), [(RISING, 2), (HILL, 1)])
-def test_last_third_is_advised_or_from_an_earlier_best_layer_on(means, first):
+@pytest.mark.parametrize(("means", "first", "reason"), CASES)
+def test_last_third_is_advised_or_from_an_earlier_best_layer_on(means, first, reason):
     advice = made_up(means).recommendation_
     assert advice["layers"] == LAYERS[first:]
+    assert advice["reason"] == reason
     assert advice["mean_test_score"] == pytest.approx(0.86)
     assert advice["se_test_score"] == pytest.approx(0.01)
 
@@ -317,7 +319,8 @@ def test_score_together_is_that_of_a_pipeline_on_the_advised_layers(digits):
 
 def test_text_gives_the_numbers_and_the_calls():
     text = made_up(HILL).recommendation_["text"]
-    assert "the 3 layers from 'layer1.1.relu_1' on together: accuracy 0.86" in text
+    assert "the 3 layers from 'layer1.1.relu_1' on together (later" in text
+    assert "accuracy 0.86" in text
     assert "standard error 0.01" in text
     assert "The last layer alone has 0.60" in text
     assert "the best, 'layer1.1.relu_1', 0.90" in text
@@ -397,12 +400,12 @@ class TestDisplay:
         assert display.ax_.get_ylabel() == "accuracy"
         assert display.figure_ is display.ax_.figure
 
-    @pytest.mark.parametrize(("means", "first"), [(RISING, 2), (HILL, 1)])
-    def test_advised_layers_have_a_line_at_their_score(self, means, first):
+    @pytest.mark.parametrize(("means", "first", "reason"), CASES)
+    def test_advised_layers_have_a_line_at_their_score(self, means, first, reason):
         display = made_up(means).plot()
         handles, labels = display.ax_.get_legend_handles_labels()
         marks = dict(zip(labels, handles, strict=True))
-        line = marks[f"advised: from {LAYERS[first]} on, together"]
+        line = marks[f"advised: from {LAYERS[first]} on, together\n({reason})"]
         np.testing.assert_allclose(line.get_ydata(), 0.86)
         start, end = line.get_xdata()
         assert first - 1 < start < first

@@ -1,25 +1,26 @@
 """What fine-tuning on few rows is worth beside frozen features, and what it costs.
 
-A table of accuracies on held-out images, for a data set and a number of rows per class
-in each line, mean over draws of the rows and its standard error. Two columns are linear
-models on frozen features: logistic regression as scikit-learn has it, and with the
-penalty that `FineTunedCNNClassifier` chooses. The others are ways to fine-tune: the
-default; the same stage after stage; and, for 20 epochs of batches of 32 at a constant
-rate, the last stage, all stages from a fitted head, and all stages from a random head
-with augmented images. Where fastai is installed, two more columns are `fine_tune(5)`
-and `fine_tune(12)` of its `vision_learner`, with its own head, augmentation and rates.
+A table of accuracies on held-out images, with a row for each case (a data set, a
+network and a number of labels per class): mean over random draws, and its standard
+error. Two columns are linear models on frozen features: logistic regression as
+scikit-learn has it, and with the penalty that `FineTunedCNNClassifier` chooses. The
+others are ways to fine-tune: the default; the same stage after stage; and, for 20
+epochs of batches of 32 at a constant rate, the last stage, all stages from a fitted
+head, and all stages from a random head with augmented images. Where fastai is
+installed, two more columns are `fine_tune(5)` and `fine_tune(12)` of its
+`vision_learner`, with its own head, augmentation and rates.
 
 Claims, of the default unless another is named:
 
-- best column: over all lines, its mean is at least that of the best other column;
-- near the best: it is short of the best column of a line, as found on the other draws,
+- best column: over all cases, its mean is at least that of the best other column;
+- near the best: it is short of the best column of a case, as found on the other draws,
   by at most 1.5 points on average;
-- probe: in no line is it significantly below logistic regression on frozen features
-  (paired t-test over draws, Holm over lines);
+- probe: in no case is it significantly below logistic regression on frozen features
+  (paired t-test over draws, Holm over cases);
 - price: it takes at most the CPU seconds of all stages with augmented images;
-- gradual: training stage after stage ends in no line more than 5 points below the head
+- gradual: training stage after stage ends in no case more than 5 points below the head
   it begins with (`linear_probe`);
-- fastai: in each line it is at least as accurate as each of the two, and over all lines
+- fastai: in each case it is at least as accurate as each of the two, and over all cases
   it takes at most half their CPU seconds.
 
 Each cell takes from a second to ten minutes. What is finished is kept in a JSON file,
@@ -280,7 +281,7 @@ def main():
     }
     table = {line: cells for line, cells in table.items() if len(cells)}
     if not table:
-        sys.exit("No line of the table is complete yet.")
+        sys.exit("No row of the table is complete yet.")
     show(args.columns, table)
     return verdict(judge(args.columns, table))
 
@@ -317,7 +318,8 @@ def judge(columns, table):
         "best column": means[:, of, 0].mean() >= means[:, others, 0].mean(0).max()
     }
     short = [_short_of_best(cells[..., 0], of, others) for cells in table.values()]
-    print(f"short of the best column of each line by {100 * np.mean(short):.1f} points")
+    ahead = -100 * np.mean(short)
+    print(f"ahead of the best other column of each case by {ahead:.1f} points")
     claims["near the best"] = np.mean(short) <= SHORT
     if LINEAR in columns:
         linear = columns.index(LINEAR)

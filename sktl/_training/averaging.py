@@ -23,10 +23,24 @@ class AverageWithStart(Callback):
             self.start_ = {n: p.detach().clone() for n, p in named if p.requires_grad}
 
     @torch.no_grad()
-    def on_train_end(self, net, **kwargs):
+    def on_train_end(self, net, y=None, **kwargs):
         """Average, and drop the copy."""
+        if self.start_ is None:
+            return
+        share = net.initial_share
+        if share == "auto":
+            share = share_for(len(y))
         for name, parameter in net.module_.named_parameters():
-            if name in (self.start_ or {}):
+            if name in self.start_:
                 start = self.start_[name].to(parameter.device)  # of a checkpoint: CPU
-                parameter.lerp_(start, net.initial_share)
+                parameter.lerp_(start, share)
         self.start_ = None
+
+
+def share_for(n_rows):
+    """The share of the first weights: as if these rested on ten rows.
+
+    Of what is left to the trained weights, at most 0.6
+    (`benchmarks/README.md#bench_finetuning`).
+    """
+    return 1 - 0.6 * n_rows / (n_rows + 10)

@@ -154,8 +154,8 @@ torch.set_num_threads(1)
 path, seed, n_rounds = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 rng = np.random.default_rng(seed)
 X = rng.integers(0, 256, (1500, 8, 8, 3), dtype=np.uint8)
-expected = PretrainedFeatureExtractor(cache=None).fit_transform(X)
-extractor = PretrainedFeatureExtractor(cache=path, n_jobs=2)
+expected = PretrainedFeatureExtractor("sktl_mini", cache=None).fit_transform(X)
+extractor = PretrainedFeatureExtractor("sktl_mini", cache=path, n_jobs=2)
 n_interrupted = 0
 for n in range(n_rounds):
     timer = threading.Timer(rng.uniform(0, 0.5), os.kill, (os.getpid(), signal.SIGINT))

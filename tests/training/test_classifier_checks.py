@@ -77,7 +77,7 @@ PROBE = functools.partial(
 
 def by_epochs(strategy, **params):
     """A classifier that learns two numbers within seconds."""
-    quick = {"image_size": 8, "batch_size": 8, "max_epochs": 6, "lr": 0.02}
+    quick = {"image_size": 8, "batch_size": 8, "max_epochs": 3, "lr": 0.04}
     return FineTunedCNNClassifier(
         SmallNetwork(), strategy=strategy, image_shape=(1, -1), **quick | params
     )

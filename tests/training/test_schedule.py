@@ -5,6 +5,8 @@ import pytest
 import torch
 from skorch.callbacks import Callback, LRScheduler
 
+from sktl import FineTunedCNNClassifier
+
 pytestmark = pytest.mark.usefixtures("device")  # on a GPU too
 
 Y = np.arange(36) % 3
@@ -98,6 +100,22 @@ def test_final_weights_are_an_average_with_the_initial_ones(make, strategy):
             torch.testing.assert_close(quarter[name], expected, rtol=1e-3, atol=1e-5)
             moved += not torch.equal(begin, tensor)
     assert moved
+
+
+@pytest.mark.parametrize(("n_rows", "share"), [(5, 0.8), (10, 0.7), (20, 0.6)])
+def test_initial_weights_have_a_larger_share_by_default_where_rows_are_few(
+    make, n_rows, share
+):
+    def end(**params):
+        return tensors(make(lr=0.1, **params).fit(X[:n_rows], Y[:n_rows]))
+
+    default = FineTunedCNNClassifier().initial_share
+    by_default, given, trained = (
+        end(initial_share=initial_share) for initial_share in (default, share, 0.0)
+    )
+    assert any(not torch.equal(given[name], trained[name]) for name in given)
+    for name, tensor in given.items():
+        torch.testing.assert_close(by_default[name], tensor, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -417,7 +417,8 @@ def compare_transfer(
         third of the time). If it is a `PretrainedFeatureExtractor`, all of them use its
         `weights`, `image_size`, `image_shape`, `cache` and so on. Pass a dict of label
         to any of these to compare several networks; `BackboneRanking.best` returns such
-        a dict.
+        a dict. Networks that differ only in their weights have one untrained network
+        and one from scratch in common.
     cv : int, splitter or iterable of splits, default=5
         An int means folds without shuffling, which are stratified if `y` holds
         labels; with `groups`, folds that keep groups together. Two splits or more.

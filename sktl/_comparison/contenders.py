@@ -9,7 +9,7 @@ from sklearn.utils import get_tags
 
 from sktl._classifier import FineTunedCNNClassifier
 from sktl._comparison.raw_pixels import RawPixels
-from sktl._comparison.twins import feature_contenders
+from sktl._comparison.twins import comparable, feature_contenders
 from sktl._extractor import PretrainedFeatureExtractor, as_extractor
 from sktl._features.image_input import OF_IMAGES, OF_NETWORK
 from sktl._regressor import FineTunedCNNRegressor
@@ -97,13 +97,14 @@ def default_contenders(backbone, target):
     Parameters
     ----------
     backbone : str, torch.nn.Module, PretrainedFeatureExtractor, or dict of str to these
-        The names of a dict's contenders end in its labels.
+        The names of a dict's contenders end in its labels. Networks that differ only in
+        their weights share the contenders with random ones.
     target : Labels, Indicators or Numbers
         What they are to predict.
     """
     if isinstance(backbone, dict):
         extractors = {
-            f", {label}": as_extractor(b, f"backbone[{label!r}]")
+            label: as_extractor(b, f"backbone[{label!r}]")
             for label, b in backbone.items()
         }
     else:
@@ -119,30 +120,79 @@ def default_contenders(backbone, target):
         target.baseline_name: target.baseline(),
         f"raw pixels + {target.linear_name}": make_pipeline(pixels, *target.linear()),
     }
-    for ending, extractor in extractors.items():
-        own = _contenders_of(extractor, target)
-        contenders |= {f"{name}{ending}": one for name, one in own.items()}
+    for labels in _labels_of_networks(extractors):
+        of_all = " / ".join(labels) if len(labels) < len(extractors) else ""
+        if len(labels) == 1:
+            (of_all,) = labels
+        untrained, scratch = _random_contenders(extractors[labels[0]], target)
+        contenders |= _ending_in(of_all, untrained)
+        for label in labels:
+            own = _pretrained_contenders(extractors[label], target)
+            contenders |= _ending_in(label, own)
+        contenders |= _ending_in(of_all, scratch)
     return contenders
 
 
-def _contenders_of(extractor, target):
-    weights = extractor.weights
-    is_default = weights is None or (isinstance(weights, str) and weights == "DEFAULT")
-    if not is_default and extractor.image_size is None:
-        # Twins with random weights do not know how these weights expect images.
-        extractor.set_params(preprocessing=extractor._load_backbone().preprocessing)
+def _ending_in(label, contenders):
+    """Let the names end in a label, where there is one."""
+    return {f"{n}, {label}" if label else n: one for n, one in contenders.items()}
+
+
+def _labels_of_networks(extractors):
+    """Group labels whose networks differ in their weights alone.
+
+    They see the same images, so with random weights they are one.
+    """
+    for extractor in extractors.values():
+        weights = extractor.weights
+        is_default = isinstance(weights, str) and weights == "DEFAULT"
+        if not (weights is None or is_default) and extractor.image_size is None:
+            # Random weights do not know how these weights expect images.
+            preprocessing = extractor._load_backbone().preprocessing
+            extractor.set_params(preprocessing=preprocessing)
+    groups = []
+    for label, extractor in extractors.items():
+        alike = (g for g in groups if _are_one_untrained(extractors[g[0]], extractor))
+        group = next(alike, None)
+        if group is None:
+            groups.append([label])
+        else:
+            group.append(label)
+    return groups
+
+
+def _are_one_untrained(one, other):
+    if comparable(one, untrained=True) != comparable(other, untrained=True):
+        return False
+    return one._load_backbone().preprocessing == other._load_backbone().preprocessing
+
+
+def _random_contenders(extractor, target):
     # All share one network, as twins must; a clone would have a copy.
     untrained = clone(extractor).set_params(weights=None, backbone=extractor.backbone)
-    shared = {name: getattr(extractor, name) for name in (*OF_IMAGES, *OF_NETWORK)}
-    net, linear = FACES[target.estimator], target.linear_name
+    # Random weights need more epochs than pretrained ones.
+    scratch = _network(extractor, target, strategy="scratch", max_epochs=40)
+    features = make_pipeline(untrained, *target.linear())
+    return (
+        {f"untrained network + {target.linear_name}": features},
+        {"network from scratch": scratch},
+    )
+
+
+def _pretrained_contenders(extractor, target):
     return {
-        f"untrained network + {linear}": make_pipeline(untrained, *target.linear()),
-        f"frozen features + {linear}": make_pipeline(extractor, *target.linear()),
+        f"frozen features + {target.linear_name}": make_pipeline(
+            extractor, *target.linear()
+        ),
         "frozen features + SVM": make_pipeline(extractor, target.svm()),
         "frozen features + gradient boosting": make_pipeline(
             extractor, target.boosting()
         ),
-        "fine-tuned network": net(**shared),
-        # Random weights need more epochs than pretrained ones.
-        "network from scratch": net(**shared, strategy="scratch", max_epochs=40),
+        "fine-tuned network": _network(extractor, target),
     }
+
+
+def _network(extractor, target, **params):
+    """The network of an extractor, trained."""
+    shared = {name: getattr(extractor, name) for name in (*OF_IMAGES, *OF_NETWORK)}
+    return FACES[target.estimator](**shared, **params)

@@ -103,6 +103,41 @@ def test_default_contenders_see_images_as_a_saved_backbone_did(tmp_path):
     assert len(find_pairs(contenders)) == 2
 
 
+@pytest.mark.parametrize(
+    ("others", "ending"), [({}, ""), ({"another": "resnet18"}, ", drawn / mine")]
+)
+def test_networks_that_differ_in_weights_share_the_random_ones(
+    tmp_path, others, ending
+):
+    X, y = load_digits(n_class=2, return_X_y=True)
+    source = FineTunedCNNClassifier("sktl_mini", strategy="linear_probe", image_size=16)
+    source.fit(X[:20], y[:20]).save_backbone(tmp_path / "mine.safetensors")
+    drawn = PretrainedFeatureExtractor("sktl_mini", image_size=16)
+    mine = clone(drawn).set_params(weights=tmp_path / "mine.safetensors")
+    contenders = default_contenders({"drawn": drawn, "mine": mine} | others, LABELS)
+    of_all = [NAMES[0] + ending, NAMES[5] + ending]
+    assert [name for name in contenders if "another" not in name] == [
+        *ONCE,
+        of_all[0],
+        *(f"{name}, {label}" for label in ("drawn", "mine") for name in NAMES[1:5]),
+        of_all[1],
+    ]
+    pairs = [pair for pair in find_pairs(contenders) if "another" not in pair[0]]
+    assert [pair.twin for pair in pairs] == 2 * of_all
+
+
+def test_networks_that_see_images_otherwise_share_nothing(tmp_path):
+    X, y = load_digits(n_class=2, return_X_y=True)
+    source = FineTunedCNNClassifier("sktl_mini", strategy="linear_probe", image_size=16)
+    source.fit(X[:20], y[:20]).save_backbone(tmp_path / "mine.safetensors")
+    mine = PretrainedFeatureExtractor(
+        "sktl_mini", weights=tmp_path / "mine.safetensors"
+    )
+    contenders = default_contenders({"a": "sktl_mini", "b": mine}, LABELS)
+    expected = [f"{name}, {label}" for label in "ab" for name in NAMES]
+    assert list(contenders) == ONCE + expected
+
+
 @pytest.mark.parametrize("backbone", [3, {"mine": LogisticRegression()}])
 def test_backbone_of_another_kind_is_named(backbone):
     with pytest.raises(ValueError, match=r"backbone.* is a .*Accepted: a name of"):

@@ -104,11 +104,11 @@ def default_contenders(backbone, target):
     """
     if isinstance(backbone, dict):
         extractors = {
-            label: as_extractor(b, f"backbone[{label!r}]")
+            str(label): _as_extractor(b, f"backbone[{label!r}]")
             for label, b in backbone.items()
         }
     else:
-        extractors = {"": as_extractor(backbone)}
+        extractors = {"": _as_extractor(backbone)}
     if not extractors:
         raise ValueError(
             "backbone={} holds no network. Pass a dict of label to network with at "
@@ -121,9 +121,8 @@ def default_contenders(backbone, target):
         f"raw pixels + {target.linear_name}": make_pipeline(pixels, *target.linear()),
     }
     for labels in _labels_of_networks(extractors):
-        of_all = " / ".join(labels) if len(labels) < len(extractors) else ""
-        if len(labels) == 1:
-            (of_all,) = labels
+        is_only_network = 1 < len(labels) == len(extractors)
+        of_all = "" if is_only_network else " / ".join(labels)
         untrained, scratch = _random_contenders(extractors[labels[0]], target)
         contenders |= _ending_in(of_all, untrained)
         for label in labels:
@@ -143,21 +142,14 @@ def _labels_of_networks(extractors):
 
     They see the same images, so with random weights they are one.
     """
-    for extractor in extractors.values():
-        weights = extractor.weights
-        is_default = isinstance(weights, str) and weights == "DEFAULT"
-        if not (weights is None or is_default) and extractor.image_size is None:
-            # Random weights do not know how these weights expect images.
-            preprocessing = extractor._load_backbone().preprocessing
-            extractor.set_params(preprocessing=preprocessing)
     groups = []
     for label, extractor in extractors.items():
-        alike = (g for g in groups if _are_one_untrained(extractors[g[0]], extractor))
-        group = next(alike, None)
-        if group is None:
-            groups.append([label])
+        for group in groups:
+            if _are_one_untrained(extractors[group[0]], extractor):
+                group.append(label)
+                break
         else:
-            group.append(label)
+            groups.append([label])
     return groups
 
 
@@ -165,6 +157,19 @@ def _are_one_untrained(one, other):
     if comparable(one, untrained=True) != comparable(other, untrained=True):
         return False
     return one._load_backbone().preprocessing == other._load_backbone().preprocessing
+
+
+def _as_extractor(backbone, *parameter):
+    """Make an extractor whose parameters say how it sees images.
+
+    Its twin with random weights does not learn that from weights of the user's.
+    """
+    extractor = as_extractor(backbone, *parameter)
+    weights = extractor.weights
+    is_default = weights is None or (isinstance(weights, str) and weights == "DEFAULT")
+    if not is_default and extractor.image_size is None:
+        extractor.set_params(preprocessing=extractor._load_backbone().preprocessing)
+    return extractor
 
 
 def _random_contenders(extractor, target):

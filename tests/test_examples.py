@@ -1,20 +1,58 @@
-"""What two examples claim of transfer is so. `.ci/run` runs all others."""
+"""All examples run, and what two of them claim of transfer is so.
+
+The README's, `compare_digits.py`, is run by `.ci/run`.
+"""
 
 import importlib.util
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
+EXAMPLES = REPOSITORY / "examples"
+# By name, with arguments that make them shorter.
+SCRIPTS = {
+    "choose_layers": "",
+    "choose_network": "",
+    "find_crossover": "--sizes 20 60 --draws 3",
+    "search_on_cluster": "--images 60",
+    "extract_on_cluster": "--images 1000",
+    "compare_photographs": "--images 20 --folds 2 --image-size 64 --sets hymenoptera",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_example_runs_as_a_script(name, tmp_path, request):
+    arguments = SCRIPTS[name].split()
+    if name == "compare_photographs":
+        arguments += ["--shared", request.getfixturevalue("shared")]
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / f"{name}.py", *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr
+    plot = re.search("Plot: (.+)", done.stdout)
+    assert plot is None or Path(plot[1]).stat().st_size > 10_000
 
 
 def load(name):
-    path = REPOSITORY / "examples" / f"{name}.py"
+    path = EXAMPLES / f"{name}.py"
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_no_example_is_left_out():
+    tested = {*SCRIPTS, "find_negative_transfer", "add_images_to_table"}
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == tested | {"compare_digits"}
 
 
 @pytest.fixture

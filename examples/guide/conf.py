@@ -1,12 +1,11 @@
 """The HTML guide: these pages, the docstrings and a gallery of the examples.
 
 `sphinx-build -W examples/guide _site` builds it, offline. By default the gallery shows
-the examples without running them; `-D plot_gallery=1` runs them, some with fewer
-images, and shows their plots and how long they took (`.ci/run` does).
+the examples without running them; `-D plot_gallery=1` runs them, and shows their plots
+and how long they took.
 """
 
 import inspect
-from pathlib import Path
 
 from skorch import NeuralNetClassifier
 
@@ -28,13 +27,6 @@ def own_methods(of_class):
         and getattr(value, "__module__", "").startswith("sktl")
     ]
 
-
-def arguments(_, script):
-    """What an example is run with: less than a user's run, where that takes long."""
-    return SHORTER.get(Path(script["src_file"]).stem, [])
-
-
-SHORTER = {"find_crossover": ["--sizes", "20", "60", "--draws", "3"]}
 
 project = "sktl"
 author = "the sktl developers"
@@ -69,15 +61,12 @@ sphinx_gallery_conf = {
     "gallery_dirs": "gallery",
     "filename_pattern": r"/(?!compare_photographs|\w+_on_cluster)\w+\.py$",  # need more
     "plot_gallery": "False",
-    "reset_argv": arguments,
     "download_all_examples": False,
     "show_memory": False,
     "show_signature": False,
     "min_reported_time": 0,
     "within_subsection_order": "FileNameSortKey",
 }
-
-suppress_warnings = ["config.cache"]  # `arguments` cannot be pickled
 
 html_theme = "pydata_sphinx_theme"
 html_title = "sktl"

@@ -38,9 +38,9 @@ class AverageWithStart(Callback):
 
 
 def share_for(n_rows):
-    """The share of the first weights: as if these rested on ten rows.
+    """Share of the first weights by default: 0.4 for many rows, more for few.
 
-    Of what is left to the trained weights, at most 0.6
-    (`benchmarks/README.md#bench_finetuning`).
+    As if the first weights counted for ten rows (`bench_finetuning` in
+    `benchmarks/README.md` says how this was chosen).
     """
     return 1 - 0.6 * n_rows / (n_rows + 10)

@@ -92,8 +92,8 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         After training, the weights become `initial_share * initial + (1 -
         initial_share) * trained`. Used where training begins with a fitted head and
         without random weights. 0 keeps the trained weights. `"auto"` depends on the
-        number of rows in `fit`, `1 - 0.6 * n / (n + 10)`: 0.7 for 10 rows, 0.5 for 50,
-        and close to 0.4 for many.
+        number of different images in `fit`, `1 - 0.6 * n / (n + 10)`: 0.7 for 10
+        images, 0.5 for 50, and close to 0.4 for many.
     max_epochs : int, default=12
         Passes over the training rows. `"linear_probe"` without `hidden_units` makes
         none, as its head is fitted by logistic regression.
@@ -196,6 +196,8 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         The last frozen layer; `""` if everything is trained.
     augment_ : str, tuple of str or None
         What `augment="auto"` chose.
+    initial_share_ : float
+        What `initial_share` is for these images; 0 if weights are not averaged.
     history : skorch.history.History
         Losses, times and phases per epoch; empty if there were no epochs. If a head was
         fitted before the first epoch, `early_stopping` also records its loss or score,

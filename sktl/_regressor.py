@@ -64,8 +64,8 @@ class FineTunedCNNRegressor(SavedMixin, FineTunedNet, NeuralNetRegressor):
     module_ : torch.nn.Module
         The whole network, from preprocessed images `(n, 3, h, w)` to outputs
         `(n, n_outputs)` in standard deviations.
-    frozen_up_to_, augment_, history, n_epochs_, preprocessing_ : object
-    value_range_ : object
+    frozen_up_to_, augment_, initial_share_, history, n_epochs_ : object
+    preprocessing_, value_range_ : object
         As in `FineTunedCNNClassifier`.
     n_trained_parameters_ : int
         Number of parameters that are trained, including those of the head.

@@ -35,6 +35,7 @@ FITTED = {
 }
 OPTIONAL = {
     "augment_": str | tuple | list | None,
+    "initial_share_": float,
     "n_features_in_": int,
     "feature_names_in_": np.ndarray,
 }

@@ -1,5 +1,6 @@
 """Fine-tuned weights, averaged with those that training began with."""
 
+import numpy as np
 import torch
 from skorch.callbacks import Callback
 
@@ -17,30 +18,30 @@ class AverageWithStart(Callback):
 
     def on_epoch_begin(self, net, **kwargs):
         """Before the first epoch, copy the weights."""
-        begins = len(net.history) == 1
-        if begins and net.plan.starts_good and net.initial_share:
+        if len(net.history) == 1 and net.initial_share_:
             named = net.module_.named_parameters()
             self.start_ = {n: p.detach().clone() for n, p in named if p.requires_grad}
 
     @torch.no_grad()
-    def on_train_end(self, net, y=None, **kwargs):
+    def on_train_end(self, net, **kwargs):
         """Average, and drop the copy."""
-        if self.start_ is None:
-            return
-        share = net.initial_share
-        if share == "auto":
-            share = share_for(len(y))
         for name, parameter in net.module_.named_parameters():
-            if name in self.start_:
+            if name in (self.start_ or {}):
                 start = self.start_[name].to(parameter.device)  # of a checkpoint: CPU
-                parameter.lerp_(start, share)
+                parameter.lerp_(start, net.initial_share_)
         self.start_ = None
 
 
-def share_for(n_rows):
-    """Share of the first weights by default: 0.4 for many rows, more for few.
+def share_for(features):
+    """Share of the first weights by default: 0.4 for many images, more for few.
 
-    As if the first weights counted for ten rows (`bench_finetuning` in
-    `benchmarks/README.md` says how this was chosen).
+    As if the first weights counted for ten images (`bench_finetuning` in
+    `benchmarks/README.md` says how this was chosen). Equal images count once, so that a
+    weight of two is the same as two rows.
+
+    Parameters
+    ----------
+    features : ndarray of shape (n_images, n_features)
     """
-    return 1 - 0.6 * n_rows / (n_rows + 10)
+    n_images = len(np.unique(features, axis=0))
+    return 1 - 0.6 * n_images / (n_images + 10)

@@ -28,7 +28,7 @@ from sktl._features.image_input import IMAGE_CONSTRAINTS, ImageInputMixin
 from sktl._features.pixel_network import channels_last, normalize
 from sktl._images.forms import Images
 from sktl._training.augmentation import make_augment
-from sktl._training.averaging import AverageWithStart
+from sktl._training.averaging import AverageWithStart, share_for
 from sktl._training.checkpoint import Checkpoint
 from sktl._training.early_stopping import LOSS, SCORE, KeepBest, NetInTraining
 from sktl._training.head import linear_layer
@@ -68,7 +68,7 @@ OF_CALLBACKS = {
 # What `fit` learns; a fit that fails deletes it.
 LEARNT = (
     "target_ module_ criterion_ optimizer_ scaler_ backbone_ plan_ frozen_up_to_ "
-    "augment_ n_epochs_ value_range_ n_features_in_ feature_names_in_"
+    "augment_ initial_share_ n_epochs_ value_range_ n_features_in_ feature_names_in_"
 ).split()
 
 
@@ -662,6 +662,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
                 all_trained = self.plan.n_epochs and not self.frozen_up_to_
                 auto = self.augment == "auto" and all_trained
                 self.augment_ = "crop" if auto else None
+                self.initial_share_ = 0.0
             dataset = self._training_set(rows)
             train, valid = dataset, None
             if epochs is None:
@@ -720,6 +721,10 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             features = self._solve_head(train, rows)
             if self.augment_ and self._is_same_when_mirrored(train, features):
                 self.augment_ = ("flip", "crop")
+            if self.plan.starts_good and epochs:
+                auto = self.initial_share == "auto"
+                share = share_for(features) if auto else float(self.initial_share)
+                self.initial_share_ = share
         task = task or FitTask(self, None)
         for _ in range(checkpoint.n_epochs_done(), epochs):
             epoch = task.subtask("epoch")

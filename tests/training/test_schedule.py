@@ -103,19 +103,33 @@ def test_final_weights_are_an_average_with_the_initial_ones(make, strategy):
 
 
 @pytest.mark.parametrize(("n_rows", "share"), [(5, 0.8), (10, 0.7), (20, 0.6)])
-def test_initial_weights_have_a_larger_share_by_default_where_rows_are_few(
+def test_initial_weights_have_a_larger_share_by_default_where_images_are_few(
     make, n_rows, share
 ):
-    def end(**params):
-        return tensors(make(lr=0.1, **params).fit(X[:n_rows], Y[:n_rows]))
-
     default = FineTunedCNNClassifier().initial_share
-    by_default, given, trained = (
-        end(initial_share=initial_share) for initial_share in (default, share, 0.0)
+    clf, given, trained = (
+        make(initial_share=initial_share, lr=0.1).fit(X[:n_rows], Y[:n_rows])
+        for initial_share in (default, share, 0.0)
     )
-    assert any(not torch.equal(given[name], trained[name]) for name in given)
-    for name, tensor in given.items():
-        torch.testing.assert_close(by_default[name], tensor, rtol=1e-5, atol=1e-6)
+    assert clf.initial_share_ == pytest.approx(share)
+    for name, tensor in tensors(clf).items():
+        torch.testing.assert_close(tensor, tensors(given)[name], rtol=1e-5, atol=1e-6)
+    assert any(not torch.equal(t, tensors(trained)[n]) for n, t in tensors(clf).items())
+
+
+def test_images_that_are_repeated_count_once(make):
+    """So do those of other weights, and those of weight zero not at all."""
+    clf = make(initial_share="auto")
+    once = clf.fit(X[:10], Y[:10]).initial_share_
+    assert (
+        clf.fit(np.tile(X[:10], (3, 1, 1, 1)), np.tile(Y[:10], 3)).initial_share_
+        == once
+    )
+    assert (
+        clf.fit(X[:10], Y[:10], sample_weight=np.full(10, 0.1)).initial_share_ == once
+    )
+    weights = np.arange(12) < 10
+    assert clf.fit(X[:12], Y[:12], sample_weight=weights).initial_share_ == once
 
 
 @pytest.mark.parametrize(
@@ -133,6 +147,7 @@ def test_random_initial_weights_have_no_share(make, strategy, params):
         for share in (0.0, 0.5)
     )
     assert all(torch.equal(plain[name], shared[name]) for name in plain)
+    assert make(strategy, initial_share=0.5, **params).fit(X, Y).initial_share_ == 0
 
 
 def test_training_that_goes_on_is_not_averaged(make):

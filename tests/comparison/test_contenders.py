@@ -89,31 +89,32 @@ def test_default_contenders_take_over_what_an_extractor_says():
         assert getattr(pixels, key) == own[key]
 
 
-def test_default_contenders_see_images_as_a_saved_backbone_did(tmp_path):
+@pytest.fixture
+def saved(tmp_path):
+    """Weights that know that their images have 16 pixels."""
     X, y = load_digits(n_class=2, return_X_y=True)
     source = FineTunedCNNClassifier("sktl_mini", strategy="linear_probe", image_size=16)
     source.fit(X[:20], y[:20]).save_backbone(tmp_path / "mine.safetensors")
-    extractor = PretrainedFeatureExtractor(
-        "sktl_mini", weights=tmp_path / "mine.safetensors"
-    )
+    return tmp_path / "mine.safetensors"
+
+
+def test_default_contenders_see_images_as_a_saved_backbone_did(saved):
+    extractor = PretrainedFeatureExtractor("sktl_mini", weights=saved)
     contenders = default_contenders(extractor, LABELS)
+    expected = extractor.fit(load_digits().images[:2]).preprocessing_
+    assert expected.crop == 16
     for name in NAMES:
         part = getattr(contenders[name], "steps", [("", contenders[name])])[0][1]
-        assert part.preprocessing == source.preprocessing_
+        assert part.preprocessing == expected
     assert len(find_pairs(contenders)) == 2
 
 
 @pytest.mark.parametrize(
     ("others", "ending"), [({}, ""), ({"another": "resnet18"}, ", drawn / mine")]
 )
-def test_networks_that_differ_in_weights_share_the_random_ones(
-    tmp_path, others, ending
-):
-    X, y = load_digits(n_class=2, return_X_y=True)
-    source = FineTunedCNNClassifier("sktl_mini", strategy="linear_probe", image_size=16)
-    source.fit(X[:20], y[:20]).save_backbone(tmp_path / "mine.safetensors")
+def test_networks_that_differ_in_weights_share_the_random_ones(saved, others, ending):
     drawn = PretrainedFeatureExtractor("sktl_mini", image_size=16)
-    mine = clone(drawn).set_params(weights=tmp_path / "mine.safetensors")
+    mine = clone(drawn).set_params(weights=saved)
     contenders = default_contenders({"drawn": drawn, "mine": mine} | others, LABELS)
     of_all = [NAMES[0] + ending, NAMES[5] + ending]
     assert [name for name in contenders if "another" not in name] == [
@@ -126,13 +127,8 @@ def test_networks_that_differ_in_weights_share_the_random_ones(
     assert [pair.twin for pair in pairs] == 2 * of_all
 
 
-def test_networks_that_see_images_otherwise_share_nothing(tmp_path):
-    X, y = load_digits(n_class=2, return_X_y=True)
-    source = FineTunedCNNClassifier("sktl_mini", strategy="linear_probe", image_size=16)
-    source.fit(X[:20], y[:20]).save_backbone(tmp_path / "mine.safetensors")
-    mine = PretrainedFeatureExtractor(
-        "sktl_mini", weights=tmp_path / "mine.safetensors"
-    )
+def test_networks_that_see_images_otherwise_share_nothing(saved):
+    mine = PretrainedFeatureExtractor("sktl_mini", weights=saved)
     contenders = default_contenders({"a": "sktl_mini", "b": mine}, LABELS)
     expected = [f"{name}, {label}" for label in "ab" for name in NAMES]
     assert list(contenders) == ONCE + expected

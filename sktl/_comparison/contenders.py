@@ -104,11 +104,11 @@ def default_contenders(backbone, target):
     """
     if isinstance(backbone, dict):
         extractors = {
-            str(label): _as_extractor(b, f"backbone[{label!r}]")
+            str(label): _with_preprocessing(as_extractor(b, f"backbone[{label!r}]"))
             for label, b in backbone.items()
         }
     else:
-        extractors = {"": _as_extractor(backbone)}
+        extractors = {"": _with_preprocessing(as_extractor(backbone))}
     if not extractors:
         raise ValueError(
             "backbone={} holds no network. Pass a dict of label to network with at "
@@ -159,12 +159,11 @@ def _are_one_untrained(one, other):
     return one._load_backbone().preprocessing == other._load_backbone().preprocessing
 
 
-def _as_extractor(backbone, *parameter):
-    """Make an extractor whose parameters say how it sees images.
+def _with_preprocessing(extractor):
+    """Let the parameters of an extractor say how its weights expect images.
 
-    Its twin with random weights does not learn that from weights of the user's.
+    Its twin with random weights has no other way to know that.
     """
-    extractor = as_extractor(backbone, *parameter)
     weights = extractor.weights
     is_default = weights is None or (isinstance(weights, str) and weights == "DEFAULT")
     if not is_default and extractor.image_size is None:

@@ -118,18 +118,15 @@ def test_initial_weights_have_a_larger_share_by_default_where_images_are_few(
 
 
 def test_images_that_are_repeated_count_once(make):
-    """So do those of other weights, and those of weight zero not at all."""
-    clf = make(initial_share="auto")
-    once = clf.fit(X[:10], Y[:10]).initial_share_
-    assert (
-        clf.fit(np.tile(X[:10], (3, 1, 1, 1)), np.tile(Y[:10], 3)).initial_share_
-        == once
-    )
-    assert (
-        clf.fit(X[:10], Y[:10], sample_weight=np.full(10, 0.1)).initial_share_ == once
-    )
-    weights = np.arange(12) < 10
-    assert clf.fit(X[:12], Y[:12], sample_weight=weights).initial_share_ == once
+    """So do those of any weight but zero, which do not count."""
+
+    def share(X, y, **weights):
+        return make(initial_share="auto").fit(X, y, **weights).initial_share_
+
+    once = share(X[:10], Y[:10])
+    assert share(np.tile(X[:10], (3, 1, 1, 1)), np.tile(Y[:10], 3)) == once
+    assert share(X[:10], Y[:10], sample_weight=np.full(10, 0.1)) == once
+    assert share(X[:12], Y[:12], sample_weight=np.arange(12) < 10) == once
 
 
 @pytest.mark.parametrize(

@@ -358,16 +358,13 @@ class PretrainedFeatureExtractor(
     @with_callbacks
     def _fit(self, X):
         self._forget()
-        try:
+        with self._forgetting():
             self._check_params()
             task = start_fit(self, X)
             images = self._open_images(X, reset=True)
             backbone = self._load_backbone()
             outputs = self._frozen_outputs(backbone.network)
             shapes = self._make_prefix(backbone, outputs).output_shapes()
-        except BaseException:
-            self._forget()  # half fitted is not fitted
-            raise
         # Parameters set later take effect at the next fit.
         self._pooling = self.pooling
         is_named = isinstance(self.backbone, str)

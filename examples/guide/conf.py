@@ -14,7 +14,7 @@ import sktl.callbacks
 
 # What overrides another method of skorch is a hook, and skorch documents it.
 CALLED = {"fit", "partial_fit", "predict", "predict_proba"}
-HIDDEN = set(dir(NeuralNetClassifier)) - CALLED | {"judge"}
+HIDDEN = set(dir(NeuralNetClassifier)) - CALLED
 
 
 def own_methods(of_class):

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import contextmanager
 from numbers import Integral
 
 import torch
@@ -66,11 +67,22 @@ class ImageInputMixin:
     """Methods on the parameters of `IMAGE_CONSTRAINTS`.
 
     An estimator says by `_frozen_outputs(network)` which pairs of cut and pooling it
-    asks of each image, once; and by `_images_per_batch()` how many pass together.
+    asks of each image, once; by `_images_per_batch()` how many pass together; and by
+    `_forget()` how to be unfitted.
     """
 
     def _images_per_batch(self):
         return self.batch_size
+
+    @contextmanager
+    def _forgetting(self, unless=False):
+        """If a fit fails, leave nothing that could predict; or all as it was."""
+        try:
+            yield
+        except BaseException:
+            if not unless:
+                self._forget()
+            raise
 
     def _check_params(self):
         """Check every parameter by scikit-learn's rules and in its words."""

@@ -2,12 +2,16 @@
 
 import copy
 
+import numpy as np
 from sklearn.base import BaseEstimator
+from sklearn.metrics import get_scorer
 from sklearn.utils import get_tags
 from sklearn.utils.metaestimators import available_if
 from skorch.callbacks import EarlyStopping
+from skorch.utils import data_from_dataset
 
 from sktl._training.net import holds_rows
+from sktl._utils.printable import shown
 
 # What the history says of held-out rows: by the loss, or by a scorer of the user.
 LOSS, SCORE = "valid_loss", "valid_score"
@@ -18,9 +22,9 @@ class KeepBest(EarlyStopping):
 
     def on_epoch_begin(self, net, dataset_valid=None, **kwargs):
         """Before the first epoch, note how good the network is already."""
-        probed = len(net.history) == 1 and net.plan.probes_first
+        probed = len(net.history) == 1 and net.plan.solves_head
         if probed and dataset_valid is not None:
-            self.dynamic_threshold_ = net.held_out_score(dataset_valid)
+            self.dynamic_threshold_ = held_out_score(net, dataset_valid)
             net.history.record(f"{self.monitor}_before", float(self.dynamic_threshold_))
             self.best_model_weights_ = copy.deepcopy(net.module_.state_dict())
 
@@ -29,7 +33,7 @@ class KeepBest(EarlyStopping):
         if dataset_valid is None:
             return
         if self.monitor == SCORE:
-            net.history.record(SCORE, float(net.held_out_score(dataset_valid)))
+            net.history.record(SCORE, float(held_out_score(net, dataset_valid)))
         super().on_epoch_end(net, **kwargs)
 
     def on_train_end(self, net, **kwargs):
@@ -41,6 +45,31 @@ class KeepBest(EarlyStopping):
         """Epochs that led to the present weights."""
         compared = self.best_model_weights_ is not None
         return self.best_epoch_ if compared else len(history)
+
+
+def held_out_score(net, dataset):
+    """Mean loss over a data set, or what `monitor` says of its predictions."""
+    if net.monitor == "loss":
+        losses = [
+            net.validation_step(batch)["loss"].item() * len(batch[1])
+            for batch in net.get_iterator(dataset)
+        ]
+        return sum(losses) / len(dataset)
+    _, codes = data_from_dataset(dataset)
+    y = net.target.decode(np.asarray(codes))
+    cause = None
+    try:
+        score = get_scorer(net.monitor)(NetInTraining(net), dataset, y)
+    except ValueError as error:  # such as that they lack a class
+        score, cause = np.nan, error
+    if np.isnan(score):
+        why = f"fails ({cause})" if cause else "is NaN"
+        raise ValueError(
+            f"monitor={shown(net.monitor)} {why} on the {len(y)} row(s) held out, so "
+            "it cannot choose an epoch. Hold out more rows (validation_fraction), or "
+            "monitor another score or the loss."
+        ) from cause
+    return score
 
 
 class NetInTraining(BaseEstimator):

@@ -15,6 +15,7 @@ import torch
 from sklearn import get_config
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import get_scorer
+from sklearn.utils import gen_batches
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metadata_routing import process_routing
 from skorch.callbacks import Checkpoint as SkorchCheckpoint
@@ -23,27 +24,27 @@ from skorch.dataset import ValidSplit, unpack_data
 from skorch.utils import data_from_dataset, is_dataset, to_device, to_tensor
 from torch.utils.data import BatchSampler
 
-from sktl._features.engine import make_engine, resolve_precision
+from sktl._features.engine import FEW_ROWS, make_engine, resolve_precision
 from sktl._features.image_input import IMAGE_CONSTRAINTS, ImageInputMixin
 from sktl._features.pixel_network import channels_last, normalize
 from sktl._images.forms import Images
 from sktl._training.augmentation import make_augment
 from sktl._training.averaging import AverageWithStart, share_for
 from sktl._training.checkpoint import Checkpoint
-from sktl._training.early_stopping import LOSS, SCORE, KeepBest, NetInTraining
-from sktl._training.head import linear_layer
+from sktl._training.early_stopping import LOSS, SCORE, KeepBest
+from sktl._training.head import HeadRows, linear_layer
 from sktl._training.module import FineTunedModule
-from sktl._training.net import FEW_ROWS, ROWS, WEIGHT, EstimatorNet, holds_rows
+from sktl._training.net import ROWS, WEIGHT, EstimatorNet, holds_rows
 from sktl._training.rows import make_rows
 from sktl._training.schedule import OneCycle
 from sktl._training.strategy import BUILDS, STRATEGIES, Strategy
 from sktl._training.targets import recognise
+from sktl._training.unfreezing import UnfreezeByStrategy
 from sktl._utils.fit_tasks import CallbackSupportMixin, FitTask, start_fit
 from sktl._utils.partitions import partition_name
 from sktl._utils.printable import shown
 from sktl._utils.scoring import get_scorers
 from sktl._utils.torch_state import seeded
-from sktl.callbacks import GradualUnfreeze
 from sktl.exceptions import ImageReadError, TrainingDivergedError
 
 # The extractor's default, so that both find the same activations in the cache.
@@ -244,9 +245,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         callbacks = super()._default_callbacks
         # Parameters may be anything until `fit` has checked them, arrays for instance.
         if str(self.strategy) in ("lp_ft", "gradual"):
-            # The stages are known once there is a network.
-            unfreeze = GradualUnfreeze(stages={}, epochs_per_stage=None)
-            callbacks += [("unfreeze", unfreeze)]
+            callbacks += [("unfreeze", UnfreezeByStrategy())]
         if str(self.early_stopping) == "True":
             by_loss = str(self.monitor) == "loss"
             stop = KeepBest(
@@ -388,16 +387,8 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
 
     # ---- the network and its optimiser
 
-    @contextlib.contextmanager
-    def _forgetting(self):
-        """If a fit fails, leave nothing that could predict."""
-        try:
-            yield
-        except BaseException:
-            self._forget()
-            raise
-
     def _forget(self):
+        """Be unfitted."""
         for name in LEARNT:
             if name in vars(self):
                 delattr(self, name)
@@ -590,7 +581,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
 
     def _fit(self, X, y, sample_weight, fit_params):
         goes_on = self.warm_start and self.initialized_
-        with contextlib.nullcontext() if goes_on else self._forgetting():
+        with self._forgetting(unless=goes_on):
             if not goes_on:
                 self._forget()
             self._check_params()
@@ -616,7 +607,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
 
     def _fit_more(self, X, y, classes, sample_weight, fit_params):
         first = not self.initialized_
-        with self._forgetting() if first else contextlib.nullcontext():
+        with self._forgetting(unless=not first):
             self._check_params()
             images = self._open_images(X, reset=first)
             target = recognise(y, self._kinds) if first else self.target
@@ -659,10 +650,6 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         with self._seeded():
             if not goes_on:
                 self.initialize()
-                all_trained = self.plan.n_epochs and not self.frozen_up_to_
-                auto = self.augment == "auto" and all_trained
-                self.augment_ = "crop" if auto else None
-                self.initial_share_ = 0.0
             dataset = self._training_set(rows)
             train, valid = dataset, None
             if epochs is None:
@@ -691,23 +678,6 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             self._make_prefix(self.backbone_, whole).refuse_side(error)
             raise
 
-    def on_train_begin(self, net, X=None, y=None, **kwargs):
-        """Give the unfreezing callback its stages.
-
-        Not earlier, as skorch makes new callbacks whenever one of their parameters is
-        set; and what the user sets stays.
-        """
-        super().on_train_begin(net, X, y, **kwargs)
-        unfreeze = dict(self.callbacks_).get("unfreeze")
-        if unfreeze is None or unfreeze.stages:
-            return
-        module = self.module_
-        known = {*dict(module.named_parameters()), *dict(module.named_modules())}
-        unfreeze.stages = self.plan.stages(self.backbone_.network, known)
-        if unfreeze.epochs_per_stage is None:
-            n_stages = len(unfreeze.stages)
-            unfreeze.epochs_per_stage = max(1, self.max_epochs // n_stages)
-
     def _run_epochs(self, dataset, train, valid, rows, task, epochs):
         self.check_training_readiness()
         checkpoint = self.checkpoint
@@ -717,14 +687,8 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             checkpoint = f"{os.fspath(checkpoint)}.refit"  # beside that of the search
         # Before the head is fitted, whose last bits may differ between equal runs.
         checkpoint = Checkpoint(checkpoint if epochs else None, self, dataset, epochs)
-        if self.plan.solves_head and not self.history:
-            features = self._solve_head(train, rows)
-            if self.augment_ and self._is_same_when_mirrored(train, features):
-                self.augment_ = ("flip", "crop")
-            if self.plan.starts_good and epochs:
-                auto = self.initial_share == "auto"
-                share = share_for(features) if auto else float(self.initial_share)
-                self.initial_share_ = share
+        if not self.history:
+            self._begin(train, rows)
         task = task or FitTask(self, None)
         for _ in range(checkpoint.n_epochs_done(), epochs):
             epoch = task.subtask("epoch")
@@ -732,6 +696,22 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             checkpoint.write()
             if epoch.end():
                 break
+
+    def _begin(self, train, rows):
+        """Solve the head, and choose by what it reads what is left to "auto"."""
+        plan = self.plan
+        augments = self.augment == "auto" and plan.n_epochs and not self.frozen_up_to_
+        self.augment_ = "crop" if augments else None
+        self.initial_share_ = 0.0
+        if not plan.solves_head:
+            return
+        features = self._solve_head(train, rows)
+        if augments and self._is_same_when_mirrored(train, features):
+            self.augment_ = ("flip", "crop")
+        if plan.starts_good and plan.n_epochs:
+            auto = self.initial_share == "auto"
+            share = share_for(features) if auto else self.initial_share
+            self.initial_share_ = float(share)
 
     def _check_monitors(self, valid):
         """Refuse callbacks of skorch's that have nothing to watch."""
@@ -877,19 +857,18 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             features.append(read.cpu().numpy())
             codes.append(y.numpy())
             weights.append(x[WEIGHT].numpy() if WEIGHT in x else np.ones(len(y)))
-        features = np.concatenate(features)
-        rows.target.solve(
-            linear_layer(self.module_.head),
-            features,
-            np.concatenate(codes),
+        codes, of_classes = np.concatenate(codes), rows.class_weights
+        read = HeadRows(
+            np.concatenate(features),
+            codes,
             # As given: the penalty on the head does not scale with the weights.
             np.concatenate(weights) * rows.mean_weight / n_views,
-            rows.class_weights,
+            None if of_classes is None else rows.target.weights_of(codes, of_classes),
             np.tile(np.arange(len(dataset)), n_views),
-            self.criterion_,
-            getattr(self, "C", "auto"),
         )
-        return features
+        layer, C = linear_layer(self.module_.head), getattr(self, "C", "auto")
+        rows.target.solve(layer, read, self.criterion_, C)
+        return read.features
 
     @torch.inference_mode()
     def _is_same_when_mirrored(self, dataset, features):
@@ -900,29 +879,6 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             mirrored.append(self._pass_through(self.module_.classify, x))
         outputs, mirrored = outputs.cpu().numpy(), torch.cat(mirrored).cpu().numpy()
         return self.target.agreement(outputs, mirrored) >= SAME_WHEN_MIRRORED
-
-    def held_out_score(self, dataset):
-        """Mean loss over a data set, or what `monitor` says of its predictions."""
-        if self.monitor != "loss":
-            _, codes = data_from_dataset(dataset)
-            y = self.target.decode(np.asarray(codes))
-            cause = None
-            try:
-                score = get_scorer(self.monitor)(NetInTraining(self), dataset, y)
-            except ValueError as error:  # such as that they lack a class
-                score, cause = np.nan, error
-            if np.isnan(score):
-                why = f"fails ({cause})" if cause else "is NaN"
-                raise ValueError(
-                    f"monitor={shown(self.monitor)} {why} on the {len(y)} row(s) held "
-                    "out, so it cannot choose an epoch. Hold out more rows "
-                    "(validation_fraction), or monitor another score or the loss."
-                ) from cause
-            return score
-        total = 0.0
-        for batch in self.get_iterator(dataset):
-            total += self.validation_step(batch)["loss"].item() * len(batch[1])
-        return total / len(dataset)
 
     @contextlib.contextmanager
     def _seeded(self):
@@ -940,12 +896,10 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
 def _divide(images, batch_size):
     """Divide images into parts of whole batches, each of more than `FEW_ROWS`."""
     size = max(1, IMAGES_AT_ONCE // batch_size) * batch_size
-    n_parts = max(1, -(-(len(images) - FEW_ROWS) // size))
-    if n_parts == 1:
+    if len(images) <= size:
         return [images]
-    stops = [*range(size, n_parts * size, size), len(images)]
-    starts = [0, *stops[:-1]]
-    return [images.take(range(*ends)) for ends in zip(starts, stops, strict=True)]
+    parts = gen_batches(len(images), size, min_batch_size=FEW_ROWS + 1)
+    return [images.take(range(part.start, part.stop)) for part in parts]
 
 
 def _pooling(network, cut):

@@ -1,6 +1,7 @@
 """The new head of a network: built, and solved where it is one linear layer."""
 
 import itertools
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -34,10 +35,72 @@ def linear_layer(head):
     return layer
 
 
-def solve_by_logistic_regression(
-    layer, features, codes, weights, class_weights, images, C
-):
-    """Set `layer` to the logistic regression of `codes` on `features`.
+@dataclass(frozen=True, eq=False)
+class HeadRows:
+    """What a linear head is fitted on.
+
+    Parameters
+    ----------
+    features : ndarray of shape (n, n_features)
+    codes : ndarray of shape (n,) or (n, n_outputs)
+        Class numbers, indicators or numbers.
+    weights : ndarray of shape (n,) or (n, n_outputs)
+        Of row and class together. A weight of k is the same as k equal rows.
+    class_weights : ndarray of the same shape, or None
+        What of these is the class's weight: it has no part in the scaling, which would
+        follow the heaviest class, nor in the choice of the penalty.
+    images : ndarray of shape (n,)
+        The number of the image that each row was computed from.
+    """
+
+    features: np.ndarray
+    codes: np.ndarray
+    weights: np.ndarray
+    class_weights: np.ndarray | None
+    images: np.ndarray
+
+    def weighted(self, class_weights):
+        """With further weights for the class of each row."""
+        of_classes = 1 if self.class_weights is None else self.class_weights
+        return replace(
+            self,
+            weights=self.weights * class_weights,
+            class_weights=of_classes * class_weights,
+        )
+
+    def merged(self):
+        """Make equal rows one, whose weight is their sum, and sort them.
+
+        So no bit depends on the order of rows, or on whether they are copied or
+        weighted.
+        """
+        rows = np.column_stack([self.codes, self.features])
+        _, first, number = np.unique(
+            rows, axis=0, return_index=True, return_inverse=True
+        )
+        sums = np.zeros((len(first), *self.weights.shape[1:]))
+        np.add.at(sums, number.ravel(), self.weights)  # a column in NumPy 2.0
+        of_classes = self.class_weights
+        return HeadRows(
+            self.features[first],
+            self.codes[first],
+            sums,
+            None if of_classes is None else of_classes[first],
+            self.images[first],
+        )
+
+    def without_classes(self):
+        """The weights of rows, without those of their classes or tags."""
+        weights = self.weights
+        if self.class_weights is not None:
+            known = self.class_weights > 0
+            zero = np.zeros(weights.shape)
+            weights = np.divide(weights, self.class_weights, zero, where=known)
+        return weights.max(axis=1) if weights.ndim > 1 else weights  # same for each tag
+
+
+def solve_by_logistic_regression(layer, rows, C):
+    """Set `layer` to the logistic regression of class numbers on features.
 
     The problem is convex, so this is where training a linear head ends, reached at
     once. Features are scaled first, and the scaling folded into the weights.
@@ -45,32 +108,23 @@ def solve_by_logistic_regression(
     Parameters
     ----------
     layer : torch.nn.Linear
-    features : ndarray of shape (n, layer.in_features)
-    codes : ndarray of shape (n,)
-        Class numbers.
-    weights : ndarray of shape (n,)
-        A weight of k is the same as k equal rows.
-    class_weights : ndarray of shape (n,) or None
-        What of these is the class's weight: it has no part in the scaling, which would
-        follow the heaviest class, nor in the choice of the penalty.
-    images : ndarray of shape (n,)
-        The number of the image that each row was computed from.
+    rows : HeadRows
     C : float or "auto"
         Of `LogisticRegression`, or `"auto"`: by leave-one-out.
     """
-    features, codes, weights, class_weights, images = _merged(
-        features, codes, weights, class_weights, images
-    )
-    present, numbers = np.unique(codes, return_inverse=True)
+    rows = rows.merged()
+    present, numbers = np.unique(rows.codes, return_inverse=True)
     if len(present) < 2:
         return  # nothing to tell apart yet: the first batch of a stream
-    row_weights = _without_classes(weights, class_weights)
-    scaler, scaled = _scaled(features, row_weights)
+    row_weights = rows.without_classes()
+    scaler, scaled = _scaled(rows.features, row_weights)
     if C == "auto":
         indicators = np.eye(len(present))[numbers]
-        errors, unit, *_ = _leave_one_out(scaled, indicators, row_weights, images)
+        errors, unit, *_ = _leave_one_out(scaled, indicators, row_weights, rows.images)
         C = _best_C(errors.sum(axis=1), unit)
-    classes, coef, intercept = _logistic_regression(scaler, scaled, codes, weights, C)
+    classes, coef, intercept = _logistic_regression(
+        scaler, scaled, rows.codes, rows.weights, C
+    )
     if len(coef) == 1:  # two classes have one logit: half for each
         coef, intercept = coef / 2 * [[-1], [1]], intercept / 2 * [-1, 1]
     with torch.no_grad():
@@ -81,35 +135,27 @@ def solve_by_logistic_regression(
         layer.bias[classes] = torch.tensor(intercept).to(layer.bias)
 
 
-def solve_each_by_logistic_regression(
-    layer, features, codes, weights, class_weights, images, C
-):
-    """Set each row of `layer` to the logistic regression of a column of `codes`.
+def solve_each_by_logistic_regression(layer, rows, C):
+    """Set each row of `layer` to the logistic regression of a column of indicators.
 
     As `solve_by_logistic_regression`, for columns that know nothing of each other.
+    Where a column is always on or always off, the other gets an unlikely logit.
 
     Parameters
     ----------
     layer : torch.nn.Linear
-    features : ndarray of shape (n, layer.in_features)
-    codes : ndarray of shape (n, layer.out_features)
-        0 or 1. Where a column has only one of them, the other gets an unlikely logit.
-    weights : ndarray of shape (n,) or (n, layer.out_features)
-    class_weights : ndarray of shape (n, layer.out_features) or None
-    images : ndarray of shape (n,)
+    rows : HeadRows
     C : float or "auto"
         The same for all columns, or that of each, by leave-one-out.
     """
-    features, codes, weights, class_weights, images = _merged(
-        features, codes, weights, class_weights, images
-    )
-    row_weights = _without_classes(weights, class_weights)
-    scaler, scaled = _scaled(features, row_weights)
+    rows = rows.merged()
+    codes, row_weights = rows.codes, rows.without_classes()
+    scaler, scaled = _scaled(rows.features, row_weights)
     if C == "auto":
-        errors, unit, *_ = _leave_one_out(scaled, codes, row_weights, images)
+        errors, unit, *_ = _leave_one_out(scaled, codes, row_weights, rows.images)
         C = _best_C(errors, unit)
     C = np.broadcast_to(C, codes.shape[1])
-    weights = np.broadcast_to(weights.reshape(len(codes), -1), codes.shape)
+    weights = np.broadcast_to(rows.weights.reshape(len(codes), -1), codes.shape)
     for output, (column, of_rows) in enumerate(zip(codes.T, weights.T, strict=True)):
         coef, intercept = np.zeros(layer.in_features), np.sign(column[0] - 0.5) * ABSENT
         if len(np.unique(column)) == 2:
@@ -121,27 +167,31 @@ def solve_each_by_logistic_regression(
             layer.bias[output] = float(intercept)
 
 
-def _merged(features, codes, weights, class_weights, images):
-    """Make equal rows one, whose weight is their sum, and sort them.
+def solve_by_ridge(layer, rows):
+    """Set `layer` to the ridge regression of numbers on features.
 
-    So no bit depends on the order of rows, or on whether they are copied or weighted.
+    Each column has the penalty that predicts best what is left out, one image at a
+    time.
+
+    Parameters
+    ----------
+    layer : torch.nn.Linear
+    rows : HeadRows
+        Without class weights.
     """
-    rows = np.column_stack([codes, features])
-    _, first, number = np.unique(rows, axis=0, return_index=True, return_inverse=True)
-    sums = np.zeros((len(first), *weights.shape[1:]))
-    np.add.at(sums, number.ravel(), weights)  # a column in NumPy 2.0
-    of_classes = None if class_weights is None else class_weights[first]
-    return features[first], codes[first], sums, of_classes, images[first]
-
-
-def _without_classes(weights, class_weights):
-    """The weights of rows, without those of their classes or tags."""
-    if class_weights is not None:
-        known = class_weights > 0
-        weights = np.divide(
-            weights, class_weights, np.zeros(weights.shape), where=known
-        )
-    return weights.max(axis=1) if weights.ndim > 1 else weights  # the same for each tag
+    features, values = (a.astype(np.float64) for a in (rows.features, rows.codes))
+    rows = replace(rows, features=features, codes=values).merged()
+    scaler, scaled = _scaled(rows.features, rows.weights)
+    errors, unit, s, vt, along = _leave_one_out(
+        scaled, rows.codes, rows.weights, rows.images
+    )
+    s, penalty = s[:, None], PENALTIES[errors.argmin(axis=0)] * unit
+    coef = (vt.T @ (s / (s**2 + penalty) * along)).T
+    mean = np.average(rows.codes, axis=0, weights=rows.weights)
+    coef, intercept = _unscaled(scaler, coef, mean)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor(coef))
+        layer.bias.copy_(torch.tensor(intercept))
 
 
 def _scaled(features, weights):
@@ -249,31 +299,3 @@ def _rows_of_each(images):
         np.array([group for group in rows if len(group) == size])
         for size in np.unique(sizes)
     ]
-
-
-def solve_by_ridge(layer, features, values, weights, images):
-    """Set `layer` to the ridge regression of `values` on `features`.
-
-    Each column of `values` has the penalty that predicts best what is left out, one
-    image at a time.
-
-    Parameters
-    ----------
-    layer : torch.nn.Linear
-    features : ndarray of shape (n, layer.in_features)
-    values : ndarray of shape (n, layer.out_features)
-    weights : ndarray of shape (n,)
-    images : ndarray of shape (n,)
-    """
-    features, values, weights, _, images = _merged(
-        features.astype(np.float64), values.astype(np.float64), weights, None, images
-    )
-    scaler, scaled = _scaled(features, weights)
-    errors, unit, s, vt, along = _leave_one_out(scaled, values, weights, images)
-    s, penalty = s[:, None], PENALTIES[errors.argmin(axis=0)] * unit
-    coef = (vt.T @ (s / (s**2 + penalty) * along)).T
-    mean = np.average(values, axis=0, weights=weights)
-    coef, intercept = _unscaled(scaler, coef, mean)
-    with torch.no_grad():
-        layer.weight.copy_(torch.tensor(coef))
-        layer.bias.copy_(torch.tensor(intercept))

@@ -44,14 +44,9 @@ class Strategy:
         return self.strategy == "scratch"
 
     @property
-    def probes_first(self):
-        """Whether it begins with the best head on frozen features."""
-        return self.strategy in PROBE_FIRST
-
-    @property
     def solves_head(self):
-        """Whether that head is one layer, which can be solved."""
-        return self.probes_first and not self.hidden_units
+        """Whether it begins with the best head on frozen features, of one layer."""
+        return self.strategy in PROBE_FIRST and not self.hidden_units
 
     @property
     def starts_good(self):

@@ -168,21 +168,13 @@ class Labels:
         """The class weight of each row."""
         return class_weights[codes]
 
-    def solve(
-        self, layer, features, codes, weights, class_weights, images, criterion, C
-    ):
+    def solve(self, layer, rows, criterion, C):
         """Set the head's layer to where training would end.
 
         Parameters
         ----------
         layer : torch.nn.Linear
-        features : ndarray of shape (n, n_features)
-        codes : ndarray of shape (n,)
-        weights : ndarray of shape (n,)
-            Of row and class together.
-        class_weights : ndarray of shape (n_classes,) or None
-        images : ndarray of shape (n,)
-            The number of the image that each row was computed from.
+        rows : HeadRows
         criterion : torch.nn.Module
             The loss; its `weight` of each class is followed.
         C : float or "auto"
@@ -196,19 +188,19 @@ class Labels:
         if not self._is_log_loss(criterion):
             _warn_of(criterion, "logistic regression")
         elif criterion.weight is not None:
-            of_loss = criterion.weight.detach().cpu().double().numpy()
-            if of_loss.shape != self.classes.shape:
-                raise ValueError(
-                    f"criterion__weight has shape {of_loss.shape}, but y has "
-                    f"{self.n_outputs} classes. Pass one weight for each, in the order "
-                    f"of {shown(self.classes.tolist())}."
-                )
-            weights = weights * of_loss[codes]
-            class_weights = of_loss * (1 if class_weights is None else class_weights)
-        of_rows = None if class_weights is None else class_weights[codes]
-        solve_by_logistic_regression(
-            layer, features, codes, weights, of_rows, images, C
-        )
+            rows = rows.weighted(self._weights_in(criterion)[rows.codes])
+        solve_by_logistic_regression(layer, rows, C)
+
+    def _weights_in(self, criterion):
+        """The weight of each class that the user gave to the loss."""
+        of_loss = criterion.weight.detach().cpu().double().numpy()
+        if of_loss.shape != self.classes.shape:
+            raise ValueError(
+                f"criterion__weight has shape {of_loss.shape}, but y has "
+                f"{self.n_outputs} classes. Pass one weight for each, in the order "
+                f"of {shown(self.classes.tolist())}."
+            )
+        return of_loss
 
     def _is_log_loss(self, criterion):
         if type(criterion) not in (torch.nn.CrossEntropyLoss, torch.nn.NLLLoss):
@@ -409,20 +401,13 @@ class Indicators:
         """The class weight of each row and tag, of shape (n, n_tags)."""
         return np.take_along_axis(class_weights, codes.astype(int), axis=0)
 
-    def solve(
-        self, layer, features, codes, weights, class_weights, images, criterion, C
-    ):
+    def solve(self, layer, rows, criterion, C):
         """As `Labels.solve`, by a logistic regression for each tag."""
         plain = type(criterion) in (torch.nn.BCEWithLogitsLoss, torch.nn.BCELoss)
         weighs = getattr(criterion, "pos_weight", None) is not None
         if not plain or weighs or criterion.weight is not None:
             _warn_of(criterion, "logistic regression")
-        of_tags = None
-        if class_weights is not None:
-            of_tags = self.weights_of(codes, class_weights)
-        solve_each_by_logistic_regression(
-            layer, features, codes, weights, of_tags, images, C
-        )
+        solve_each_by_logistic_regression(layer, rows, C)
 
     def as_read_by(self, criterion, logits):
         """Turn logits into what a loss reads: `BCELoss` reads probabilities."""
@@ -605,13 +590,11 @@ class Numbers:
     def weigh(self, y, class_weight, sample_weight=None):
         """There are no classes to weigh."""
 
-    def solve(
-        self, layer, features, codes, weights, class_weights, images, criterion, C
-    ):
+    def solve(self, layer, rows, criterion, C):
         """As `Labels.solve`, by ridge regression; for squared errors."""
         if type(criterion) is not torch.nn.MSELoss:
             _warn_of(criterion, "ridge regression")
-        solve_by_ridge(layer, features, codes, weights, images)
+        solve_by_ridge(layer, rows)
 
     def agreement(self, outputs, others):
         """R2 of other outputs; if these do not vary, whether both are equal."""

@@ -248,6 +248,14 @@ def test_what_early_stopping_began_with_is_in_the_history(regressor, monitor):
     assert f"{name}_before" not in second
 
 
+def test_random_hidden_layers_are_nothing_to_go_back_to(regressor):
+    """No head is fitted then, so the first epoch is the first state to compare."""
+    stop = {"early_stopping": True, "validation_fraction": 1 / 3}
+    reg = regressor("lp_ft", hidden_units=(4,), lr=1e-12, **stop).fit(X, PRICE)
+    assert "valid_loss_before" not in reg.history[0]
+    assert reg.n_epochs_ == np.argmin(reg.history[:, "valid_loss"]) + 1
+
+
 @pytest.mark.parametrize("use_caching", [True, False])
 def test_scoring_callback_scores_numbers(regressor, use_caching):
     score = EpochScoring(

@@ -1,0 +1,24 @@
+"""Unfreezing the stages that a strategy names."""
+
+from sktl.callbacks import GradualUnfreeze
+
+
+class UnfreezeByStrategy(GradualUnfreeze):
+    """A `GradualUnfreeze` that asks the net for its stages when training begins.
+
+    Not earlier, as they are known once there is a network, and as skorch makes new
+    callbacks whenever one of their parameters is set. What the user sets stays.
+    """
+
+    def __init__(self, stages=None, epochs_per_stage=None, layer_decay=1.0):
+        super().__init__(stages, epochs_per_stage, layer_decay)
+
+    def on_train_begin(self, net, X=None, y=None, **kwargs):
+        """Fill in what nobody has set."""
+        if not self.stages:
+            module = net.module_
+            known = {*dict(module.named_parameters()), *dict(module.named_modules())}
+            self.stages = net.plan.stages(net.backbone_.network, known)
+        if self.epochs_per_stage is None:
+            self.epochs_per_stage = max(1, net.max_epochs // len(self.stages))
+        super().on_train_begin(net, X, y, **kwargs)

@@ -16,6 +16,7 @@ from sktl._comparison.evidence import (
     check_margin,
     collect_evidence,
     evidence_of_sizes,
+    split_scores,
 )
 from sktl._comparison.findings import Findings
 from sktl._comparison.influence import make_units
@@ -23,7 +24,7 @@ from sktl._comparison.shared_pass import share_passes
 from sktl._comparison.statistics import chances_of_being_best
 from sktl._comparison.summary import collect_predictions, describe, summarize
 from sktl._comparison.train_sizes import shrink
-from sktl._comparison.trials import run_trials
+from sktl._comparison.trials import Setting, run_trials
 from sktl._comparison.twins import kind_of
 from sktl._display.comparison import TransferComparisonDisplay
 from sktl._display.html import write_html
@@ -224,7 +225,7 @@ class TransferComparison(TableMixin):
         low, high = self._evidence.intervals(results)
         self.results_ = results | {"low_test_score": low, "high_test_score": high}
         self.scoring_ = scoring
-        self.n_splits_ = sum(name.startswith("split") for name in results)
+        self.n_splits_ = len(split_scores(results))
         self.effects_ = effects or {}
         self.indicators_ = indicators or {}
         self.curves_ = curves or {}
@@ -553,13 +554,12 @@ def compare_transfer(
     seconds = share_passes(contenders, X, splits, n_jobs)
     group_of_row = np.arange(len(y)) if groups is None else np.asarray(groups)
     units = make_units(group_of_row, np.concatenate([s.test for s in splits[-1]]))
+    setting = Setting(X, y, scorer, other_scorers, units)
     trials = {}
     with tqdm(clones.items(), disable=not verbose, unit="contender") as bar:
         for name, contender in bar:
             bar.set_description(name)
-            trials[name] = run_trials(
-                contender, X, y, splits, seeds, scorer, n_jobs, other_scorers, units
-            )
+            trials[name] = run_trials(contender, setting, splits, seeds, n_jobs)
     results, curves = summarize(trials, splits)
     results["kind"] = np.repeat(np.array(kinds, dtype=object), len(splits))
     problems = []
@@ -619,5 +619,5 @@ def _score_without_images(X, y, splits, scorer, baseline):
     seeds = [None] * len(splits)
     with warnings.catch_warnings():  # such as that a precision is undefined
         warnings.simplefilter("ignore")
-        (trials,) = run_trials(baseline, X, y, [splits], seeds, scorer, 1, {})
+        (trials,) = run_trials(baseline, Setting(X, y, scorer), [splits], seeds, 1)
     return float(np.mean([trial.score for trial in trials]))

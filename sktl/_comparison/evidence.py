@@ -61,10 +61,9 @@ class Evidence(NamedTuple):
         scores : Scores
         """
         row = np.flatnonzero(results["contender"] == contender)[size]
-        splits = [name for name in results if name.startswith("split")]
         of_rows = self.of_rows.get(contender)
         return Scores(
-            np.array([results[name][row] for name in splits]),
+            split_scores(results)[:, row],
             None if of_rows is None else of_rows[size],
             self.shared,
             self.unseen,
@@ -110,7 +109,8 @@ class Evidence(NamedTuple):
         for row, name in enumerate(results["contender"]):
             size = np.sum(results["contender"][:row] == name)
             mean = estimate_mean(self.scores(results, name, size))
-            ends.append(mean.estimate(self.bounds)[1:3])
+            estimate = mean.estimate(self.bounds)
+            ends.append((estimate.low, estimate.high))
         return np.array(ends).T
 
     def mean_curve(self, splits, over):
@@ -140,6 +140,11 @@ class Evidence(NamedTuple):
         ]
         means, low, high, _ = np.transpose(estimates)
         return x, means, np.array([means - low, high - means])
+
+
+def split_scores(results):
+    """Scores on each split, of shape (n_splits, n_entries)."""
+    return np.array([v for name, v in results.items() if name.startswith("split")])
 
 
 def collect_evidence(trials, splits, group_of_row, bounds, margin):

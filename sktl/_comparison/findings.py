@@ -6,7 +6,7 @@ size, in increasing order; effects and indicators are about its last one.
 
 import numpy as np
 
-from sktl._comparison.evidence import LARGEST
+from sktl._comparison.evidence import LARGEST, split_scores
 from sktl._comparison.statistics import (
     BETTER,
     EQUIVALENT,
@@ -146,8 +146,7 @@ class Findings:
         mean, low, high = self._interval(gain)
         low, high = (low, high) if mean >= 0 else (-high, -low)
         p = "p < 0.001" if p_value < 0.001 else f"p = {p_value:.2g}"
-        splits = [v for name, v in self.results.items() if name.startswith("split")]
-        form = score_form(np.mean(splits, axis=0))
+        form = score_form(split_scores(self.results).mean(axis=0))
         by = f"by {abs(mean):{form}} (95 % interval {low:{form}} to {high:{form}}, {p})"
         if verdict == WORSE:
             return f"Negative transfer: {pair.contender!r} loses to {pair.twin!r} {by}."
@@ -177,7 +176,7 @@ class Findings:
         factor = max(half / distance, 1.1) ** 2
         now, what = self.evidence.n_rows, "rows"
         if self.evidence.n_tested < now:  # more draws can be had of the same rows
-            now, what = sum(name.startswith("split") for name in self.results), "splits"
+            now, what = len(split_scores(self.results)), "splits"
         needed = _round_up(factor * now)
         needed = f"{needed} {what} instead of {now}"
         return f"{found}; a clear answer would take about {needed}."

@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -29,27 +30,42 @@ class Trial(NamedTuple):
     trained_share: float = np.nan  # of a network's parameters
 
 
-def run_trials(contender, X, y, splits, seeds, scorer, n_jobs, others=None, units=None):
+class Setting(NamedTuple):
+    """What all trials of a comparison have in common.
+
+    Parameters
+    ----------
+    X : sequence of images
+    y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
+    scorer : callable
+        As scikit-learn's.
+    others : dict of str to callable
+        Additional scorers; if one of them fails, its score is NaN.
+    units : ndarray of shape (n_samples,) or None
+        As from `make_units`; None: do not ask what each moves the score.
+    """
+
+    X: object
+    y: np.ndarray
+    scorer: Callable
+    others: dict = {}  # noqa: RUF012
+    units: np.ndarray | None = None
+
+
+def run_trials(contender, setting, splits, seeds, n_jobs=None):
     """Fit and score a contender on splits of several sizes.
 
     Parameters
     ----------
     contender : estimator
-    X : sequence of images
-    y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
+    setting : Setting
     splits : list of list of Split
         By size. In the last, networks are watched as they are trained, and
         predictions are kept.
     seeds : list of int or None
         By split.
-    scorer : callable
-        As scikit-learn's.
     n_jobs : int or None
         Processes.
-    others : dict of str to callable or None
-        Additional scorers; if one of them fails, its score is NaN.
-    units : ndarray of shape (n_samples,) or None
-        As from `make_units`; None: do not ask what each moves the score.
 
     Returns
     -------
@@ -57,9 +73,7 @@ def run_trials(contender, X, y, splits, seeds, scorer, n_jobs, others=None, unit
         As `splits`. What fails is a trial with an error.
     """
     jobs = [
-        delayed(run_trial)(
-            contender, X, y, split, seed, scorer, of_size is splits[-1], others, units
-        )
+        delayed(run_trial)(contender, setting, split, seed, of_size is splits[-1])
         for of_size in splits
         for split, seed in zip(of_size, seeds, strict=True)
     ]
@@ -71,8 +85,9 @@ def run_trials(contender, X, y, splits, seeds, scorer, n_jobs, others=None, unit
     return [trials[start : start + n] for start in range(0, len(trials), n)]
 
 
-def run_trial(contender, X, y, split, seed, scorer, is_largest, others, units):
+def run_trial(contender, setting, split, seed, is_largest):
     """Fit a contender on one part of a split and score it on the other."""
+    X, y, scorer, others, units = setting
     X_train, X_test = (_safe_indexing(X, rows) for rows in split)
     y_train, y_test = (y[rows] for rows in split)
     try:
@@ -110,7 +125,7 @@ def run_trial(contender, X, y, split, seed, scorer, is_largest, others, units):
         predictions=predictions,
         others={
             name: _score_or_nan(other, contender, X_test, y_test)
-            for name, other in (others or {}).items()
+            for name, other in others.items()
         },
         influence=moved,
         trained_share=_trained_share(contender),

@@ -20,7 +20,7 @@ from sktl._comparison.findings import Findings
 from sktl._comparison.influence import make_units
 from sktl._comparison.summary import summarize
 from sktl._comparison.train_sizes import shrink
-from sktl._comparison.trials import run_trials
+from sktl._comparison.trials import Setting, run_trials
 from sktl._training.targets import Labels
 from sktl._utils.splits import Split, make_splits
 
@@ -72,9 +72,9 @@ def report(X, y, actors, cv, seed):
     seeds = rng.randint(2**31, size=len(splits[0])).tolist()
     whose = np.arange(len(y))
     units = make_units(whose, np.concatenate([split.test for split in splits[-1]]))
-    scorer = get_scorer("accuracy")
+    setting = Setting(X, y, get_scorer("accuracy"), units=units)
     trials = {
-        name: run_trials(actor, X, y, splits, seeds, scorer, None, units=units)
+        name: run_trials(actor, setting, splits, seeds)
         for name, actor in actors.items()
     }
     results, _ = summarize(trials, splits)

@@ -9,6 +9,7 @@ LEVEL = 0.95  # of the intervals
 
 BETTER, WORSE, EQUIVALENT = "better", "worse", "equivalent"
 INCONCLUSIVE = "inconclusive"
+N_DRAWS = 10_000  # of resampled comparisons, the same each time
 
 
 class Scores(NamedTuple):
@@ -238,7 +239,7 @@ def verdicts_on(means, margin):
     return verdicts, p_values
 
 
-def chances_of_being_best(scores, n_draws=10_000):
+def chances_of_being_best(scores):
     """How often each contender comes out best when the comparison is resampled.
 
     Means are drawn from the normal distribution that `estimate_mean` takes them to
@@ -248,8 +249,6 @@ def chances_of_being_best(scores, n_draws=10_000):
     ----------
     scores : list of Scores
         Of each contender, on the same splits.
-    n_draws : int
-        The same draws each time.
 
     Returns
     -------
@@ -261,7 +260,7 @@ def chances_of_being_best(scores, n_draws=10_000):
     means = np.array([np.mean(one.of_splits) for one in scores])
     covariance = np.sum(_components(scores), axis=0)
     draws = np.random.default_rng(0).multivariate_normal(
-        means, covariance, size=n_draws, method="eigh"
+        means, covariance, size=N_DRAWS, method="eigh"
     )
     # Equal ones differ by the root of a rounding error, from the decomposition.
     best = np.isclose(draws, draws.max(axis=1, keepdims=True), rtol=0, atol=1e-6)

@@ -48,7 +48,7 @@ class Setting(NamedTuple):
     X: object
     y: np.ndarray
     scorer: Callable
-    others: dict = {}  # noqa: RUF012
+    others: dict = {}
     units: np.ndarray | None = None
 
 

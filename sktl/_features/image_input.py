@@ -18,13 +18,13 @@ from torch.utils.data import DataLoader, Dataset
 from sktl._features.cache import resolve_cache
 from sktl._features.engine import make_engine
 from sktl._features.prefix import FrozenPrefix
-from sktl._images.forms import open_images
+from sktl._images.forms import Images, open_images
 from sktl._networks.backbones import UNCHANGED, load_backbone
 from sktl._networks.given import check_independence
 from sktl._networks.preprocessing import Preprocessing
 from sktl._utils.warning import warn_caller
 
-PIXELS = Interval(Integral, 1, None, closed="left")
+COUNT = Interval(Integral, 1, None, closed="left")
 
 # The parameters that say what the images are, and what the network is.
 OF_IMAGES = ("image_shape", "channels", "value_range", "n_jobs")
@@ -45,15 +45,15 @@ IMAGE_CONSTRAINTS = {
     "image_shape": [tuple, list, None],
     "channels": [StrOptions({"auto", "last", "first"})],
     "value_range": [StrOptions({"auto"}), tuple, list],
-    "image_size": [PIXELS, None],
+    "image_size": [COUNT, None],
     "preprocessing": [Preprocessing, None],
-    "batch_size": [PIXELS],
+    "batch_size": [COUNT],
     "device": [str, torch.device],
     "precision": [StrOptions({"auto", "float32", "bfloat16", "float16"})],
     "cache": [str, os.PathLike, None],
     "n_jobs": [
         Interval(Integral, None, -1, closed="right"),
-        Interval(Integral, 1, None, closed="left"),
+        COUNT,
         None,
     ],
     "verbose": ["verbose"],
@@ -101,6 +101,8 @@ class ImageInputMixin:
 
     def _open_images(self, X, *, reset=False):
         """Open `X` as images; `reset` learns what later calls are checked against."""
+        if isinstance(X, Images):
+            return X
         _refuse_containers(X)
         if reset:
             # What an earlier fit learnt of columns; images may have none.

@@ -45,7 +45,7 @@ from sktl._utils.warning import warn_caller
 from sktl.exceptions import BatchSizeWarning, ImageReadError, ImageSizeWarning
 
 # Pixels of a batch that is computed in a moment.
-SMALL_BATCH = 2**13
+FEW_PIXELS = 2**13
 # What most networks see; for these, no other network is suggested.
 IMAGENET_SIZE = 224
 
@@ -161,8 +161,7 @@ class FrozenPrefix:
         return outputs
 
     def _pass(self, images, on_error):
-        # The cut "" freezes nothing: there is nothing worth keeping.
-        cache = open_cache(None if self.cuts == ("",) else self.cache)
+        cache = open_cache(self.cache if self._freezes else None)
         geometry = self.backbone.preprocessing.geometry
         prints = self.fingerprints()
         bar = tqdm(total=len(images), unit=" images") if self.verbose else None
@@ -185,7 +184,7 @@ class FrozenPrefix:
     def _compute(self, block, cache, result):
         """Compute, keep and write a block; False if another process is computing it."""
         missing = [content for content in block.contents if content.missing()]
-        is_small = self.engine.batch_size * self._side() ** 2 <= SMALL_BATCH
+        is_small = self.engine.batch_size * self._side() ** 2 <= FEW_PIXELS
         is_part = partition_name.get() is not None
         is_short = result.n_rows <= FEW_ROWS and not is_small and not is_part
         locks = {content.lock() for content in missing if not is_short}
@@ -213,7 +212,7 @@ class FrozenPrefix:
 
     def _run(self, pixels, is_short):
         """Run the network itself on uint8 images of its size, batch by batch."""
-        if self.cuts == ("",):
+        if not self._freezes:
             return [(0, [pixels])]
         if is_short:
             engine = replace(self.engine, batch_size=max(1, len(pixels)))
@@ -295,7 +294,7 @@ class FrozenPrefix:
 
     def refuse_side(self, error):
         """Say so if a failure is that the network cannot take images of this side."""
-        if self.cuts != ("",) and not is_of_device(error):
+        if self._freezes and not is_of_device(error):
             self.output_shapes()
 
     def output_shapes(self):
@@ -341,6 +340,11 @@ class FrozenPrefix:
             fingerprint(shared | {"cut": cut, "pooling": pooling})
             for cut, pooling in zip(self.cuts, self.poolings, strict=True)
         ]
+
+    @property
+    def _freezes(self):
+        """Whether there is anything to compute: the cut "" freezes nothing."""
+        return self.cuts != ("",)
 
     def _side(self):
         return self.backbone.preprocessing.geometry.crop

@@ -82,7 +82,7 @@ class Preprocessing:
         for name, accepted in (("interpolation", INTERPOLATIONS), ("fit", FITS)):
             value = getattr(self, name)
             if value is not None and value not in accepted:
-                raise ValueError(f"{name}={value!r} must be one of {accepted}")
+                raise ValueError(f"{name}={value!r} must be one of {accepted}.")
 
     @cached_property
     def geometry(self):
@@ -101,7 +101,7 @@ def _length(name, value):
     if value is None:
         return None
     if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name}={shown(value)} must be a whole number, at least 1")
+        raise ValueError(f"{name}={shown(value)} must be a whole number, at least 1.")
     return int(value)
 
 
@@ -113,9 +113,9 @@ def _colour(name, values):
     except (TypeError, ValueError):
         numbers = np.array(np.nan)
     if numbers.shape != (3,) or not np.isfinite(numbers).all():
-        raise ValueError(f"{name}={shown(values)} must be three numbers, one a channel")
+        raise ValueError(f"{name}={shown(values)} must be three numbers, of R, G, B.")
     if name == "std" and not (numbers > 0).all():
-        raise ValueError(f"std={shown(values)} must be three numbers above 0")
+        raise ValueError(f"std={shown(values)} must be three numbers above 0.")
     return tuple(numbers.tolist())
 
 

@@ -67,10 +67,9 @@ class Checkpoint:
     """
 
     def __init__(self, path, net, dataset, epochs):
-        self.path, self.net = None, net
-        if path is not None:
-            self.run = _digest(net, dataset, epochs)
-            self.path = self.run and Path(os.path.expanduser(path))
+        self.net = net
+        self.digest = None if path is None else _digest(net, dataset, epochs)
+        self.path = self.digest and Path(os.path.expanduser(path))
 
     def n_epochs_done(self):
         """Put the net in the state that was kept, and count the epochs up to there.
@@ -83,7 +82,7 @@ class Checkpoint:
         if self.path is None or not self.path.exists():
             return 0
         try:
-            content = _read(self.path, self.run)
+            content = _read(self.path, self.digest)
         except (OSError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
             raise ModelFileError(
                 f"checkpoint={str(self.path)!r} exists, but training cannot resume "
@@ -126,16 +125,16 @@ class Checkpoint:
             "callbacks": {name: _remembered(cb) for name, cb in net.callbacks_},
         }
         body = _saved(_without_numpy(content))
-        digest = hashlib.sha256(self.run + body).hexdigest().encode()
+        sha256 = hashlib.sha256(self.digest + body).hexdigest().encode()
         with replacing(self.path) as file:
-            file.write(b"\n".join([TITLE, self.run, digest, body]))
+            file.write(b"\n".join([TITLE, self.digest, sha256, body]))
 
 
 # ---- the file
 
 
-def _read(path, run):
-    """The saved state; None if it is another run's."""
+def _read(path, digest):
+    """The saved state; None if it is that of a run with another digest."""
     if not path.is_file():
         raise ValueError("it is a folder or a device")
     with open(path, "rb") as file:
@@ -143,11 +142,11 @@ def _read(path, run):
             raise ValueError(
                 "it is not a checkpoint, or was written by another version of sktl"
             )
-        found, digest = file.readline(100)[:-1], file.readline(100)[:-1]
+        found, sha256 = file.readline(100)[:-1], file.readline(100)[:-1]
         body = file.read()
-    if hashlib.sha256(found + body).hexdigest().encode() != digest:
+    if hashlib.sha256(found + body).hexdigest().encode() != sha256:
         raise ValueError("its SHA-256 differs from when it was written")
-    if found != run:
+    if found != digest:
         return None
     return torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
 

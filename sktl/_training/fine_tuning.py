@@ -25,9 +25,8 @@ from skorch.utils import data_from_dataset, is_dataset, to_device, to_tensor
 from torch.utils.data import BatchSampler
 
 from sktl._features.engine import FEW_ROWS, make_engine, resolve_precision
-from sktl._features.image_input import IMAGE_CONSTRAINTS, ImageInputMixin
+from sktl._features.image_input import COUNT, IMAGE_CONSTRAINTS, ImageInputMixin
 from sktl._features.pixel_network import channels_last, normalize
-from sktl._images.forms import Images
 from sktl._training.augmentation import make_augment
 from sktl._training.averaging import AverageWithStart, share_for
 from sktl._training.checkpoint import Checkpoint
@@ -51,7 +50,6 @@ from sktl.exceptions import ImageReadError, TrainingDivergedError
 PREFIX_BATCH_SIZE = 32
 # Whose activations a prediction holds in memory; at 224 pixels, 150 kB each or more.
 IMAGES_AT_ONCE = 1024
-COUNT = Interval(Integral, 1, None, closed="left")
 RATE = Interval(Real, 0, None, closed="neither")
 NOT_FUSED = {"differentiable", "foreach"}  # choices of the user that exclude `fused`
 STOP = "early_stopping"  # the name of a callback
@@ -493,16 +491,14 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         """
         if holds_rows(X):
             return X if is_dataset(X) else super().get_dataset(X, y)
-        images = X if isinstance(X, Images) else self._open_images(X)
-        rows = self._activations(images, self.frozen_up_to_)
-        return super().get_dataset({ROWS: rows}, y)
+        read = self._activations(self._open_images(X), self.frozen_up_to_)
+        return super().get_dataset({ROWS: read}, y)
 
     def forward_iter(self, X, training=False, device="cpu"):
         """As skorch's, for a part of the images at a time: memory may not hold all."""
         parts = [X]
         if not holds_rows(X):
-            images = X if isinstance(X, Images) else self._open_images(X)
-            parts = _divide(images, self.batch_size)
+            parts = _divide(self._open_images(X), self.batch_size)
         failures = []
         for part in parts:
             try:

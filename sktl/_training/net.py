@@ -1,4 +1,4 @@
-"""A skorch net that is a scikit-learn estimator; it knows nothing of images.
+"""A skorch net that is a scikit-learn estimator, whatever its module does.
 
 Works around what skorch leaves open: parameters that come back as they were
 set, rows that influence one another, sample weights, Ctrl-C, `device="auto"`, progress.
@@ -27,7 +27,7 @@ from sktl._utils.torch_state import plain_torch
 # Our data sets and batches are dicts of these; weights only where there are some.
 ROWS, WEIGHT = "rows", "sample_weight"
 # Numbers of a batch that is computed in a moment: a fraction of a millisecond.
-SMALL_BATCH = 2**14
+FEW_NUMBERS = 2**14
 # Parameters of what is built anew whenever it is used.
 OF_READERS = ("iterator_train__", "iterator_valid__", "dataset__")
 
@@ -360,7 +360,7 @@ class EstimatorNet(NeuralNet):
         x, y = unpack_data(batch)
         x = x[ROWS]
         # Features, unlike maps, cost nothing to pad.
-        pads = pads or x.ndim == 2 or x[:1].numel() * self.batch_size <= SMALL_BATCH
+        pads = pads or x.ndim == 2 or x[:1].numel() * self.batch_size <= FEW_NUMBERS
         n_missing = max(0, self.batch_size - len(x)) if pads else 0
         padded = torch.cat([x, x.new_zeros(n_missing, *x.shape[1:])])
         outputs = super().evaluation_step(({ROWS: padded}, y), training)

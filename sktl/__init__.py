@@ -15,7 +15,7 @@ from sktl._networks.preprocessing import Preprocessing
 from sktl._regressor import FineTunedCNNRegressor
 from sktl._selection.probing import LayerProbe, probe_layers
 from sktl._selection.ranking import BackboneRanking, rank_backbones
-from sktl._training.scaling import GlobalScaler
+from sktl._targets.scaling import GlobalScaler
 
 __version__ = "0.1.0"
 

@@ -9,9 +9,9 @@ from sklearn.utils.metaestimators import available_if
 from skorch import NeuralNetClassifier
 
 from sktl._saving.model_file import SavedMixin
+from sktl._targets.kinds import Indicators, Labels
 from sktl._training.fine_tuning import FineTunedNet, has_epochs
 from sktl._training.net import holds_rows
-from sktl._training.targets import Indicators, Labels
 from sktl._utils.fit_tasks import with_callbacks
 from sktl._utils.partitions import takes_collections
 

@@ -5,9 +5,9 @@ from sklearn.utils.metaestimators import available_if
 from skorch import NeuralNetRegressor
 
 from sktl._saving.model_file import SavedMixin
+from sktl._targets.kinds import Numbers
 from sktl._training.fine_tuning import FineTunedNet, has_epochs
 from sktl._training.net import holds_rows
-from sktl._training.targets import Numbers
 from sktl._utils.fit_tasks import with_callbacks
 from sktl._utils.partitions import takes_collections
 from sktl._utils.printable import shown

@@ -29,11 +29,11 @@ from sktl._comparison.twins import kind_of
 from sktl._display.comparison import TransferComparisonDisplay
 from sktl._display.html import write_html
 from sktl._display.table import TableMixin, numbers, ranges, score_form, words
-from sktl._training.rows import check_rows
+from sktl._targets.kinds import check_rows
+from sktl._targets.scoring import get_scorers
+from sktl._targets.splits import make_splits
 from sktl._utils.environment import versions
 from sktl._utils.printable import shown
-from sktl._utils.scoring import get_scorers
-from sktl._utils.splits import make_splits
 
 
 class TransferComparison(TableMixin):

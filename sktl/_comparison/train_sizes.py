@@ -4,8 +4,8 @@ from numbers import Integral, Real
 
 import numpy as np
 
+from sktl._targets.splits import Split
 from sktl._utils.printable import shown
-from sktl._utils.splits import Split
 
 
 def shrink(splits, y, target, train_sizes, rng):

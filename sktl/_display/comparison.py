@@ -14,7 +14,7 @@ from sktl._display.drawing import (
     new_axes,
 )
 from sktl._display.table import score_form
-from sktl._training.targets import TARGETS
+from sktl._targets.kinds import TARGETS
 
 # Largest over smallest training size, and time, from which on the axis is logarithmic.
 LOG_FROM, LOG_TIMES_FROM = 8, 100

@@ -11,7 +11,7 @@ from sktl._display.drawing import load_pyplot
 from sktl._display.predictions import PredictionsDisplay
 from sktl._display.table import Column, numbers, ranges, score_form, templates, words
 from sktl._display.time_to_score import TimeToScoreDisplay
-from sktl._training.targets import TARGETS
+from sktl._targets.kinds import TARGETS
 from sktl._utils.atomic import replacing
 from sktl._utils.printable import printable
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from sktl._display.drawing import KIND_LOOKS, PLAIN, broken, load_pyplot
 from sktl._display.table import score_form
-from sktl._training.targets import TARGETS
+from sktl._targets.kinds import TARGETS
 from sktl._utils.printable import printable
 
 MOST_PANELS, PANELS_PER_ROW = 6, 3

@@ -15,8 +15,8 @@ from sktl._networks.backbones import rebuild_backbone
 from sktl._networks.preprocessing import from_plain
 from sktl._saving.archive import read_archive, to_bytes, write_archive
 from sktl._saving.plain_data import decode, decode_array, encode, encode_array
+from sktl._targets.kinds import TARGETS
 from sktl._training.strategy import BUILDS
-from sktl._training.targets import TARGETS
 from sktl._utils.atomic import replacing
 from sktl._utils.environment import versions
 from sktl._utils.printable import shown

@@ -13,10 +13,9 @@ from sktl._display.layer_probe import LayerProbeDisplay
 from sktl._display.table import TableMixin, numbers, score_form, words
 from sktl._extractor import as_extractor
 from sktl._selection.ranking import check_finite, probe_scores
-from sktl._training.rows import check_rows
-from sktl._training.targets import TARGETS
-from sktl._utils.scoring import get_one_scorer
-from sktl._utils.splits import make_splits
+from sktl._targets.kinds import TARGETS, check_rows
+from sktl._targets.scoring import get_one_scorer
+from sktl._targets.splits import make_splits
 
 # Standard errors by which a layer has to be below the best one to count as worse: the
 # rule of Breiman et al. (Classification and Regression Trees, 1984).

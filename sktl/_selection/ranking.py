@@ -17,10 +17,10 @@ from tqdm import tqdm
 
 from sktl._display.table import TableMixin, numbers, score_form, words
 from sktl._extractor import PretrainedFeatureExtractor, as_extractor
-from sktl._training.rows import check_rows
+from sktl._targets.kinds import check_rows
+from sktl._targets.scoring import get_one_scorer
+from sktl._targets.splits import make_splits
 from sktl._utils.printable import shown
-from sktl._utils.scoring import get_one_scorer
-from sktl._utils.splits import make_splits
 
 METHODS = ("logme", "hscore", "knn", "probe")
 N_NEIGHBOURS = 5

@@ -1,1 +1,1 @@
-"""Activations as a trained network: net, strategy, head, augmentation, checkpoint."""
+"""Activations as a trained network: net, strategy, augmentation, checkpoint."""

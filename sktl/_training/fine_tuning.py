@@ -27,22 +27,22 @@ from torch.utils.data import BatchSampler
 from sktl._features.engine import FEW_ROWS, make_engine, resolve_precision
 from sktl._features.image_input import COUNT, IMAGE_CONSTRAINTS, ImageInputMixin
 from sktl._features.pixel_network import channels_last, normalize
+from sktl._targets.head import HeadRows, linear_layer
+from sktl._targets.kinds import recognise
+from sktl._targets.scoring import get_scorers
 from sktl._training.augmentation import make_augment
 from sktl._training.averaging import AverageWithStart, share_for
 from sktl._training.checkpoint import Checkpoint
 from sktl._training.early_stopping import LOSS, SCORE, KeepBest
-from sktl._training.head import HeadRows, linear_layer
 from sktl._training.module import FineTunedModule
 from sktl._training.net import ROWS, WEIGHT, EstimatorNet, holds_rows
 from sktl._training.rows import make_rows
 from sktl._training.schedule import OneCycle
 from sktl._training.strategy import BUILDS, STRATEGIES, Strategy
-from sktl._training.targets import recognise
 from sktl._training.unfreezing import UnfreezeByStrategy
 from sktl._utils.fit_tasks import CallbackSupportMixin, FitTask, start_fit
 from sktl._utils.partitions import partition_name
 from sktl._utils.printable import shown
-from sktl._utils.scoring import get_scorers
 from sktl._utils.torch_state import seeded
 from sktl.exceptions import ImageReadError, TrainingDivergedError
 

@@ -6,7 +6,7 @@ import functools
 import torch
 
 from sktl._features.pixel_network import channels_last, pool, to_channels_last
-from sktl._training.head import make_head
+from sktl._targets.head import make_head
 
 
 class FineTunedModule(torch.nn.Module):

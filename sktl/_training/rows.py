@@ -1,13 +1,11 @@
-"""The rows that a fit trains on, or a tool compares by."""
+"""The rows that a fit trains on."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from sklearn.utils.validation import _check_sample_weight, check_consistent_length
 
-from sktl._images.forms import Images, refuse_single_image
-from sktl._training.targets import TARGETS, recognise
-from sktl._utils.printable import shown
+from sktl._images.forms import Images
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,50 +36,6 @@ class TrainingRows:
     def mean_weight(self):
         """What weights are divided by in training, so that `lr` keeps its meaning."""
         return 1.0 if self.weights is None else self.weights.mean()
-
-
-def check_rows(X, y, target="auto"):
-    """Check what a tool is given, before any image is read, and learn what `y` means.
-
-    Parameters
-    ----------
-    X : sequence of images, or a table
-    y : array-like, as users pass it
-    target : {"auto", "labels", "indicators", "numbers"}
-
-    Returns
-    -------
-    y : ndarray of shape (n,) or (n, n_outputs)
-        Without the second axis where it has length 1.
-    target : Labels, Indicators or Numbers
-    """
-    refuse_single_image(X)
-    check_consistent_length(X, y)
-    if not isinstance(target, str) or target not in ("auto", *TARGETS):
-        raise ValueError(
-            f"target={shown(target)} must be 'auto', 'labels', 'indicators' or "
-            "'numbers'."
-        )
-    kind = TARGETS.get(target) or recognise(y, TARGETS.values())
-    y = kind.check(y)
-    y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
-    target = kind.learn(y)
-    if target.has_scale:
-        _refuse_constants(y)
-    return y, target
-
-
-def _refuse_constants(y):
-    """Refuse numbers that any model predicts."""
-    constant = np.flatnonzero(np.ptp(y.reshape(len(y), -1), axis=0) == 0)
-    if len(constant):
-        where, cure = "y", ""
-        if y.ndim > 1:
-            where, cure = f"column {constant[0]} of y", ", or leave this column out"
-        raise ValueError(
-            f"{where} holds the same number in all {len(y)} rows, so there is nothing "
-            f"to predict. Pass rows in which it varies{cure}."
-        )
 
 
 def make_rows(images, y, target, sample_weight=None, class_weight=None):

@@ -35,7 +35,7 @@ from sktl import (
 from sktl._comparison.contenders import default_contenders
 from sktl._comparison.raw_pixels import RawPixels
 from sktl._comparison.twins import feature_contenders, find_pairs
-from sktl._training.targets import Indicators, Labels, Numbers
+from sktl._targets.kinds import Indicators, Labels, Numbers
 from tests.helpers import make_tiny_network
 
 NAMES = [

@@ -21,8 +21,8 @@ from sktl._comparison.influence import make_units
 from sktl._comparison.summary import summarize
 from sktl._comparison.train_sizes import shrink
 from sktl._comparison.trials import Setting, run_trials
-from sktl._training.targets import Labels
-from sktl._utils.splits import Split, make_splits
+from sktl._targets.kinds import Labels
+from sktl._targets.splits import Split, make_splits
 
 SIZES = [20, 40, 80]
 MARGIN = 0.01

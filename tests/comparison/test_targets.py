@@ -24,7 +24,7 @@ from sktl import (
     rank_backbones,
 )
 from sktl._comparison.contenders import default_contenders
-from sktl._training.rows import check_rows
+from sktl._targets.kinds import check_rows
 
 X, NUMBER = load_digits(return_X_y=True)
 X, NUMBER = X[:120], NUMBER[:120]

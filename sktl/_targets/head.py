@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from sktl._training.scaling import GlobalScaler
+from sktl._targets.scaling import GlobalScaler
 
 # Largest slope at which the head counts as solved; scikit-learn's 1e-4 is seen in the
 # third digit of logits.

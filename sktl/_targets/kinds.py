@@ -35,14 +35,19 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, SVR
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_array, column_or_1d
+from sklearn.utils.validation import (
+    check_array,
+    check_consistent_length,
+    column_or_1d,
+)
 
-from sktl._training.head import (
+from sktl._images.forms import refuse_single_image
+from sktl._targets.head import (
     solve_by_logistic_regression,
     solve_by_ridge,
     solve_each_by_logistic_regression,
 )
-from sktl._training.scaling import GlobalScaler
+from sktl._targets.scaling import GlobalScaler
 from sktl._utils.missing import is_missing
 from sktl._utils.printable import shown
 from sktl._utils.warning import warn_caller
@@ -647,6 +652,50 @@ def recognise(y, kinds):
     """
     *others, last = kinds
     return next((kind for kind in others if kind.recognises(y)), last)
+
+
+def check_rows(X, y, target="auto"):
+    """Check what a tool is given, before any image is read, and learn what `y` means.
+
+    Parameters
+    ----------
+    X : sequence of images, or a table
+    y : array-like, as users pass it
+    target : {"auto", "labels", "indicators", "numbers"}
+
+    Returns
+    -------
+    y : ndarray of shape (n,) or (n, n_outputs)
+        Without the second axis where it has length 1.
+    target : Labels, Indicators or Numbers
+    """
+    refuse_single_image(X)
+    check_consistent_length(X, y)
+    if not isinstance(target, str) or target not in ("auto", *TARGETS):
+        raise ValueError(
+            f"target={shown(target)} must be 'auto', 'labels', 'indicators' or "
+            "'numbers'."
+        )
+    kind = TARGETS.get(target) or recognise(y, TARGETS.values())
+    y = kind.check(y)
+    y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+    target = kind.learn(y)
+    if target.has_scale:
+        _refuse_constants(y)
+    return y, target
+
+
+def _refuse_constants(y):
+    """Refuse numbers that any model predicts."""
+    constant = np.flatnonzero(np.ptp(y.reshape(len(y), -1), axis=0) == 0)
+    if len(constant):
+        where, cure = "y", ""
+        if y.ndim > 1:
+            where, cure = f"column {constant[0]} of y", ", or leave this column out"
+        raise ValueError(
+            f"{where} holds the same number in all {len(y)} rows, so there is nothing "
+            f"to predict. Pass rows in which it varies{cure}."
+        )
 
 
 def check_labels(y):

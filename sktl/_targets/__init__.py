@@ -1,0 +1,1 @@
+"""What is predicted: what `y` means, how a head learns it, how it is scored."""

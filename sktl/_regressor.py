@@ -18,39 +18,91 @@ from sktl._utils.warning import warn_caller
 class FineTunedCNNRegressor(SavedMixin, FineTunedNet, NeuralNetRegressor):
     """Predict numbers from images by fine-tuning a pretrained network.
 
-    Like `FineTunedCNNClassifier`, with the same parameters except `C` and
-    `class_weight`. The head is fitted in closed form, by ridge regression, with a
-    penalty chosen by leave-one-out cross-validation. Each column of `y` is standardised
-    to mean 0 and standard deviation 1 before training, so that `lr` and losses do not
-    depend on the unit of `y`.
+    Like `FineTunedCNNClassifier`, which describes the parameters in full, but without
+    `C` and `class_weight`. The head is fitted in closed form, by ridge regression, with
+    a penalty chosen by leave-one-out cross-validation. Each column of `y` is
+    standardised to mean 0 and standard deviation 1 before training, so that `lr` and
+    losses do not depend on the unit of `y`.
 
     Parameters
     ----------
     backbone : str or torch.nn.Module, default="sktl_photo"
         A name of `list_backbones()`, such as `"sktl_mini"` for small images; or a
         network that `torch.fx` can trace.
-    weights, strategy, unfreeze_from, reinit_from, hidden_units, dropout : object
-        Which network, and which part of it is trained: as in `FineTunedCNNClassifier`,
-        like all parameters below without a full description.
-    lr, backbone_lr_ratio, layer_decay, lr_schedule, initial_share : object
-    max_epochs, batch_size, augment : object
-        How it is trained. `augment="auto"` includes `"flip"` if predictions for mirror
-        images explain 95 % of the variance of those for the images.
+    weights : str, path-like, torchvision weights, dict or None, default="DEFAULT"
+        The pretrained weights.
+    strategy : {"lp_ft", "linear_probe", "full", "gradual", "scratch"}, default="lp_ft"
+        What is trained, and in which order.
+    unfreeze_from : str or int, default="first"
+        The first stage that is trained; `"last"` is quicker than all.
+    reinit_from : str, int or None, default=None
+        Stages from this one on start from random weights.
+    hidden_units : tuple of int, default=()
+        Widths of hidden ReLU layers in the head.
+    dropout : float, default=0.0
+        Dropout probability before each layer of the head.
+    lr : float, default=1e-3
+        Learning rate of layers that start from random weights.
+    backbone_lr_ratio : float, default=0.15
+        Learning rate of pretrained layers and of a fitted head, as a fraction of `lr`.
+    layer_decay : float, default=1.0
+        Learning rate of each stage, as a fraction of that of the next.
+    lr_schedule : {"one_cycle", "constant"}, default="one_cycle"
+        How learning rates change during training.
+    initial_share : float or "auto", default="auto"
+        Share of the initial weights in the average at the end.
+    max_epochs : int, default=12
+        Passes over the training rows.
+    batch_size : int, default=8
+        Training rows per step.
+    augment : "auto", str, tuple of str, callable or None, default="auto"
+        Random augmentation of the training images. `"auto"` includes `"flip"` if
+        predictions for mirror images explain 95 % of the variance of those for the
+        images.
     early_stopping : bool, default=False
         Whether to hold out some rows, and stop when predictions on them no longer
         improve.
     monitor : str or callable, default="loss"
         What `early_stopping` monitors: `"loss"`, or a scikit-learn scorer for
         regression (such as `"r2"`).
-    validation_fraction, n_iter_no_change, refit, checkpoint, random_state : object
-        Share of rows held out, patience, retraining on all rows, file to resume from,
-        seed.
-    image_shape, channels, value_range, image_size, preprocessing : object
-        How `X` is read, and how its images are resized, cropped and normalised.
-    device, precision, cache, n_jobs, verbose : object
-        Device, number format and cache; number of threads; progress bar.
-    optimizer, train_split, callbacks, iterator_train__shuffle : object
-        As in skorch.
+    validation_fraction : float, default=0.1
+        Share of the rows that `early_stopping` holds out.
+    n_iter_no_change : int, default=5
+        Epochs without improvement after which `early_stopping` stops.
+    refit : bool, default=False
+        Whether to train again on all rows after `early_stopping`.
+    checkpoint : path-like or None, default=None
+        File from which an interrupted `fit` resumes.
+    random_state : int, RandomState instance or None, default=None
+        Determines random weights, the order of rows, augmentation and dropout.
+    image_shape : tuple of int or None, default=None
+        How a row of a 2-D `X` becomes an image: `(h, w)` or `(h, w, c)`.
+    channels : {"auto", "last", "first"}, default="auto"
+        Where the channel axis of a 4-D array is.
+    value_range : "auto" or tuple of (float, float), default="auto"
+        The numbers that mean black and white.
+    image_size : int or None, default=None
+        Side, in pixels, of the square image that the network gets.
+    preprocessing : Preprocessing or None, default=None
+        How images are resized, cropped and normalised.
+    device : str or torch.device, default="auto"
+        `"auto"` is the current GPU if a usable one is present, else the CPU.
+    precision : {"auto", "float32", "bfloat16", "float16"}, default="auto"
+        Number format in which the network computes.
+    cache : "memory", path-like or None, default="memory"
+        Where the output of the frozen layers is cached between fits.
+    n_jobs : int or None, default=None
+        Threads that read and decode images. None means one.
+    verbose : int, default=0
+        Positive values show progress: images, then epochs.
+    optimizer : type, default=torch.optim.AdamW
+        A class of `torch.optim`.
+    train_split : callable or None, default=None
+        skorch's validation split, in place of that of `early_stopping`.
+    callbacks : list of skorch callbacks or None, default=None
+        Called in addition to the default ones.
+    iterator_train__shuffle : bool, default=True
+        Whether rows come in a new random order in each epoch.
     **kwargs : dict
         Any other parameter of `skorch.NeuralNetRegressor`. `criterion`, by default
         `torch.nn.MSELoss`, is the loss of predictions and targets, both `(n,
@@ -187,6 +239,13 @@ class FineTunedCNNRegressor(SavedMixin, FineTunedNet, NeuralNetRegressor):
         numbers : ndarray of shape (n_samples,) or (n_samples, n_outputs), dtype float64
             In the unit and shape of `y`. (Callbacks that pass on the data sets or
             batches of `fit` get standard deviations.)
+
+        Raises
+        ------
+        NotFittedError
+            If `fit` was not called.
+        ImageReadError
+            If images cannot be read; it lists all of them.
         """
         self.check_is_fitted()
         outputs = self.forward(X).detach().numpy()

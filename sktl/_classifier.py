@@ -71,9 +71,9 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         Inverse of the penalty on the weights of a head fitted by logistic regression,
         as in `sklearn.linear_model.LogisticRegression`, for features that are centred
         and divided by one number, so that their mean variance is 1.
-        `"auto"` chooses it, separately for each tag of indicators, by the errors of
-        ridge regression on images that are left out in turn, each with all its
-        augmented copies; it is at most 1 for rows of weight 1.
+        `"auto"` tries 33 penalties of ridge regression, leaving out one image at a time
+        (with all its augmented copies), and derives `C` from the best; for rows without
+        weights, it is at most 1. With indicators, each tag has its own.
     dropout : float, default=0.0
         Dropout probability before each layer of the head.
     lr : float, default=1e-3
@@ -112,7 +112,8 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
 
         `"auto"` augments where no layer is frozen: by `"crop"`, and by `"flip"` too if
         the fitted head classifies at least 95 % of the training images as it classifies
-        their mirror images. That is so for photographs, but not for letters.
+        their mirror images. That is so for photographs, but not for letters. `"full"`
+        and `"scratch"`, which fit no head first, never flip by default.
     class_weight : dict, "balanced" or None, default=None
         Weights of the classes, as in scikit-learn; for indicators, the weights of 0 and
         1 in each tag.
@@ -228,14 +229,17 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
     rows; in predictions, for about 1,024 rows at a time. For feature maps and images
     that is 100 kB per image or more at 224 pixels.
 
-    The network was traced in evaluation mode: in training, dropout and normalisation
-    layers that are modules switch to training mode as usual; those called as functions
-    do not. In float16, the loss is scaled by `torch.amp.GradScaler`, which rules out
-    optimizers that need a closure.
+    Dropout layers switch to training mode as usual. Batch norms keep normalising by the
+    statistics of the pretraining, also in layers that are trained (those redrawn by
+    `reinit_from`, by mean 0 and variance 1); only `"scratch"` learns new ones. Dropout
+    and normalisation called as functions stay as in evaluation.
+
+    In float16, the loss is scaled by `torch.amp.GradScaler`, which rules out optimizers
+    that need a closure.
 
     Cost: where everything is trained, an epoch takes as long as about three passes of
-    the images through the network; the default takes about 20 times as
-    long as `"linear_probe"`.
+    the images through the network. The default takes 24 to 35 times as long as
+    `"linear_probe"`.
 
     Linear probing before fine-tuning keeps the pretrained features from being
     distorted by a random head: Kumar et al., ICLR 2022. Lower learning rates for
@@ -447,6 +451,13 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
             there are several, by the label: `"predict"`, `"predict_proba_cat"`.
             (Callbacks that pass on the data sets or batches of `fit`, whose targets are
             class numbers, get class numbers.)
+
+        Raises
+        ------
+        NotFittedError
+            If `fit` was not called.
+        ImageReadError
+            If images cannot be read; it lists all of them.
         """
         probabilities = self.predict_proba(X)
         codes = self.target.choose(probabilities)
@@ -466,6 +477,13 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
             loss, unless `predict_nonlinearity` says otherwise. For indicators, the
             sigmoid of the logits, `(n_samples, n_tags)`, as in
             `sklearn.neural_network.MLPClassifier`.
+
+        Raises
+        ------
+        NotFittedError
+            If `fit` was not called.
+        ImageReadError
+            If images cannot be read; it lists all of them.
         """
         self.check_is_fitted()
         return super().predict_proba(X)
@@ -482,6 +500,13 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         log_probabilities : ndarray of shape (n_samples, n_classes), dtype float64
             Columns in the order of `classes_`. Finite even if the probability is too
             small for a float, unless `predict_nonlinearity` was changed.
+
+        Raises
+        ------
+        NotFittedError
+            If `fit` was not called.
+        ImageReadError
+            If images cannot be read; it lists all of them.
         """
         self.check_is_fitted()
         if self._gives_probabilities():
@@ -500,6 +525,13 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         logits : ndarray of shape (n_samples, n_classes), dtype float64
             For two classes, of shape (n_samples,): the second logit less the first. For
             indicators, `(n_samples, n_tags)`.
+
+        Raises
+        ------
+        NotFittedError
+            If `fit` was not called.
+        ImageReadError
+            If images cannot be read; it lists all of them.
         """
         self.check_is_fitted()
         return self.target.margins(self.forward(X).detach().numpy())

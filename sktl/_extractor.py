@@ -30,16 +30,11 @@ class PretrainedFeatureExtractor(
     Parameters
     ----------
     backbone : str or torch.nn.Module, default="sktl_photo"
-        A name from `list_backbones()`; a name of a timm network, such as
-        `"timm/convnext_atto"` (`list_backbones("timm")`); or a network that `torch.fx`
-        can trace and that takes normalised images `(n, 3, h, w)`. Its output is class
-        scores, or features if its classification layer was removed (`fc = Identity()`,
-        `.features`, timm's `num_classes=0`). It counts as class scores if only
-        reshaping, averaging, dropout, softmax or sigmoid come after the last Linear or
-        convolution; in doubtful cases a warning says which layer's output is used.
-        Two ship with the package: `"sktl_photo"`, for photographs, and `"sktl_mini"`,
-        which takes a third of the time and suits small images. For photographs, larger
-        networks are better.
+        A name from `list_backbones()`. Two ship with the package: `"sktl_photo"`, for
+        photographs, and `"sktl_mini"`, which takes a third of the time and suits small
+        images. For photographs, larger networks are better. Or a name of a timm
+        network, such as `"timm/convnext_atto"` (`list_backbones("timm")`); or a network
+        of your own that `torch.fx` can trace (see Notes).
     weights : str, path-like, torchvision weights, dict or None, default="DEFAULT"
         `"DEFAULT"` or another torchvision weight name (downloaded once, into torch's
         hub directory); a state dict, or the path of a `.safetensors` or `.pth` file
@@ -57,14 +52,9 @@ class PretrainedFeatureExtractor(
     pooling : str, default="avg"
         How a feature map becomes one row: by the mean (`"avg"`) or maximum (`"max"`)
         over its positions, by both (`"avgmax"`), or by flattening it (`"flatten"`). For
-        the tokens of a vision transformer, mean and maximum are over the patches only;
-        `"cls"` takes the class token, and `"cls+avg"` the class token and the mean.
-        With these two, `"penultimate"` means the last layer that has a class token. If
-        the penultimate layer has no positions left, there is nothing to pool: its
-        output is what the network's own head reads. That is the class token for ViT and
-        DeiT (of torchvision and timm) and DINOv2, the mean over patches for BEiT,
-        EVA-02, DINOv3 and Swin, attention pooling for SigLIP, and the mean of the
-        tokens of its two heads for distilled DeiT.
+        the tokens of a vision transformer (see Notes), mean and maximum are over the
+        patches only; `"cls"` takes the class token, and `"cls+avg"` the class token and
+        the mean.
     image_shape : tuple of int or None, default=None
         How a row of a 2-D `X` becomes an image: `(h, w)` or `(h, w, c)`; one of them
         may be -1. None means a square image, grey if that fits, else RGB.
@@ -160,6 +150,19 @@ class PretrainedFeatureExtractor(
     progressive JPEG and TIFF, 16 for WebP. Files of more than 105 million pixels are
     refused before they are decoded; the environment variable `SKTL_MAX_IMAGE_PIXELS`
     sets another limit. The network is shared by all extractors of a process.
+
+    Networks of your own take normalised images `(n, 3, h, w)`. Their output is class
+    scores, or features if the classification layer was removed (`fc = Identity()`,
+    `.features`, timm's `num_classes=0`). It counts as class scores if only reshaping,
+    averaging, dropout, softmax or sigmoid come after the last Linear or convolution; in
+    doubtful cases a warning says which layer's output is used.
+
+    Vision transformers: with `pooling="cls"` and `"cls+avg"`, `"penultimate"` means the
+    last layer that has a class token. With the others, if the penultimate layer has no
+    positions left, there is nothing to pool: its output is what the network's own head
+    reads. That is the class token for ViT and DeiT (of torchvision and timm) and
+    DINOv2, the mean over patches for BEiT, EVA-02, DINOv3 and Swin, attention pooling
+    for SigLIP, and the mean of the tokens of its two heads for distilled DeiT.
 
     Using the activations of a network trained on another task as features for linear
     models: Donahue et al., DeCAF, ICML 2014; Razavian et al., CVPR Workshops 2014.
@@ -264,6 +267,12 @@ class PretrainedFeatureExtractor(
         -------
         features : ndarray of shape (n_samples, n_features), dtype float32
             As from `fit(X).transform(X)`.
+
+        Raises
+        ------
+        ImageReadError
+            If images cannot be read and `on_error="raise"`; it lists all of them. For
+            other errors, see `fit` and `transform`.
         """
         return self._features(*self._fit(X))
 
@@ -275,10 +284,10 @@ class PretrainedFeatureExtractor(
         X : array-like or sequence of images
             uint8, uint16 or float arrays `(n, h, w)`, `(n, h, w, c)`, `(n, c, h, w)`;
             rows `(n, n_pixels)`; a list, array, Series or one-column frame of paths,
-            PIL images or encoded `bytes`; torch tensors. Sizes may differ from those
-            seen in `fit`, and between the images of a list. Or a collection of any
-            length whose partitions have one of these forms: a Dask DataFrame, Series,
-            Bag or Array, or a Ray Dataset of one column.
+            PIL images, arrays, encoded `bytes` or open binary files; torch tensors.
+            Sizes may differ from those seen in `fit`, and between the images of a list.
+            Or a collection of any length whose partitions have one of these forms: a
+            Dask DataFrame, Series, Bag or Array, or a Ray Dataset of one column.
 
         Returns
         -------
@@ -299,6 +308,8 @@ class PretrainedFeatureExtractor(
 
         Raises
         ------
+        NotFittedError
+            If `fit` was not called.
         ImageReadError
             If images cannot be read and `on_error="raise"`. The error lists all of
             them; for a collection, all those of one partition. (Ray wraps it in an

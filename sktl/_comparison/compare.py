@@ -164,8 +164,8 @@ class TransferComparison(TableMixin):
     repetitions for most pairs and in 89 % for the worst (folds, repeated folds, draws,
     groups, learning curves; accuracy, F1, area under the curve). Equal contenders got p
     < 0.05 in 0 to 8 % (in up to 10 % with repeated folds), and a difference of four
-    standard errors was found in 88 to 100 % with five splits or more, in 86 to 94 %
-    with three and in about 80 % with two (`benchmarks/README.md`); in 74 % for the area
+    standard errors was found in 88 to 100 % with five splits or more, in 86 to 97 %
+    with three and in 78 to 90 % with two (`benchmarks/README.md`); in 74 % for the area
     under a curve of two models that hardly differ. For the log loss of 200 rows, the
     interval contained the true difference in 88 to 98 %. If splits vary far more than
     their rows explain, it does so in about 91 % with five splits, and in 84 % with two.

@@ -193,7 +193,7 @@ def rank_backbones(
         most the number of classes minus one; for labels only. `"knn"`: accuracy of a
         vote of the five most similar other images, by the cosine of their features; for
         labels only. `"probe"`: cross-validated score of a linear model (logistic
-        regression; for numbers, ridge regression) on unscaled features. It is the
+        regression; for numbers, ridge regression) behind `GlobalScaler`. It is the
         slowest.
     cv : int, splitter or iterable of splits, default=5
         Folds of `"probe"`; an int means folds without shuffling, stratified for

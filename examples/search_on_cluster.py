@@ -3,10 +3,10 @@
 
 With `joblib.parallel_config("dask")`, `GridSearchCV` sends its fits to Dask; nothing
 else changes. Two worker processes on this machine stand in for a cluster. Each uses its
-share of the cores for torch. The workers share a cache directory, so that the features
-on which the head is fitted first are computed once for each image, not once per worker,
-fold and setting. A cache directory is for the workers of one machine; with several
-machines, pass a path that is on a local disk of each.
+share of the cores for torch. Only the last stage is trained. The workers share a cache
+directory, so that the output of the frozen stages is computed once for each image, not
+once per worker, fold and setting. A cache directory is for the workers of one machine;
+with several machines, pass a path that is on a local disk of each.
 
 On machines with GPUs, use `dask_cuda.LocalCUDACluster()` instead of `LocalCluster`. It
 starts one worker for each GPU, which `device="auto"` then finds. (Untested.)
@@ -30,7 +30,7 @@ from sklearn.model_selection import GridSearchCV
 from sktl import FineTunedCNNClassifier
 
 N_WORKERS = 2
-GRID = {"backbone_lr_ratio": [0.1, 1.0], "lr": [1e-4, 1e-3]}
+GRID = {"backbone_lr_ratio": [0.15, 1.0], "max_epochs": [3, 6]}
 
 
 # %% [markdown]
@@ -59,7 +59,7 @@ def main(n_images):
     X, y = load_digits(return_X_y=True)
     with tempfile.TemporaryDirectory() as cache, make_cluster() as c, Client(c):
         network = FineTunedCNNClassifier(
-            "sktl_mini", max_epochs=3, cache=cache, random_state=0
+            "sktl_mini", unfreeze_from="last", cache=cache, random_state=0
         )
         search = GridSearchCV(network, GRID, cv=3)
         with joblib.parallel_config("dask"):

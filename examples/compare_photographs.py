@@ -8,7 +8,7 @@ sktl. The default contenders are compared on the same folds: classical models on
 pixels and on frozen features, the fine-tuned network, and the network trained from
 scratch. Prints a Markdown table with a row per contender and a column per set, and
 writes an HTML page for each set. Needs the images and weights, by default in the folder
-`shared` beside this repository; twenty minutes on two cores.
+`shared` beside this repository; half an hour on two cores.
 """
 
 # %%

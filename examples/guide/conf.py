@@ -28,6 +28,16 @@ def own_methods(of_class):
     ]
 
 
+def link_to_page_of_benchmarks(app, docname, source):
+    """Let links to the benchmarks, which work in the repository, work in the site."""
+    source[0] = source[0].replace("](../../benchmarks/README.md", "](benchmarks.md")
+
+
+def setup(app):
+    """Called by sphinx."""
+    app.connect("source-read", link_to_page_of_benchmarks)
+
+
 project = "sktl"
 author = "the sktl developers"
 version = release = sktl.__version__

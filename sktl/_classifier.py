@@ -141,8 +141,9 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         compared, a `CheckpointWarning` is raised and no checkpoint is written. A
         `refit` has a file of its own, ending in `.refit`.
     random_state : int, RandomState instance or None, default=None
-        Determines random weights, the order of rows, augmentation and dropout. With
-        None, results differ between calls. Global random generators are not changed.
+        Determines random weights, what is held out, the order of rows, augmentation
+        and dropout; where training goes on, the last three are drawn anew. With None,
+        results differ between calls. Global random generators are not changed.
     image_shape : tuple of int or None, default=None
         How a row of a 2-D `X` becomes an image: `(h, w)` or `(h, w, c)`; one of them
         may be -1. None means a square image, grey if that fits, else RGB.

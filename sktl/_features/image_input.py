@@ -5,6 +5,7 @@ import sys
 from contextlib import contextmanager
 from numbers import Integral
 
+import numpy as np
 import torch
 from sklearn.base import clone
 from sklearn.utils._param_validation import (
@@ -99,8 +100,11 @@ class ImageInputMixin:
                 f"preprocessing={self.preprocessing!r} too. Pass one of them."
             )
 
-    def _open_images(self, X, *, reset=False):
-        """Open `X` as images; `reset` learns what later calls are checked against."""
+    def _open_images(self, X, *, reset=False, sample_weight=None):
+        """Open `X` as images; `reset` learns what later calls are checked against.
+
+        Images of weight zero have no say in that.
+        """
         if isinstance(X, Images):
             return X
         _refuse_containers(X)
@@ -125,6 +129,7 @@ class ImageInputMixin:
             image_shape=self.image_shape,
             channels=self.channels,
             value_range=self.value_range,
+            counted=_rows_that_count(sample_weight),
             **learnt,
         )
         if reset:
@@ -174,6 +179,16 @@ class ImageInputMixin:
             n_jobs=self.n_jobs,
             verbose=self.verbose,
         )
+
+
+def _rows_that_count(sample_weight):
+    """Rows whose weight is not zero; None if all count, or weights are no numbers."""
+    if sample_weight is None:
+        return None
+    try:
+        return np.flatnonzero(np.asarray(sample_weight, dtype=float))
+    except (TypeError, ValueError):
+        return None  # refused when they are used
 
 
 def _refuse_containers(X):

@@ -58,6 +58,7 @@ def open_images(
     fitted=False,
     learnt_range=None,
     only_images=False,
+    counted=None,
 ):
     """Validate `X` and open it as a sequence of images.
 
@@ -91,6 +92,10 @@ def open_images(
         Whether a one-dimensional or one-column `X` holds images whatever is in it, as
         where `fit` saw images; what is none is an unreadable row then.
 
+    counted : ndarray of int or None
+        The rows from which the range is learnt, and which are compared with it.
+        None: all.
+
     Returns
     -------
     images : Images
@@ -113,12 +118,15 @@ def open_images(
     layout = Layout(image_shape, channels)
     given = check_value_range(value_range)
     source = _open_source(X, layout, only_images, may_be_empty=fitted or only_images)
+    rows = np.arange(len(source))
+    if counted is not None:
+        rows = np.intersect1d(rows, counted)
     if given is None and not fitted:
-        learnt_range = learn_range(source.extent())
+        learnt_range = learn_range(source.extent(rows))
     elif given is None and learnt_range is None:
-        require_no_range(source.extent())
+        require_no_range(source.extent(rows))
     ranges = ValueRange(given, learnt_range)
-    ranges.warn_of_scale(len(source), source.numbers)
+    ranges.warn_of_scale(rows, source.numbers)
     return Images(source, ranges)
 
 
@@ -672,8 +680,10 @@ class ArraySource:
     def __len__(self):
         return len(self._images)
 
-    def extent(self):
-        return extent(self._images)
+    def extent(self, rows):
+        """Smallest and largest value of the numbers in some rows."""
+        is_all = len(rows) == len(self)
+        return extent(self._images if is_all else self._images[rows])
 
     def numbers(self, row):
         return self._images[row]
@@ -694,12 +704,12 @@ class ItemSource:
     def __len__(self):
         return len(self._items)
 
-    def extent(self):
-        """Smallest and largest value of the arrays among the items.
+    def extent(self, rows):
+        """Smallest and largest value of the arrays among some rows.
 
         What is not finite is left out here; reading it names the row.
         """
-        arrays = map(self.numbers, range(len(self)))
+        arrays = map(self.numbers, rows)
         return joint_extent(extent(array) for array in arrays if array is not None)
 
     def numbers(self, row):

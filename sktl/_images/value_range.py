@@ -42,7 +42,7 @@ class ValueRange:
             return self.given
         return None if _says_its_range(dtype) else self.learnt
 
-    def warn_of_scale(self, n, numbers):
+    def warn_of_scale(self, rows, numbers):
         """Warn if the numbers of X are on another scale than this range.
 
         They are where more than one in a hundred lies outside the range by more than a
@@ -52,16 +52,15 @@ class ValueRange:
 
         Parameters
         ----------
-        n : int
-            Number of images; at most `LOOKED_AT`, evenly spread, are looked at.
+        rows : ndarray of int
+            Rows of images; at most `LOOKED_AT`, evenly spread, are looked at.
         numbers : callable
             Gives the array of an image by its row, or None for what is no array.
         """
         if self.given is not None:
             return
-        rows = range(n)
-        if n > LOOKED_AT:
-            rows = np.linspace(0, n - 1, LOOKED_AT).astype(int)
+        if len(rows) > LOOKED_AT:
+            rows = rows[np.linspace(0, len(rows) - 1, LOOKED_AT).astype(int)]
         arrays = [array for row in rows if (array := numbers(row)) is not None]
         seen = [_Seen.of(array, self.of(array.dtype)) for array in arrays]
         seen = [image for image in seen if image is not None]

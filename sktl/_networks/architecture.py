@@ -27,6 +27,9 @@ class Architecture:
     is_named: bool = True  # else it is a user's module, which may change
     doubt: str = ""  # why `preprocessing` is a guess, where it is one
     least_size: int = 0  # pixels from which on published weights are of use
+    # As `build`, where all weights will be overwritten: a user's module may not know
+    # how to draw random ones.
+    build_blank: Callable[[], torch.nn.Module] | None = None
     enum: str = ""  # the class of which torchvision's weights are members
     # From the tensors of a published file to those of the network.
     convert: Callable[[dict], dict] | None = None

@@ -1,5 +1,6 @@
 """The architecture of each name, and the names."""
 
+import copy
 import fnmatch
 import functools
 from collections.abc import Mapping
@@ -121,6 +122,7 @@ def module_architecture(module):
         from_timm(known[0]) if known else IMAGENET,
         is_named=False,
         doubt="" if known else f"backbone={name} does not say",
+        build_blank=functools.partial(copy.deepcopy, module),
     )
 
 

@@ -110,7 +110,8 @@ def load_backbone(backbone, weights="DEFAULT", *, preprocessing=UNCHANGED, seed=
         architecture = named_architecture(backbone)
     prepared = filled(preprocessing, architecture.preprocessing)
     if weights is None:
-        network = _kept(architecture, seed, lambda: _untrained(architecture, seed))
+        build = architecture.build
+        network = _kept(architecture, seed, lambda: _untrained(build, seed))
         return Backbone(architecture.name, network, prepared)
     if is_given and isinstance(weights, str) and weights == "DEFAULT":
         with building():
@@ -140,7 +141,8 @@ def _load_trained(architecture, weights, preprocessing):
         architecture = named_architecture(architecture.name, True)
 
     def trained():
-        network, state = _untrained(architecture, 0), make_state()
+        build = architecture.build_blank or architecture.build
+        network, state = _untrained(build, 0), make_state()
         if published and architecture.convert:
             with seeded(0):
                 state = architecture.convert(state)
@@ -196,10 +198,10 @@ def _kept(architecture, what, make):
         return make()
 
 
-def _untrained(architecture, seed):
-    """The network with random weights; the global generator is left as it was."""
+def _untrained(build, seed):
+    """The network as built, often at random; the global generator stays as it was."""
     with seeded(seed):
-        return StagedNetwork(architecture.build().requires_grad_(False))
+        return StagedNetwork(build().requires_grad_(False))
 
 
 def rebuild_backbone(name, expected, preprocessing, state):
@@ -216,7 +218,7 @@ def rebuild_backbone(name, expected, preprocessing, state):
         Tensors by the network's names; others keep random values.
     """
     for published in (False, True):
-        network = _untrained(named_architecture(name, published), 0)
+        network = _untrained(named_architecture(name, published).build, 0)
         if network.structure == expected:
             network.load(state)
             return Backbone(name, network, preprocessing)

@@ -114,8 +114,12 @@ def solve_by_logistic_regression(layer, rows, C):
     """
     rows = rows.merged()
     present, numbers = np.unique(rows.codes, return_inverse=True)
-    if len(present) < 2:
-        return  # nothing to tell apart yet: the first batch of a stream
+    if len(present) < 2:  # nothing to tell apart yet: the first batch of a stream
+        with torch.no_grad():
+            layer.weight.zero_()
+            layer.bias.fill_(-ABSENT)
+            layer.bias[present] = 0
+        return
     row_weights = rows.without_classes()
     scaler, scaled = _scaled(rows.features, row_weights)
     if C == "auto":

@@ -539,10 +539,13 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             if valid is not None and not holds_rows(valid):
                 valid = self._held_out_set(valid)
             return train, valid
+        seed = self.random_state
+        if not isinstance(seed, Integral):
+            seed = torch.randint(2**31, ()).item()
         split = ValidSplit(
             self.validation_fraction,
             stratified=self.target.stratified,
-            random_state=torch.randint(2**31, ()).item(),
+            random_state=seed,  # training that goes on holds out the same rows
         )
         try:
             return split(X, y)
@@ -589,7 +592,9 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             n_epochs = self.plan.n_epochs
             at_most = None if n_epochs and self.refit else n_epochs
             task = start_fit(self, X, y, sample_weight, at_most)
-            images = self._open_images(X, reset=not goes_on)
+            images = self._open_images(
+                X, reset=not goes_on, sample_weight=sample_weight
+            )
             target = self.target if goes_on else recognise(y, self._kinds)
             rows = self._label(images, y, sample_weight, target)
             if self.early_stopping and self.monitor != "loss" and not goes_on:
@@ -605,7 +610,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         first = not self.initialized_
         with self._forgetting(unless=not first):
             self._check_params()
-            images = self._open_images(X, reset=first)
+            images = self._open_images(X, reset=first, sample_weight=sample_weight)
             target = recognise(y, self._kinds) if first else self.target
             if classes is not None:
                 of_all = target.of_classes(classes)
@@ -659,6 +664,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
                 self._forgetting(),
                 self._naming_images_it_cannot_take(),
                 self._training(*told),
+                self._seeded_for_epochs(),
             ):
                 self._run_epochs(dataset, train, valid, rows, task, epochs)
         stop = dict(self.callbacks_).get(STOP)
@@ -886,6 +892,18 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             seed = seed.randint(2**32 - 1)
         engine = make_engine(self.device, self.precision, self.batch_size)
         with seeded(int(seed), self.device), engine.exact():
+            yield
+
+    @contextlib.contextmanager
+    def _seeded_for_epochs(self):
+        """Where training goes on, do not repeat what the epochs before have drawn."""
+        n_before = len(self.history)
+        if not n_before:
+            yield
+            return
+        drawn = torch.randint(2**31, ()).item()
+        (seed,) = np.random.SeedSequence([drawn, n_before]).generate_state(1)
+        with seeded(int(seed), self.device):
             yield
 
 

@@ -54,18 +54,13 @@ class FineTunedModule(torch.nn.Module):
         keep_statistics=True,
     ):
         super().__init__()
-        self.prefix = copy.deepcopy(network.prefix(cut)).requires_grad_(False)
-        self.tail = copy.deepcopy(network.tail(cut)).requires_grad_(True)
+        prefix, tail = network.prefix(cut), network.tail(cut)
+        _refuse_shared(prefix, tail, cut)
+        self.prefix = copy.deepcopy(prefix).requires_grad_(False)
+        self.tail = copy.deepcopy(tail).requires_grad_(True)
         self.head = make_head(
             [network.n_features(side), *hidden_units, n_outputs], dropout
         )
-        shared = self.prefix.state_dict().keys() & self.tail.state_dict().keys()
-        if shared:
-            raise ValueError(
-                f"The network uses {sorted(shared)[0]!r} both before and after "
-                f"{cut!r}, so it would have to be both frozen and trained. Choose "
-                "another unfreeze_from, or strategy='linear_probe' or 'full'."
-            )
         self.keep_statistics = keep_statistics
         # Batch norms that normalise by the batch cannot do so for a single row.
         self.needs_two_rows = not keep_statistics and any(map(_is_norm, self.modules()))
@@ -116,6 +111,21 @@ class FineTunedModule(torch.nn.Module):
         """Tensors of everything but the head, by the names the backbone gives them."""
         state = self.prefix.state_dict() | self.tail.state_dict()
         return {name: state[name] for name in state if name in self.saved_names}
+
+
+def _refuse_shared(prefix, tail, cut):
+    """Refuse tensors of both parts: a layer used twice, or weights that are tied."""
+    frozen, trained = prefix.state_dict(), tail.state_dict()
+    names = {tensor.data_ptr(): name for name, tensor in trained.items()}
+    for name, tensor in frozen.items():
+        other = name if name in trained else names.get(tensor.data_ptr())
+        if other is not None and tensor.numel():
+            tied = "" if other == name else f" (there as {other!r})"
+            raise ValueError(
+                f"The network uses {name!r} both before and after {cut!r}{tied}, so it "
+                "would have to be both frozen and trained. Choose another "
+                "unfreeze_from, or strategy='linear_probe' or 'full'."
+            )
 
 
 def _is_norm(module):

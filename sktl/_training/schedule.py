@@ -24,6 +24,8 @@ class OneCycle(Callback):
         users = any(isinstance(callback, LRScheduler) for _, callback in net.callbacks_)
         self.n_epochs_ = 0 if users else net.max_epochs
         self.n_before_ = len(net.history)
+        for group in net.optimizer_.param_groups if self.n_epochs_ else ():
+            group.pop("initial_lr", None)  # of a scheduler in an earlier fit
 
     def on_epoch_begin(self, net, dataset_train=None, **kwargs):
         """Count the steps of an epoch."""

@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.pipeline import make_pipeline
 
@@ -215,3 +216,18 @@ def test_files_that_may_well_be_dark_are_not_warned_of(images, params):
     with warnings.catch_warnings():
         warnings.simplefilter("error", ImageRangeWarning)
         features(images, **params)
+
+
+def test_images_of_weight_zero_have_no_say_in_the_range():
+    X, y, weight = (
+        DIGITS.astype(float),
+        np.arange(len(DIGITS)) % 2,
+        np.ones(len(DIGITS)),
+    )
+    X[0], weight[0] = 5000, 0
+    probe = FineTunedCNNClassifier("sktl_mini", strategy="linear_probe")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ImageRangeWarning)
+        assert probe.fit(X, y, sample_weight=weight).value_range_ == (0, 16)
+        expected = clone(probe).fit(X[1:], y[1:]).predict_proba(X[1:])
+        np.testing.assert_array_equal(probe.predict_proba(X[1:]), expected)

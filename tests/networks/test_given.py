@@ -711,3 +711,29 @@ def test_network_that_cannot_be_read_is_refused_with_the_cure(make, message, ima
 def test_hook_of_a_network_in_a_sequential_is_seen(images):
     found = extracted(nn.Sequential(_with_root_hook()), images)
     np.testing.assert_allclose(found, 2 * extracted(Applied(_mean), images), rtol=1e-5)
+
+
+class OwnParameter(nn.Module):
+    """A parameter of its own, which no method draws at random."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+        self.scale = nn.Parameter(torch.ones(1, 4, 1, 1))
+
+    def forward(self, x):
+        return self.fc((self.conv(x) * self.scale).relu().mean((2, 3)))
+
+
+def test_complete_weights_need_no_way_to_draw_random_ones():
+    images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
+    first, other = OwnParameter(), OwnParameter()
+    with torch.no_grad():
+        other.scale.fill_(3.0)
+    params = {"image_size": 16, "cache": None}
+    loaded = PretrainedFeatureExtractor(first, weights=other.state_dict(), **params)
+    expected = PretrainedFeatureExtractor(other, **params).fit_transform(images)
+    np.testing.assert_array_equal(loaded.fit_transform(images), expected)
+    assert torch.equal(first.scale, torch.ones(1, 4, 1, 1))
+    with pytest.raises(ValueError, match="no method reset_parameters"):
+        PretrainedFeatureExtractor(first, weights=None, **params).fit(images)

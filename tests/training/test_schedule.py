@@ -71,6 +71,14 @@ def test_each_training_has_a_cycle_of_its_own(cycle):
     assert rates_of(clf) == pytest.approx(2 * np.array(first))
 
 
+def test_cycle_after_a_scheduler_of_the_user_has_the_rates_that_are_set(make):
+    """torch's schedulers leave the rates that they began with in the optimiser."""
+    scheduler = LRScheduler("StepLR", step_size=1, gamma=0.5)
+    clf = make("full", lr_schedule="one_cycle", callbacks=[scheduler], lr=0.1)
+    clf.fit(X, Y).set_params(callbacks=[("rates", Rates())])
+    assert max(rates_of(clf.set_params(lr=1e-3).partial_fit(X, Y))) <= 1e-3
+
+
 def test_scheduler_of_the_user_takes_the_place_of_the_cycle(make):
     scheduler = LRScheduler("StepLR", step_size=1, gamma=0.5)
     clf = make(

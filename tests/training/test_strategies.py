@@ -469,3 +469,24 @@ def test_frozen_part_gives_the_same_weights_from_the_store_and_in_each_epoch():
 
 def unchanged(image):
     return image
+
+
+class Tied(torch.nn.Module):
+    """Two layers that share their weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = (torch.nn.Conv2d(3, 3, 3, padding=1) for _ in range(2))
+        self.b.weight = self.a.weight
+        self.fc = torch.nn.Linear(3, 3)
+
+    def forward(self, x):
+        x = self.b(self.a(x).relu()).relu()
+        return self.fc(x.mean((2, 3)))
+
+
+def test_tied_weights_are_not_frozen_in_one_layer_and_trained_in_the_other():
+    with pytest.raises(ValueError, match=r"'a.weight' both .* \(there as 'b.weight'\)"):
+        fit("lp_ft", backbone=Tied(), unfreeze_from="last")
+    state = fit("full", backbone=Tied()).module_.state_dict()
+    assert torch.equal(state["tail.a.weight"], state["tail.b.weight"])

@@ -75,6 +75,29 @@ def test_augment_changes_training_rows_only_and_anew_in_each_epoch(make, strateg
     assert len(spy.seen) == 3 * len(train)
 
 
+@pytest.mark.parametrize("warm_start", [False, True])
+def test_training_that_goes_on_augments_anew_and_as_the_seed_says(make, warm_start):
+    def copies():
+        spy = Spy()
+        clf = make("full", augment=spy, max_epochs=1, warm_start=warm_start)
+        for _ in range(3):
+            (clf.fit if warm_start else clf.partial_fit)(X, Y)
+        return shown(image.numpy() for image in spy.made)
+
+    assert len(copies()) > 2 * 36 + 18  # a few are drawn twice
+    assert copies() == copies()
+
+
+def test_training_that_goes_on_holds_out_the_same_rows(make):
+    """Or it would be judged by rows that it was trained on."""
+    spy = Spy()
+    stop = {"early_stopping": True, "validation_fraction": 1 / 3}
+    clf = make("full", augment=spy, max_epochs=1, **stop)
+    for _ in range(3):
+        clf.partial_fit(X, Y)
+    assert len(shown(spy.seen)) == 24
+
+
 @pytest.mark.parametrize("sample_weight", [None, np.arange(36) % 4 + 1.0])
 def test_probe_is_solved_on_changed_copies_of_each_image(make, sample_weight):
     spy = Spy()

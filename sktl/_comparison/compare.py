@@ -22,7 +22,12 @@ from sktl._comparison.findings import Findings
 from sktl._comparison.influence import make_units
 from sktl._comparison.shared_pass import share_passes
 from sktl._comparison.statistics import chances_of_being_best
-from sktl._comparison.summary import collect_predictions, describe, summarize
+from sktl._comparison.summary import (
+    collect_predictions,
+    describe,
+    say_what_is_not_scored,
+    summarize,
+)
 from sktl._comparison.train_sizes import shrink
 from sktl._comparison.trials import Setting, run_trials
 from sktl._comparison.twins import kind_of
@@ -528,12 +533,12 @@ def compare_transfer(
     array([ True])
     """
     y, target = check_rows(X, y, target)
-    check_margin(margin)
     contenders = check_contenders(contenders, backbone, target)
     (scoring_name, scorer), *others = get_scorers(scoring, target, y).items()
     other_scorers = dict(others)
     first = scoring[0] if isinstance(scoring, list | tuple) else scoring
     bounds = UNBOUNDED if callable(first) else bounds_of(scoring_name)
+    check_margin(margin, bounds)
     # Without a seed, a new generator, not NumPy's global one.
     own = np.random.RandomState() if random_state is None else random_state
     rng = check_random_state(own)
@@ -592,7 +597,7 @@ def compare_transfer(
         predictions=predictions,
         classes=getattr(target, "classes", None),
         chance=chance,
-        findings=[*findings, *problems],
+        findings=[*findings, *problems, *say_what_is_not_scored(trials)],
         parameters=parameters | {"seconds of the passes": f"{seconds:.2f}"} | described,
         pass_seconds=seconds,
         versions={"python": platform.python_version()} | versions(),

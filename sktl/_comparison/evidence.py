@@ -16,6 +16,9 @@ UP_TO_ONE = ("r2", "explained_variance", "d2_")
 UNBOUNDED = (-inf, inf)  # a score of the user's
 DEFAULT_MARGIN = 0.01  # of scores that are at best 1
 LARGEST = -1  # position of the training size
+# A model that is right on all of n rows may be wrong on 3 in n (Hanley & Lippman-Hand,
+# JAMA 249, 1983): an interval of two standard errors, each of 1.5 rows.
+RULE_OF_THREE = 1.5**2
 
 
 class Evidence(NamedTuple):
@@ -27,8 +30,9 @@ class Evidence(NamedTuple):
         By contender and size, as in `Scores`.
     shared : float
         As in `Scores`.
-    n_rows, n_tested : int
-        Rows of the splits, and how many of these are ever tested on.
+    n_units, n_tested : int
+        Units of the splits, and how many of these are ever tested on.
+    unit : {"rows", "groups"}
     unseen : float
         As in `Scores`.
     bounds : tuple of float
@@ -39,8 +43,9 @@ class Evidence(NamedTuple):
 
     of_rows: dict
     shared: float
-    n_rows: int
+    n_units: int
     n_tested: int
+    unit: str = "rows"
     unseen: float = 0.0
     bounds: tuple = UNBOUNDED
     margin: float | None = None
@@ -108,8 +113,11 @@ class Evidence(NamedTuple):
         ends = []
         for row, name in enumerate(results["contender"]):
             size = np.sum(results["contender"][:row] == name)
-            mean = estimate_mean(self.scores(results, name, size))
-            estimate = mean.estimate(self.bounds)
+            scores = self.scores(results, name, size)
+            seen = scores.of_splits if scores.of_rows is None else scores.of_rows
+            if np.isclose(np.ptp(seen), 0):
+                scores = scores._replace(unseen=RULE_OF_THREE * scores.unseen)
+            estimate = estimate_mean(scores).estimate(self.bounds)
             ends.append((estimate.low, estimate.high))
         return np.array(ends).T
 
@@ -172,7 +180,9 @@ def collect_evidence(trials, splits, group_of_row, bounds, margin):
     }
     *_, largest = splits
     rows = np.unique(np.concatenate([part for split in largest for part in split]))
-    tested = np.unique(np.concatenate([split.test for split in largest]))
+    units = np.unique(group_of_row[rows])
+    tests = [np.unique(group_of_row[split.test]) for split in largest]
+    n_tested = len(np.unique(np.concatenate([split.test for split in largest])))
     scores = [
         trial.score
         for of_sizes in trials.values()
@@ -181,10 +191,11 @@ def collect_evidence(trials, splits, group_of_row, bounds, margin):
     ]
     return Evidence(
         of_rows,
-        shared_rows([split.test for split in largest]),
-        len(rows),
-        len(tested),
-        _unseen_variance(bounds, scores, len(np.unique(group_of_row[tested]))),
+        shared_units(tests),
+        len(units),
+        len(np.unique(np.concatenate(tests))),
+        "rows" if len(units) == len(rows) else "groups",
+        _unseen_variance(bounds, scores, n_tested),
         bounds,
         DEFAULT_MARGIN if margin is None and bounds[1] == 1 else margin,
     )
@@ -224,8 +235,8 @@ def _unseen_variance(bounds, scores, n_tested):
     return (spread / n_tested) ** 2 if np.isfinite(spread) else 0.0
 
 
-def shared_rows(tests):
-    """The share of its test rows that a split has in common with another.
+def shared_units(tests):
+    """The share of its test rows, or groups, that a split has in common with another.
 
     Parameters
     ----------
@@ -236,8 +247,8 @@ def shared_rows(tests):
     shared : float
         Mean over all pairs.
     """
-    rows, column = np.unique(np.concatenate(tests), return_inverse=True)
-    is_in = np.zeros((len(tests), len(rows)))
+    units, column = np.unique(np.concatenate(tests), return_inverse=True)
+    is_in = np.zeros((len(tests), len(units)))
     is_in[np.repeat(np.arange(len(tests)), list(map(len, tests))), column] = 1
     size = is_in.sum(axis=1)
     shares = is_in @ is_in.T / np.sqrt(np.outer(size, size))  # 1 if they are the same
@@ -255,8 +266,8 @@ def bounds_of(scoring):
     return -inf, 0.0 if scoring.startswith("neg_") else inf
 
 
-def check_margin(margin):
-    """Refuse a margin that is not a positive number."""
+def check_margin(margin, bounds):
+    """Refuse a margin that is no positive number, or that no difference can exceed."""
     if margin is None:
         return
     if isinstance(margin, bool) or not isinstance(margin, Real) or not 0 < margin < inf:
@@ -264,6 +275,13 @@ def check_margin(margin):
             f"margin={margin!r} must be a number above 0, in the unit of the score: "
             "the largest difference that does not matter. None is 0.01 for scores "
             "whose best value is 1."
+        )
+    low, high = bounds
+    if margin >= high - low:
+        raise ValueError(
+            f"margin={margin!r} is as large as a difference can be, as this score lies "
+            f"between {low:g} and {high:g}. Pass the largest difference that does not "
+            "matter, such as 0.01 for one in a hundred."
         )
 
 

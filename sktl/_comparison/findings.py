@@ -23,6 +23,7 @@ FROZEN_SCORE = "score of frozen features"
 EPOCHS = "epochs to the score from scratch"
 SECONDS = "seconds to the score from scratch"
 GAIN = "gain over from scratch"
+TOO_MANY = 100  # times the rows or splits: nobody can have so many
 
 
 class Findings:
@@ -147,16 +148,19 @@ class Findings:
         low, high = (low, high) if mean >= 0 else (-high, -low)
         p = "p < 0.001" if p_value < 0.001 else f"p = {p_value:.2g}"
         form = score_form(split_scores(self.results).mean(axis=0))
-        by = f"by {abs(mean):{form}} (95 % interval {low:{form}} to {high:{form}}, {p})"
+        interval = f"(95 % interval {low:{form}} to {high:{form}}, {p})"
+        by = f"by {abs(mean):{form}} {interval}"
         if verdict == WORSE:
             return f"Negative transfer: {pair.contender!r} loses to {pair.twin!r} {by}."
         if verdict == BETTER:
             return f"Transfer helps: {pair.contender!r} is ahead of {pair.twin!r} {by}."
-        side = "ahead of" if mean >= 0 else "behind"
-        by = f"{pair.contender!r} is {side} {pair.twin!r} {by}"
+        where = f"{'ahead of' if mean > 0 else 'behind'} {pair.twin!r} {by}"
+        if float(f"{mean:{form}}") == 0:
+            where = f"level with {pair.twin!r} {interval}"
+        where = f"{pair.contender!r} is {where}"
         if verdict == EQUIVALENT:
-            return f"Equivalent within {self.evidence.margin:g}: {by}."
-        return f"Inconclusive: {by}. {self._say_what_would_tell(gain)}"
+            return f"Equivalent within {self.evidence.margin:g}: {where}."
+        return f"Inconclusive: {where}. {self._say_what_would_tell(gain)}"
 
     def _say_what_would_tell(self, gain):
         """What could have been found, and how much more it takes to find this."""
@@ -174,12 +178,31 @@ class Findings:
         if half == 0 or distance == 0:
             return f"{found}."
         factor = max(half / distance, 1.1) ** 2
-        now, what = self.evidence.n_rows, "rows"
-        if self.evidence.n_tested < now:  # more draws can be had of the same rows
-            now, what = len(split_scores(self.results)), "splits"
-        needed = _round_up(factor * now)
-        needed = f"{needed} {what} instead of {now}"
-        return f"{found}; a clear answer would take about {needed}."
+        now, what = self.evidence.n_units, self.evidence.unit
+        more_splits = self._more_splits(gain, factor)
+        if more_splits:
+            factor, now, what = more_splits, len(split_scores(self.results)), "splits"
+        if factor > TOO_MANY:
+            much = f"more than {TOO_MANY} times as many {what}"
+        else:
+            much = f"about {_round_up(factor * now)} {what} instead of {now}"
+        return f"{found}; a clear answer would take {much}."
+
+    def _more_splits(self, gain, factor):
+        """How many times the splits lower the variance so far; None if none do.
+
+        Draws of the same rows leave what these contribute: less, though, once all of
+        them have been tested on.
+        """
+        shared, n_units = self.evidence.shared, self.evidence.n_units
+        share_tested = self.evidence.n_tested / n_units
+        if share_tested == 1 or shared == 0:
+            return None
+        stays = gain.of_rows * (1 if shared == 1 else share_tested)
+        variance = gain.error**2
+        if variance / factor <= stays:
+            return None
+        return (variance - stays) / (variance / factor - stays)
 
     def _say_catching_up(self, pair, verdict):
         """The training size at which the twin without transfer becomes as good.
@@ -268,8 +291,8 @@ class Findings:
             return []
         return [
             f"The intervals of {', '.join(dict.fromkeys(names))} are computed from "
-            "the splits alone, as the contribution of each row to this score is not "
-            "known."
+            "the splits alone: what each row contributes cannot be told of this score, "
+            "or of test parts of a single row or group."
         ]
 
     def _say_failures(self):

@@ -10,6 +10,7 @@ LEVEL = 0.95  # of the intervals
 BETTER, WORSE, EQUIVALENT = "better", "worse", "equivalent"
 INCONCLUSIVE = "inconclusive"
 N_DRAWS = 10_000  # of resampled comparisons, the same each time
+ROUNDING = 1e-12  # relative to the largest number
 
 
 class Scores(NamedTuple):
@@ -51,11 +52,16 @@ class Estimate(NamedTuple):
 
 
 class Mean(NamedTuple):
-    """A mean over splits, its standard error, and the degrees of freedom of that."""
+    """A mean over splits, its standard error, and the degrees of freedom of that.
+
+    More splits that test on the same rows would not lower the part `of_rows` of its
+    variance.
+    """
 
     value: float
     error: float
     freedom: float
+    of_rows: float = 0.0
 
     def estimate(self, bounds=(-np.inf, np.inf)):
         """The interval, of what the mean can be, and the p-value of a mean of zero."""
@@ -118,8 +124,11 @@ def estimate_mean(scores):
     n_splits = len(values)
     if np.isnan(values).any():
         return Mean(np.nan, np.nan, np.nan)
-    # Rounding of the mean must not pass for a difference.
-    mean = values[0] if np.ptp(values) == 0 else values.mean()
+    mean = values.mean()
+    if np.ptp(values) == 0:  # rounding must not pass for a difference
+        mean = values[0]
+    elif abs(mean) < ROUNDING * np.abs(values).max():
+        mean = 0.0
     if _says_nothing_of_rows(scores):
         return Mean(float(mean), np.inf, n_splits - 1.0)
     rows, splits = (float(part[0, 0]) for part in _components([scores]))
@@ -130,7 +139,7 @@ def estimate_mean(scores):
         n_units = scores.of_rows.shape[1]
         parts = rows**2 / (n_units - 1) + splits**2 / (n_splits - 1)
         freedom = (rows + splits) ** 2 / parts
-    return Mean(float(mean), float(np.sqrt(rows + splits)), freedom)
+    return Mean(float(mean), float(np.sqrt(rows + splits)), freedom, rows)
 
 
 def _says_nothing_of_rows(scores):
@@ -168,8 +177,7 @@ def _components(scores):
     between = np.cov(values).reshape(len(scores), len(scores))
     if any(one.of_rows is None for one in scores):
         correlation = scores[0].shared
-        factor = 1 / n_splits + correlation / (1 - correlation)
-        return np.zeros_like(between), factor * between
+        return correlation / (1 - correlation) * between, between / n_splits
     influence = np.array([one.of_rows for one in scores])
     within = np.einsum("asu,bsu->ab", influence, influence) / n_splits
     total = influence.sum(axis=1) / n_splits
@@ -242,8 +250,9 @@ def verdicts_on(means, margin):
 def chances_of_being_best(scores):
     """How often each contender comes out best when the comparison is resampled.
 
-    Means are drawn from the normal distribution that `estimate_mean` takes them to
-    have, with what the contenders have in common: the rows and the splits.
+    Means are drawn from the t-distribution that `estimate_mean` takes them to have,
+    with what the contenders have in common: the rows and the splits. Its degrees of
+    freedom are the fewest of all differences from the contender with the best mean.
 
     Parameters
     ----------
@@ -259,9 +268,17 @@ def chances_of_being_best(scores):
         return np.full(len(scores), 1 / len(scores))
     means = np.array([np.mean(one.of_splits) for one in scores])
     covariance = np.sum(_components(scores), axis=0)
-    draws = np.random.default_rng(0).multivariate_normal(
-        means, covariance, size=N_DRAWS, method="eigh"
+    leader = scores[np.argmax(means)]
+    gains = [estimate_mean(leader.minus(one)) for one in scores]
+    freedom = [gain.freedom for gain in gains if gain.error]
+    rng = np.random.default_rng(0)
+    draws = rng.multivariate_normal(
+        np.zeros(len(means)), covariance, size=N_DRAWS, method="eigh"
     )
+    if freedom:
+        chi2 = rng.chisquare(min(freedom), size=(N_DRAWS, 1))
+        draws *= np.sqrt(min(freedom) / chi2)
+    draws += means
     # Equal ones differ by the root of a rounding error, from the decomposition.
     best = np.isclose(draws, draws.max(axis=1, keepdims=True), rtol=0, atol=1e-6)
     return np.mean(best / best.sum(axis=1, keepdims=True), axis=0)

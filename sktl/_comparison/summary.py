@@ -72,6 +72,30 @@ def collect_predictions(trials, splits, y, target):
     return predictions
 
 
+def say_what_is_not_scored(trials):
+    """One sentence for each additional score that some contenders lack.
+
+    Parameters
+    ----------
+    trials : dict of str to list of list of Trial
+        By contender, size and split.
+
+    Returns
+    -------
+    sentences : list of str
+    """
+    reasons = {}
+    for name, of_sizes in trials.items():
+        for trial in (trial for of_size in of_sizes for trial in of_size):
+            for score, reason in (trial.unscored or {}).items():
+                reasons.setdefault(score, {}).setdefault(name, reason)
+    return [
+        f"{score!r} could not be computed for {', '.join(map(repr, of_contenders))}: "
+        f"{next(iter(of_contenders.values()))}"
+        for score, of_contenders in reasons.items()
+    ]
+
+
 def _results(trials, splits):
     """One entry per contender and size in each array."""
     rows = [of_size for of_sizes in trials.values() for of_size in of_sizes]

@@ -13,6 +13,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from sktl._comparison.influence import Predicted, influence
 from sktl._comparison.named_rows import rows_named
 from sktl._comparison.score_curve import ScoreCurve
+from sktl._comparison.summary import describe
 from sktl._training.fine_tuning import FineTunedNet
 
 
@@ -26,6 +27,7 @@ class Trial(NamedTuple):
     curve: dict | None = None
     predictions: dict | None = None
     others: dict | None = None
+    unscored: dict | None = None  # why an additional score is NaN
     influence: np.ndarray | None = None
     trained_share: float = np.nan  # of a network's parameters
 
@@ -102,11 +104,11 @@ def run_trial(contender, setting, split, seed, is_largest):
         with rows_named("test part", split.test):
             score = float(scorer(contender, X_test, y_test))
         scored = time.perf_counter()
-        if np.isnan(score):
+        if not np.isfinite(score):
             raise ValueError(
-                f"The score of the {len(y_test)} row(s) of the test part is NaN; it "
-                "may not be defined for so few. Pass another scoring, or a cv with "
-                "larger test parts."
+                f"The score of the {len(y_test)} row(s) of the test part is {score}; "
+                "it may not be defined for so few, or for what was predicted. Pass "
+                "another scoring, or a cv with larger test parts."
             )
     except Exception as error:  # whatever it is, the others go on
         return Trial(error=error)
@@ -117,16 +119,22 @@ def run_trial(contender, setting, split, seed, is_largest):
         here, n_units = units[split.test], units.max() + 1
         with contextlib.suppress(Exception):  # unknown then; the findings say so
             moved = influence(predicted, y_test, here, scorer, score, n_units)
+    further, unscored = {}, {}
+    for name, other in others.items():
+        try:
+            further[name] = float(other(contender, X_test, y_test))
+            if np.isnan(further[name]):
+                unscored[name] = "it is NaN, as it may be for few rows."
+        except Exception as error:  # which not all contenders have
+            further[name], unscored[name] = np.nan, describe(error)
     return Trial(
         score,
         fitted - start - curve.seconds_outside_,
         scored - fitted,
         curve=curve.points(score),
         predictions=predictions,
-        others={
-            name: _score_or_nan(other, contender, X_test, y_test)
-            for name, other in others.items()
-        },
+        others=further,
+        unscored=unscored,
         influence=moved,
         trained_share=_trained_share(contender),
     )
@@ -137,13 +145,6 @@ def _trained_share(contender):
         return np.nan
     n_all = sum(p.numel() for p in contender.module_.parameters())
     return contender.n_trained_parameters_ / n_all
-
-
-def _score_or_nan(scorer, contender, X, y):
-    """An additional score, which not all contenders have."""
-    with contextlib.suppress(Exception):
-        return float(scorer(contender, X, y))
-    return np.nan
 
 
 def _all_of(predicted, n_rows):

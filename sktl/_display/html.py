@@ -156,7 +156,10 @@ def _predictions(comparison):
 def _curves(comparison):
     drawings = []
     for over, axis in (("epoch", "epochs"), ("seconds", "seconds of training")):
-        caption = f"Mean {comparison.scoring_} and 95 % interval over {axis}."
+        caption = (
+            f"Mean {comparison.scoring_} and 95 % interval over {axis}. These are "
+            "computed from the splits alone, so they differ from the table's."
+        )
         drawings.append(
             _draw(
                 lambda over=over: TimeToScoreDisplay.from_results(comparison, over),

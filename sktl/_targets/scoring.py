@@ -40,7 +40,8 @@ def get_scorers(scoring, target, y, parameter="scoring"):
         if name in scorers or (scorers and name == "score"):
             raise ValueError(
                 f"scoring={shown(scoring)} holds {name!r} twice, or a callable without "
-                "a __name__ after the first score. Pass each score once, by name."
+                "a __name__ after the first score. Pass each score once; to name a "
+                "scorer of make_scorer, set scorer.__name__."
             )
         own = name == neg_expected_calibration_error.__name__
         # Unlike get_scorer, it refuses a metric, such as accuracy_score.
@@ -82,9 +83,12 @@ def _check_scores(scorer, target, y, asked):
             scorer(make_pipeline(*target.linear()).fit(nothing, y), nothing, y)
     except Exception as error:
         reason = str(error).rstrip(".")
+        own = ""
+        if "pos_label" in reason:
+            own = ", or your own: make_scorer(metric, pos_label=...)"
         raise ValueError(
             f"{asked} does not suit y, which holds {target.name}: {reason}. Pass "
-            f"another score, such as {target.scoring!r}."
+            f"another score, such as {target.scoring!r}{own}."
         ) from error
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.datasets import load_digits
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.ensemble import ExtraTreesClassifier
@@ -141,14 +141,16 @@ def test_several_scores_are_columns_beside_the_first(digits, contenders):
     assert report.scoring_ == "accuracy"
     assert (splits_of(report, 1) == splits_of(alone, 1)).all()
     assert report.n_splits_ == 3
-    assert report.findings_ == alone.findings_ == []
+    assert alone.findings_ == []
+    for finding, score in zip(report.findings_, scoring[1:], strict=True):
+        assert f"{score!r} could not be computed for 'svm': Attr" in finding
     losses = cross_val_score(contenders["pixels"], X, y, cv=3, scoring="neg_log_loss")
     none, mean = report.results_["mean_test_neg_log_loss"]
     assert np.isnan(none)
     assert mean == pytest.approx(losses.mean())
     _, error = report.results_["se_test_neg_log_loss"]
     assert error == pytest.approx(losses.std(ddof=1) / 3**0.5)
-    title, svm, pixels = map(str.split, str(report).splitlines())
+    title, svm, pixels = map(str.split, str(report).splitlines()[:3])
     assert set(scoring) < set(title)
     assert svm.count("-") == 2
     assert f"{mean:.3f}" in pixels
@@ -827,14 +829,15 @@ def fake_scores(scores, sizes):
     return results | rows | {"error": [""] * n_rows}
 
 
-def findings_on(scratch, tuned, curves=None, sizes=(80,)):
+def findings_on(scratch, tuned, curves=None, sizes=(80,), **known):
     """What is found of two networks with these scores per size and split."""
     contenders = {
         "scratch": FineTunedCNNClassifier("sktl_mini", strategy="scratch"),
         "tuned": FineTunedCNNClassifier("sktl_mini"),
     }
     results = fake_scores({"scratch": scratch, "tuned": tuned}, sizes)
-    evidence = Evidence({}, 0.2, 100, 100, bounds=(0.0, 1.0), margin=0.01)
+    known = {"shared": 0.2, "n_units": 100, "n_tested": 100} | known
+    evidence = Evidence({}, **known, bounds=(0.0, 1.0), margin=0.01)
     return Findings(results, curves or {}, contenders, evidence)
 
 
@@ -862,13 +865,13 @@ def sentences_on(*args, **kwargs):
             "inconclusive",
             "Inconclusive: 'tuned' is behind 'scratch' by 0.010 (95 % interval "
             "-0.122 to 0.142, p = 0.84). Here, only a difference of more than 0.13 "
-            "could be detected; a clear answer would take about 18000 rows "
-            "instead of 100.",
+            "could be detected; a clear answer would take more than 100 times as many "
+            "rows.",
         ),
         (
             [0.80, 0.80, 0.80, 0.80, 0.80],
             "equivalent",
-            "Equivalent within 0.01: 'tuned' is ahead of 'scratch' by 0.000 "
+            "Equivalent within 0.01: 'tuned' is level with 'scratch' "
             "(95 % interval 0.000 to 0.000, p = 1).",
         ),
     ],
@@ -877,6 +880,23 @@ def test_finding_says_whether_transfer_helps_or_hurts(tuned, verdict, sentence):
     found = findings_on([0.8] * 5, tuned)
     assert found.sentences() == [sentence]
     assert found.effects()["verdict"].tolist() == [verdict]
+
+
+@pytest.mark.parametrize(
+    ("known", "unlike", "what"),
+    [
+        ({"n_tested": 80}, 0.11, "splits instead of 5"),
+        # What the same rows contribute stays, however often they are drawn.
+        ({"n_tested": 80}, 0.03, "rows instead of 100"),
+        ({"n_tested": 80, "shared": 0.0}, 0.05, "rows instead of 100"),
+        ({"n_tested": 100}, 0.07, "rows instead of 100"),
+        ({"unit": "groups"}, 0.07, "groups instead of 100"),
+    ],
+)
+def test_what_would_tell_is_what_the_variance_comes_from(known, unlike, what):
+    tuned = 0.8 + unlike + np.array([-0.09, -0.05, 0.0, 0.05, 0.09])
+    (sentence,) = sentences_on([0.8] * 5, tuned, **known)
+    assert re.search(rf"a clear answer would take about \d+ {what}\.$", sentence)
 
 
 def test_detectable_difference_is_adjusted_as_the_verdict_is():
@@ -1291,8 +1311,56 @@ def test_interval_of_a_perfect_score_does_not_depend_on_the_splits(cv, scoring):
     report = compare_transfer(X[:24], y[:24], models, cv=cv, scoring=scoring)
     gain = report.gain("C=1", over="C=2")
     half = stats.t.ppf(0.975, 23) / 24
-    assert report.results_["low_test_score"] == pytest.approx([1 - half] * 2)
+    assert report.results_["low_test_score"] == pytest.approx([1 - 1.5 * half] * 2)
     assert (gain.low, gain.high) == pytest.approx((-half, half))
+
+
+def test_perfect_score_of_groups_is_no_less_sure_than_one_with_an_error():
+    X, y = load_digits(n_class=2, return_X_y=True)
+    X, y, groups = X[:60], y[:60], np.arange(60) // 6
+
+    def recall(wrong):
+        """A model that knows all answers but some."""
+        known = {row.tobytes(): label for row, label in zip(X, y, strict=True)}
+        known |= {row.tobytes(): 1 - known[row.tobytes()] for row in X[:wrong]}
+        return FunctionClassifier(known)
+
+    models = {"perfect": recall(0), "one error": recall(1)}
+    report = compare_transfer(X, y, models, cv=5, groups=groups)
+    low, high = (report.results_[f"{end}_test_score"] for end in ("low", "high"))
+    assert high[0] - low[0] < high[1] - low[1] < 0.1
+
+
+class FunctionClassifier(ClassifierMixin, BaseEstimator):
+    """Looks rows up."""
+
+    def __init__(self, known):
+        self.known = known
+
+    def fit(self, X, y):
+        self.classes_ = np.unique(y)
+        return self
+
+    def predict(self, X):
+        return np.array([self.known[row.tobytes()] for row in X])
+
+
+@pytest.mark.parametrize("value", [-np.inf, np.inf])
+def test_infinite_score_is_a_failure_that_costs_the_others_nothing(digits, value):
+    def score(model, X, y):
+        return value if isinstance(model, DummyClassifier) else model.score(X, y)
+
+    models = {"dummy": DummyClassifier(), "one": LogisticRegression(max_iter=300)}
+    models["two"] = LogisticRegression(C=0.1, max_iter=300)
+    report = compare_transfer(*digits, models, cv=3, scoring=score)
+    assert f"part is {value}; it may" in report.results_["error"][0]
+    assert np.isfinite(report.gain("one", over="two").mean)
+    assert sum(report.rank().values()) == pytest.approx(1)
+
+
+def test_margin_that_no_difference_can_exceed_is_refused(digits):
+    with pytest.raises(ValueError, match="margin=1 is as large as a difference can be"):
+        compare_transfer(*digits, {"a": DummyClassifier()}, margin=1)
 
 
 def test_groups_of_one_per_split_do_not_prove_a_difference_to_be_none():
@@ -1311,7 +1379,7 @@ def test_groups_of_one_per_split_do_not_prove_a_difference_to_be_none():
 
 def test_score_that_is_not_a_number_is_a_failure_with_a_reason():
     X, y = load_digits(return_X_y=True)
-    with pytest.raises(ValueError, match=r"1 row\(s\) of the test part is NaN"):
+    with pytest.raises(ValueError, match=r"1 row\(s\) of the test part is nan"):
         compare_transfer(
             X[:12], y[:12] + 0.5, {"a": DummyRegressor()}, cv=LeaveOneOut()
         )

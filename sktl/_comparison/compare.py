@@ -171,9 +171,13 @@ class TransferComparison(TableMixin):
     < 0.05 in 0 to 8 % (in up to 10 % with repeated folds), and a difference of four
     standard errors was found in 88 to 100 % with five splits or more, in 86 to 97 %
     with three and in 78 to 90 % with two (`benchmarks/README.md`); in 74 % for the area
-    under a curve of two models that hardly differ. For the log loss of 200 rows, the
-    interval contained the true difference in 88 to 98 %. If splits vary far more than
+    under a curve of two models that hardly differ, and in 83 % for the log loss of two.
+    For the log loss of 200 rows, the interval contained the true difference in 88 to
+    98 %. If splits vary far more than
     their rows explain, it does so in about 91 % with five splits, and in 84 % with two.
+
+    A model that is right on all of n test rows gets an interval down to about 1 - 3 / n
+    (Hanley & Lippman-Hand, JAMA 249, 1983).
 
     For scores that are not computed from predictions alone, or that are undefined if
     some row is left out, the interval is that of the corrected resampled t-test (Nadeau

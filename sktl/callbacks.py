@@ -34,11 +34,14 @@ class _StepFreeze(Callback):
     """Freezes, for the length of each training step, what `_choose` picks."""
 
     # The underscore at the end tells skorch that these are not parameters.
-    modules_ = parameters_ = switched_ = optimizers_ = hooks_ = ()
+    modules_ = parameters_ = stayed_ = switched_ = optimizers_ = hooks_ = ()
+    left_frozen_ = ()
 
     def __getstate__(self):
-        # The tensors belong to the module, which skorch pickles separately.
-        return self.get_params(deep=False)
+        # The tensors belong to the module, which skorch pickles separately: of a step
+        # that failed, a copy knows them by name.
+        names = [name for name, p in self.parameters_ if _is_among(p, self.switched_)]
+        return self.get_params(deep=False) | {"left_frozen_": names}
 
     def initialize(self):
         """Take off a freeze that a failed step left on."""
@@ -48,7 +51,16 @@ class _StepFreeze(Callback):
     def on_train_begin(self, net, X=None, y=None, **kwargs):
         """Check the arguments against the module."""
         self._thaw()
-        frozen = set(self._find(net)[1])
+        self._thaw_copy(net.module_)
+        parameters = self._find(net)[1]
+        lazy = [n for n, p in parameters if torch.nn.parameter.is_lazy(p)]
+        if lazy:
+            raise ValueError(
+                f"{type(self).__name__} cannot freeze {lazy[0]!r}, which has no shape "
+                "yet, as lazy layers have before their first use. Pass a module that "
+                "was called on a batch."
+            )
+        frozen = {parameter for _, parameter in parameters}
         learnable = [p for _, p in net.get_all_learnable_params() if p.requires_grad]
         if frozen.issuperset(learnable):
             raise ValueError(
@@ -82,19 +94,22 @@ class _StepFreeze(Callback):
         leaves = list(_leaves(net.module_))
         chosen = set(self._choose(net, leaves))
         trained = {path for n in leaves if n not in chosen for path in _paths(n)}
-        modules = net.module_.named_modules()
+        modules = net.module_.named_modules(remove_duplicate=False)
         parameters = net.module_.named_parameters(remove_duplicate=False)
         return (
             [module for path, module in modules if path and path not in trained],
-            [parameter for name, parameter in parameters if name in chosen],
+            [(name, parameter) for name, parameter in parameters if name in chosen],
         )
 
     def _freeze(self, net):
         for module in self.modules_:
             module.training = False
-            # skorch calls train(True) in the step, after all callbacks.
-            vars(module)["train"] = functools.partial(_stay_in_eval_mode, module)
-        self.switched_ = [p for p in self.parameters_ if p.requires_grad]
+            own = vars(module).get("train")
+            if not _is_ours(own):  # of two freezing callbacks, the first puts it back
+                self.stayed_ += ((module, own),)
+                # skorch calls train(True) in the step, after all callbacks.
+                vars(module)["train"] = functools.partial(_stay_in_eval_mode, module)
+        self.switched_ = [p for _, p in self.parameters_ if p.requires_grad]
         for parameter in self.switched_:
             parameter.requires_grad_(False)
         self.optimizers_ = _optimizers(net)
@@ -105,19 +120,34 @@ class _StepFreeze(Callback):
             )
 
     def _thaw(self):
-        for module in self.modules_:
+        for module, own in self.stayed_:
             vars(module).pop("train", None)
+            if own is not None:
+                vars(module)["train"] = own
         for parameter in self.switched_:
             parameter.requires_grad_(True)
         for hook in self.hooks_:
             hook.remove()
         for optimizer in self.optimizers_:
             _put_back(optimizer)
-        self.switched_ = self.optimizers_ = self.hooks_ = ()
+        self.stayed_ = self.switched_ = self.optimizers_ = self.hooks_ = ()
+
+    def _thaw_copy(self, module):
+        """Take off a freeze that a failed step left on what this net was copied from.
+
+        Of a copied module, its own `train` is not known; the class has another.
+        """
+        for part in module.modules():
+            if self.left_frozen_ and _is_ours(vars(part).get("train")):
+                del vars(part)["train"]
+        for name, parameter in module.named_parameters(remove_duplicate=False):
+            if name in self.left_frozen_:
+                parameter.requires_grad_(True)
+        self.left_frozen_ = ()
 
     def _take_out(self, optimizer, args, kwargs):
         """Remove what is frozen from the optimiser, as a hook of its `step`."""
-        frozen = set(self.parameters_)
+        frozen = {parameter for _, parameter in self.parameters_}
         for group in optimizer.param_groups:
             group.setdefault(ALL_PARAMS, group["params"][:])
             # In place: LBFGS, and optimisers around others, hold on to the list.
@@ -310,8 +340,9 @@ class GradualUnfreeze(_StepFreeze):
         """Unfreeze the next stage when it is due, and record the phase."""
         super().on_epoch_begin(net)
         depths = self._depths(_leaves(net.module_))
-        named = net.module_.named_parameters()
-        self.ratios_ = {p: self.layer_decay ** depths.get(n, 0) for n, p in named}
+        named = net.module_.named_parameters(remove_duplicate=False)
+        depths = {p: depths[name] for name, p in named if name in depths}
+        self.ratios_ = {p: self.layer_decay**depth for p, depth in depths.items()}
         stage = list(self.stages)[-self._n_unfrozen(net)]
         net.history.record("phase", f"unfreeze {stage}")
 
@@ -365,9 +396,18 @@ def _stay_in_eval_mode(module, mode=True):
     return type(module).train(module, False)
 
 
+def _is_ours(train):
+    """Whether a module's own `train` is `_stay_in_eval_mode`."""
+    return getattr(train, "func", None) is _stay_in_eval_mode
+
+
+def _is_among(tensor, tensors):
+    return any(tensor is other for other in tensors)
+
+
 def _leaves(module):
     """Names of all parameters, and of submodules that hold nothing, in their order."""
-    for path, submodule in module.named_modules():
+    for path, submodule in module.named_modules(remove_duplicate=False):
         parameters = [n for n, _ in submodule.named_parameters(path, recurse=False)]
         is_childless = next(submodule.children(), None) is None
         yield from parameters or ([path] if is_childless else [])

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from skorch.callbacks import (
+    BatchScoring,
     EarlyStopping,
     EpochScoring,
     LRScheduler,
@@ -28,10 +29,11 @@ from sktl._utils.digests import digest_of
 from sktl._utils.warning import warn_caller
 from sktl.exceptions import CheckpointWarning, ModelFileError
 
-TITLE = b"sktl checkpoint, form 2"
+TITLE = b"sktl checkpoint, form 3"
 # What callbacks, ours and skorch's, remember from epoch to epoch (skorch 1.4).
 REMEMBERED = {
     AverageWithStart: ("start_",),
+    BatchScoring: ("best_score_",),
     EarlyStopping: (
         "misses_",
         "dynamic_threshold_",
@@ -93,6 +95,7 @@ class Checkpoint:
         net = self.net
         n_before = len(net.history)
         net.module_.load_state_dict(content["module"])
+        net.criterion_.load_state_dict(content["criterion"])
         net.optimizer_.load_state_dict(content["optimizer"])
         net.scaler_.load_state_dict(content["scaler"])
         net.history_ = History(content["history"])
@@ -117,6 +120,7 @@ class Checkpoint:
         net = self.net
         content = {
             "module": net.module_.state_dict(),
+            "criterion": net.criterion_.state_dict(),
             "optimizer": net.optimizer_.state_dict(),
             "scaler": net.scaler_.state_dict(),
             "generators": _generators(net.device),
@@ -210,7 +214,8 @@ def _remember(callback, values):
 
 def _digest(net, dataset, epochs):
     """Digest what decides the course of a run; None if that cannot be told."""
-    state = [net.module_.state_dict(), net.optimizer_.state_dict()]
+    parts = net.module_, net.criterion_, net.optimizer_
+    state = [part.state_dict() for part in parts]
     where = [epochs, len(net.history), net.device.type]
     digests = [digest_of([where, state, dataset.X, dataset.y])]
     for name, value in sorted(net.get_params(deep=False).items()):

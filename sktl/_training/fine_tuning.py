@@ -5,6 +5,7 @@ on that. What is trained, when and at which rates, the strategy says.
 """
 
 import contextlib
+import copy
 import os
 from itertools import chain
 from numbers import Integral, Real
@@ -19,7 +20,7 @@ from sklearn.utils import gen_batches
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metadata_routing import process_routing
 from skorch.callbacks import Checkpoint as SkorchCheckpoint
-from skorch.callbacks import EarlyStopping
+from skorch.callbacks import EarlyStopping, LRScheduler
 from skorch.dataset import ValidSplit, unpack_data
 from skorch.utils import data_from_dataset, is_dataset, to_device, to_tensor
 from torch.utils.data import BatchSampler
@@ -27,6 +28,8 @@ from torch.utils.data import BatchSampler
 from sktl._features.engine import FEW_ROWS, make_engine, resolve_precision
 from sktl._features.image_input import COUNT, IMAGE_CONSTRAINTS, ImageInputMixin
 from sktl._features.pixel_network import channels_last, normalize
+from sktl._networks.backbones import Backbone
+from sktl._networks.stages import StagedNetwork
 from sktl._targets.head import HeadRows, linear_layer
 from sktl._targets.kinds import recognise
 from sktl._targets.scoring import get_scorers
@@ -257,8 +260,21 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             callbacks += [(STOP, stop)]
         if str(self.lr_schedule) == "one_cycle":
             callbacks += [("lr_schedule", OneCycle())]
-        # After the best weights have been restored.
-        return [*callbacks, ("averaging", AverageWithStart())]
+        callbacks += [("averaging", AverageWithStart())]
+        # One of the user's takes the place of ours that has its name.
+        given = self.callbacks if isinstance(self.callbacks, list) else ()
+        users = [named[0] for named in given if isinstance(named, tuple)]
+        return [(name, callback) for name, callback in callbacks if name not in users]
+
+    def initialize_callbacks(self):
+        """As skorch's; averages after whoever restores the best weights."""
+        super().initialize_callbacks()
+        averaging = [named for named in self.callbacks_ if named[0] == "averaging"]
+        others = [named for named in self.callbacks_ if named[0] != "averaging"]
+        restoring = [i for i, (_, cb) in enumerate(others) if _restores_best(cb)]
+        place = max(restoring, default=len(others) - 1) + 1
+        self.callbacks_ = [*others[:place], *averaging, *others[place:]]
+        return self
 
     def set_params(self, **params):
         """Set parameters; some apply to a fitted net at once.
@@ -291,11 +307,38 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             self._initialize_callbacks()
         if "criterion" in names:
             self._initialize_criterion()
+        if "precision" in names:
+            self._make_scaler()
         if not names.isdisjoint({"optimizer", "criterion"}):
             self._initialize_optimizer()
         elif not names.isdisjoint(RATES):
             self._set_rates()
         return self
+
+    def load_params(self, f_params=None, *args, **kwargs):
+        """Load what `save_params` wrote, as skorch's method does.
+
+        Parameters
+        ----------
+        f_params : path, file or None, default=None
+        *args : tuple
+        **kwargs : dict
+            As of `skorch.NeuralNet.load_params`.
+        """
+        super().load_params(f_params, *args, **kwargs)
+        # What is frozen is computed by the backbone.
+        known, backbone = self.backbone_.network.tensors(), self.backbone_
+        state = {n: t.cpu() for n, t in self.module_.prefix.state_dict().items()}
+        if not all(torch.equal(t, known[n]) for n, t in state.items() if n in known):
+            network = StagedNetwork(copy.deepcopy(backbone.network.module))
+            network.load({n: t.cpu() for n, t in self.module_.backbone_state().items()})
+            self.backbone_ = Backbone(backbone.name, network, backbone.preprocessing)
+
+    @property
+    def _cycles(self):
+        """Whether our schedule sets the rates."""
+        cycles = [cb for _, cb in self.callbacks_ if isinstance(cb, OneCycle)]
+        return any(getattr(cycle, "n_epochs_", 0) for cycle in cycles)
 
     def _refuse_module_params(self, names):
         for name in sorted(names):
@@ -324,6 +367,8 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             for parameter in group["params"]:
                 parts.setdefault(rates[parameter], []).append(parameter)
             (group["lr"], group["params"]), *others = parts.items()
+            if "initial_lr" in group and self._cycles:  # in the middle of a cycle
+                group["initial_lr"] = group["lr"]
             for lr, parameters in others:
                 part = group | {"lr": lr, "params": parameters}
                 self.optimizer_.param_groups.append(part)
@@ -450,15 +495,17 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         if self.optimizer is torch.optim.LBFGS:  # flattens all into one vector
             self.module_.to(memory_format=torch.contiguous_format)
         super().initialize_optimizer(*args, **kwargs)
-        dtype = resolve_precision(self.precision, self.device)
-        enabled = dtype == torch.float16
+        self._make_scaler()
+        return self
+
+    def _make_scaler(self):
+        enabled = resolve_precision(self.precision, self.device) == torch.float16
         if enabled and self.optimizer is torch.optim.LBFGS:
             raise ValueError(
                 "optimizer=LBFGS evaluates the loss several times a step, which "
                 "precision='float16' does not allow. Use 'float32' or 'bfloat16'."
             )
         self.scaler_ = torch.amp.GradScaler(self.device.type, enabled=enabled)
-        return self
 
     # ---- images to what the trained part reads
 
@@ -536,8 +583,10 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         stops = self.early_stopping and self.plan.n_epochs
         if self.train_split is not None or not stops:
             train, valid = super().get_split_datasets(X, y, **fit_params)
+            if not holds_rows(train):
+                train = self._set_of(train, "training")
             if valid is not None and not holds_rows(valid):
-                valid = self._held_out_set(valid)
+                valid = self._set_of(valid, "validation")
             return train, valid
         seed = self.random_state
         if not isinstance(seed, Integral):
@@ -564,14 +613,14 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
                 f"{why} {what}"
             ) from error
 
-    def _held_out_set(self, given):
-        """Make the data set that validation reads of what `train_split` gives."""
+    def _set_of(self, given, what):
+        """Make the data set that is read of what `train_split` gives."""
         try:
             images, y = data_from_dataset(given)
         except AttributeError as error:
             raise TypeError(
-                f"train_split gives a {type(given).__name__} as validation set. Pass "
-                "images and targets: skorch.dataset.Dataset(X_valid, y_valid)."
+                f"train_split gives a {type(given).__name__} as {what} set. Pass "
+                "images and targets: skorch.dataset.Dataset(X, y)."
             ) from error
         rows = make_rows(self._open_images(images), np.asarray(y), self.target)
         return self._training_set(rows)
@@ -657,6 +706,8 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
                 split = self.get_split_datasets
                 train, valid = split(dataset, rows.codes, **split_params)
                 self._check_monitors(valid)
+                if self.early_stopping and self.refit and task is not None:
+                    self._check_monitors(None, " in the second fit of refit=True")
             # Callbacks index this as skorch indexes its data sets.
             told = getattr(dataset, "X", dataset), rows.codes
             # What went wrong up to here has not changed the weights.
@@ -667,8 +718,10 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
                 self._seeded_for_epochs(),
             ):
                 self._run_epochs(dataset, train, valid, rows, task, epochs)
-        stop = dict(self.callbacks_).get(STOP)
-        self.n_epochs_ = stop.n_epochs_kept(self.history) if stop else len(self.history)
+        stops = [cb for _, cb in self.callbacks_ if isinstance(cb, KeepBest)]
+        self.n_epochs_ = len(self.history)
+        if stops:
+            self.n_epochs_ = stops[0].n_epochs_kept(self.history)
 
     @contextlib.contextmanager
     def _naming_images_it_cannot_take(self):
@@ -715,18 +768,25 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             share = share_for(features) if auto else self.initial_share
             self.initial_share_ = float(share)
 
-    def _check_monitors(self, valid):
+    def _check_monitors(self, valid, when=""):
         """Refuse callbacks of skorch's that have nothing to watch."""
         for name, callback in self.callbacks_ if not valid else ():
-            watches = isinstance(callback, EarlyStopping | SkorchCheckpoint)
-            monitor = callback.monitor if watches and name != STOP else None
+            watches = isinstance(
+                callback, EarlyStopping | SkorchCheckpoint | LRScheduler
+            ) and not isinstance(callback, KeepBest)
+            monitor = callback.monitor if watches else None
             if isinstance(monitor, str) and monitor.startswith("valid_"):
                 cure = "use early_stopping=True instead of the callback"
                 if isinstance(callback, SkorchCheckpoint):
                     cure = "let the callback watch 'train_loss_best'"
+                if isinstance(callback, LRScheduler):
+                    cure = "let the callback watch 'train_loss'"
+                split = "Pass train_split=ValidSplit(5, stratified=True), or "
+                if when:
+                    split, cure = "Set refit=False, or ", "leave the callback out"
                 raise ValueError(
-                    f"callback {name!r} watches {monitor!r}, but no rows are held out. "
-                    f"Pass train_split=ValidSplit(5, stratified=True), or {cure}."
+                    f"callback {name!r} watches {monitor!r}, but no rows are held "
+                    f"out{when}. {split}{cure}."
                 )
 
     def _split_params(self, fit_params):
@@ -905,6 +965,10 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         (seed,) = np.random.SeedSequence([drawn, n_before]).generate_state(1)
         with seeded(int(seed), self.device):
             yield
+
+
+def _restores_best(callback):
+    return bool(getattr(callback, "load_best", False))
 
 
 def _divide(images, batch_size):

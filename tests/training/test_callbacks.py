@@ -533,6 +533,66 @@ def test_training_goes_on_after_a_step_that_raised(freeze, method):
     assert changed(before, module.state_dict()) == ["block3", "head"]
 
 
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))]
+)
+def test_copy_made_after_a_step_that_raised_trains_what_it_says(copied):
+    gradual = GradualUnfreeze([*STAGES, "head"])
+    net = make_net(gradual, Stumble([OSError("disk")]))
+    with pytest.raises(OSError, match="disk"):
+        fit(net)
+    net = copied(net).set_params(max_epochs=4)
+    before = state_of(net)
+    net.partial_fit(X, Y)
+    assert changed(before, net.module_.state_dict()) == [*STAGES, "head"]
+    assert_as_without_callback(net)
+
+
+class NormThatStays(Small):
+    """A common idiom: a batch norm that nobody puts in training mode."""
+
+    def __init__(self):
+        super().__init__()
+        norm = self.block3[1].eval()
+        norm.train = lambda mode=True: norm
+
+
+def test_own_train_of_a_module_is_put_back():
+    net = make_net(("freeze", Freeze(["block1", "block3"])), module=NormThatStays)
+    fit(net)
+    before = state_of(net)
+    net.set_params(callbacks__freeze__patterns=["block1"]).partial_fit(X, Y)
+    after = net.module_.state_dict()
+    for name in ("running_mean", "running_var", "num_batches_tracked"):
+        assert torch.equal(before[f"block3.1.{name}"], after[f"block3.1.{name}"])
+    assert not torch.equal(before["block3.0.weight"], after["block3.0.weight"])
+
+
+class TwoNames(Small):
+    """Its blocks are attributes and items of a list."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList([self.block1, self.block2])
+
+
+@pytest.mark.parametrize(
+    "freeze", [Freeze("blocks"), Freeze(["blocks.0", "block2"]), FreezeUpTo("block2")]
+)
+def test_module_with_two_names_is_frozen_by_either(freeze):
+    net = make_net(freeze, module=TwoNames).initialize()
+    before = state_of(net)
+    net.partial_fit(X, Y)
+    parts = changed(before, net.module_.state_dict())
+    assert set(parts) == {"block3", "head"}
+
+
+def test_lazy_layer_to_freeze_is_refused_with_what_to_do():
+    module = nn.Sequential(nn.LazyLinear(4), nn.Linear(4, 2))
+    with pytest.raises(ValueError, match=r"'0.weight', which has no shape.*on a batch"):
+        fit(make_net(Freeze("0"), module=module))
+
+
 def test_nothing_is_left_after_initialize_when_a_step_raised(freeze):
     net = make_net(freeze, Stumble([OSError("disk")]), module=Small())
     with pytest.raises(OSError, match="disk"):

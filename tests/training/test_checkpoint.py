@@ -25,7 +25,7 @@ from sklearn.datasets import load_digits
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
-from skorch.callbacks import Callback, EpochScoring, LRScheduler
+from skorch.callbacks import BatchScoring, Callback, EpochScoring, LRScheduler
 from skorch.dataset import ValidSplit
 from torch import nn
 from torchvision.transforms import v2
@@ -79,11 +79,28 @@ def make_settings():
             total_steps=N_EPOCHS * N_STEPS,
             step_every="batch",
         ),
+        "score_by_batch": {
+            "callbacks": [
+                BatchScoring("accuracy", name="by_batch", lower_is_better=False),
+            ],
+        },
+        "loss_with_parameters": {"criterion": Tempered},
         "inner_split_and_score": {
             "train_split": ValidSplit(3, stratified=True),
             "callbacks": [EpochScoring("f1_macro", lower_is_better=False)],
         },
     }
+
+
+class Tempered(nn.CrossEntropyLoss):
+    """Learns a temperature."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, logits, codes):
+        return super().forward(self.scale * logits, codes)
 
 
 SETTINGS = list(make_settings())
@@ -112,7 +129,8 @@ def make_classifier(setting="lp_ft", network_seed=0, **parameters):
 
 def results(clf):
     """All that training left behind, times aside."""
-    arrays = {n: t.cpu().numpy() for n, t in clf.module_.state_dict().items()}
+    state = clf.module_.state_dict() | clf.criterion_.state_dict()
+    arrays = {n: t.detach().cpu().numpy() for n, t in state.items()}
     for i, values in clf.optimizer_.state_dict()["state"].items():
         arrays |= {
             f"{i}.{n}": torch.as_tensor(v).cpu().numpy()
@@ -257,6 +275,8 @@ IN_EACH_RUN = [
     "early_stopping_refit",
     "float16",
     "plateau",
+    "score_by_batch",
+    "loss_with_parameters",
     "inner_split_and_score",
 ]
 
@@ -651,7 +671,7 @@ DAMAGED = {
     "empty": lambda whole: b"",
     "text": lambda whole: b"my thesis",
     "title_only": lambda whole: whole.partition(b"\n")[0],
-    "other_form": lambda whole: whole.replace(b"form 2", b"form 1", 1),
+    "other_form": lambda whole: whole.replace(b"form 3", b"form 1", 1),
     "pickle": lambda whole: pickle.dumps({"module": {}}),
     "forged": lambda whole: seal(whole, torch_saved(Payload())),
     "forged_text": lambda whole: seal(whole, b"no zip"),

@@ -14,8 +14,8 @@ from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.model_selection import GridSearchCV, cross_val_score, cross_validate
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
-from skorch.callbacks import EpochScoring
-from skorch.dataset import ValidSplit
+from skorch.callbacks import Callback, EarlyStopping, EpochScoring, LRScheduler
+from skorch.dataset import Dataset, ValidSplit
 
 from sktl import (
     FineTunedCNNClassifier,
@@ -389,6 +389,62 @@ def test_saved_parameters_load_into_another_net(three, tmp_path, use_safetensors
     other.load_params(tmp_path / "params", use_safetensors=use_safetensors)
     assert other.get_params()["device"] == clf.get_params()["device"]
     assert np.array_equal(other.predict_proba(X), clf.predict_proba(X))
+
+
+def test_loaded_parameters_are_those_of_the_frozen_part_too(three, tmp_path):
+    X, y = three
+    clf = quick(unfreeze_from="last").fit(X, y)
+    clf.save_params(tmp_path / "params")
+    other = quick(unfreeze_from="last", weights=None).fit(X, y)
+    other.load_params(tmp_path / "params")
+    assert np.array_equal(other.predict_proba(X), clf.predict_proba(X))
+    other.save(tmp_path / "other")
+    loaded = FineTunedCNNClassifier.load(tmp_path / "other")
+    assert np.array_equal(loaded.predict_proba(X), clf.predict_proba(X))
+
+
+def test_callback_of_the_user_takes_the_place_of_ours_of_that_name(three):
+    stop = EarlyStopping(monitor="train_loss", patience=1, threshold=1.0)
+    clf = quick(max_epochs=4, callbacks=[("early_stopping", stop)]).fit(*three)
+    assert len(clf.history) == clf.n_epochs_ < 4
+    constant = LRScheduler("StepLR", step_size=99)
+    clf = quick(lr_schedule="one_cycle", callbacks=[("lr_schedule", constant)])
+    assert len(clf.fit(*three).history) == 2
+
+
+def test_rates_set_by_a_callback_hold_within_the_cycle(three):
+    class Stop(Callback):
+        def on_train_begin(self, net, **kwargs):
+            self.rates = []
+
+        def on_grad_computed(self, net, **kwargs):
+            self.rates.append(max(g["lr"] for g in net.optimizer_.param_groups))
+
+        def on_epoch_end(self, net, **kwargs):
+            net.set_params(lr=1e-9)
+
+    clf = quick(strategy="full", callbacks=[("stop", Stop())]).fit(*three)
+    rates = dict(clf.callbacks_)["stop"].rates
+    first = len(rates) // 2
+    assert min(rates[:first]) > 1e-9 >= max(rates[first:])
+
+
+def test_callback_that_refit_leaves_without_rows_is_refused_before_the_search(three):
+    stop = {"early_stopping": True, "validation_fraction": 0.3, "refit": True}
+    watcher = EarlyStopping(patience=3)
+    with pytest.raises(ValueError, match=r"'valid_loss', .* second fit of refit=True"):
+        quick(callbacks=[watcher], **stop).fit(*three)
+
+
+def test_split_of_the_user_may_give_both_parts(three):
+    X, y = three
+
+    def split(dataset, codes=None):
+        return Dataset(X[::2], y[::2]), Dataset(X[1::2], y[1::2])
+
+    clf = quick(train_split=split).fit(X, y)
+    assert "valid_loss" in clf.history[-1]
+    assert clf.score(X, y) > 0.5
 
 
 # ---- scikit-learn's tools

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from skorch.callbacks import Callback, LRScheduler
+from skorch.callbacks import Callback, Checkpoint, LRScheduler
 
 from sktl import FineTunedCNNClassifier
 
@@ -187,3 +187,17 @@ def test_fit_that_goes_on_after_a_crash_is_averaged_with_its_first_weights(
     assert len(clf.history) == 2
     for name, tensor in whole.items():
         torch.testing.assert_close(again[name], tensor, rtol=1e-5, atol=1e-7)
+
+
+def test_best_epoch_that_a_callback_restores_is_averaged_too(make, tmp_path):
+    def end(share):
+        best = Checkpoint("train_loss_best", load_best=True, dirname=str(tmp_path))
+        params = {"initial_share": share, "lr": 0.1, "max_epochs": 2}
+        return tensors(make("lp_ft", callbacks=[best], **params).fit(X, Y))
+
+    none, quarter, half = end(0.0), end(0.25), end(0.5)
+    for name in ("head.weight", "head.bias"):
+        begin = 2 * half[name] - none[name]
+        expected = torch.lerp(begin, none[name], 0.75)
+        assert not torch.equal(quarter[name], none[name])
+        torch.testing.assert_close(quarter[name], expected, rtol=1e-3, atol=1e-5)

@@ -23,8 +23,11 @@ def _place(network, cuts, mean, std, poolings, device, dtype):
             # Autocast would convert the weights again for every batch.
             layer.to(dtype)
     channels_last = [network.is_channels_last(cut) for cut in cuts]
-    n_extra = [len(network.extra_tokens(cut)) for cut in cuts]
-    module = PixelNetwork(module, mean, std, poolings, channels_last, n_extra)
+    n_extra = [
+        0 if pooling in (None, "flatten") else len(network.extra_tokens(cut))
+        for cut, pooling in zip(cuts, poolings, strict=True)
+    ]
+    module = PixelNetwork(module, cuts, mean, std, poolings, channels_last, n_extra)
     module = module.eval().requires_grad_(False)
     return to_channels_last(module.to(device=device))
 
@@ -51,6 +54,8 @@ class PixelNetwork(torch.nn.Module):
     ----------
     network : torch.nn.Module
         Normalised images `(n, 3, h, w)` to a tuple of activations.
+    cuts : sequence of str
+        What these are called.
     mean, std : sequence of 3 floats
     poolings : sequence of str or None
         Per activation, how a spatial map becomes a row; None leaves it as it is.
@@ -60,9 +65,10 @@ class PixelNetwork(torch.nn.Module):
         Per activation, how many tokens stand before those of the patches.
     """
 
-    def __init__(self, network, mean, std, poolings, channels_last, n_extra):
+    def __init__(self, network, cuts, mean, std, poolings, channels_last, n_extra):
         super().__init__()
         self.network = network
+        self.cuts = cuts
         # On the device: as plain numbers they would be sent there with every batch.
         self.register_buffer("mean", torch.tensor(mean), persistent=False)
         self.register_buffer("std", torch.tensor(std), persistent=False)
@@ -73,6 +79,14 @@ class PixelNetwork(torch.nn.Module):
     def forward(self, pixels):
         """Map uint8 `(n, h, w, 3)` to one activation per output of the network."""
         activations = self.network(normalize(pixels, self.mean, self.std))
+        for cut, x in zip(self.cuts, activations, strict=True):
+            if x.shape[:1] != pixels.shape[:1]:
+                raise ValueError(
+                    f"Layer {cut!r} gives a tensor of shape {tuple(x.shape)} for "
+                    f"{len(pixels)} image(s), so it has no row for each of them. "
+                    "Choose another layer, or keep the images on the first axis there "
+                    "(batch_first=True in torch's transformers)."
+                )
         forms = zip(self.poolings, self.channels_last, self.n_extra, strict=True)
         return tuple(
             x if form[0] is None else pool(x, *form)

@@ -6,6 +6,7 @@ networks move to the last axis, nor over tokens that are no part of the image.
 
 import operator
 from dataclasses import dataclass, replace
+from itertools import chain, takewhile
 from types import FunctionType
 
 import torch
@@ -18,6 +19,7 @@ from sktl._utils.torch_state import seeded
 
 # The length of each axis of the tensors that nodes are tried on.
 PROBE = 4
+UNCLEAR = ("",)  # extra tokens of which it is not known where they stand
 
 
 @dataclass(frozen=True)
@@ -128,27 +130,51 @@ def find_extra_tokens(graph, module):
     """By node, the names of tokens that are parameters, in the order of their axis.
 
     A concatenation along the tokens, axis 1, puts them before those of the image; what
-    selects or averages tokens takes them out again.
+    selects or averages tokens takes them out again. Where that cannot be followed, or
+    they stand elsewhere, they are `UNCLEAR`.
     """
     tokens = {}
     for node in graph.nodes:
         known = [tokens.get(source, ()) for source in node.all_input_nodes]
         found = max(known, key=len, default=())
+        found = UNCLEAR if UNCLEAR in known else found
+        name = getattr(node.target, "__name__", node.target)
         index = node.args[1] if len(node.args) > 1 else None
-        if node.target is torch.cat and 1 in (index, node.kwargs.get("dim")):
-            parts = [_token_names(part, module) for part in node.args[0]]
-            found = (*(name for part in parts for name in part), *found)
+        if name in ("cat", "concat", "concatenate", "hstack"):
+            found = _concatenated(node, module, found)
         elif is_token(node):
             found = ()
         elif node.target is operator.getitem and isinstance(index, tuple):
             if len(index) > 1 and isinstance(index[1], slice):
                 start = index[1].start or 0
-                found = found[start:] if isinstance(start, int) else ()
-        elif getattr(node.target, "__name__", node.target) in ("mean", "amax", "sum"):
+                if not isinstance(start, int):
+                    found = ()
+                elif start < 0 and found:
+                    found = UNCLEAR
+                else:
+                    found = found[start:]
+        elif name in ("split", "tensor_split", "chunk", "narrow", "index_select"):
+            axes = {node.kwargs.get("dim"), *node.args[1:]}
+            found = UNCLEAR if found and axes & {1, -2} else found
+        elif name in ("mean", "amax", "sum"):
             found = ()
         if found and node.op != "get_attr":
             tokens[node] = found
     return tokens
+
+
+def _concatenated(node, module, found):
+    """The extra tokens of what a concatenation gives."""
+    parts = node.args[0] if node.args else node.kwargs["tensors"]
+    axes = {*node.args[1:], node.kwargs.get("dim"), node.kwargs.get("axis")}
+    is_along = node.target is torch.hstack or axes & {1, -2}
+    if not is_along or not isinstance(parts, tuple | list):
+        return found
+    names = [_token_names(part, module) for part in parts]
+    n_first = sum(1 for _ in takewhile(bool, names))
+    if any(names[n_first:]):
+        return UNCLEAR
+    return (*chain.from_iterable(names[:n_first]), *found)
 
 
 def _token_names(node, module):

@@ -50,4 +50,5 @@ def _is_plain(node, module, kind):
     if node.op != "call_module":
         return False
     layer = module.get_submodule(node.target)
-    return type(layer) is kind and not layer._forward_hooks | layer._forward_pre_hooks
+    hooks = layer._forward_hooks | layer._forward_pre_hooks
+    return type(layer) is kind and not hooks and "forward" not in vars(layer)

@@ -9,6 +9,7 @@ and hashing. Whatever may hide a change has no blueprint: then it is traced agai
 import copy
 import functools
 import inspect
+import sys
 import types
 import weakref
 from collections.abc import Mapping
@@ -17,8 +18,9 @@ import torch
 from torch import nn
 
 from sktl._networks.stages import StagedNetwork
+from sktl._networks.tracing import trace
 from sktl._networks.weight_files import impossible
-from sktl._utils.digests import is_of_library
+from sktl._utils.digests import LIBRARIES, globals_read, is_of_library
 from sktl._utils.torch_state import seeded
 from sktl._utils.warning import warn_caller
 from sktl.exceptions import WeightsMismatchError
@@ -226,7 +228,41 @@ def check_independence(network, side):
             "(as by F.dropout without training=self.training, or torch.randn). Let its "
             "forward draw numbers in training only."
         )
+    _check_trace(network.module, side, name)
     _checked.add(key)
+
+
+def _check_trace(module, side, name):
+    """Refuse a network of which torch.fx has recorded something else in silence."""
+    graph, _ = trace(module)
+    device = next(module.parameters()).device
+    with seeded(0, device), torch.inference_mode():
+        images = torch.randn(2, 3, side, side).to(device)
+        try:
+            expected = module(images)
+        except Exception:
+            return  # as above
+        traced = torch.fx.GraphModule(module, graph)(images)
+    pairs = list(zip(_tensors_in(traced), _tensors_in(expected), strict=True))
+    if not all(_are_alike(*pair) for pair in pairs):
+        raise ValueError(
+            f"{name}: what torch.fx traces of its forward computes something else than "
+            "the network itself. So it is if a forward asks for types, as by "
+            "isinstance(x, torch.Tensor), catches errors, writes x += y where x is "
+            "used elsewhere, or where a class has a __call__ of its own. Write it "
+            "without that."
+        )
+
+
+def _tensors_in(output):
+    """The tensors in what a network gives: one, or any nest of dicts and sequences."""
+    if isinstance(output, torch.Tensor):
+        return [output]
+    if isinstance(output, Mapping):
+        output = output.values()
+    elif not isinstance(output, tuple | list):
+        return []
+    return [tensor for part in output for tensor in _tensors_in(part)]
 
 
 def _are_alike(first, second):
@@ -299,11 +335,17 @@ def _token(value):
     if isinstance(value, float):
         return repr(value)  # 0.0 is not -0.0
     if value is None or isinstance(
-        value, bool | int | str | bytes | complex | type | torch.dtype | torch.device
+        value, bool | int | str | bytes | complex | torch.dtype | torch.device
     ):
         return type(value), value
-    if isinstance(value, types.BuiltinFunctionType | types.ModuleType):
+    if isinstance(value, type):
+        return value if is_of_library(value) else _class_token(value)
+    if isinstance(value, types.BuiltinFunctionType):
         return value
+    if isinstance(value, types.ModuleType):
+        if value.__name__.partition(".")[0] in {*LIBRARIES, *sys.stdlib_module_names}:
+            return value
+        raise _Unsure  # whatever is set there
     if isinstance(value, set | frozenset) and all(isinstance(v, str) for v in value):
         return frozenset(value)
     if isinstance(value, torch.fx.Graph):
@@ -327,11 +369,10 @@ def _function_token(function):
     """A function, and the values it takes from around it."""
     if is_of_library(function):
         return function
-    code, around = function.__code__, function.__globals__
     cells = [cell.cell_contents for cell in function.__closure__ or ()]
-    values = [around[name] for name in code.co_names if name in around]
+    around = globals_read(function)
     return (
         function,
-        code,
-        _token([function.__defaults__, function.__kwdefaults__, cells, values]),
+        function.__code__,
+        _token([function.__defaults__, function.__kwdefaults__, cells, around]),
     )

@@ -20,6 +20,7 @@ from torch import fx
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sktl._networks.axes import (
+    UNCLEAR,
     find_channels_last,
     find_extra_tokens,
     is_constant,
@@ -218,11 +219,21 @@ class StagedNetwork:
 
     def extra_tokens(self, cut):
         """Names of the parameters that a transformer puts before its patches there."""
-        return self._extra_tokens.get(self._node(cut), ())
+        tokens = self._extra_tokens.get(self._node(cut), ())
+        if tokens == UNCLEAR:
+            raise ValueError(
+                f"Layer {cut!r} holds tokens that are parameters, and it cannot be "
+                "told where they stand among those of the patches. Put them first, by "
+                "torch.cat([token, patches], dim=1), and take them off by x[:, 1:]; "
+                "or choose another layer, or pooling='flatten'."
+            )
+        return tokens
 
     def has_class_token(self, cut):
         """Whether the first of the tokens that `cut` gives is a class token."""
-        tokens = self.extra_tokens(cut)
+        tokens = self._extra_tokens.get(self._node(cut), ())
+        if tokens == UNCLEAR:
+            return False
         return bool(tokens) and "reg" not in tokens[0].rpartition(".")[2]
 
     def prefix(self, *cuts):

@@ -54,6 +54,7 @@ def trace(module):
             f"({error}). {_hint(module, error)}"
         ) from error
     _keep_rows(graph)
+    _read_results_in_place(graph, module)
     # Constants are not in the tracer's table; they take no part in naming.
     names = {node: tracer.node_to_qualname.get(node, node.name) for node in graph.nodes}
     return graph, names
@@ -67,6 +68,11 @@ def _hint(module, error):
         )
     if "control flow" in str(error):
         return "Pass a network whose forward does not branch on tensor values or sizes."
+    if "not installed as a submodule" in str(error):
+        return (
+            "Pass a network that makes all its layers in __init__, and loops over them "
+            "one by one: not nn.ReLU()(x) in forward, nor self.blocks[:2](x)."
+        )
     return (
         "Pass a network whose forward makes no Python numbers of tensors and sizes: "
         "x.shape[0] instead of len(x) or int(x.shape[0]); no float(x), x.item() or "
@@ -75,12 +81,47 @@ def _hint(module, error):
 
 
 def _keep_rows(graph):
-    """Keep the axis of a single image where axes of length 1 are dropped."""
+    """Keep the axis of a single image where axes of length 1 are dropped.
+
+    And let a view be a reshape: maps whose channels lie last in memory have no view.
+    """
     for node in graph.nodes:
         is_call = node.op in ("call_method", "call_function")
         if is_call and node.target in ("squeeze", torch.squeeze):
             if len(node.args) == 1 and not node.kwargs:
                 node.op, node.target = "call_function", squeeze
+        elif node.op == "call_method" and node.target == "view":
+            if not any(isinstance(arg, torch.dtype) for arg in node.args):
+                node.target = "reshape"
+
+
+def _read_results_in_place(graph, module):
+    """Let what follows a statement such as `relu_(x)` read its result, not `x`.
+
+    Both are the same tensor; but a part of the network that ends with `x`, or leaves
+    out what nobody reads, would lose the statement.
+    """
+    order = {node: i for i, node in enumerate(graph.nodes)}
+    for node in graph.nodes:
+        source = node.args[0] if node.args else None
+        if node.users or not isinstance(source, torch.fx.Node):
+            continue
+        if _works_in_place(node, module):
+            for user in list(source.users):
+                if order[user] > order[node]:
+                    user.replace_input_with(source, node)
+
+
+def _works_in_place(node, module):
+    if node.op == "call_module":
+        return getattr(module.get_submodule(node.target), "inplace", False) is True
+    if node.op not in ("call_method", "call_function"):
+        return False
+    name = getattr(node.target, "__name__", node.target)
+    is_relu = node.target is nn.functional.relu and node.args[1:] == (True,)
+    return (
+        is_relu or node.kwargs.get("inplace") is True or name.strip("_") + "_" == name
+    )
 
 
 def squeeze(x):

@@ -278,3 +278,63 @@ def test_channels_that_are_shuffled_stay_first(images):
         "shufflenet_v2_x0_5", weights=None, layers="stage4.3.view_1", **SMALL
     )
     assert extractor.fit_transform(images).shape == (5, 192)
+
+
+class Tokens(torch.nn.Module):
+    """A class token, joined and taken off in different ways."""
+
+    def __init__(self, join, take=lambda x: x, scores=lambda x: x[:, 0]):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.norm = torch.nn.Conv2d(3, 8, 8, 8), torch.nn.LayerNorm(8)
+        self.token = torch.nn.Parameter(torch.randn(1, 1, 8))
+        self.fc = torch.nn.Linear(8, 3)
+        self.join, self.take, self.scores = join, take, scores
+
+    def tokens(self, x):
+        x = self.conv(x).flatten(2).transpose(1, 2)
+        return self.norm(self.take(self.join(self.token.expand(len(x), -1, -1), x)))
+
+    def forward(self, x):
+        x = self.conv(x).flatten(2).transpose(1, 2)
+        x = self.join(self.token.expand(x.shape[0], -1, -1), x)
+        return self.fc(self.scores(self.norm(self.take(x))))
+
+
+FIRST = {
+    "concat": lambda t, x: torch.concat([t, x], 1),
+    "concatenate": lambda t, x: torch.concatenate([t, x], dim=1),
+    "by name": lambda t, x: torch.cat(tensors=[t, x], dim=-2),
+    "hstack": lambda t, x: torch.hstack([t, x]),
+}
+
+
+@pytest.mark.parametrize("join", FIRST.values(), ids=FIRST.keys())
+def test_token_is_found_however_it_is_joined(images, join):
+    network = Tokens(join)
+    with torch.inference_mode():
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+        expected = network.tokens(pixels)
+    for pooling, part in (("avg", expected[:, 1:].mean(1)), ("cls", expected[:, 0])):
+        extractor = PretrainedFeatureExtractor(
+            network, layers="norm", pooling=pooling, **SMALL
+        )
+        np.testing.assert_allclose(extractor.fit_transform(images), part, atol=1e-6)
+
+
+UNCLEAR = {
+    "last": (lambda t, x: torch.cat([x, t], 1), lambda x: x, lambda x: x[:, -1]),
+    "split": (FIRST["concat"], lambda x: x.split([1, 16], 1)[1], lambda x: x.mean(1)),
+    "narrow": (FIRST["concat"], lambda x: x.narrow(1, 1, 16), lambda x: x.mean(1)),
+    "from the end": (FIRST["concat"], lambda x: x[:, -16:], lambda x: x.mean(1)),
+}
+
+
+@pytest.mark.parametrize("parts", UNCLEAR.values(), ids=UNCLEAR.keys())
+def test_tokens_that_cannot_be_followed_are_not_averaged(images, parts):
+    network = Tokens(*parts)
+    extractor = PretrainedFeatureExtractor(network, layers="norm", **SMALL)
+    with pytest.raises(ValueError, match=r"'norm' holds tokens .* Put them first"):
+        extractor.fit_transform(images)
+    extractor.set_params(pooling="flatten")
+    assert extractor.fit_transform(images).shape[0] == len(images)

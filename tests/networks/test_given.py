@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.utils import prune
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from sktl import PretrainedFeatureExtractor, clear_cache
+from sktl import Preprocessing, PretrainedFeatureExtractor, clear_cache
 from sktl._networks import given, kept
 from sktl._networks.backbones import load_backbone
 from sktl._networks.kept import free_networks
@@ -84,7 +84,7 @@ def test_digest_of_a_given_network_is_the_same_in_every_process():
     script = """
 import torch
 from torch import nn
-from sktl import PretrainedFeatureExtractor, clear_cache
+from sktl import Preprocessing, PretrainedFeatureExtractor, clear_cache
 
 class Scaled(nn.Conv2d):
     modes = {"zeros", "reflect", "circular"}
@@ -737,3 +737,173 @@ def test_complete_weights_need_no_way_to_draw_random_ones():
     assert torch.equal(first.scale, torch.ones(1, 4, 1, 1))
     with pytest.raises(ValueError, match="no method reset_parameters"):
         PretrainedFeatureExtractor(first, weights=None, **params).fit(images)
+
+
+class Base(nn.Module):
+    """Features that a subclass computes of a convolution's maps, and a head."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.relu = nn.Conv2d(3, 8, 3, 2), nn.ReLU(inplace=True)
+        self.fc = nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.fc(self.features(x))
+
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), dtype=np.uint8)
+PLAIN = Preprocessing(mean=(0, 0, 0), std=(1, 1, 1), resize=16, crop=16)
+
+
+def features_of(network, **params):
+    defaults = {"preprocessing": PLAIN, "precision": "float32", "cache": None}
+    return PretrainedFeatureExtractor(network, **defaults | params).fit_transform(
+        IMAGES
+    )
+
+
+def by_torch(network):
+    with torch.inference_mode():
+        images = torch.from_numpy(IMAGES).permute(0, 3, 1, 2).float() / 255
+        return network.eval().features(images.contiguous()).numpy()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        lambda self, x: self.relu(x),
+        lambda self, x: nn.functional.relu(x, inplace=True),
+        lambda self, x: nn.functional.relu(x, True),
+        lambda self, x: x.relu_(),
+        lambda self, x: torch.relu_(x),
+    ],
+)
+@pytest.mark.parametrize("n_outputs", [1, 2])
+def test_statement_that_changes_features_in_place_is_part_of_them(statement, n_outputs):
+    class Network(Base):
+        def features(self, x):
+            x = self.conv(x).mean((2, 3))
+            statement(self, x)
+            return x
+
+        def forward(self, x):
+            scores = super().forward(x)
+            return scores if n_outputs == 1 else (scores, scores.sum(1))
+
+    network = Network()
+    expected = by_torch(network)
+    np.testing.assert_allclose(features_of(network), expected, atol=1e-6)
+
+
+class AsksForTypes(Base):
+    def features(self, x):
+        x = self.conv(x)
+        if isinstance(x, torch.Tensor):
+            x = x.relu()
+        return x.mean((2, 3))
+
+
+class CatchesErrors(Base):
+    def features(self, x):
+        x = self.conv(x)
+        try:
+            if x.shape[2] > 4:
+                x = nn.functional.max_pool2d(x, 2)
+        except Exception:
+            pass
+        return x.mean((2, 3))
+
+
+class AddsInPlace(Base):
+    def __init__(self):
+        super().__init__()
+        self.more = nn.Conv2d(8, 8, 1)
+
+    def features(self, x):
+        x = skip = self.conv(x)
+        x += 1.0
+        return (self.more(x) + skip).relu().mean((2, 3))
+
+
+@pytest.mark.parametrize("kind", [AsksForTypes, CatchesErrors, AddsInPlace])
+def test_network_that_tracing_misses_a_part_of_is_refused(kind):
+    with pytest.raises(ValueError, match="computes something else than the network"):
+        features_of(kind())
+
+
+class Folded(Base):
+    """Quarters of images are images of their own, in between."""
+
+    def features(self, x):
+        x = x.unfold(2, 8, 8).unfold(3, 8, 8).permute(0, 2, 3, 1, 4, 5)
+        x = self.conv(x.reshape(-1, 3, 8, 8)).relu()
+        return x.mean((2, 3)).reshape(-1, 4, 8).mean(1)
+
+
+class Stacked(Base):
+    def features(self, x):
+        x = torch.stack([self.conv(x), 2 * self.conv(x)])
+        return x.relu().mean(0).mean((2, 3))
+
+
+@pytest.mark.parametrize(("kind", "layer"), [(Folded, "conv"), (Stacked, "stack")])
+def test_layer_without_a_row_for_each_image_is_refused(kind, layer):
+    network = kind()
+    np.testing.assert_allclose(features_of(network), by_torch(network), atol=1e-6)
+    with pytest.raises(ValueError, match=f"Layer '{layer}' gives .* no row for each"):
+        features_of(network, layers=layer)
+
+
+def test_view_of_maps_is_that_of_plain_torch():
+    class LeNet(Base):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(8 * 7 * 7, 3)
+
+        def features(self, x):
+            return self.conv(x).view(-1, 8 * 7 * 7)
+
+    network = LeNet()
+    np.testing.assert_allclose(features_of(network), by_torch(network), atol=1e-6)
+
+
+def test_forward_of_a_layer_object_is_not_folded_away():
+    class Normed(Base):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm2d(8)
+            self.norm.running_mean.normal_()
+
+        def features(self, x):
+            return self.norm(self.conv(x)).mean((2, 3))
+
+    network = Normed()
+    network.norm.forward = lambda x: x
+    np.testing.assert_allclose(features_of(network), by_torch(network), atol=1e-6)
+
+
+class Config:
+    scale = 1.0
+
+
+def test_constant_of_a_class_that_changes_makes_another_network(monkeypatch):
+    class Configured(Base):
+        def features(self, x):
+            return self.conv(x * Config.scale).relu().mean((2, 3))
+
+    network = Configured()
+    extractor = PretrainedFeatureExtractor(network, preprocessing=PLAIN).fit(IMAGES)
+    monkeypatch.setattr(Config, "scale", 3.0)
+    with pytest.raises(WeightsMismatchError, match="not the network that fit saw"):
+        extractor.transform(IMAGES)
+    np.testing.assert_allclose(features_of(network), by_torch(network), atol=1e-5)
+
+
+def test_layer_made_in_forward_is_refused_with_what_to_do():
+    class Inside(Base):
+        def features(self, x):
+            return nn.ReLU()(self.conv(x)).mean((2, 3))
+
+    with pytest.raises(ValueError, match="makes all its layers in __init__"):
+        features_of(Inside())

@@ -592,6 +592,7 @@ def compare_transfer(
         lambda: collect_predictions(trials, splits, y, target),
     )
     effects, indicators, findings = transfer or (None, None, [])
+    passes = "in the fits" if np.isnan(seconds) else f"{seconds:.2f}"
     return TransferComparison(
         results,
         scoring_name,
@@ -602,7 +603,7 @@ def compare_transfer(
         classes=getattr(target, "classes", None),
         chance=chance,
         findings=[*findings, *problems, *say_what_is_not_scored(trials)],
-        parameters=parameters | {"seconds of the passes": f"{seconds:.2f}"} | described,
+        parameters=parameters | {"seconds of the passes": passes} | described,
         pass_seconds=seconds,
         versions={"python": platform.python_version()} | versions(),
         evidence=evidence,

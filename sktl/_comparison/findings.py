@@ -73,7 +73,8 @@ class Findings:
                 continue
             for indicator, axis in ((EPOCHS, "epoch"), (SECONDS, "seconds")):
                 for name in (pair.contender, pair.twin):
-                    rows += self._learning_time(indicator, axis, name, pair.twin)
+                    found = self._learning_time(indicator, axis, name, pair.twin)
+                    rows += [row for row in found if row not in rows]
             rows.append((GAIN, pair.contender, pair.twin, *self._interval(gain)))
         names = ("indicator", "contender", "reference", "value", "low", "high")
         return _columns(rows, names, "indicator contender reference")
@@ -90,7 +91,8 @@ class Findings:
             return []
         times, reached = times
         mean = estimate_mean(Scores(times, None, self.evidence.shared))
-        value, low, high, _ = mean.estimate((0.0, np.inf))
+        end = max(curve[axis][-1] for curve in self.curves[name])
+        value, low, high, _ = mean.estimate((0.0, end))
         high = high if reached.all() else np.inf
         return [(indicator, name, reference, value, low, high)]
 
@@ -223,17 +225,19 @@ class Findings:
                 f"{pair.twin!r} does not catch up with {pair.contender!r}, which is "
                 f"still ahead at {sizes[LARGEST]} training rows."
             ]
+        smaller = [self._verdict_at(pair, size) for size in range(len(sizes) - 1)]
+        if BETTER not in smaller:
+            clearly = "clearly " if INCONCLUSIVE in smaller else ""
+            return [
+                f"{pair.contender!r} is not {clearly}ahead of {pair.twin!r} at any "
+                f"size from {sizes[0]} to {sizes[-1]} training rows."
+            ]
         position = len(sizes) - 1
         is_overtaken = verdict == WORSE
         while position and verdict in (EQUIVALENT, WORSE):
             position -= 1
-            verdict = self._verdict_at(pair, position)
+            verdict = smaller[position]
             is_overtaken |= verdict == WORSE
-        if verdict in (EQUIVALENT, WORSE):
-            return [
-                f"{pair.contender!r} is not ahead of {pair.twin!r} at any size from "
-                f"{sizes[0]} to {sizes[-1]} training rows."
-            ]
         overtakes = ", and overtakes it" if is_overtaken else ""
         if verdict == BETTER:
             return [

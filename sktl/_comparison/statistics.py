@@ -280,5 +280,6 @@ def chances_of_being_best(scores):
         draws *= np.sqrt(min(freedom) / chi2)
     draws += means
     # Equal ones differ by the root of a rounding error, from the decomposition.
-    best = np.isclose(draws, draws.max(axis=1, keepdims=True), rtol=0, atol=1e-6)
+    near = 1e-6 * np.sqrt(np.trace(covariance)) + ROUNDING * np.abs(means).max()
+    best = np.isclose(draws, draws.max(axis=1, keepdims=True), rtol=0, atol=near)
     return np.mean(best / best.sum(axis=1, keepdims=True), axis=0)

@@ -164,7 +164,9 @@ def _seeded(contender, seed):
         for name, value in contender.get_params().items()
         if value is None and name.split("__")[-1] == "random_state"
     ]
-    return contender.set_params(**dict.fromkeys(open_, seed))
+    if open_:
+        contender.set_params(**dict.fromkeys(open_, seed))
+    return contender
 
 
 def _watch(contender, curve):

@@ -11,6 +11,7 @@ from os import PathLike
 from typing import NamedTuple
 
 import numpy as np
+from sklearn.frozen import FrozenEstimator
 
 from sktl._extractor import PretrainedFeatureExtractor
 from sktl._networks.preprocessing import Preprocessing
@@ -94,8 +95,16 @@ def parts_of(contender, kind):
         return [contender]
     if not hasattr(contender, "get_params"):
         return []
-    parts = contender.get_params(deep=True).values()
-    return list({id(part): part for part in parts if isinstance(part, kind)}.values())
+    values = [*contender.get_params(deep=True).values()]
+    frozen = [value for value in (contender, *values) if _is_frozen(value)]
+    parts = [value for value in values if isinstance(value, kind)]
+    for one in frozen:  # whose own parameters are not shown
+        parts += parts_of(one.estimator, kind)
+    return list({id(part): part for part in parts}.values())
+
+
+def _is_frozen(value):
+    return isinstance(value, FrozenEstimator)
 
 
 def is_from_scratch(net):

@@ -158,6 +158,7 @@ class TransferComparisonDisplay:
     def _draw_points(self, ax):
         # What failed has no score, and stands at the bottom.
         order = np.argsort(-self.means, kind="stable")
+        order = _order_on_shared(ax, self.contenders, order)
         labels = [broken(self.contenders[i]) for i in order]
         if ax is None:
             height = 1.3 + 0.16 * len(labels) + LINE_HEIGHT * n_lines(labels)
@@ -284,6 +285,25 @@ class TransferComparisonDisplay:
 
     def _axis_label(self):
         return f"{self.scoring}, mean and 95 % interval"
+
+
+def _order_on_shared(ax, contenders, order):
+    """The rows' order: that of a plot with which `ax` shares its rows, if there is one.
+
+    What belongs to a row is written once, for all.
+    """
+    others = [] if ax is None else ax.get_shared_y_axes().get_siblings(ax)
+    drawn = [other for other in others if other is not ax and other.has_data()]
+    if not drawn:
+        return order
+    own = [broken(name) for name in contenders]
+    names = [ax.yaxis.get_major_formatter()(row) for row in range(len(own))]
+    if sorted(names) != sorted(own):
+        raise ValueError(
+            f"ax shares its y axis with a plot of {names}, but here the contenders are "
+            f"{own}. Make the axes with sharey=False."
+        )
+    return np.array([own.index(name) for name in names])
 
 
 def _show_sizes(ax, sizes):

@@ -110,7 +110,8 @@ class LayerProbeDisplay:
         """A line at the score of the advised layers, over all of them."""
         advice, last = self.recommendation, len(self.layers) - 1
         first, *others = advice["layers"]
-        span = (self.layers.index(first) - 0.3, last + 0.3)
+        place = self.layers.index(first)
+        span = (place - 0.3, (last if others else place) + 0.3)
         mean, error = advice["mean_test_score"], advice["se_test_score"]
         where = "from {} on, together" if others else "{}"
         label = f"advised: {where.format(printable(first))}\n({advice['reason']})"

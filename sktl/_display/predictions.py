@@ -5,7 +5,6 @@ import numpy as np
 from sktl._display.drawing import KIND_LOOKS, PLAIN, broken, load_pyplot
 from sktl._display.table import score_form
 from sktl._targets.kinds import TARGETS
-from sktl._utils.printable import printable
 
 MOST_PANELS, PANELS_PER_ROW = 6, 3
 PANEL = 2.4  # inches
@@ -153,7 +152,9 @@ class PredictionsDisplay:
             alpha=alpha,
             linewidths=0,
         )
-        title = printable(self.titles.get(name, ""))
+        # Titles of panels beside each other must not meet.
+        words = self.titles.get(name, "").split(" ", 1)
+        title = "\n".join(map(broken, words))
         if n_outputs > 1:
-            title = f"output {output}, mean {title}"
-        ax.set_title(f"{broken(name)}\n{title}".strip(), fontsize="small", **PLAIN)
+            title = f"output {output}, mean\n{title}"
+        ax.set_title(f"{broken(name)}\n{title}".strip(), fontsize="x-small", **PLAIN)

@@ -20,6 +20,9 @@ from sktl._targets.splits import make_splits
 # Standard errors by which a layer has to be below the best one to count as worse: the
 # rule of Breiman et al. (Classification and Regression Trees, 1984).
 CLEAR_LOSS = 1.0
+# By how many, of both scores, the best layer alone has to be ahead of the advised ones
+# to be advised: surely, as of many layers one is often best by luck.
+CLEAR_LEAD = 4.0
 
 
 class LayerProbe(TableMixin):
@@ -220,7 +223,10 @@ def probe_layers(
     are the last third, rounded up. If all of these are clearly below the best layer,
     the advice begins earlier, at the last layer that is not. "Clearly below" means by
     more than one standard error of the difference, paired over folds. (Folds share
-    training rows, so this is only a rough guide.)
+    training rows, so this is only a rough guide.) If the best layer alone is ahead of
+    all these together by more than four standard errors, it is advised by itself: in
+    tasks far from what the network was trained for, an early layer can do better alone
+    than with the later ones.
 
     On five sets of photographs at 112 pixels, with two networks and 5 to 100 labels per
     class, logistic regression on the advised layers was more accurate than on the last
@@ -335,21 +341,32 @@ def advise(layers, scores, together, scoring, target):
     recommendation : dict
     """
     first = first_advised(scores)
-    advised = list(layers[first:])
+    advised, together = list(layers[first:]), np.asarray(together, dtype=float)
     is_third = first == 2 * len(layers) // 3
     reason = "last third" if is_third else "later ones alone are worse"
-    mean, error = _means_and_errors(np.asarray(together, dtype=float))
+    mean, error = _means_and_errors(together)
     means = scores.mean(axis=1)
+    best = means.argmax()
     form = score_form(np.append(means, mean))
     which = f"the layer {advised[0]!r}"
     if len(advised) > 1:
         which = f"the {len(advised)} layers from {advised[0]!r} on together ({reason})"
+    rest = (
+        f"the best, {layers[best]!r}, {means[best]:{form}} (of many, one is often best "
+        "by luck)"
+    )
+    _, error_of_best = _means_and_errors(scores[best])
+    doubt = CLEAR_LEAD * np.hypot(error, error_of_best)
+    if len(advised) > 1 and means[best] - mean > doubt:
+        rest = f"the {len(advised)} from {advised[0]!r} on together, {mean:{form}}"
+        advised, reason = [layers[best]], "clearly better alone"
+        which = f"the layer {layers[best]!r} ({reason})"
+        mean, error = means[best], error_of_best
     models = " and ".join(type(step).__name__ for step in target.linear())
     text = (
         f"Advice: for a linear model, use {which}: {scoring} {mean:{form}}, standard "
-        f"error {error:{form}}. The last layer alone has {means[-1]:{form}}, the best, "
-        f"{layers[means.argmax()]!r}, {means.max():{form}} (of many, one is often best "
-        "by luck). PretrainedFeatureExtractor(layers=recommendation_['layers']) "
+        f"error {error:{form}}. The last layer alone has {means[-1]:{form}}, {rest}. "
+        "PretrainedFeatureExtractor(layers=recommendation_['layers']) "
         f"computes the features, for {models}. If training may take longer, compare "
         f"the default, {target.estimator}(), which trains the network too."
     )

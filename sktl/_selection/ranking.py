@@ -91,7 +91,9 @@ class BackboneRanking(TableMixin):
         results, accuracy = self.results_, self._accuracy()
         scores = {self.method_: results["score"]}
         scores |= {name: results[name] for name in self._others}
-        if accuracy is not None:
+        is_first = results["score"] == np.nanmax(results["score"], initial=-np.inf)
+        # Of networks without a published accuracy, it says nothing.
+        if accuracy is not None and not np.isnan(accuracy[is_first]).any():
             scores["ImageNet accuracy"] = accuracy
         best = {
             name: results["backbone"][np.nanargmax(values)]

@@ -42,9 +42,18 @@ def make_splits(X, y, cv, groups, target):
     if groups is not None and isinstance(n_folds, Integral):
         cv = (StratifiedGroupKFold if target.stratified else GroupKFold)(n_folds)
     splitter = check_cv(cv, y, classifier=target.stratified)
-    splits = [
-        Split(*map(_row_numbers, split)) for split in splitter.split(X, y, groups)
-    ]
+    try:
+        splits = [
+            Split(*map(_row_numbers, split)) for split in splitter.split(X, y, groups)
+        ]
+    except ValueError as error:
+        if groups is not None or "'groups' parameter" not in str(error):
+            raise
+        raise ValueError(
+            f"cv={shown(cv)} needs groups. Pass its splits, as in "
+            "cv=[*GroupKFold(5).split(X, y, groups)]; or groups, where there is such a "
+            "parameter (compare_transfer)."
+        ) from error
     if len(splits) < 2:
         raise ValueError(
             f"cv={shown(cv)} gives {len(splits)} split, and at least 2 are needed. "

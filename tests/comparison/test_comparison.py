@@ -16,6 +16,7 @@ from sklearn.datasets import load_digits
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.metrics import accuracy_score, get_scorer
 from sklearn.model_selection import (
@@ -1403,3 +1404,46 @@ def test_splits_of_other_rows_are_refused(digits):
     cv = KFold(2).split(np.zeros(150))
     with pytest.raises(ValueError, match="names row 149, but X has 120 rows"):
         compare_transfer(*digits, {"a": DummyClassifier()}, cv=cv)
+
+
+def test_frozen_estimator_is_a_contender(digits):
+    X, y = digits
+    network = make_pipeline(PretrainedFeatureExtractor("sktl_mini"), LinearSVC())
+    models = {"deployed": FrozenEstimator(network.fit(X[:60], y[:60])), "svc": SVC()}
+    report = compare_transfer(X, y, models, cv=3)
+    assert report.results_["kind"].tolist() == ["frozen features", "classical"]
+    expected = cross_val_score(models["deployed"], X, y, cv=3)
+    assert splits_of(report, 0).tolist() == expected.tolist()
+
+
+def test_pass_that_was_not_made_has_no_seconds(digits):
+    report = compare_transfer(*digits, {"svc": SVC()}, cv=3)
+    assert np.isnan(report.pass_seconds_)
+    assert report.parameters_["seconds of the passes"] == "in the fits"
+
+
+def test_reference_reaches_its_score_by_its_last_epoch():
+    curve = {name: np.array([0.0, 1.0, 2.0]) for name in ("epoch", "seconds")}
+    curves = {
+        "scratch": [curve | {"score": np.array(s)} for s in ([0, 0.5, 0.5], [0, 0, 1])],
+        "tuned": [curve | {"score": np.array(s)} for s in ([1, 1, 1], [0, 1, 1])],
+    }
+    found = findings_on([0.5, 1.0], [1.0, 1.0], curves).indicators()
+    is_epochs = found["indicator"] == "epochs to the score from scratch"
+    assert (found["high"][is_epochs] <= 2).all()
+
+
+@pytest.mark.parametrize(
+    ("smaller", "sentence"),
+    [
+        (0.6, "'tuned' is not ahead of 'scratch' at any size from 20 to 80"),
+        (None, "'tuned' is not clearly ahead of 'scratch' at any size from 20 to 80"),
+    ],
+)
+def test_what_was_never_behind_does_not_catch_up(smaller, sentence):
+    clear = [0.80, 0.81, 0.80, 0.79, 0.80]
+    unclear = [0.9, 0.1, 0.8, 0.2, 0.5]
+    first = unclear if smaller is None else np.array(clear) - 0.2
+    tuned = [first, np.array(clear) - 0.2, np.array(clear) - 0.2]
+    found = sentences_on([clear] * 3, tuned, sizes=(20, 40, 80))
+    assert any(text.startswith(sentence) for text in found), found

@@ -226,6 +226,15 @@ def test_chances_of_two_contenders_agree_with_the_p_value_of_their_difference(n_
         assert best == pytest.approx(1 - p_value / 2, abs=0.02)
 
 
+@pytest.mark.parametrize("unit", [1.0, 1e-9, 1e9])
+def test_chances_do_not_depend_on_the_unit_of_the_score(unit):
+    rng = np.random.default_rng(0)
+    values = rng.normal([[0.0], [1.0], [1.2]], 1, (3, 5))
+    scores = [Scores(unit * of_splits, None, 0.0) for of_splits in values]
+    plain = [Scores(of_splits, None, 0.0) for of_splits in values]
+    assert chances_of_being_best(scores) == pytest.approx(chances_of_being_best(plain))
+
+
 def test_mean_that_is_zero_but_for_rounding_is_zero():
     differences = np.array([0.1, -0.3, 0.2])
     assert differences.mean() != 0

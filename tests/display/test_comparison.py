@@ -321,6 +321,21 @@ def test_drawings_on_shared_axes_agree(make_comparison, pyplot, sizes):
     assert len(pyplot.get_fignums()) == 1
 
 
+def test_shared_rows_belong_to_the_same_contender_in_each_plot(pyplot):
+    _, (one, other) = pyplot.subplots(1, 2, sharey=True)
+    scores = {"raw": 0.8, "frozen": 0.9, "tuned": 0.95}
+    names = [*scores]
+    means = np.array([*scores.values()])
+    TransferComparisonDisplay(names, means, 0.02, "accuracy").plot(ax=one)
+    TransferComparisonDisplay(names[::-1], means, 0.02, "accuracy").plot(ax=other)
+    rows = [label.get_text() for label in one.get_yticklabels()]
+    assert rows == ["tuned", "frozen", "raw"]
+    for ax, expected in ((one, means[::-1]), (other, means)):
+        assert [float(text.get_text()) for text in ax.texts] == expected.tolist()
+    with pytest.raises(ValueError, match="Make the axes with sharey=False"):
+        TransferComparisonDisplay(["a", "b"], [0, 1], 0, "r2").plot(ax=one)
+
+
 # --- names ----------------------------------------------------------------------------
 
 HOSTILE = {

@@ -22,8 +22,8 @@ def test_each_contender_has_a_panel_the_best_first():
     report = compare(PRICE)
     display = PredictionsDisplay.from_results(report).plot()
     first, second = display.axes_.flat
-    assert first.get_title().startswith("ridge $x^2$\nr2 ")
-    assert second.get_title().startswith("mean\nr2 ")
+    assert first.get_title().startswith("ridge $x^2$\nr2\n")
+    assert second.get_title().startswith("mean\nr2\n")
     found = report.predictions_["ridge $x^2$"]
     (points,) = first.collections
     assert (points.get_offsets().data == np.c_[found["predict"], found["y"]]).all()

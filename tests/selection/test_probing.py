@@ -8,7 +8,7 @@ import torch
 from joblib import parallel_config
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold, cross_val_score
+from sklearn.model_selection import GroupKFold, StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 
 import sktl
@@ -519,3 +519,24 @@ def test_rows_of_unreadable_images_are_named_when_they_are_let_through(images):
     lenient = PretrainedFeatureExtractor("sktl_mini", on_error="nan")
     with pytest.raises(ValueError, match=r"'sktl_mini' are not finite in 1 row.*\[3\]"):
         probe_layers(X, np.arange(20) % 2, lenient)
+
+
+def test_layer_that_is_clearly_better_alone_is_advised():
+    probe = LayerProbe(
+        stages=["one", "two", "three"],
+        layers=["a", "b", "c"],
+        n_features=[4, 4, 4],
+        scores=[[0.9, 0.91, 0.9], [0.7, 0.7, 0.71], [0.3, 0.4, 0.3]],
+        together=[0.5, 0.5, 0.52],
+        scoring="accuracy",
+    )
+    advice = probe.recommendation_
+    assert advice["layers"] == ["a"]
+    assert advice["mean_test_score"] == pytest.approx(np.mean([0.9, 0.91, 0.9]))
+    assert "use the layer 'a' (clearly better alone): accuracy 0.903" in advice["text"]
+    assert "the 3 from 'a' on together, 0.507." in advice["text"]
+
+
+def test_splitter_that_needs_groups_is_refused_with_what_to_pass(digits):
+    with pytest.raises(ValueError, match=r"needs groups. Pass its splits, as in cv=\["):
+        probe_layers(*digits, "sktl_mini", cv=GroupKFold(3))

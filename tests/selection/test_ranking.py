@@ -297,6 +297,9 @@ def test_methods_that_disagree_on_the_best_are_said():
     assert str(ranking).split()[4] == "ImageNet"
     alike = results | {"knn": results["score"], "imagenet_accuracy": np.full(3, np.nan)}
     assert BackboneRanking(alike, ["logme", "knn"]).disagreement_ == ""
+    # The best has no published accuracy to compare with.
+    alike |= {"imagenet_accuracy": np.array([0.9, np.nan, 0.8])}
+    assert BackboneRanking(alike, ["logme", "knn"]).disagreement_ == ""
 
 
 def test_published_accuracy_is_that_of_the_weights(digits, monkeypatch):

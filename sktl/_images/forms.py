@@ -564,7 +564,11 @@ def _open_source(X, layout, only_images, may_be_empty):
     items, n_columns = _items_of(X, only_images)
     if items is None:
         _refuse_table(X)
-        return ArraySource(X, layout, may_be_empty)
+        rows = _rows_in_cells(X)
+        source = ArraySource(X if rows is None else rows, layout, may_be_empty)
+        if rows is not None:  # these are no columns of X
+            source.n_columns = n_columns
+        return source
     if not items and not may_be_empty:
         raise ValueError(
             "Found array with 0 sample(s) (shape=(0,)) while a minimum of 1 is "
@@ -587,7 +591,7 @@ def refuse_single_image(X):
 
 
 def _items_of(X, only_images):
-    """List the images of X with its number of columns; (None, None) for numbers."""
+    """List the images of X, None for numbers; and its number of columns."""
     shape, n_columns = getattr(X, "shape", None), None
     if shape is None and not isinstance(X, Sequence):
         return None, None
@@ -601,12 +605,34 @@ def _items_of(X, only_images):
     if any(map(_is_image, items)):
         return items, n_columns
     if any(_is_row(x) or (_is_number(x) and not only_images) for x in items):
-        return None, None
+        return None, n_columns
     return items, n_columns
 
 
+def _rows_in_cells(X):
+    """The rows of numbers that the cells of a column hold; None if it has others."""
+    shape = getattr(X, "shape", None)
+    if shape is None or _is_numeric(X) or len(shape) > 2:
+        return None
+    if len(shape) == 2:
+        if shape[1] != 1:
+            return None
+        X = X.iloc[:, 0] if hasattr(X, "iloc") else X[:, 0]
+    rows = list(X)
+    others = [i for i, row in enumerate(rows) if not _is_row(row)]
+    if len(others) == len(rows):
+        return None
+    if others:
+        raise ImageLayoutError(
+            f"X holds rows of numbers, but {reprlib.repr(rows[others[0]])} in row "
+            f"{others[0]}. Leave such rows out, or pass arrays of shape (h, w), of "
+            "which single ones may be missing."
+        )
+    return [np.asarray(row) for row in rows]
+
+
 def _is_row(item):
-    return isinstance(item, Sequence) or getattr(item, "ndim", 0) == 1
+    return isinstance(item, Sequence) or len(getattr(item, "shape", ())) == 1
 
 
 def _is_number(item):

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from sktl._images.forms import open_images
+from sktl.exceptions import ImageLayoutError
 from tests.helpers import encode, write
 from tests.images.samples import GREY, NCHW, RGB, SIDE, N, all_pixels
 
@@ -316,3 +317,32 @@ def test_encoded_bytes_and_pixels_never_share_a_digest():
     data = np.array([SIDE, SIDE], "<i8").tobytes() + RGB[0].tobytes()
 
     assert open_images([data])[0].digest() != open_images(RGB)[0].digest()
+
+
+def objects(rows):
+    column = np.empty(len(rows), dtype=object)
+    column[:] = rows
+    return column
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pd.Series,
+        lambda rows: pd.DataFrame({"pixels": rows}),
+        lambda rows: pd.Series([row.tolist() for row in rows]),
+        objects,
+        lambda rows: pl.DataFrame({"pixels": [row.tolist() for row in rows]}),
+    ],
+)
+def test_rows_of_numbers_in_cells_are_images(column):
+    rows = list(GREY.reshape(len(GREY), -1))
+    expected = all_pixels(rows)
+    for image, other in zip(all_pixels(column(rows)), expected, strict=True):
+        assert np.array_equal(image, other)
+
+
+def test_row_that_is_missing_among_rows_of_numbers_is_named():
+    rows = objects([*GREY.reshape(len(GREY), -1), None])
+    with pytest.raises(ImageLayoutError, match=f"None in row {len(GREY)}. Leave such"):
+        open_images(rows)

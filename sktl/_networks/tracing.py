@@ -117,7 +117,7 @@ def _works_in_place(node, module):
         return getattr(module.get_submodule(node.target), "inplace", False) is True
     if node.op not in ("call_method", "call_function"):
         return False
-    name = getattr(node.target, "__name__", node.target)
+    name = str(getattr(node.target, "__name__", node.target))
     is_relu = node.target is nn.functional.relu and node.args[1:] == (True,)
     return (
         is_relu or node.kwargs.get("inplace") is True or name.strip("_") + "_" == name

@@ -397,6 +397,11 @@ def load_state(network, state, source):
         if own[k].shape != state[k].shape
         and not any(k.startswith(f"{head}.") for head in network.heads)
     ]
+    whole = [
+        name
+        for name in own.keys() & state.keys()
+        if own[name].is_floating_point() and not state[name].is_floating_point()
+    ]
     faults = [
         f"{title} ({len(names)}): {'; '.join(sorted(names)[:3])}"
         for title, names in [
@@ -404,6 +409,7 @@ def load_state(network, state, source):
             ("tensors the network does not have", state.keys() - own.keys()),
             ("shapes that differ", shapes),
             ("tensors with impossible values", impossible(network.module, state)),
+            ("tensors of whole numbers, as of a quantised network", whole),
         ]
         if names
     ]

@@ -91,6 +91,12 @@ def test_state_dict_of_another_network_is_refused_in_few_words():
     assert len(str(caught.value)) < 1000
 
 
+def test_weights_that_are_whole_numbers_are_refused(state):
+    quantised = {k: v.to(torch.int8) if v.ndim == 4 else v for k, v in state.items()}
+    with pytest.raises(WeightsMismatchError, match="whole numbers.*conv1.0.weight"):
+        load_backbone("shufflenet_v2_x0_5", quantised)
+
+
 WRAPPED = {
     "under state_dict": lambda state: {"state_dict": state, "epoch": 3},
     "under model": lambda state: {"model": state, "optimizer": {"lr": 0.1}},

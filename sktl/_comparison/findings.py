@@ -226,11 +226,12 @@ class Findings:
                 f"still ahead at {sizes[LARGEST]} training rows."
             ]
         smaller = [self._verdict_at(pair, size) for size in range(len(sizes) - 1)]
-        if BETTER not in smaller:
-            clearly = "clearly " if INCONCLUSIVE in smaller else ""
+        clear = [verdict for verdict in smaller if verdict in (EQUIVALENT, WORSE)]
+        if BETTER not in smaller and clear:
+            where = " at which that is clear" if INCONCLUSIVE in smaller else ""
             return [
-                f"{pair.contender!r} is not {clearly}ahead of {pair.twin!r} at any "
-                f"size from {sizes[0]} to {sizes[-1]} training rows."
+                f"{pair.contender!r} is not ahead of {pair.twin!r} at any size from "
+                f"{sizes[0]} to {sizes[-1]} training rows{where}."
             ]
         position = len(sizes) - 1
         is_overtaken = verdict == WORSE

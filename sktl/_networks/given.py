@@ -18,7 +18,6 @@ import torch
 from torch import nn
 
 from sktl._networks.stages import StagedNetwork
-from sktl._networks.tracing import trace
 from sktl._networks.weight_files import impossible
 from sktl._utils.digests import LIBRARIES, globals_read, is_of_library
 from sktl._utils.torch_state import seeded
@@ -228,21 +227,19 @@ def check_independence(network, side):
             "(as by F.dropout without training=self.training, or torch.randn). Let its "
             "forward draw numbers in training only."
         )
-    _check_trace(network.module, side, name)
+    _check_trace(network, images[:2], name)
     _checked.add(key)
 
 
-def _check_trace(module, side, name):
+def _check_trace(network, images, name):
     """Refuse a network of which torch.fx has recorded something else in silence."""
-    graph, _ = trace(module)
-    device = next(module.parameters()).device
+    device = next(network.module.parameters()).device
     with seeded(0, device), torch.inference_mode():
-        images = torch.randn(2, 3, side, side).to(device)
         try:
-            expected = module(images)
+            expected = network.module(images.to(device))
         except Exception:
             return  # as above
-        traced = torch.fx.GraphModule(module, graph)(images)
+        traced = network.whole()(images.to(device))
     traced, expected = _tensors_in(traced), _tensors_in(expected)
     if len(traced) != len(expected) or not all(map(_are_alike, traced, expected)):
         raise ValueError(

@@ -76,6 +76,8 @@ class StagedNetwork:
     def __init__(self, module):
         self.module = module.eval()
         self._graph, names = trace(module)
+        self._traced = fx.Graph()  # as it is before its ending is made simpler
+        self._traced.output(self._traced.graph_copy(self._graph, {}))
         ending = find_ending(self._graph, module)
         self._names = {n: names.get(n, n.name) for n in self._graph.nodes}
         self._heads = ending.heads
@@ -255,6 +257,10 @@ class StagedNetwork:
                 kept[node] = graph.call_method("clone", (copies[node],))
         graph.output(tuple(kept[node] for node in outputs))
         return fx.GraphModule(self.module, graph)
+
+    def whole(self):
+        """Build all of it, as it was traced."""
+        return fx.GraphModule(self.module, self._traced)
 
     def feeds_a_norm(self, cut):
         """Whether a batch norm reads what `cut` gives."""

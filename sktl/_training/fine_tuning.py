@@ -269,11 +269,14 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
     def initialize_callbacks(self):
         """As skorch's; averages after whoever restores the best weights."""
         super().initialize_callbacks()
-        averaging = [named for named in self.callbacks_ if named[0] == "averaging"]
-        others = [named for named in self.callbacks_ if named[0] != "averaging"]
-        restoring = [i for i, (_, cb) in enumerate(others) if _restores_best(cb)]
-        place = max(restoring, default=len(others) - 1) + 1
-        self.callbacks_ = [*others[:place], *averaging, *others[place:]]
+        callbacks = [callback for _, callback in self.callbacks_]
+        kinds = list(map(type, callbacks))
+        restoring = [i for i, cb in enumerate(callbacks) if _restores_best(cb)]
+        if AverageWithStart in kinds and restoring:
+            # Whoever saves the end result comes later still.
+            place = kinds.index(AverageWithStart)
+            if place < restoring[-1]:
+                self.callbacks_.insert(restoring[-1], self.callbacks_.pop(place))
         return self
 
     def set_params(self, **params):

@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from skorch.callbacks import Callback, Checkpoint, LRScheduler
+from skorch.callbacks import (
+    Callback,
+    Checkpoint,
+    LRScheduler,
+    TrainEndCheckpoint,
+)
 
 from sktl import FineTunedCNNClassifier
 
@@ -187,6 +192,14 @@ def test_fit_that_goes_on_after_a_crash_is_averaged_with_its_first_weights(
     assert len(clf.history) == 2
     for name, tensor in whole.items():
         torch.testing.assert_close(again[name], tensor, rtol=1e-5, atol=1e-7)
+
+
+def test_what_is_saved_at_the_end_of_training_is_the_average(make, tmp_path):
+    saved = TrainEndCheckpoint(dirname=str(tmp_path), f_params="params.pt")
+    clf = make("lp_ft", initial_share=0.5, lr=0.1, callbacks=[saved]).fit(X, Y)
+    state = torch.load(tmp_path / "train_end_params.pt", weights_only=True)
+    for name, tensor in tensors(clf).items():
+        assert torch.equal(state[name], tensor)
 
 
 def test_best_epoch_that_a_callback_restores_is_averaged_too(make, tmp_path):

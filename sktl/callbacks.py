@@ -138,7 +138,7 @@ class _StepFreeze(Callback):
         Of a copied module, its own `train` is not known; the class has another.
         """
         for part in module.modules():
-            if self.left_frozen_ and _is_ours(vars(part).get("train")):
+            if _is_ours(vars(part).get("train")):
                 del vars(part)["train"]
         for name, parameter in module.named_parameters(remove_duplicate=False):
             if name in self.left_frozen_:

@@ -173,8 +173,8 @@ class TransferComparison(TableMixin):
     with three and in 78 to 90 % with two (`benchmarks/README.md`); in 74 % for the area
     under a curve of two models that hardly differ, and in 83 % for the log loss of two.
     For the log loss of 200 rows, the interval contained the true difference in 88 to
-    98 %. If splits vary far more than
-    their rows explain, it does so in about 91 % with five splits, and in 84 % with two.
+    98 %. If splits vary far more than their rows explain, it does so in about 91 % with
+    five splits, and in 84 % with two.
 
     A model that is right on all of n test rows gets an interval down to about 1 - 3 / n
     (Hanley & Lippman-Hand, JAMA 249, 1983).

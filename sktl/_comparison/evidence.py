@@ -182,7 +182,7 @@ def collect_evidence(trials, splits, group_of_row, bounds, margin):
     rows = np.unique(np.concatenate([part for split in largest for part in split]))
     units = np.unique(group_of_row[rows])
     tests = [np.unique(group_of_row[split.test]) for split in largest]
-    n_tested = len(np.unique(np.concatenate([split.test for split in largest])))
+    n_rows = len(np.unique(np.concatenate([split.test for split in largest])))
     scores = [
         trial.score
         for of_sizes in trials.values()
@@ -195,7 +195,7 @@ def collect_evidence(trials, splits, group_of_row, bounds, margin):
         len(units),
         len(np.unique(np.concatenate(tests))),
         "rows" if len(units) == len(rows) else "groups",
-        _unseen_variance(bounds, scores, n_tested),
+        _unseen_variance(bounds, scores, n_rows),
         bounds,
         DEFAULT_MARGIN if margin is None and bounds[1] == 1 else margin,
     )
@@ -221,7 +221,7 @@ def evidence_of_sizes(results, bounds):
     return Evidence({}, n_test / n_rows, n_rows, n_rows, bounds=bounds)
 
 
-def _unseen_variance(bounds, scores, n_tested):
+def _unseen_variance(bounds, scores, n_rows):
     """Variance of the mean if one more row made a difference.
 
     Where none was seen to make one, there may be such rows all the same. So do Agresti
@@ -232,7 +232,7 @@ def _unseen_variance(bounds, scores, n_tested):
     spread = bounds[1] - bounds[0]
     if bounds == UNBOUNDED and 0 <= np.nanmin(scores) <= np.nanmax(scores) <= 1:
         spread = 1.0
-    return (spread / n_tested) ** 2 if np.isfinite(spread) else 0.0
+    return (spread / n_rows) ** 2 if np.isfinite(spread) else 0.0
 
 
 def shared_units(tests):

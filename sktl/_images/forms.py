@@ -597,8 +597,8 @@ def _items_of(X, only_images):
         return None, None
     if shape is not None and _is_numeric(X) and not only_images:
         return None, None
-    if shape is not None and len(shape) == 2 and shape[1] == 1:
-        X, n_columns = X.iloc[:, 0] if hasattr(X, "iloc") else X[:, 0], 1
+    if _has_one_column(X):
+        X, n_columns = _only_column(X), 1
     elif shape is not None and len(shape) != 1:
         return None, None
     items = list(X)
@@ -609,16 +609,21 @@ def _items_of(X, only_images):
     return items, n_columns
 
 
+def _has_one_column(X):
+    shape = getattr(X, "shape", ())
+    return len(shape) == 2 and shape[1] == 1
+
+
+def _only_column(X):
+    return X.iloc[:, 0] if hasattr(X, "iloc") else X[:, 0]
+
+
 def _rows_in_cells(X):
     """The rows of numbers that the cells of a column hold; None if it has others."""
-    shape = getattr(X, "shape", None)
-    if shape is None or _is_numeric(X) or len(shape) > 2:
+    is_column = _has_one_column(X) or len(getattr(X, "shape", ())) == 1
+    if not is_column or _is_numeric(X):
         return None
-    if len(shape) == 2:
-        if shape[1] != 1:
-            return None
-        X = X.iloc[:, 0] if hasattr(X, "iloc") else X[:, 0]
-    rows = list(X)
+    rows = list(_only_column(X) if _has_one_column(X) else X)
     others = [i for i, row in enumerate(rows) if not _is_row(row)]
     if len(others) == len(rows):
         return None

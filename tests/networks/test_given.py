@@ -836,6 +836,16 @@ def test_network_that_tracing_misses_a_part_of_is_refused(kind):
         features_of(kind())
 
 
+def test_network_that_writes_into_its_images_is_traced_as_it_is():
+    class Centred(Base):
+        def features(self, x):
+            return self.conv(x.sub_(0.5)).relu().mean((2, 3))
+
+    network = Centred()
+    expected = by_torch(network)
+    np.testing.assert_allclose(features_of(network), expected, atol=1e-6)
+
+
 class Folded(Base):
     """Quarters of images are images of their own, in between."""
 

@@ -548,6 +548,22 @@ def test_copy_made_after_a_step_that_raised_trains_what_it_says(copied):
     assert_as_without_callback(net)
 
 
+def test_copy_of_a_failed_step_thaws_layers_that_nobody_trained():
+    module = Small()
+    module.block1.requires_grad_(False)
+    stumble = Stumble([OSError("disk")])
+    net = make_net(("freeze", Freeze("block1")), stumble, module=module)
+    with pytest.raises(OSError, match="disk"):
+        fit(net)
+    net = copy.deepcopy(net).set_params(callbacks__freeze__patterns="block2")
+    before = state_of(net)
+    net.partial_fit(X, Y)
+    after = net.module_.state_dict()
+    assert not torch.equal(
+        before["block1.1.running_mean"], after["block1.1.running_mean"]
+    )
+
+
 class NormThatStays(Small):
     """A common idiom: a batch norm that nobody puts in training mode."""
 

@@ -430,8 +430,9 @@ def compare_transfer(
         a dict. Networks that differ only in their weights have one untrained network
         and one from scratch in common.
     cv : int, splitter or iterable of splits, default=5
-        An int means folds without shuffling, which are stratified if `y` holds
-        labels; with `groups`, folds that keep groups together. Two splits or more.
+        An int means folds without shuffling, which are stratified if `y` holds labels
+        (or indicators: by each row's rarest tag); with `groups`, folds that keep groups
+        together. Two splits or more.
     scoring : str, callable, None, or list of these, default=None
         One score or several; larger is better. None means accuracy for labels, average
         precision (mean over tags) for indicators, and R2 for numbers. If there are

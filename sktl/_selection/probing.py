@@ -179,7 +179,7 @@ def probe_layers(
         on, but not with its `layers` and `pooling`.
     cv : int, splitter or iterable of splits, default=5
         At least two splits. An int means folds without shuffling, stratified for
-        labels.
+        labels and indicators, as in `compare_transfer`.
     scoring : str, callable or None, default=None
         One score; larger is better. None means accuracy for labels, average precision
         for indicators, and R2 for numbers.

@@ -198,8 +198,8 @@ def rank_backbones(
         regression; for numbers, ridge regression) behind `GlobalScaler`. It is the
         slowest.
     cv : int, splitter or iterable of splits, default=5
-        Folds of `"probe"`; an int means folds without shuffling, stratified for
-        labels. The other methods do not split.
+        Folds of `"probe"`; an int means folds without shuffling, stratified for labels
+        and indicators, as in `compare_transfer`. The other methods do not split.
     scoring : str, callable or None, default=None
         Score of `"probe"`; None means accuracy for labels, average precision for
         indicators, and R2 for numbers. The other methods do not use it.

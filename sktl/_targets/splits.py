@@ -1,10 +1,17 @@
 """Splits of rows into a part to fit on and a part to score on."""
 
+import warnings
 from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, check_cv
+from sklearn.model_selection import (
+    GroupKFold,
+    KFold,
+    StratifiedGroupKFold,
+    StratifiedKFold,
+    check_cv,
+)
 
 from sktl._utils.missing import is_missing
 from sktl._utils.printable import shown
@@ -25,6 +32,7 @@ def make_splits(X, y, cv, groups, target):
     X : sequence of images
     y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
     cv : int, None, splitter or iterable of splits
+        An int means folds that keep the shares of the target's strata.
     groups : array-like of shape (n_samples,) or None
         An int as `cv` then keeps the rows of a group together.
     target : Labels, Indicators or Numbers
@@ -39,13 +47,21 @@ def make_splits(X, y, cv, groups, target):
     n_folds = 5 if cv is None else cv
     if target.stratified:
         _check_enough(y, n_folds)
-    if groups is not None and isinstance(n_folds, Integral):
-        cv = (StratifiedGroupKFold if target.stratified else GroupKFold)(n_folds)
-    splitter = check_cv(cv, y, classifier=target.stratified)
+    balanced = y
+    if isinstance(n_folds, Integral):
+        balanced = target.strata(y)
+        splitter = _make_folds(n_folds, balanced, groups)
+    else:
+        splitter = check_cv(cv)
     try:
-        splits = [
-            Split(*map(_row_numbers, split)) for split in splitter.split(X, y, groups)
-        ]
+        with warnings.catch_warnings():
+            if not target.stratified:  # some tags have fewer rows than there are folds
+                rare = "The least populated class in y"
+                warnings.filterwarnings("ignore", rare, UserWarning)
+            splits = [
+                Split(*map(_row_numbers, split))
+                for split in splitter.split(X, balanced, groups)
+            ]
     except ValueError as error:
         if groups is not None or "'groups' parameter" not in str(error):
             raise
@@ -78,6 +94,15 @@ def make_splits(X, y, cv, groups, target):
                 f"enough: {error} Shuffle the rows, or pass another splitter."
             ) from error
     return splits
+
+
+def _make_folds(n_folds, strata, groups):
+    """Folds without shuffling that keep the shares of strata, where there are any."""
+    counts = np.bincount(strata)
+    is_stratified = counts.max() < len(strata) and counts.max() >= n_folds
+    if groups is None:
+        return (StratifiedKFold if is_stratified else KFold)(n_folds)
+    return (StratifiedGroupKFold if is_stratified else GroupKFold)(n_folds)
 
 
 def _check_groups(groups, y):

@@ -8,7 +8,13 @@ from sklearn.datasets import load_digits
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.metrics import average_precision_score, r2_score
-from sklearn.model_selection import GroupKFold, KFold, cross_val_score
+from sklearn.model_selection import (
+    GroupKFold,
+    KFold,
+    StratifiedGroupKFold,
+    StratifiedKFold,
+    cross_val_score,
+)
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.multioutput import MultiOutputClassifier
 from sklearn.neighbors import KNeighborsClassifier
@@ -34,6 +40,9 @@ BOTH = np.c_[PRICE, X.sum(axis=1) / 7]  # and how much ink it has
 TAGS = np.c_[NUMBER % 2 == 0, np.isin(NUMBER, [0, 6, 8, 9])]  # even, has a loop
 RIDGE = RidgeCV(np.logspace(-6, 8, 57), alpha_per_target=True)
 LOGISTIC = OneVsRestClassifier(LogisticRegression(max_iter=500))
+# Folds for indicators keep the shares of these: each row counts for its rarest tag.
+STRATA = np.where(TAGS[:, 1], 0, np.where(TAGS[:, 0], 1, 2))
+TAG_FOLDS = list(StratifiedKFold(3).split(X, STRATA))
 BASE = {"numbers": PRICE, "two numbers": BOTH, "tags": TAGS}
 
 
@@ -75,7 +84,9 @@ def test_scores_of_tags_are_mean_average_precisions():
     report = compare_transfer(X, TAGS, contenders, cv=3)
     assert (report.scoring_, report.target_) == ("average_precision", "indicators")
     for name, contender in contenders.items():
-        expected = cross_val_score(contender, X, TAGS, cv=3, scoring=report.scoring_)
+        expected = cross_val_score(
+            contender, X, TAGS, cv=TAG_FOLDS, scoring=report.scoring_
+        )
         np.testing.assert_allclose(scores_of(report, name), expected)
         found = report.predictions_[name]
         assert found["predict_proba"].shape == TAGS.shape
@@ -84,9 +95,7 @@ def test_scores_of_tags_are_mean_average_precisions():
             shown = found["predict_proba"][here]
             score = average_precision_score(found["y"][here], shown)
             assert score == pytest.approx(expected[i])
-    share = [
-        average_precision_score(TAGS[t], 0 * TAGS[t]) for _, t in KFold(3).split(X)
-    ]
+    share = [average_precision_score(TAGS[t], 0 * TAGS[t]) for _, t in TAG_FOLDS]
     assert report.chance_ == pytest.approx(np.mean(share))
 
 
@@ -137,6 +146,36 @@ def test_groups_stay_together_whatever_is_predicted():
     report = compare_transfer(X, PRICE, {"ridge": RIDGE}, cv=3, groups=groups)
     expected = cross_val_score(RIDGE, X, PRICE, groups=groups, cv=GroupKFold(3))
     np.testing.assert_allclose(scores_of(report, "ridge"), expected)
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+@pytest.mark.parametrize(
+    ("folds", "groups"),
+    [(StratifiedKFold(4), None), (StratifiedGroupKFold(4), np.arange(60) // 2)],
+    ids=["rows", "groups"],
+)
+def test_each_fold_tests_on_rare_tags(folds, groups):
+    tags = np.zeros((60, 3), dtype=int)
+    tags[:8, 0] = tags[8:17, 1] = tags[:30, 2] = 1
+    tags[20, 0] = tags[20, 1] = 1
+    contenders = {"neighbours": KNeighborsClassifier()}
+    report = compare_transfer(X[:60], tags, contenders, cv=4, groups=groups)
+    assert report.results_["error"].tolist() == [""]
+    found = report.predictions_["neighbours"]
+    strata = np.select(list(tags.T == 1), [0, 1, 2], 3)  # by each row's rarest tag
+    for i, (_, test) in enumerate(folds.split(X[:60], strata, groups)):
+        assert (found["row"][found["split"] == i] == test).all()
+        assert tags[test].any(axis=0).all()
+
+
+def test_folds_are_plain_if_no_combination_of_tags_is_frequent_enough():
+    tags = np.eye(6, dtype=int)[np.arange(12) % 6]
+    tags[:, 0] |= np.arange(12) % 2
+    contenders = {"any": DummyClassifier()}
+    report = compare_transfer(X[:12], tags, contenders, cv=5, scoring="accuracy")
+    found = report.predictions_["any"]
+    for i, (_, test) in enumerate(KFold(5).split(X[:12])):
+        assert (found["row"][found["split"] == i] == test).all()
 
 
 @pytest.mark.parametrize("y", BASE.values(), ids=BASE)
@@ -211,7 +250,8 @@ def test_probes_are_cross_validated_linear_models(y, model):
     features = PretrainedFeatureExtractor("sktl_mini").fit_transform(X)
     scoring = "average_precision" if y is TAGS else "r2"
     model = make_pipeline(GlobalScaler(), model)
-    expected = cross_val_score(model, features, y, cv=3, scoring=scoring)
+    folds = TAG_FOLDS if y is TAGS else 3
+    expected = cross_val_score(model, features, y, cv=folds, scoring=scoring)
     probe = probe_layers(X, y, cv=3, backbone="sktl_mini")
     assert probe.scoring_ == scoring
     last = [probe.results_[f"split{i}_test_score"][-1] for i in range(3)]
@@ -302,8 +342,8 @@ def test_classifier_for_numbers_is_refused():
 
 def test_split_without_some_tag_is_named():
     tags = np.c_[NUMBER % 2, np.arange(120) < 40]
-    with pytest.raises(ValueError, match=r"Split 0 of cv=3 trains .* no 1 in column"):
-        compare_transfer(X, tags, {"logistic": LOGISTIC}, cv=3)
+    with pytest.raises(ValueError, match=r"Split 0 of cv=KF.* trains .* no 1 in col"):
+        compare_transfer(X, tags, {"logistic": LOGISTIC}, cv=KFold(3))
 
 
 @pytest.mark.parametrize("y", [PRICE, TAGS], ids=["numbers", "indicators"])

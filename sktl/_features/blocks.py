@@ -76,9 +76,10 @@ class Block:
         Why rows of `X` could not be read.
     n_large : int
         Number of images of which detail was lost.
-    peaks : list of int
-        Brightest level, from 0 to 255, of each image that assumes its range and is not
-        of one dark colour.
+    peaks : list of (bits, peak)
+        For each row that was decoded: the bits of its format and its brightest level,
+        from 0 to 255. No bits where no range was assumed, and no level where the image
+        is of one dark colour.
     patience : float
         Seconds to wait for another process that computes some of them.
     """
@@ -87,7 +88,7 @@ class Block:
     pixels: np.ndarray | None = None
     errors: dict[int, ImageReadError] = field(default_factory=dict)
     n_large: int = 0
-    peaks: list[int] = field(default_factory=list)
+    peaks: list[tuple] = field(default_factory=list)
     patience: float = 0
 
 
@@ -265,7 +266,6 @@ class Blocks:
             peak
             for content, (*_, peak) in zip(missing, decoded, strict=True)
             for _ in content.images
-            if peak is not None
         ]
         return Block(contents, pixels, errors, n_large, peaks, patience)
 
@@ -278,21 +278,21 @@ class Blocks:
             Every row that shows an unreadable image has its own.
         is_large : bool
             Whether the network sees much less than there is.
-        peak : int or None
+        peak : (bits, peak)
             As in `Block.peaks`.
         """
         number, content = numbered
         errors = []
         for row, image in content.images:
             try:
-                pixels[number], size = image.fit_to(self.geometry)
+                pixels[number], size, bits = image.fit_to(self.geometry)
             except ImageReadError as error:
                 errors.append((row, error))
                 continue
             is_large = min(size) > MUCH_LARGER * self.geometry.crop
-            peak = brightest(pixels[number]) if image.assumes_range else None
-            return errors, is_large, peak
-        return errors, False, None
+            peak = None if bits is None else brightest(pixels[number])
+            return errors, is_large, (bits, peak)
+        return errors, False, None  # and no row is left
 
     def _map(self, function, items):
         """Map by threads, in order."""

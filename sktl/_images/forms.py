@@ -23,7 +23,7 @@ from functools import cached_property
 import numpy as np
 from joblib import Parallel, delayed
 
-from sktl._images.decoding import decode, is_edited, is_pil, pil_pixels
+from sktl._images.decoding import bits_of, decode, is_edited, is_pil, pil_pixels
 from sktl._images.geometry import fit_to, size_of
 from sktl._images.layout import Layout, check_numbers
 from sktl._images.pixels import array_pixels
@@ -222,13 +222,10 @@ class LazyImage(ABC):
         Where it was read from.
     n_bytes : int
         What it holds in memory.
-    assumes_range : bool
-        Whether black and white are those of its format, whatever its numbers are.
     """
 
     path = None
     n_bytes: int
-    assumes_range = False
 
     @abstractmethod
     def digest(self):
@@ -238,16 +235,18 @@ class LazyImage(ABC):
     def pixels(self):
         """Give the upright image, uint8 (h, w, 3), C-contiguous."""
 
+    @abstractmethod
     def fit_to(self, geometry):
-        """Give what a network sees, uint8 (crop, crop, 3), and how large the image is.
+        """Give what a network sees, uint8 (crop, crop, 3), and what it is made from.
 
         Returns
         -------
         pixels : ndarray
         size : (h, w)
+            Of the image.
+        bits : 8, 16 or None
+            Of a format whose black and white are assumed, whatever the numbers are.
         """
-        pixels = self.pixels()
-        return fit_to(pixels, geometry), size_of(pixels)
 
 
 class EncodedImage(LazyImage):
@@ -256,7 +255,7 @@ class EncodedImage(LazyImage):
     def __init__(self, row, path, data, value_range):
         self.path = path
         self._row, self._data, self._value_range = row, data, value_range
-        self.n_bytes, self.assumes_range = len(data), value_range is None
+        self.n_bytes = len(data)
 
     def digest(self):
         digest = hashlib.sha256(b"sktl encoded image\0")
@@ -267,11 +266,12 @@ class EncodedImage(LazyImage):
         return digest.digest()
 
     def pixels(self):
-        return np.asarray(self._decode())
+        return np.asarray(self._decode()[0])
 
     def fit_to(self, geometry):
-        image = self._decode()
-        return fit_to(image, geometry), size_of(image)
+        image, bits = self._decode()
+        bits = bits if self._value_range is None else None
+        return fit_to(image, geometry), size_of(image), bits
 
     def _decode(self):
         data = self._data
@@ -291,7 +291,6 @@ class ImageFile(EncodedImage):
     def __init__(self, row, path, file, value_range):
         self.path = path
         self._row, self._file, self._value_range = row, file, value_range
-        self.assumes_range = value_range is None
         self._state = file_state(found := _stat(file))
         self.n_bytes = found.st_size
         self._known = _digests.get((file, self._state, value_range))
@@ -329,9 +328,9 @@ class ImageFile(EncodedImage):
 class PixelImage(LazyImage):
     """Pixels already at hand; the same for an array, a tensor and a PIL image."""
 
-    def __init__(self, pixels, assumes_range=False):
-        self._pixels = pixels
-        self.n_bytes, self.assumes_range = pixels.nbytes, assumes_range
+    def __init__(self, pixels, bits=None):
+        self._pixels, self._bits = pixels, bits
+        self.n_bytes = pixels.nbytes
 
     def digest(self):
         digest = hashlib.sha256(b"sktl pixels\0")
@@ -341,6 +340,9 @@ class PixelImage(LazyImage):
 
     def pixels(self):
         return self._pixels
+
+    def fit_to(self, geometry):
+        return fit_to(self._pixels, geometry), size_of(self._pixels), self._bits
 
 
 def _unreadable(row, path, error):
@@ -450,7 +452,8 @@ class PilForm(Form):
         return is_pil(item)
 
     def open(self, row, ranges, layout):
-        return PixelImage(pil_pixels(self.item, ranges.given), ranges.given is None)
+        pixels = pil_pixels(self.item, ranges.given)
+        return PixelImage(pixels, bits_of(self.item) if ranges.given is None else None)
 
 
 class ArrayForm(Form):

@@ -48,7 +48,8 @@ class ValueRange:
         They are where more than one in a hundred lies outside the range by more than a
         tenth of its width; or where none comes up to an eighth of the range's larger
         end. The latter is asked of four or more images that are not of one colour:
-        single images may be dark. A range that the user gave is never questioned.
+        single images may be dark. Arrays of uint8, of uint16 and of other dtypes are
+        judged apart. A range that the user gave is never questioned.
 
         Parameters
         ----------
@@ -63,26 +64,41 @@ class ValueRange:
             rows = rows[np.linspace(0, len(rows) - 1, LOOKED_AT).astype(int)]
         arrays = [array for row in rows if (array := numbers(row)) is not None]
         seen = [_Seen.of(array, self.of(array.dtype)) for array in arrays]
-        seen = [image for image in seen if image is not None]
-        if not seen:
-            return
-        share = sum(s.n_outside for s in seen) / sum(s.n for s in seen)
-        n_telling = sum(s.low < s.high for s in seen)
-        if share > SHARE_OUTSIDE:
-            fault = f"{share:.0%} of them lie far outside and are clipped"
-        elif n_telling >= FEW_IMAGES and max(s.reach for s in seen) < LITTLE_FILLED:
-            fault = "they fill so little of it that the images have hardly any contrast"
-        else:
-            return
-        lo, hi = seen[0].range
-        low, high = min(s.low for s in seen), max(s.high for s in seen)
-        warn_caller(
-            f"X holds {seen[0].dtype} numbers from {low:.6g} to {high:.6g}, but the "
-            f"estimator expects {lo:g} (black) to {hi:g} (white): {fault}. Rescale X "
-            "to that range, or pass value_range=(lo, hi), the numbers that mean black "
-            "and white, to the estimator.",
-            ImageRangeWarning,
+        by_format = {}
+        for image in seen:
+            if image is not None:
+                n_bytes = image.dtype.itemsize if _says_its_range(image.dtype) else None
+                by_format.setdefault(n_bytes, []).append(image)
+        for alike in by_format.values():
+            _warn_of_scale(alike, is_mixed=len(by_format) > 1)
+
+
+def _warn_of_scale(seen, is_mixed):
+    share = sum(s.n_outside for s in seen) / sum(s.n for s in seen)
+    n_telling = sum(s.low < s.high for s in seen)
+    if share > SHARE_OUTSIDE:
+        fault = f"{share:.0%} of them lie far outside and are clipped"
+    elif n_telling >= FEW_IMAGES and max(s.reach for s in seen) < LITTLE_FILLED:
+        fault = "they fill so little of it that the images have hardly any contrast"
+    else:
+        return
+    if is_mixed:
+        cure = (
+            "Rescale these arrays to that range; a value_range would hold for those of "
+            "other dtypes in X, too."
         )
+    else:
+        cure = (
+            "Rescale X to that range, or pass value_range=(lo, hi), the numbers that "
+            "mean black and white, to the estimator."
+        )
+    lo, hi = seen[0].range
+    low, high = min(s.low for s in seen), max(s.high for s in seen)
+    warn_caller(
+        f"X holds {seen[0].dtype} numbers from {low:.6g} to {high:.6g}, but the "
+        f"estimator expects {lo:g} (black) to {hi:g} (white): {fault}. {cure}",
+        ImageRangeWarning,
+    )
 
 
 @dataclass(frozen=True)
@@ -120,24 +136,37 @@ def brightest(pixels):
 
 
 def warn_of_darkness(n, peaks):
-    """Warn if `n` images are all far from the white of the range that was assumed.
+    """Warn if all images of a format are far from the white that was assumed.
+
+    Nothing is said where less than half of `n` images were decoded: few may be dark.
 
     Parameters
     ----------
     n : int
-    peaks : list of int
-        What `brightest` gives for those that were decoded; more than half of them.
+    peaks : list of (bits, peak)
+        The format of each image that was decoded, None where nothing was assumed, and
+        what `brightest` gives for it.
     """
-    if len(peaks) < max(FEW_IMAGES, n / 2) or any(map(_fills_range, peaks)):
-        return
-    warn_caller(
-        f"{len(peaks)} of {n} images are nearly black: none comes up to an eighth of "
-        "the range that its format has, 0 to 255, or 0 to 65535 for 16 bits. If they "
-        "hold the numbers of a camera of 10 to 14 bits, pass value_range=(lo, hi), the "
-        "numbers that mean black and white, such as (0, 4095). Scale images of 8 bits "
-        "yourself, such as masks that hold the numbers of classes.",
-        ImageRangeWarning,
-    )
+    by_format = {}
+    for bits, peak in peaks:
+        by_format.setdefault(bits, []).append(peak)
+    for bits in sorted(by_format.keys() - {None}):
+        n_alike = len(by_format[bits])
+        seen = [peak for peak in by_format[bits] if peak is not None]
+        n_needed = max(FEW_IMAGES, n_alike / 2)
+        if len(peaks) < n / 2 or len(seen) < n_needed or any(map(_fills_range, seen)):
+            continue
+        which = f"{len(seen)} of {n} images"
+        if len(by_format) > 1:
+            which = f"{len(seen)} of the {n_alike} images of {bits} bits"
+        warn_caller(
+            f"{which} are nearly black: none comes up to an eighth of the range that "
+            "its format has, 0 to 255, or 0 to 65535 for 16 bits. If they hold the "
+            "numbers of a camera of 10 to 14 bits, pass value_range=(lo, hi), the "
+            "numbers that mean black and white, such as (0, 4095). Scale images of 8 "
+            "bits yourself, such as masks that hold the numbers of classes.",
+            ImageRangeWarning,
+        )
 
 
 def _fills_range(peak):

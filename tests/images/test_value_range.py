@@ -99,6 +99,26 @@ def test_numbers_that_are_merely_dark_are_not_warned_of(X):
         fit(X).transform(X)
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_arrays_of_one_dtype_are_warned_of_whatever_those_of_others_hold(first):
+    bright, dark = (DIGITS * 15.9).astype(np.uint8), (DIGITS * 255).astype(np.uint16)
+    X = [x for pair in zip(bright, dark, strict=True) for x in pair][first:]
+    message = r"uint16 numbers from 0 to 4080, .*65535 .*Rescale these arrays.*other"
+    with pytest.warns(ImageRangeWarning, match=message) as caught:
+        fit(X)
+    assert len(caught) == 1
+
+
+def test_arrays_of_several_dtypes_that_fill_their_ranges_are_not_warned_of():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        bright, deep = (
+            (DIGITS * 15.9).astype(np.uint8),
+            (DIGITS * 4095).astype(np.uint16),
+        )
+        fit([*bright, *deep, *DIGITS / 16])
+
+
 # Another scale than in fit
 
 
@@ -183,6 +203,10 @@ def _deep(peak, kind):
     return [encode(Image.fromarray(image), kind) for image in numbers]
 
 
+def _grey(level):
+    return Image.new("L", (9, 9), level)
+
+
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PIL"])
 @pytest.mark.parametrize("train", [False, True])
 def test_camera_of_12_bits_in_files_of_16_is_warned_of(kind, train):
@@ -201,16 +225,46 @@ def test_class_numbers_in_files_of_8_bits_are_warned_of():
         features(masks)
 
 
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PIL"])
+@pytest.mark.parametrize("n_bright", [1, 6, 60])
+def test_camera_of_12_bits_among_images_of_8_bits_is_warned_of(kind, n_bright):
+    pixels = np.random.default_rng(0).integers(0, 256, (n_bright, 9, 9), np.uint8)
+    bright = [Image.fromarray(image) for image in pixels]
+    if kind != "PIL":
+        bright = [encode(image, kind) for image in bright]
+    message = r"^6 of the 6 images of 16 bits are nearly black.*such as \(0, 4095\)"
+    with pytest.warns(ImageRangeWarning, match=message) as caught:
+        features(bright + _deep(4095, kind))
+    assert len(caught) == 1
+
+
+def test_masks_of_8_bits_among_images_of_16_bits_and_arrays_are_warned_of():
+    masks = [encode(Image.fromarray(np.uint8(image > 8))) for image in DIGITS]
+    message = "^40 of the 40 images of 8 bits are nearly black.*8 bits yourself"
+    with pytest.warns(ImageRangeWarning, match=message):
+        features([*masks, *_deep(65535, "PNG"), *np.tile(DIGITS, (2, 1, 1))])
+
+
 @pytest.mark.parametrize(
     ("images", "params"),
     [
         (_deep(65535, "PNG"), {}),
+        (_deep(4095, "PNG")[:3] + [_grey(200)] * 9, {}),
+        (_deep(4095, "PNG") + [_grey(200)] * 9, {"value_range": (0, 4095)}),
         (_deep(4095, "PNG"), {"value_range": (0, 4095)}),
         (_deep(4095, "PNG")[:3], {}),
         (_deep(4095, "PNG") + _deep(65535, "PNG")[-1:], {}),
-        ([Image.new("L", (9, 9), level) for level in range(9)], {}),
+        (list(map(_grey, range(9))), {}),
     ],
-    ids=["16 bits", "range given", "few", "one is bright", "of one colour"],
+    ids=[
+        "16 bits",
+        "few of them",
+        "range of them",
+        "range given",
+        "few",
+        "one is bright",
+        "of one colour",
+    ],
 )
 def test_files_that_may_well_be_dark_are_not_warned_of(images, params):
     with warnings.catch_warnings():

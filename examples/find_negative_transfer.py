@@ -4,12 +4,12 @@
 A pretrained network helps if what it learned is useful for your task. Here one network
 learned nothing useful: its labels were shuffled, as in a spreadsheet in which only one
 column was sorted, and it memorised them. The images are scikit-learn's handwritten
-digits (grey scans of 8 x 8 pixels). The network is then used on 250 other digits,
-beside `sktl_mini`, which comes with the package and is sound, and beside the same
-network trained from scratch. `compare_transfer` pairs each pretrained model with its
-counterpart without transfer (its twin: the same on an untrained network, or trained
-from scratch) and says where the counterpart wins. Needs no download; one to two
-minutes on two cores.
+digits (grey scans of 8 x 8 pixels). On 250 other digits, this network is compared with
+`sktl_mini`, which comes with the package and is sound, and with the same architecture
+trained from scratch. `compare_transfer` pairs each pretrained model with its twin, the
+counterpart without transfer: the same model on an untrained network, or a network
+trained from scratch. It says where the twin wins. Needs no download; one to two minutes
+on two cores.
 """
 
 # %%

@@ -40,7 +40,7 @@ GRID = {"backbone_lr_ratio": [0.15, 1.0], "max_epochs": [3, 6]}
 
 # %%
 def make_cluster():
-    # Dask sets it to 1 before a worker starts, unless told otherwise.
+    # By default, Dask sets OMP_NUM_THREADS to 1 in each worker.
     n_threads = max(1, os.cpu_count() // N_WORKERS)
     key = "distributed.nanny.pre-spawn-environ.OMP_NUM_THREADS"
     with dask.config.set({key: n_threads}):

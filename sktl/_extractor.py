@@ -64,15 +64,15 @@ class PretrainedFeatureExtractor(
         The numbers that mean black and white. `"auto"` is 0-255 for uint8 and 0-65535
         for uint16; for other dtypes, it is the smallest of 0-1, 0-16, 0-255 and 0-65535
         that contains the data seen in `fit`, or else their minimum and maximum. Data
-        may exceed such a range by a hundredth of their own spread, as rounding errors
-        do, and are clipped. An `ImageRangeWarning` is raised, in `fit` or later, if `X`
-        seems to be on another scale: if more than 1 % of its numbers lie outside the
-        range by more than a tenth of its width, or if `X` has at least four images (not
-        counting those of a single colour) and all numbers are below an eighth of the
-        range's upper end. At most 256 images, evenly spread over `X`, are checked. If
-        you pass a range, nothing is checked; it holds for arrays of numbers, uint8 too,
-        and for files and PIL images deeper than 8 bits. Those of 8 bits are always read
-        as 0-255.
+        that exceed a range by up to a hundredth of their own spread, such as by
+        rounding, still count as contained, and are clipped. An `ImageRangeWarning` is
+        raised, in `fit` or later, if `X` seems to be on another scale: more than 1 % of
+        its numbers are outside the range by more than a tenth of its width, or all are
+        below an eighth of its upper end. (The second check needs four images that are
+        not of a single colour.) At most 256 images are checked, evenly spread over `X`.
+        If you pass a range, nothing is checked. That range holds for arrays of numbers,
+        uint8 too, and for files and PIL images deeper than 8 bits. Those of 8 bits are
+        always read as 0-255.
     image_size : int or None, default=None
         Side, in pixels, of the square image that the network gets. None means the size
         the weights were trained for.

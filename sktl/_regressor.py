@@ -56,9 +56,9 @@ class FineTunedCNNRegressor(SavedMixin, FineTunedNet, NeuralNetRegressor):
     batch_size : int, default=8
         Training rows per step.
     augment : "auto", str, tuple of str, callable or None, default="auto"
-        Random augmentation of the training images. `"auto"` includes `"flip"` if
-        predictions for mirror images explain 95 % of the variance of those for the
-        images.
+        Random augmentation of the training images. `"auto"` includes `"flip"` only if
+        the fitted head predicts nearly the same numbers for mirror images (R2 of at
+        least 0.95).
     early_stopping : bool, default=False
         Whether to hold out some rows, and stop when predictions on them no longer
         improve.
@@ -105,9 +105,9 @@ class FineTunedCNNRegressor(SavedMixin, FineTunedNet, NeuralNetRegressor):
         Whether rows come in a new random order in each epoch.
     **kwargs : dict
         Any other parameter of `skorch.NeuralNetRegressor`. `criterion`, by default
-        `torch.nn.MSELoss`, is the loss of predictions and targets, both `(n,
-        n_outputs)` in standard deviations. A head fitted in closed form minimises
-        squared errors only; with any other loss, a warning says so.
+        `torch.nn.MSELoss`, is called with predictions and targets, both standardised,
+        of shape `(n, n_outputs)`. A head fitted in closed form minimises squared errors
+        whatever the loss; a warning says so if you pass another one.
 
     Attributes
     ----------
@@ -115,7 +115,7 @@ class FineTunedCNNRegressor(SavedMixin, FineTunedNet, NeuralNetRegressor):
         Mean and standard deviation of the `y` of `fit`.
     module_ : torch.nn.Module
         The whole network, from preprocessed images `(n, 3, h, w)` to outputs
-        `(n, n_outputs)` in standard deviations.
+        `(n, n_outputs)`, standardised like `y`.
     frozen_up_to_, augment_, initial_share_, history, n_epochs_ : object
     preprocessing_, value_range_ : object
         As in `FineTunedCNNClassifier`.
@@ -237,8 +237,8 @@ class FineTunedCNNRegressor(SavedMixin, FineTunedNet, NeuralNetRegressor):
         Returns
         -------
         numbers : ndarray of shape (n_samples,) or (n_samples, n_outputs), dtype float64
-            In the unit and shape of `y`. (Callbacks that pass on the data sets or
-            batches of `fit` get standard deviations.)
+            In the unit and shape of `y`. (A callback that calls `predict` on a data set
+            or batch of `fit` gets standardised numbers.)
 
         Raises
         ------

@@ -106,11 +106,11 @@ class TrainingDivergedError(RuntimeError):
 
 
 class ImageSizeWarning(UserWarning):
-    """The images are much larger than what the network sees, or that is too small."""
+    """Images are much larger than the network's input, or that input is too small."""
 
 
 class ImageRangeWarning(UserWarning):
-    """The numbers of `X` are on another scale than the range they are read by."""
+    """The numbers of `X` do not fit the range from black to white that is assumed."""
 
 
 class ImageOrientationWarning(UserWarning):

@@ -164,17 +164,17 @@ class TransferComparison(TableMixin):
     and a lucky seed is mistaken for a difference. They do not account for what
     overlapping training sets have in common.
 
-    In measurements on digits and photographs, with pairs of classifiers that are equal,
-    close or far apart, the interval contained the true difference in 92 to 98 % of
-    repetitions for most pairs and in 89 % for the worst (folds, repeated folds, draws,
-    groups, learning curves; accuracy, F1, area under the curve). Equal contenders got p
-    < 0.05 in 0 to 8 % (in up to 10 % with repeated folds), and a difference of four
-    standard errors was found in 88 to 100 % with five splits or more, in 86 to 97 %
-    with three and in 78 to 90 % with two (`benchmarks/README.md`); in 74 % for the area
-    under a curve of two models that hardly differ, and in 83 % for the log loss of two.
-    For the log loss of 200 rows, the interval contained the true difference in 88 to
-    98 %. If splits vary far more than their rows explain, it does so in about 91 % with
-    five splits, and in 84 % with two.
+    This was measured on digits and photographs (`benchmarks/README.md`): with folds,
+    repeated folds, draws, groups and learning curves, by accuracy, F1 and area under
+    the curve, on pairs of classifiers that are equal, close or far apart. The interval
+    contained the true difference in 92 to 98 % of repetitions for most pairs, and in
+    89 % for the worst. Equal contenders got p < 0.05 in 0 to 8 % (in up to 10 % with
+    repeated folds). A difference of four standard errors was found in 88 to 100 % with
+    five splits or more, in 86 to 97 % with three, and in 78 to 90 % with two. With five
+    splits, two pairs were worse: 74 % for the area under the curve, with models that
+    hardly differ, and 83 % for the log loss. For the log loss of 200 rows, the interval
+    contained the true difference in 88 to 98 %. If splits vary far more than their rows
+    explain, it contains it in about 91 % with five splits, and in 84 % with two.
 
     A model that is right on all of n test rows gets an interval down to about 1 - 3 / n
     (Hanley & Lippman-Hand, JAMA 249, 1983).
@@ -447,14 +447,16 @@ def compare_transfer(
         are stratified (for indicators, by each row's rarest tag). None means one size,
         all rows.
     groups : array-like of shape (n_samples,) or None, default=None
-        Passed to the splitter: rows of one group stay together.
+        The group of each row, such as a patient. If `cv` is an int, or a splitter such
+        as `GroupKFold`, rows of one group stay together; most other splitters ignore
+        groups. The intervals treat groups, not rows, as independent.
     n_jobs : int or None, default=None
         Number of splits that run in parallel. Worker processes share features only if
         contenders have `cache=<directory>`.
     random_state : int, RandomState instance or None, default=None
-        Determines the subsets of `train_sizes`, and replaces every `random_state` of a
-        contender that is None by a seed per split, the same for all contenders. As
-        seeds vary by split, intervals include seed variance.
+        Determines the subsets of `train_sizes`. It also sets each `random_state=None`
+        in a contender to a seed, which differs between splits and is the same for all
+        contenders. So the intervals account for seeds too.
     verbose : int, default=0
         Positive values show a progress bar.
     margin : float or None, default=None
@@ -480,8 +482,8 @@ def compare_transfer(
     ValueError
         Before anything is fitted: if `contenders` is neither "default" nor a dict of
         name to estimator, or holds a regressor for labels or a classifier for numbers;
-        if `y` holds a single class, a tag or a number that is the same in all rows,
-        numbers that are not finite, or no class with as many rows as there are folds;
+        if `y` holds a single class, a tag or number that is the same in all rows, or
+        numbers that are not finite; if every class has fewer rows than there are folds;
         if `groups` are not one for each row; if there are fewer than two splits, or one
         names rows that `X` does not have; if `train_sizes` do not increase, or are out
         of range; if a `scoring` is unknown, does not suit `y`, or is given twice; if

@@ -61,10 +61,10 @@ def check_contenders(contenders, backbone, target):
         if _reads_random_features_unscaled(contender):
             warn_caller(
                 f"contenders[{name!r}] passes features of random weights to "
-                f"{type(contender.steps[-1][1]).__name__} as they are. They can be a "
-                "billion times smaller than those of a pretrained network, and then it "
-                "learns nothing from them. Put sktl.GlobalScaler() between, here and "
-                "in the contender that this is compared with.",
+                f"{type(contender.steps[-1][1]).__name__} without scaling them. They "
+                "can be a billion times smaller than pretrained features, too small to "
+                "learn from. Put sktl.GlobalScaler() between the extractor and the "
+                "model, here and in the contender with pretrained weights.",
                 UserWarning,
             )
     return contenders

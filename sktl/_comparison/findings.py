@@ -296,8 +296,8 @@ class Findings:
             return []
         return [
             f"The intervals of {', '.join(dict.fromkeys(names))} are computed from "
-            "the splits alone: what each row contributes cannot be told of this score, "
-            "or of test parts of a single row or group."
+            "the splits alone: how much each row moves this score is not known, or a "
+            "test part is a single row or group."
         ]
 
     def _say_failures(self):

@@ -123,7 +123,9 @@ def _rows(results):
 def _trained(results):
     """How much of a network was trained; empty for what is no network."""
     shares = results.get("trained_share", np.array([np.nan]))
-    return [] if np.isnan(shares).all() else [numbers("trained", shares, ".1%")]
+    if np.isnan(shares).all():
+        return []
+    return [numbers("share of weights trained", shares, ".1%")]
 
 
 def _splits(results, n_splits, form):
@@ -157,8 +159,8 @@ def _curves(comparison):
     drawings = []
     for over, axis in (("epoch", "epochs"), ("seconds", "seconds of training")):
         caption = (
-            f"Mean {comparison.scoring_} and 95 % interval over {axis}. These are "
-            "computed from the splits alone, so they differ from the table's."
+            f"Mean {comparison.scoring_} and 95 % interval over {axis}. The intervals "
+            "are computed from the splits alone, so they differ from the table's."
         )
         drawings.append(
             _draw(

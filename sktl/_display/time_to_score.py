@@ -9,8 +9,8 @@ from sktl._utils.printable import shown
 class TimeToScoreDisplay:
     """Scores during training, by epochs or seconds, with their 95 % intervals.
 
-    The intervals are computed from the splits alone, as rows are not followed through
-    the epochs. Those in the table of the comparison know more, and are often narrower.
+    The intervals are computed from the splits alone. Those in the table of the
+    comparison also use how much each row moves the score, and are often narrower.
 
     Shows how soon one network reaches the final score of another, which is drawn as a
     dotted line: one of the classic measures of transfer (Taylor & Stone, JMLR 2009,

@@ -160,11 +160,11 @@ def warn_of_darkness(n, peaks):
         if len(by_format) > 1:
             which = f"{len(seen)} of the {n_alike} images of {bits} bits"
         warn_caller(
-            f"{which} are nearly black: none comes up to an eighth of the range that "
-            "its format has, 0 to 255, or 0 to 65535 for 16 bits. If they hold the "
-            "numbers of a camera of 10 to 14 bits, pass value_range=(lo, hi), the "
-            "numbers that mean black and white, such as (0, 4095). Scale images of 8 "
-            "bits yourself, such as masks that hold the numbers of classes.",
+            f"{which} are nearly black: no pixel reaches an eighth of the largest "
+            "number of its format (255, or 65535 for 16 bits). If they are from a "
+            "camera of 10 to 14 bits, pass value_range=(lo, hi), the numbers that mean "
+            "black and white, such as (0, 4095). Scale images of 8 bits yourself, such "
+            "as masks that hold class numbers.",
             ImageRangeWarning,
         )
 

@@ -243,11 +243,11 @@ def _check_trace(network, images, name):
     traced, expected = _tensors_in(traced), _tensors_in(expected)
     if len(traced) != len(expected) or not all(map(_are_alike, traced, expected)):
         raise ValueError(
-            f"{name}: what torch.fx traces of its forward computes something else than "
-            "the network itself. So it is if a forward asks for types, as by "
-            "isinstance(x, torch.Tensor), catches errors, writes x += y where x is "
-            "used elsewhere, or where a class has a __call__ of its own. Write it "
-            "without that."
+            f"{name}: the copy that torch.fx traces computes something else than the "
+            "network itself. Usual causes: a forward that checks types, as by "
+            "isinstance(x, torch.Tensor), that catches errors, or that writes x += y "
+            "to an x used elsewhere; or a class with a __call__ of its own. Rewrite "
+            "the network without these."
         )
 
 

@@ -26,9 +26,9 @@ class Preprocessing:
     ----------
     resize : int or None, default=None
         Length in pixels to which the short side (`fit="crop"`), the long side (`"pad"`)
-        or both sides (`"stretch"`) are resized. None means the same as `crop` if you
-        set `crop` or another `fit`, so that nothing is cut off along that side; else it
-        means the length used with the weights.
+        or both sides (`"stretch"`) are resized. None means the length used with the
+        weights. If you set `crop`, or a `fit` other than theirs, None means the same as
+        `crop` instead, so that nothing is cut off along the side that is resized.
     crop : int or None, default=None
         Side in pixels of the square that the network gets, the centre of the resized
         image. A smaller image is padded.

@@ -351,10 +351,12 @@ def advise(layers, scores, together, scoring, target):
     which = f"the layer {advised[0]!r}"
     if len(advised) > 1:
         which = f"the {len(advised)} layers from {advised[0]!r} on together ({reason})"
-    rest = (
-        f"the best, {layers[best]!r}, {means[best]:{form}} (of many, one is often best "
-        "by luck)"
-    )
+    rest = "more than any other layer alone"
+    if best < len(layers) - 1:
+        rest = (
+            f"the best, {layers[best]!r}, {means[best]:{form}} (among many layers, "
+            "one is often best by luck)"
+        )
     _, error_of_best = _means_and_errors(scores[best])
     doubt = CLEAR_LEAD * np.hypot(error, error_of_best)
     if len(advised) > 1 and means[best] - mean > doubt:
@@ -365,9 +367,9 @@ def advise(layers, scores, together, scoring, target):
     models = " and ".join(type(step).__name__ for step in target.linear())
     text = (
         f"Advice: for a linear model, use {which}: {scoring} {mean:{form}}, standard "
-        f"error {error:{form}}. The last layer alone has {means[-1]:{form}}, {rest}. "
+        f"error {error:{form}}. The last layer alone has {means[-1]:{form}}; {rest}. "
         "PretrainedFeatureExtractor(layers=recommendation_['layers']) "
-        f"computes the features, for {models}. If training may take longer, compare "
+        f"computes the features, for {models}. If you can wait longer, also compare "
         f"the default, {target.estimator}(), which trains the network too."
     )
     return {

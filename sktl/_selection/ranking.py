@@ -189,8 +189,8 @@ def rank_backbones(
         the package, and `"sktl_photo"` untrained.
     method : {"logme", "hscore", "knn", "probe"} or list of these, default="logme"
         The score. If you pass a list, networks are ranked by the first, and the others
-        are shown as further columns. `"logme"`: log evidence of a linear model at its
-        maximum, per image; the mean over classes, tags or columns of numbers.
+        are shown as further columns. `"logme"`: how well a linear model explains `y`,
+        as its maximum log evidence per image (mean over classes, tags or columns).
         `"hscore"`: how much of the spread of the features lies between the classes, at
         most the number of classes minus one; for labels only. `"knn"`: accuracy of a
         vote of the five most similar other images, by the cosine of their features; for

@@ -21,8 +21,8 @@ class GlobalScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     scale, such as `SVC` or nearest neighbours, do not need it.
 
     `sklearn.preprocessing.StandardScaler` divides each feature by its own standard
-    deviation. With few images, that magnifies features that hardly vary among these;
-    where they vary later, predictions are far off. With five images of each of two
+    deviation. With few images, that magnifies features that hardly vary among them. If
+    these vary in new images, predictions are far off. With five images of each of two
     classes, it cost logistic regression 3 to 6 points of accuracy. It is the right one
     for numbers of different units, and worth a try with hundreds of images per class.
 

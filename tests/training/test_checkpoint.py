@@ -104,7 +104,7 @@ class Tempered(nn.CrossEntropyLoss):
 
 
 SETTINGS = list(make_settings())
-KILLED = [*SETTINGS[:6], "adam_amsgrad", "rmsprop"]
+KILLED = ["lp_ft", "gradual_hidden_momentum_schedule", "early_stopping_refit"]
 N_KILLS = 4
 
 

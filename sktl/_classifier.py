@@ -52,8 +52,9 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         frozen features. `"lp_ft"` does that first and then trains the stages from
         `unfreeze_from` on together with the head. `"gradual"` also does that first, and
         then trains the last stage, the last two, and so on, each for an equal share of
-        the epochs. `"full"` trains everything, starting from the pretrained weights.
-        `"scratch"` trains everything, starting from random weights.
+        the epochs (with fewer epochs than stages, several are added at once). `"full"`
+        trains everything, starting from the pretrained weights. `"scratch"` trains
+        everything, starting from random weights.
     unfreeze_from : str or int, default="first"
         The first stage that `"lp_ft"` trains, and the earliest that `"gradual"`
         unfreezes: `"first"` (all stages), `"last"`, a stage name, the path of a block
@@ -61,8 +62,8 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         the last stage alone takes a fraction of the time, and gains less.
     reinit_from : str, int or None, default=None
         Stages from this one on start from random weights, because late features may be
-        too specific to the task that the network was trained on. Not used by
-        `"scratch"`.
+        too specific to the task that the network was trained on. They must be among
+        the stages that the strategy trains. Not used by `"scratch"`.
     hidden_units : tuple of int, default=()
         Widths of hidden ReLU layers in the head. A head with hidden layers is trained
         by epochs instead of fitted by logistic regression: `"linear_probe"` spends all
@@ -77,23 +78,23 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
     dropout : float, default=0.0
         Dropout probability before each layer of the head.
     lr : float, default=1e-3
-        Learning rate of layers that start from random weights. By default there are
-        none, and all layers have `lr * backbone_lr_ratio`.
+        Learning rate of layers that start from random weights, and of the head behind
+        them. By default there are none, and all layers have `lr * backbone_lr_ratio`.
     backbone_lr_ratio : float, default=0.15
-        Learning rate of pretrained layers, and of a head already fitted by logistic
-        regression, as a fraction of `lr`.
+        Learning rate of pretrained layers, and (without `reinit_from`) of a head
+        already fitted by logistic regression, as a fraction of `lr`.
     layer_decay : float, default=1.0
         Learning rate of each pretrained stage, as a fraction of that of the next stage.
     lr_schedule : {"one_cycle", "constant"}, default="one_cycle"
         `"one_cycle"` raises the learning rates from zero in the first quarter of the
         steps, and then lowers them along half a cosine. An `LRScheduler` of skorch's
         among `callbacks` takes its place.
-    initial_share : float or "auto", default="auto"
+    initial_share : float in [0, 1) or "auto", default="auto"
         After training, the weights become `initial_share * initial + (1 -
-        initial_share) * trained`. Used where training begins with a fitted head and
-        without random weights. 0 keeps the trained weights. `"auto"` depends on the
-        number of different images in `fit`, `1 - 0.6 * n / (n + 10)`: 0.7 for 10
-        images, 0.5 for 50, and close to 0.4 for many.
+        initial_share) * trained`. Used only by `"lp_ft"` and `"gradual"`, without
+        `hidden_units` and `reinit_from`. 0 keeps the trained weights. `"auto"` is `1 -
+        0.6 * n / (n + 10)` for n different images in `fit`: 0.7 for 10 images, 0.5 for
+        50, and close to 0.4 for many.
     max_epochs : int, default=12
         Passes over the training rows. `"linear_probe"` without `hidden_units` makes
         none, as its head is fitted by logistic regression.
@@ -141,9 +142,10 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         compared, a `CheckpointWarning` is raised and no checkpoint is written. A
         `refit` has a file of its own, ending in `.refit`.
     random_state : int, RandomState instance or None, default=None
-        Determines random weights, what is held out, the order of rows, augmentation
-        and dropout; where training goes on, the last three are drawn anew. With None,
-        results differ between calls. Global random generators are not changed.
+        Determines random weights, which rows are held out, the order of rows,
+        augmentation and dropout. When `partial_fit` or `warm_start` continues training,
+        the last three are drawn anew. With None, results differ between calls. Global
+        random generators are not changed.
     image_shape : tuple of int or None, default=None
         How a row of a 2-D `X` becomes an image: `(h, w)` or `(h, w, c)`; one of them
         may be -1. None means a square image, grey if that fits, else RGB.
@@ -172,11 +174,11 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         A class of `torch.optim`.
     criterion : type, default=torch.nn.CrossEntropyLoss
         The loss, called with logits and class numbers; `torch.nn.NLLLoss` gets log
-        probabilities instead of logits. For indicators, the default stands for
-        `torch.nn.BCEWithLogitsLoss`; losses are called with logits and indicators, both
-        `(n, n_tags)`, and `torch.nn.BCELoss` with probabilities. A head fitted by
-        logistic regression uses the class weights of cross-entropy losses; it cannot
-        use any other loss, and a warning says so.
+        probabilities instead of logits. For indicators, the default is replaced by
+        `torch.nn.BCEWithLogitsLoss`. A loss then gets logits and indicators, both of
+        shape `(n, n_tags)`; `torch.nn.BCELoss` gets probabilities instead of logits. A
+        head fitted by logistic regression uses the class weights of a cross-entropy
+        loss. It does not use any other loss, and a warning says so.
     train_split : callable or None, default=None
         skorch's internal validation split, in place of that of `early_stopping`. None
         trains on all rows, except those that `early_stopping` holds out.
@@ -197,7 +199,7 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
     frozen_up_to_ : str
         The last frozen layer; `""` if everything is trained.
     augment_ : str, tuple of str or None
-        What `augment="auto"` chose.
+        What `augment="auto"` chose; None if you passed something else.
     initial_share_ : float
         What `initial_share` is for these images; 0 if weights are not averaged.
     history : skorch.history.History
@@ -450,8 +452,8 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
             the probability is above one half. For a collection, the result is a lazy
             collection of the same library; its columns are named by the method and, if
             there are several, by the label: `"predict"`, `"predict_proba_cat"`.
-            (Callbacks that pass on the data sets or batches of `fit`, whose targets are
-            class numbers, get class numbers.)
+            (A callback that calls `predict` on a data set or batch of `fit` gets class
+            numbers, as its targets are class numbers too.)
 
         Raises
         ------

@@ -44,12 +44,13 @@ class FineTunedCNNRegressor(SavedMixin, FineTunedNet, NeuralNetRegressor):
     lr : float, default=1e-3
         Learning rate of layers that start from random weights.
     backbone_lr_ratio : float, default=0.15
-        Learning rate of pretrained layers and of a fitted head, as a fraction of `lr`.
+        Learning rate of pretrained layers, and (without `reinit_from`) of a fitted
+        head, as a fraction of `lr`.
     layer_decay : float, default=1.0
         Learning rate of each stage, as a fraction of that of the next.
     lr_schedule : {"one_cycle", "constant"}, default="one_cycle"
         How learning rates change during training.
-    initial_share : float or "auto", default="auto"
+    initial_share : float in [0, 1) or "auto", default="auto"
         Share of the initial weights in the average at the end.
     max_epochs : int, default=12
         Passes over the training rows.

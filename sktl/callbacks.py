@@ -14,6 +14,7 @@ expected.
 import fnmatch
 import functools
 import itertools
+import math
 from collections.abc import Mapping
 from numbers import Integral, Real
 
@@ -271,9 +272,11 @@ class GradualUnfreeze(_StepFreeze):
         parameters, or globs over these as in `fnmatch`; or a dict that maps a name for
         each stage to these. A parameter matched by several stages belongs to the first
         of them. A parameter matched by no stage is trained from the beginning.
-    epochs_per_stage : int, default=1
+    epochs_per_stage : int or None, default=1
         Epochs until the next stage is unfrozen. They are counted in the history, so
-        `partial_fit` and `warm_start=True` continue where training ended.
+        `partial_fit` and `warm_start=True` continue where training ended. None shares
+        the net's `max_epochs` equally among the stages; if there are fewer epochs than
+        stages, some stages are unfrozen together.
     layer_decay : float, default=1.0
         Learning rate of each stage, as a fraction of that of the stage after it. The
         last stage, and parameters that no stage matches, have the rates that the
@@ -325,15 +328,18 @@ class GradualUnfreeze(_StepFreeze):
             raise ValueError(
                 f"stages={self.stages!r} must be a list of one stage or more."
             )
-        if not isinstance(epochs, Integral) or epochs < 1:
+        if epochs is not None and (not isinstance(epochs, Integral) or epochs < 1):
             raise ValueError(
-                f"epochs_per_stage={epochs!r} must be an int of 1 or more."
+                f"epochs_per_stage={epochs!r} must be an int of 1 or more, or None."
             )
         if not isinstance(decay, Real) or not decay > 0:
             raise ValueError(f"layer_decay={decay!r} must be a number above 0.")
         is_lbfgs = any(isinstance(o, torch.optim.LBFGS) for o in _optimizers(net))
         if is_lbfgs and len(self.stages) > 1:
             raise ValueError("LBFGS cannot unfreeze parameters. Use another optimizer.")
+        # Training that goes on keeps to the schedule that it began with.
+        if not net.history or not hasattr(self, "n_planned_"):
+            self.n_planned_ = net.max_epochs
         super().on_train_begin(net)
 
     def on_epoch_begin(self, net, dataset_train=None, dataset_valid=None, **kwargs):
@@ -348,8 +354,12 @@ class GradualUnfreeze(_StepFreeze):
 
     def _n_unfrozen(self, net):
         """How many stages are trained in the present or coming epoch."""
-        n_before = max(len(net.history) - 1, 0)
-        return min(1 + n_before // self.epochs_per_stage, len(self.stages))
+        n_before, n_stages = max(len(net.history) - 1, 0), len(self.stages)
+        if self.epochs_per_stage is None:
+            n_unfrozen = math.ceil((n_before + 1) * n_stages / self.n_planned_)
+        else:
+            n_unfrozen = 1 + n_before // self.epochs_per_stage
+        return min(n_unfrozen, n_stages)
 
     def _choose(self, net, leaves):
         n_unfrozen = self._n_unfrozen(net)

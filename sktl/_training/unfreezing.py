@@ -19,6 +19,4 @@ class UnfreezeByStrategy(GradualUnfreeze):
             module = net.module_
             known = {*dict(module.named_parameters()), *dict(module.named_modules())}
             self.stages = net.plan.stages(net.backbone_.network, known)
-        if self.epochs_per_stage is None:
-            self.epochs_per_stage = max(1, net.max_epochs // len(self.stages))
         super().on_train_begin(net, X, y, **kwargs)

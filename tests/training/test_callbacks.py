@@ -917,6 +917,29 @@ def test_phase_is_recorded_each_epoch():
     assert fit(net).history[:, "phase"] == [f"unfreeze {name}" for name in expected]
 
 
+@pytest.mark.parametrize(
+    ("n_epochs", "expected"),
+    [(1, "1"), (2, "21"), (3, "321"), (5, "32211"), (7, "3322111")],
+)
+def test_stages_share_the_epochs_equally_where_their_number_is_left_open(
+    n_epochs, expected
+):
+    """With fewer epochs than stages, all are unfrozen in the end."""
+    stages = ["block1", "block2", ["block3", "head"]]
+    names = dict(zip("123", stages, strict=True))
+    net = make_net(GradualUnfreeze(names, epochs_per_stage=None), max_epochs=n_epochs)
+    before = initial_state()
+    assert "".join(p[-1] for p in fit(net).history[:, "phase"]) == expected
+    assert any("block1" in n for n in changed(before, net.module_.state_dict()))
+
+
+def test_shared_epochs_are_those_training_began_with():
+    stages = ["block1", "block2", "block3"]
+    net = fit(make_net(GradualUnfreeze(stages, epochs_per_stage=None), max_epochs=3))
+    net.set_params(max_epochs=9).partial_fit(X, Y)
+    assert net.history[2:, "phase"] == ["unfreeze block1"] * 10
+
+
 def test_what_several_stages_match_belongs_to_the_first():
     stages = {"norms": "*.1", "blocks": "block*", "head": "head"}
     second = seen_in_steps(rates, GradualUnfreeze(stages), max_epochs=2)[-1]

@@ -166,6 +166,8 @@ ALL = {"stem", "block1", "block2", "head"}
         ("gradual", {}, [TWO, THREE, ALL, ALL]),
         ("gradual", {"hidden_units": [5, 4]}, [HEAD, TWO, THREE, ALL]),
         ("gradual", {"unfreeze_from": "block1"}, [TWO, TWO, THREE, THREE]),
+        ("gradual", {"max_epochs": 2}, [THREE, ALL]),
+        ("gradual", {"max_epochs": 5}, [TWO, THREE, THREE, ALL, ALL]),
         ("full", {}, [ALL] * 4),
         ("full", {"hidden_units": (5,)}, [ALL] * 4),
         ("scratch", {}, [ALL] * 4),

@@ -25,7 +25,6 @@ is it for a partition of a collection, whose rows have the bits that all of `X` 
 
 import sys
 import weakref
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -74,23 +73,18 @@ class _Result:
             for row, _ in content.images:
                 for output, activation in zip(self.outputs, activations, strict=True):
                     output[row] = activation
-            self._advance(len(content.images))
+            self.bar.update(len(content.images))
 
     def hit(self, contents):
         """Write images that were found in the cache."""
         self.n_hits += sum(len(content.images) for content in contents)
-        if self.bar is not None:
-            self.bar.set_postfix(hits=self.n_hits, refresh=False)
+        self.bar.set_postfix(hits=self.n_hits, refresh=False)
         self.write(contents)
 
     def fail(self, errors):
         """Note why rows could not be read."""
         self.failures |= errors
-        self._advance(len(errors))
-
-    def _advance(self, n_images):
-        if self.bar is not None:
-            self.bar.update(n_images)
+        self.bar.update(len(errors))
 
 
 @dataclass(frozen=True)
@@ -164,10 +158,10 @@ class FrozenPrefix:
         cache = open_cache(self.cache if self._freezes else None)
         geometry = self.backbone.preprocessing.geometry
         prints = self.fingerprints()
-        bar = tqdm(total=len(images), unit=" images") if self.verbose else None
+        bar = tqdm(total=len(images), unit=" images", disable=not self.verbose)
         result = _Result(len(images), bar)
         blocks = Blocks(images, prints, geometry, self.engine, cache, self.n_jobs)
-        with nullcontext() if bar is None else bar, blocks:
+        with bar, blocks:
             for block in blocks:
                 result.fail(block.errors)  # a block that comes back has none
                 if block.pixels is None:
@@ -177,7 +171,7 @@ class FrozenPrefix:
                     result.peaks += block.peaks
                 else:
                     blocks.postpone(block)  # go on somewhere else, and come back
-            if bar is not None:
+            if self.verbose:
                 self._tell_what_limits(blocks, bar)
         return self._finish(result, on_error)
 

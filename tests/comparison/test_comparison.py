@@ -27,6 +27,8 @@ from sklearn.model_selection import (
     cross_val_predict,
     cross_val_score,
 )
+from sklearn.naive_bayes import GaussianNB
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.svm import SVC, LinearSVC
 from skorch.callbacks import Callback, EpochScoring
@@ -155,6 +157,57 @@ def test_several_scores_are_columns_beside_the_first(digits, contenders):
     assert set(scoring) < set(title)
     assert svm.count("-") == 2
     assert f"{mean:.3f}" in pixels
+
+
+def test_splits_may_be_masks(digits):
+    X, y = digits
+    models = {"one": KNeighborsClassifier(3), "two": KNeighborsClassifier(1)}
+    splits = list(StratifiedKFold(4).split(X, y))
+    masks = [[np.isin(np.arange(len(y)), part) for part in split] for split in splits]
+    rows, masked = (compare_transfer(X, y, models, cv=cv) for cv in (splits, masks))
+    for name in ("train_size", "test_size", "low_test_score", "high_test_score"):
+        assert masked.results_[name].tolist() == rows.results_[name].tolist()
+    assert masked.gain("one", over="two") == rows.gain("one", over="two")
+    assert np.array_equal(
+        masked.predictions_["one"]["row"], rows.predictions_["one"]["row"]
+    )
+
+
+def test_each_size_has_the_interval_of_its_own_scores(digits):
+    """No end is cut off here, so the mean lies in the middle."""
+    models = {"one": KNeighborsClassifier(1), "two": DummyClassifier()}
+    report = compare_transfer(
+        *digits, models, cv=3, train_sizes=[12, 72], random_state=0
+    )
+    low, mean, high = (
+        report.results_[f"{of}_test_score"] for of in ("low", "mean", "high")
+    )
+    assert mean[1] > mean[0] + 0.1
+    assert (high < 1).all()
+    np.testing.assert_allclose((low + high) / 2, mean)
+
+
+def test_calibration_error_is_that_of_labels_with_names_and_of_sure_predictions(digits):
+    """Many are exactly 1, and belong to the last of the 15 bins."""
+    X, y = digits[0], np.where(digits[1] > 4, "high", "low")
+    model = GaussianNB()
+    report = compare_transfer(
+        X, y, {"one": model}, cv=3, scoring="neg_expected_calibration_error"
+    )
+    for score, (train, test) in zip(
+        splits_of(report), StratifiedKFold(3).split(X, y), strict=True
+    ):
+        model.fit(X[train], y[train])
+        sure = model.predict_proba(X[test]).max(axis=1)
+        right = model.predict(X[test]) == y[test]
+        assert 0 < (sure == 1).sum() < (sure > 14 / 15).sum()
+        error = 0
+        for low, high in itertools.pairwise([*np.linspace(0, 1, 16)[:-1], np.inf]):
+            inside = (sure >= low) & (sure < high)
+            if inside.any():
+                gap = abs(right[inside].mean() - sure[inside].mean())
+                error += inside.mean() * gap
+        assert score == pytest.approx(-error)
 
 
 def test_calibration_error_is_the_gap_between_probabilities_and_outcomes(digits):
@@ -1359,6 +1412,18 @@ def test_infinite_score_is_a_failure_that_costs_the_others_nothing(digits, value
     assert sum(report.rank().values()) == pytest.approx(1)
 
 
+def test_margin_that_no_difference_of_correlations_can_exceed_is_refused(digits):
+    with pytest.raises(ValueError, match="as this score lies between -1 and 1"):
+        compare_transfer(
+            digits[0],
+            digits[1] > 4,
+            {"one": DummyClassifier()},
+            cv=2,
+            scoring="matthews_corrcoef",
+            margin=2,
+        )
+
+
 def test_margin_that_no_difference_can_exceed_is_refused(digits):
     with pytest.raises(ValueError, match="margin=1 is as large as a difference can be"):
         compare_transfer(*digits, {"a": DummyClassifier()}, margin=1)
@@ -1445,3 +1510,24 @@ def test_what_was_never_behind_does_not_catch_up(in_between, end):
     found = sentences_on([scratch] * 3, [tuned, in_between, tuned], sizes=(20, 40, 80))
     said = f"'tuned' is not ahead of 'scratch' at any size from 20 to 80 {end}"
     assert said in found
+
+
+def test_catching_up_is_judged_among_as_many_comparisons_at_each_size():
+    """At 20 rows "ahead" is ahead by a p-value below 5 %, but not as one of two."""
+    noise = [0.84, 0.76, 0.82, 0.78, 0.80]
+    scores = {
+        "scratch": [[0.8] * 5, [0.8] * 5],
+        "ahead": [[0.83, 0.87, 0.84, 0.88, 0.83], [0.8] * 5],
+        "equal": [noise, noise],
+    }
+    contenders = {
+        "scratch": FineTunedCNNClassifier("sktl_mini", strategy="scratch"),
+        "ahead": FineTunedCNNClassifier("sktl_mini"),
+        "equal": FineTunedCNNClassifier("sktl_mini", strategy="gradual"),
+    }
+    evidence = Evidence({}, 0.2, 100, 100, bounds=(0.0, 1.0), margin=0.01)
+    found = Findings(fake_scores(scores, (20, 80)), {}, contenders, evidence)
+    assert (
+        "'scratch' catches up with 'ahead' by 80 training rows; it is unclear whether "
+        "it does so by 20." in found.sentences()
+    )

@@ -157,6 +157,15 @@ def test_interval_covers_the_truth_in_about_95_percent(case):
 # --- verdicts -------------------------------------------------------------------------
 
 
+def test_row_that_was_not_seen_moves_a_score_by_no_more_than_those_that_were():
+    """As that of an area under a curve: the plain standard error, or hardly more."""
+    rows = np.random.default_rng(0).normal(0, 1e-3, size=100)
+    scores = scores_of(folds(rows, 5))
+    plain = estimate_mean(scores).error
+    error = estimate_mean(scores._replace(unseen=1 / 100**2)).error
+    assert plain < error < 1.2 * plain
+
+
 def test_holm_is_as_published():
     """The smallest times their number, and so on; none falls below one before it."""
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
@@ -233,6 +242,20 @@ def test_chances_do_not_depend_on_the_unit_of_the_score(unit):
     scores = [Scores(unit * of_splits, None, 0.0) for of_splits in values]
     plain = [Scores(of_splits, None, 0.0) for of_splits in values]
     assert chances_of_being_best(scores) == pytest.approx(chances_of_being_best(plain))
+
+
+def test_chances_of_the_best_two_do_not_depend_on_a_third_that_comes_first():
+    """How sure the difference of the two is, is what counts."""
+    rng = np.random.default_rng(0)
+    rows = rng.normal(0, 0.01, (3, 200))
+    close, other = (
+        Scores(rng.normal(mean, 0.05, 3), np.zeros((3, 200)), 0.0)
+        for mean in (0.85, 0.8)
+    )
+    worse = Scores(np.full(3, -9.0), rows, 0.0)
+    alone = chances_of_being_best([close, other])
+    among_three = chances_of_being_best([worse, close, other])
+    assert among_three == pytest.approx([0, *alone], abs=0.02)
 
 
 def test_mean_that_is_zero_but_for_rounding_is_zero():

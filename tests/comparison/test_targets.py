@@ -198,6 +198,30 @@ def test_smaller_training_parts_lie_in_larger_ones(y):
     assert own[1] < own[3] < own[5]
 
 
+class NeedsEachTag(DummyClassifier):
+    def fit(self, X, y):
+        assert y.any(axis=0).all()
+        return super().fit(X, y)
+
+
+def test_small_training_parts_hold_the_rarest_tag_whatever_its_column():
+    """Each row that has it has a common one too, in a column before or behind."""
+    tags = np.zeros((80, 3), int)
+    tags[::2, 0] = tags[1::2, 1] = tags[::16, 2] = 1
+    X = np.random.default_rng(0).random((80, 64))
+    for order in ([0, 1, 2], [2, 1, 0]):
+        report = compare_transfer(
+            X,
+            tags[:, order],
+            {"one": NeedsEachTag()},
+            cv=5,
+            train_sizes=[3, 6],
+            scoring="accuracy",
+            random_state=0,
+        )
+        assert report.results_["error"].tolist() == ["", ""]
+
+
 def test_whole_numbers_are_labels_unless_it_is_said():
     report = compare_transfer(X, NUMBER, {"any": DummyClassifier()}, cv=2)
     assert report.target_ == "labels"

@@ -414,6 +414,12 @@ def test_split_of_the_user_gets_keywords_of_fit(make):
     assert seen == ["mine"]
 
 
+def test_last_batch_of_two_rows_or_more_is_trained_on(make):
+    """From scratch too, where batch norms need two rows."""
+    clf = make("scratch").fit(X[:30], Y[:30])  # 12, 12 and 6
+    assert clf.history[:, "train_batch_count"] == [3, 3]
+
+
 def test_last_batch_of_one_row_is_left_out_where_batch_norm_needs_two(make):
     network = nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(4)

@@ -335,6 +335,15 @@ def test_training_stops_and_the_best_weights_are_kept(make, strategy):
     assert keep.loss(clf) == pytest.approx(min(losses), rel=1e-5)
 
 
+def test_loss_before_training_is_the_mean_over_rows_not_over_batches(make):
+    """Twelve rows are held out, in batches of eight and four."""
+    # With such a C, the losses differ from row to row.
+    params = {"C": 1.0, "batch_size": 8, "max_epochs": 1}
+    clf = stopping(make, "lp_ft", callbacks=[("keep", Keep())], **params).fit(X, NOISE)
+    before = dict(clf.callbacks_)["keep"].before
+    assert clf.history[0, "valid_loss_before"] == pytest.approx(before, rel=1e-4)
+
+
 def test_fitted_head_is_kept_if_epochs_only_spoil_it(make):
     clf = stopping(make, "lp_ft", lr=10.0).fit(X, Y)
     assert len(clf.history) == 3

@@ -76,6 +76,9 @@ _PLACE_CODES = {
     "PROTOCOL NOLFS AUTH".split()
 }
 
+# A disk that is full: to SQLite, also a journal that cannot be made, and a quota.
+_FULL_CODES = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR}
+
 # Connections of a parent process: never used, and never closed, which would give up
 # the locks that the parent has on its file.
 _inherited = []
@@ -118,13 +121,13 @@ class Database:
         files = self._files()
         if not files:
             return 0, 0
-        n_entries = self._attempt(_count_rows)
+        n_entries = self._demand(_count_rows)
         return n_entries, sum(file.stat().st_size for file in self._files())
 
     def prune(self, max_bytes, older_than):
         if not self._files():
             return 0
-        n_removed = self._attempt(_prune_rows, max_bytes, older_than)
+        n_removed = self._demand(_delete_rows, _prune_rows, max_bytes, older_than)
         self._remove_damaged()
         return n_removed
 
@@ -132,7 +135,7 @@ class Database:
         self._rests_until.clear()
         self._warned_at.clear()
         if self._files():
-            self._attempt(_remove_rows)
+            self._demand(_delete_rows, _remove_rows)
             self._remove_damaged()
 
     def close(self):
@@ -142,6 +145,17 @@ class Database:
         elif connection is not None:
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
+
+    def _demand(self, work, *args):
+        """Do `work` that a user asked for by name, or say what is in the way."""
+        try:
+            return self._attempt(work, *args)
+        except OSError as error:
+            raise OSError(
+                f"cache={str(self.directory)!r}: {FILE_NAME} could not be used "
+                f"({error}). Free some space, see that you can write to it and that no "
+                "other process locks it, or delete it while no process uses it."
+            ) from error
 
     def _attempt(self, work, *args):
         """Do `work` on a connection: if need be on a new one, then on a new file."""
@@ -386,6 +400,25 @@ def _write_rows(connection, items):
 
 def _count_rows(connection):
     return connection.execute("SELECT count(*) FROM features").fetchone()[0]
+
+
+def _delete_rows(connection, work, *args):
+    """Do `work` that deletes rows, also where the disk has no room for a journal."""
+    try:
+        return work(connection, *args)
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _FULL_CODES:
+            raise
+    # Whoever is killed now leaves half of it in the file. That costs rows, or the file,
+    # but never a number: the checksums tell. Others wait for the lock, as they always
+    # do.
+    connection.executescript("PRAGMA journal_mode = MEMORY; PRAGMA temp_store = MEMORY")
+    try:
+        return work(connection, *args)
+    finally:
+        connection.executescript(
+            "PRAGMA journal_mode = DELETE; PRAGMA temp_store = DEFAULT"
+        )
 
 
 def _remove_rows(connection):

@@ -337,6 +337,37 @@ def test_full_disk_keeps_what_it_has_and_warns_once(tmp_path):
     finish(start(script, tmp_path, through=through))
 
 
+@pytest.mark.parametrize(
+    "call", ["clear_cache(cache)", "prune_cache(cache, max_bytes=400_000)"]
+)
+def test_features_are_removed_from_a_full_disk(tmp_path, call):
+    """Which is when they have to be; no byte is free for a journal."""
+    script = f"""
+from sktl._features.cache import prune_cache
+cache = pathlib.Path(sys.argv[1]) / "cache"
+store = open_cache(cache)
+store.put(rows(range(500)))
+before = cache_info(cache)
+with open(cache / "filler", "wb", buffering=0) as filler:
+    try:
+        while filler.write(bytes(4096)):
+            pass
+    except OSError:
+        pass
+assert os.statvfs(cache).f_bavail == 0
+{call}
+left = cache_info(cache)
+assert left.bytes <= 400_000 < before.bytes
+assert n_right(store, range(500)) == left.entries < before.entries
+store.put(rows(range(50)))
+assert n_right(store, range(50)) == 50
+store.release()
+assert sorted(os.listdir(cache)) == ["filler", "sktl-features.sqlite"]
+"""
+    setting = f"mount -t tmpfs -o size=2m tmpfs '{tmp_path}' && exec \"$@\""
+    finish(start(script, tmp_path, through=[*namespace(), setting, "sh"]))
+
+
 def test_file_size_limit_keeps_what_it_has_and_warns_once(tmp_path):
     """As a full disk, for machines where the test before cannot run."""
     limit = (
@@ -347,6 +378,7 @@ def test_file_size_limit_keeps_what_it_has_and_warns_once(tmp_path):
 
 def test_read_only_place_is_read_and_warns_once(tmp_path):
     script = """
+from sktl._features.cache import prune_cache
 store = open_cache(pathlib.Path(sys.argv[1]) / "cache")
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
@@ -356,6 +388,15 @@ with warnings.catch_warnings(record=True) as caught:
 assert len(caught) == 1, caught
 assert "features could not be saved" in str(caught[0].message)
 assert cache_info(pathlib.Path(sys.argv[1]) / "cache").entries == 50
+for remove in (clear_cache, lambda cache: prune_cache(cache, max_bytes=0)):
+    try:
+        remove(pathlib.Path(sys.argv[1]) / "cache")
+    except OSError as error:
+        told = str(error)
+        assert told.startswith("cache=") and sys.argv[1] in told, told
+        assert "readonly" in told and "delete it while no process uses it" in told
+    else:
+        raise AssertionError
 absent = open_cache(pathlib.Path(sys.argv[1]) / "absent")
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
@@ -625,6 +666,29 @@ def test_sound_journal_undoes_what_a_killed_process_had_begun(tmp_path, sound):
     store = open_cache(tmp_path / "cache")
     assert right(store, range(60)) == set(range(30))
     assert cache_info(tmp_path / "cache").entries == 30
+
+
+def test_kill_while_removing_from_a_full_disk_never_gives_a_wrong_number(
+    tmp_path, sound
+):
+    """There is no journal then: the file is left with half of the work in it."""
+    n_found = []
+    for n_removed in range(5, 60, 6):
+        whole, killed = tmp_path / f"whole {n_removed}", tmp_path / f"{n_removed}"
+        shutil.copytree(sound / "whole", whole)
+        writer = sqlite3.connect(whole / "sktl-features.sqlite", isolation_level=None)
+        writer.execute("PRAGMA journal_mode = MEMORY")
+        writer.execute("PRAGMA cache_size = 2")  # pages go to the file at once
+        writer.execute("BEGIN IMMEDIATE")
+        writer.execute("DELETE FROM features WHERE rowid <= ?", (n_removed,))
+        copy_files(whole, killed)
+        writer.execute("ROLLBACK")
+        writer.close()
+        assert files(killed) == ["sktl-features.sqlite"]
+        store = open_cache(killed)
+        n_found.append(len(check_survives(store)))
+        store.release()
+    assert min(n_found) < 60  # else nothing had reached the file
 
 
 @pytest.mark.parametrize("damage", first_and_slow([cut, flip, smear]))

@@ -24,12 +24,15 @@ import numpy as np
 from sktl._utils.warning import warn_caller
 from sktl.exceptions import CacheWarning
 
-FILE_NAME = "sktl-features.sqlite"
-DAMAGED = "sktl-features-damaged.sqlite"
 # At bytes 68 and 60 of a SQLite file (sqlite.org/fileformat2.html, 1.3): what made it,
 # and in which form.
 APPLICATION_ID = b"sktl"
 VERSION = 1
+# Each version has files of its own names, as several may share a directory: none reads,
+# sets aside or deletes those of another.
+_NAME = "sktl-features" if VERSION == 1 else f"sktl-features-{VERSION}"
+FILE_NAME = f"{_NAME}.sqlite"
+DAMAGED = f"{_NAME}-damaged.sqlite"
 
 # SQLite before 3.32 takes 999 variables in a statement.
 _KEYS_PER_STATEMENT = 500

@@ -14,6 +14,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import types
 import warnings
 from pathlib import Path
 
@@ -855,6 +856,30 @@ def test_damaged_file_is_set_aside_and_removed_by_name_only(tmp_path):
     assert right(open_cache(tmp_path), range(60)) == set(range(5))
     prune_cache(tmp_path, older_than=1)
     assert files(tmp_path) == ["sktl-features.sqlite"]
+
+
+def test_versions_of_sktl_that_share_a_directory_leave_each_other_alone(tmp_path):
+    """A later one, with another format, is made from the text of this one."""
+    text = Path(sktl._features.sqlite.__file__).read_text("utf-8")
+    assert text.count("\nVERSION = 1\n") == 1
+    later = types.ModuleType("later")
+    exec(text.replace("\nVERSION = 1\n", "\nVERSION = 2\n"), vars(later))
+    ours, theirs = sktl._features.sqlite.Database(tmp_path), later.Database(tmp_path)
+    ours.write(rows(range(60)))
+    theirs.write(rows(range(30)))
+    for one, other in [(ours, theirs), (theirs, ours)]:
+        kept = {path: path.read_bytes() for path in other._files()}
+        assert len(kept) == 1
+        one._path.write_bytes(one._path.read_bytes()[:100] + bytes(50_000))
+        with pytest.warns(CacheWarning, match="is damaged .* It was renamed"):
+            one.write(rows(range(5)))
+        assert len(one.read([key(n) for n in range(60)])) == 5
+        one.prune(max_bytes=0, older_than=None)
+        one.write(rows(range(5)))
+        one.clear()
+        assert one.size()[0] == 0
+        assert {path: path.read_bytes() for path in other._files()} == kept
+    ours.close(), theirs.close()
 
 
 def test_empty_file_is_an_empty_cache(tmp_path):

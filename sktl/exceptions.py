@@ -2,6 +2,8 @@
 
 import difflib
 
+from sktl._utils.printable import printable, shorten, shown
+
 __all__ = [
     "BatchSizeWarning",
     "CacheWarning",
@@ -20,12 +22,6 @@ __all__ = [
     "WeightsMismatchError",
     "WeightsNotAvailableError",
 ]
-
-
-def _shown(text):
-    """Give a path or reason as it can be printed, in a line of bearable length."""
-    text = text if text.isprintable() else repr(text)
-    return text if len(text) <= 500 else f"{text[:200]}...{text[-200:]}"
 
 
 class ImageReadError(ValueError):
@@ -64,8 +60,8 @@ class ImageReadError(ValueError):
 
     def _message(self):
         lines = [
-            f"  row {index}: {'' if path is None else f'{_shown(path)}: '}"
-            f"{_shown(reason)}"
+            f"  row {index}: {'' if path is None else f'{shorten(printable(path))}: '}"
+            f"{shorten(printable(reason))}"
             for index, path, reason in self.failures[: self.n_shown]
         ]
         hidden = len(self.failures) - len(lines)
@@ -142,7 +138,7 @@ class _UnknownNameError(ValueError):
         close = self._closest()
         nearest = f" Closest: {', '.join(map(repr, close))}." if close else ""
         return (
-            f"{self.parameter}={self.name!r} is not one of the {len(self.known)} "
+            f"{self.parameter}={shown(self.name)} is not one of the {len(self.known)} "
             f"known names.{nearest} {self.hint}"
         )
 

@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from sktl._utils.atomic import replacing
 from sktl._utils.file_state import file_state, is_settled
+from sktl._utils.printable import shown
 from sktl.exceptions import WeightsMismatchError, WeightsNotAvailableError
 
 SILENCE = 30  # seconds without a byte, after which a server is given up
@@ -296,7 +297,7 @@ def plain_state(state, source):
     faults = [] if isinstance(state, Mapping) and state else [reprlib.repr(state)]
     for name, tensor in () if faults else state.items():
         fault = _fault(tensor) if isinstance(name, str) else "a name that is no text"
-        faults += [f"{reprlib.repr(name)} is {fault}"] if fault else []
+        faults += [f"{shown(name)} is {fault}"] if fault else []
     if faults:
         raise WeightsMismatchError(
             f"{source} is not a state dict: {'; '.join(faults[:3])}. Pass tensors by "
@@ -314,7 +315,7 @@ def _unwrapped(state, source):
         found = known or [k for k, value in state.items() if _is_state(value)]
         if len(found) > 1:
             raise WeightsMismatchError(
-                f"{source} holds several state dicts: {reprlib.repr(found)}. Pass one "
+                f"{source} holds several state dicts: {shown(found)}. Pass one "
                 f"of them, as torch.load(path)[{found[0]!r}]."
             )
         if not found:

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import re
-import reprlib
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -159,7 +158,7 @@ class SavedMixin:
         with _errors_of(path, manifest):
             network = manifest["backbone"]
             if estimator.backbone != network["name"]:
-                raise ValueError(f"its network is {reprlib.repr(network['name'])}")
+                raise ValueError(f"its network is {shown(network['name'])}")
             vars(estimator).update(fitted)
             backbone = rebuild_backbone(
                 network["name"],
@@ -169,7 +168,7 @@ class SavedMixin:
             )
             origin = {name: network[name] for name in ("license", "source")}
             if not all(isinstance(text, str | None) for text in origin.values()):
-                raise ValueError(f"the origin of its weights is {reprlib.repr(origin)}")
+                raise ValueError(f"the origin of its weights is {shown(origin)}")
             with estimator._seeded():
                 estimator.initialize(replace(backbone, **origin))
             _check_tensors(tensors, estimator.module_.state_dict())
@@ -232,7 +231,7 @@ def _errors_of(path, manifest):
         raise ModelFileError(
             f"{str(path)!r} does not describe a model that this version of sktl "
             f"can build: {str(error)[:300]}. It was written with "
-            f"{reprlib.repr(manifest['versions'])}."
+            f"{shown(manifest['versions'])}."
         ) from error
 
 
@@ -241,7 +240,7 @@ def _decode_parameters(manifest, cls):
     known = cls().get_params(deep=False).keys() - OF_THE_MACHINE
     for name in manifest["parameters"]:
         if name.split("__")[0] not in known or name.endswith("_"):
-            raise ValueError(f"there is no parameter {reprlib.repr(name)}")
+            raise ValueError(f"there is no parameter {shown(name)}")
     return {name: decode(plain) for name, plain in manifest["parameters"].items()}
 
 
@@ -262,7 +261,7 @@ def _decode_fitted(manifest, cls):
             continue
         fitted[name] = decode_array(plain) if kind is np.ndarray else decode(plain)
         if kind is None or not isinstance(fitted[name], kind):
-            raise ValueError(f"its {reprlib.repr(name)} is {reprlib.repr(plain)}")
+            raise ValueError(f"its {shown(name)} is {shown(plain)}")
     return fitted
 
 

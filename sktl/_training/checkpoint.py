@@ -9,7 +9,6 @@ import hashlib
 import io
 import os
 import pickle
-import reprlib
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +25,7 @@ from skorch.history import History
 from sktl._training.averaging import AverageWithStart
 from sktl._utils.atomic import replacing
 from sktl._utils.digests import digest_of
+from sktl._utils.printable import shown
 from sktl._utils.warning import warn_caller
 from sktl.exceptions import CheckpointWarning, ModelFileError
 
@@ -225,7 +225,7 @@ def _digest(net, dataset, epochs):
             digests.append(digest_of([name, value]))
         except Exception as error:  # of anyone's __reduce__
             warn_caller(
-                f"{name}={reprlib.repr(value)} cannot be compared with that of another "
+                f"{name}={shown(value)} cannot be compared with that of another "
                 f"run ({type(error).__name__}: {error}). So training starts over, and "
                 f"no checkpoint is saved. Pass a {name} that can be pickled.",
                 CheckpointWarning,

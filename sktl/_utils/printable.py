@@ -28,6 +28,13 @@ def printable(text, keep=""):
 
 
 def shown(value):
-    """What a message shows of a value that a user passed: its repr, shortened."""
-    text = repr(value)
+    """What a message shows of a value that a user passed: its repr, shortened.
+
+    `reprlib.repr` is for what may hold many others: it does not ask all of them.
+    """
+    return shorten(repr(value))
+
+
+def shorten(text):
+    """Leave out what is in the middle of a text that is too long for a message."""
     return text if len(text) <= 500 else f"{text[:200]}...{text[-200:]}"

@@ -21,6 +21,7 @@ from sktl._networks.backbones import load_backbone
 from sktl._networks.kept import free_networks
 from sktl._networks.weight_files import WeightsFile, local_file, read_file
 from sktl.exceptions import (
+    UnknownBackboneError,
     WeightsMismatchError,
     WeightsNotAvailableError,
 )
@@ -216,6 +217,14 @@ def test_list_backbones_is_what_ships_and_what_torchvision_has():
     assert names[:2] == ["sktl_mini", "sktl_photo"]
     assert set(HEADS) < set(names)
     assert len(names) == len(set(names))
+
+
+def test_long_name_of_a_network_gives_a_short_message():
+    with pytest.raises(
+        UnknownBackboneError, match="backbone='xxx.*xxx' is not"
+    ) as error:
+        load_backbone("x" * 10_000)
+    assert len(str(error.value)) < 1000
 
 
 def test_layer_names_of_a_given_network(tiny_network):

@@ -216,7 +216,7 @@ def open_cache(cache):
 
     Parameters
     ----------
-    cache : "memory", str or Path of a directory, or None
+    cache : "memory", path-like of a directory, or None
         `"memory"`: one per process, bounded. A directory: made when first needed,
         shared by processes, not bounded (see `prune_cache`). None: nothing is kept,
         only counted.
@@ -234,17 +234,18 @@ def resolve_cache(cache):
     """Return "memory", None, or the absolute path of a directory."""
     if cache is None or (isinstance(cache, str) and cache == "memory"):
         return cache
-    if not isinstance(cache, (str, Path)) or cache == "":
+    path = os.fspath(cache) if isinstance(cache, os.PathLike) else cache
+    if not isinstance(path, str) or not path:
         raise TypeError(
             f"cache={cache!r} is not accepted. Pass 'memory', the path of a "
-            "directory (str or pathlib.Path), or None for no caching."
+            "directory (a str, or path-like of one), or None for no caching."
         )
     if isinstance(cache, str) and cache.lower() in ("none", "null", "no", "off"):
         raise ValueError(
             f"cache={cache!r} would be a directory of that name. Pass None, without "
             f"quotes, for no caching, or './{cache}' for the directory."
         )
-    return os.path.realpath(os.path.expanduser(cache))
+    return os.path.realpath(os.path.expanduser(path))
 
 
 def _make_rows(name):
@@ -288,7 +289,7 @@ def cache_info(cache="memory"):
 
     Parameters
     ----------
-    cache : "memory", str or Path of a directory, or None, default="memory"
+    cache : "memory", path-like of a directory, or None, default="memory"
         As passed to the estimators. A directory that does not exist is not created.
 
     Returns
@@ -310,7 +311,7 @@ def clear_cache(cache="memory"):
 
     Parameters
     ----------
-    cache : "memory", str or Path of a directory, or None, default="memory"
+    cache : "memory", path-like of a directory, or None, default="memory"
         As passed to the estimators.
     """
     open_cache(cache).clear()
@@ -329,7 +330,7 @@ def prune_cache(cache, *, max_bytes=None, older_than=None):
 
     Parameters
     ----------
-    cache : str or Path of a directory
+    cache : path-like of a directory
         As passed to the estimators.
     max_bytes : int, default=None
         Remove entries until the cache file has at most this many bytes; an empty one

@@ -20,6 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 import sktl._features.cache
 import sktl._features.sqlite
+from sktl import PretrainedFeatureExtractor
 from sktl._features.cache import (
     Cache,
     Memory,
@@ -495,7 +496,33 @@ def test_memory_as_a_path_is_a_directory(tmp_path, monkeypatch):
     assert (tmp_path / "memory" / "sktl-features.sqlite").is_file()
 
 
-@pytest.mark.parametrize("cache", [3, True, "", b"x", object(), ["memory"], 1.5])
+class PathLike:
+    def __init__(self, path):
+        self.path = path
+
+    def __fspath__(self):
+        return self.path
+
+
+def test_path_like_of_any_class_is_a_directory(tmp_path):
+    X = np.random.default_rng(0).integers(0, 256, (5, 8, 8), np.uint8)
+    for cache in (PathLike(str(tmp_path / "cache")), tmp_path / "cache"):
+        PretrainedFeatureExtractor("sktl_mini", cache=cache).fit_transform(X)
+        info = cache_info(cache)
+        assert (info.computed, info.entries) == (5, 5)
+    assert prune_cache(PathLike(str(tmp_path / "cache")), max_bytes=0) == 5
+
+
+def test_path_like_of_bytes_is_refused_by_estimators():
+    cache = PathLike(b"cache")
+    with pytest.raises(TypeError, match="Pass 'memory', the path of a directory"):
+        PretrainedFeatureExtractor("sktl_mini", cache=cache).fit([np.zeros((8, 8))])
+
+
+@pytest.mark.parametrize(
+    "cache",
+    [3, True, "", b"x", object(), ["memory"], 1.5, PathLike(b"x"), PathLike("")],
+)
 def test_name_that_is_no_cache_is_refused(cache):
     with pytest.raises(TypeError, match="Pass 'memory', the path of a directory"):
         open_cache(cache)

@@ -35,7 +35,7 @@ from sktl._display.comparison import TransferComparisonDisplay
 from sktl._display.html import write_html
 from sktl._display.table import TableMixin, numbers, ranges, score_form, words
 from sktl._targets.kinds import check_rows
-from sktl._targets.scoring import get_scorers
+from sktl._targets.scoring import check_defined, get_scorers
 from sktl._targets.splits import make_splits
 from sktl._utils.environment import versions
 from sktl._utils.printable import shown
@@ -487,7 +487,8 @@ def compare_transfer(
         if `groups` are not one for each row; if there are fewer than two splits, or one
         names rows that `X` does not have; if `train_sizes` do not increase, or are out
         of range; if a `scoring` is unknown, does not suit `y`, or is given twice; if
-        `margin` is not above 0.
+        the first, passed by name, is not defined on some test part, such as an area
+        under a curve where there is a single class; if `margin` is not above 0.
     UnknownBackboneError, WeightsNotAvailableError
         If there is no such `backbone`, or its weights cannot be downloaded.
     Exception
@@ -554,6 +555,7 @@ def compare_transfer(
     if random_state is not None:
         seeds = rng.randint(2**31, size=len(seeds)).tolist()
     splits = shrink(splits, y, target, train_sizes, rng)
+    check_defined(first, scorer, y, splits[-1], target, cv)
     # These fail before the first fit if a contender is not a proper estimator.
     clones = {name: clone(contender) for name, contender in contenders.items()}
     described = {name: repr(contender) for name, contender in contenders.items()}

@@ -14,7 +14,7 @@ from sktl._display.table import TableMixin, numbers, score_form, words
 from sktl._extractor import as_extractor
 from sktl._selection.ranking import check_finite, probe_scores
 from sktl._targets.kinds import TARGETS, check_rows
-from sktl._targets.scoring import get_one_scorer
+from sktl._targets.scoring import check_defined, get_one_scorer
 from sktl._targets.splits import make_splits
 
 # Standard errors by which a layer has to be below the best one to count as worse: the
@@ -200,8 +200,8 @@ def probe_layers(
     ValueError
         If `backbone` is not a network or has fewer than two stages, `y` has fewer than
         two classes or is not what `target` says, every class has fewer rows than there
-        are folds, there are fewer than two splits, `scoring` does not suit `y`, or
-        features are not finite.
+        are folds, there are fewer than two splits, `scoring` does not suit `y` or the
+        test part of a split, or features are not finite.
     UnknownBackboneError
         If a name is not known; the message suggests similar ones.
     WeightsNotAvailableError
@@ -265,6 +265,7 @@ def probe_layers(
     y, target = check_rows(X, y, target)
     folds = make_splits(np.zeros(len(y)), y, cv, None, target)
     what, scorer = get_one_scorer(scoring, target, y)
+    check_defined(scoring, scorer, y, folds, target, cv)
     network, name = _load_network(extractor)
     ends = network.stage_ends()
     extractor.set_params(

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from sktl._display.table import TableMixin, numbers, score_form, words
 from sktl._extractor import PretrainedFeatureExtractor, as_extractor
 from sktl._targets.kinds import check_rows
-from sktl._targets.scoring import get_one_scorer
+from sktl._targets.scoring import check_defined, get_one_scorer
 from sktl._targets.splits import make_splits
 from sktl._utils.printable import shown
 
@@ -216,8 +216,9 @@ def rank_backbones(
     ------
     ValueError
         If `method` is unknown or does not suit `y`, `backbones` is empty or holds
-        something else, `y` has fewer than two classes or is not what `target` says, or
-        features are not finite.
+        something else, `y` has fewer than two classes or is not what `target` says,
+        `scoring` does not suit `y` or the test part of a split, or features are not
+        finite.
     UnknownBackboneError
         If a name is not known; the message suggests similar ones.
     WeightsNotAvailableError
@@ -377,6 +378,7 @@ def _make_score(method, cv, scoring, target, y):
     if method == "probe":
         _, scorer = get_one_scorer(scoring, target, y)
         folds = make_splits(np.zeros(len(y)), y, cv, None, target)
+        check_defined(scoring, scorer, y, folds, target, cv)
         return lambda features: probe_scores(features, y, target, folds, scorer).mean()
     if method in ("hscore", "knn") and not target.stratified:
         raise ValueError(

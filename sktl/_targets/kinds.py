@@ -8,7 +8,8 @@ Another kind of target is another class with the same attributes and methods. Ea
 * what is scored, how rows are split, whether a prediction can be near the truth:
   `scoring`, `stratified`, `strata`, `has_scale`;
 * what `y` may be, and what it holds: `recognises` (labels are what no other kind
-  recognises), `check`, `learn`, `of_classes`;
+  recognises), `check`, `learn`, `of_classes`; what some rows of it lack, and what they
+  would need: `lack`, `complete`;
 * how a network learns it: `n_outputs`, `loss`, `encode`, `weigh`, `weights_of`,
   `solve`, `as_read_by`; what a loss gets and which do, `codes_in_words` and `losses`,
   and which of torch's compute something else in silence: `unfit`;
@@ -95,6 +96,7 @@ class Labels:
     unfit = (*OF_NUMBERS, *OF_SIGNS, torch.nn.MultiLabelSoftMarginLoss)
     has_scale = False
     stratified = True  # each row is of one class, and splits keep their shares
+    complete = "each class"
 
     def __post_init__(self):
         if not np.array_equal(self.classes, list_classes(self.classes)):
@@ -123,6 +125,13 @@ class Labels:
     def strata(self, y):
         """Number the rows by stratum; small subsets keep the shares of the strata."""
         return np.unique(y, return_inverse=True)[1]
+
+    def lack(self, y):
+        """Say which classes some rows lack; "" if none."""
+        missing = np.setdiff1d(self.classes, y).tolist()
+        if len(missing) == self.n_outputs - 1:
+            return f"hold only class {shown(y.tolist()[0])}"
+        return f"do not hold class(es) {shown(missing[:5])}" if missing else ""
 
     def columns(self, y):
         """Return what a linear model would predict: a column of 0 and 1 per class."""
@@ -294,6 +303,7 @@ class Indicators:
     losses = "torch.nn.BCEWithLogitsLoss, MultiLabelSoftMarginLoss or MSELoss"
     unfit = OF_SIGNS
     has_scale = stratified = False
+    complete = "rows with and without each tag"
 
     def __post_init__(self):
         if not np.array_equal(self.classes, np.arange(max(2, self.n_outputs))):
@@ -367,6 +377,14 @@ class Indicators:
         order = np.argsort(y.sum(axis=0), kind="stable")
         tagged = y[:, order].astype(bool)
         return np.where(tagged.any(axis=1), tagged.argmax(axis=1), y.shape[1])
+
+    def lack(self, y):
+        """Say which tags none of some rows, or all of them, have; "" if none."""
+        for value in (1, 0):
+            empty = np.flatnonzero(~(y == value).any(axis=0)).tolist()
+            if empty:
+                return f"hold no {value} in column(s) {empty[:5]} of y"
+        return ""
 
     def columns(self, y):
         """Return what a linear model would predict: the indicators."""
@@ -486,6 +504,7 @@ class Numbers:
     losses = "torch.nn.MSELoss, L1Loss or HuberLoss"
     unfit = (*OF_PROBABILITIES, *OF_SIGNS, torch.nn.PoissonNLLLoss)
     has_scale, stratified = True, False
+    complete = "different numbers"
 
     def __post_init__(self):
         both = np.array([self.mean, self.scale])  # fails if their shapes differ
@@ -568,6 +587,16 @@ class Numbers:
     def strata(self, y):
         """All rows are of one kind."""
         return np.zeros(len(y), dtype=int)
+
+    def lack(self, y):
+        """Say that numbers do not vary; "" if they do."""
+        is_constant = np.ptp(y, axis=0) == 0
+        if not is_constant.any():
+            return ""
+        where = ""
+        if y.ndim > 1:
+            where = f" in column(s) {np.flatnonzero(is_constant)[:5].tolist()} of y"
+        return f"hold a single number{where}"
 
     def columns(self, y):
         """Return what a linear model would predict: `y` in standard deviations."""

@@ -74,13 +74,68 @@ def get_one_scorer(scoring, target, y):
     return named
 
 
+def check_defined(scoring, scorer, y, splits, target, cv):
+    """Refuse a score that the rows of some test part cannot have, before any fit.
+
+    A constant guess is scored. On all rows that succeeded (`get_scorers`), so what is
+    missing is what the test part lacks. A scorer of the user's may need more of a model
+    than a guess has; it is not tried.
+
+    Parameters
+    ----------
+    scoring : str, callable or None
+        As the user passed it.
+    scorer : callable
+        What it stands for.
+    y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
+    splits : list of Split
+    target : Labels, Indicators or Numbers
+        What `y` is.
+    cv : int, splitter or iterable of splits
+        What made the splits, for the message.
+    """
+    if callable(scoring):
+        return
+    known = set()  # what many small test parts have in common is tried once
+    for i, (train, test) in enumerate(splits):
+        lack = target.lack(y[test])
+        if not lack or (len(test), lack) in known:
+            continue
+        known.add((len(test), lack))
+        if not _is_defined(scorer, target, y[train], y[test]):
+            raise ValueError(
+                f"scoring={scoring or target.scoring!r} is not defined on split {i} of "
+                f"cv={shown(cv)}, whose {len(test)} test row(s) {lack}. Pass fewer "
+                f"folds, a cv whose test parts hold {target.complete}, or another "
+                "score."
+            )
+
+
+def _is_defined(scorer, target, y_train, y_test):
+    """Whether a constant guess has a score."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            score = _score_guess(scorer, target, y_train, y_test)
+        except Exception:  # scorers raise many kinds
+            return False
+    # The average precision is then 0, whatever is predicted.
+    no_positive = any("No positive class found" in str(w.message) for w in caught)
+    return np.isfinite(score) and not no_positive
+
+
+def _score_guess(scorer, target, y_train, y_test):
+    """Score a linear model that sees `y` alone."""
+    guess = make_pipeline(*target.linear()).fit(np.zeros((len(y_train), 1)), y_train)
+    return scorer(guess, np.zeros((len(y_test), 1)), y_test)
+
+
 def _check_scores(scorer, target, y, asked):
     """Refuse a score that fails even for a constant guess at this `y`."""
-    nothing = np.zeros((len(y), 1))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            scorer(make_pipeline(*target.linear()).fit(nothing, y), nothing, y)
+            _score_guess(scorer, target, y, y)
     except Exception as error:
         reason = str(error).rstrip(".")
         own = ""

@@ -18,7 +18,7 @@ from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression, RidgeCV
-from sklearn.metrics import accuracy_score, get_scorer
+from sklearn.metrics import accuracy_score, get_scorer, r2_score
 from sklearn.model_selection import (
     KFold,
     LeaveOneOut,
@@ -1445,10 +1445,13 @@ def test_groups_of_one_per_split_do_not_prove_a_difference_to_be_none():
 
 def test_score_that_is_not_a_number_is_a_failure_with_a_reason():
     X, y = load_digits(return_X_y=True)
+
+    def r2_of_the_user(model, X, y):
+        return r2_score(y, model.predict(X))
+
+    cv, models = LeaveOneOut(), {"a": DummyRegressor()}
     with pytest.raises(ValueError, match=r"1 row\(s\) of the test part is nan"):
-        compare_transfer(
-            X[:12], y[:12] + 0.5, {"a": DummyRegressor()}, cv=LeaveOneOut()
-        )
+        compare_transfer(X[:12], y[:12] + 0.5, models, cv=cv, scoring=r2_of_the_user)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from sklearn.metrics import average_precision_score, r2_score
 from sklearn.model_selection import (
     GroupKFold,
     KFold,
+    LeaveOneOut,
     StratifiedGroupKFold,
     StratifiedKFold,
     cross_val_score,
@@ -356,6 +357,86 @@ def test_whole_numbers_that_are_too_many_for_labels_are_hinted_at(tool):
         tool(X, price)
     with pytest.raises(ValueError, match=r"rows?\.|out of X and y\.$"):
         tool(X, price.astype(str))
+
+
+ROWS = np.arange(120)
+IN_ORDER = np.sort(NUMBER % 2)
+THREE = np.where(ROWS < 90, ROWS % 2, 2)  # the third occurs in one fold
+RARE = np.c_[ROWS % 2, ROWS % 5 < 2, np.isin(ROWS, [0, 40, 80])].astype(int)
+UNDEFINED = {
+    "area, one class": (
+        *(IN_ORDER, [(ROWS[30:], ROWS[:30]), (ROWS[:90], ROWS[90:])], "roc_auc"),
+        r"scoring='roc_auc' .* split 0 of cv=.*, whose 30 test row\(s\) hold only "
+        r"class 0\. .* hold each class, or another score\.$",
+    ),
+    "precision, no positive": (
+        *(IN_ORDER, [(ROWS[30:], ROWS[:30]), (ROWS[:90], ROWS[90:])]),
+        *(["average_precision", "accuracy"], r"'average_precision' .* only class 0\."),
+    ),
+    "area of each class": (
+        *(THREE, [(ROWS[::2], ROWS[1::2]), (ROWS[20:], ROWS[:20])], "roc_auc_ovr"),
+        r"split 1 of .* 20 test row\(s\) do not hold class\(es\) \[2\]\.",
+    ),
+    "log loss of text": (
+        np.array(["a", "b", "c"])[THREE],
+        *([(ROWS[::2], ROWS[1::2]), (ROWS[20:], ROWS[:20])], "neg_log_loss"),
+        r"'neg_log_loss' .* do not hold class\(es\) \['c'\]\.",
+    ),
+    "a tag that is missing": (
+        *(RARE, 4, None),
+        r"'average_precision' is not defined on split 3 of cv=4, whose 30 test row"
+        r"\(s\) hold no 1 in column\(s\) \[2\] of y.* with and without each tag, or",
+    ),
+    "one number": (
+        *(PRICE, LeaveOneOut(), None),
+        r"'r2' .* split 0 of cv=LeaveOneOut\(\), whose 1 test row\(s\) hold a single "
+        r"number\. .* hold different numbers, or another score\.$",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("y", "cv", "scoring", "message"), UNDEFINED.values(), ids=UNDEFINED
+)
+def test_score_that_a_test_part_cannot_have_is_refused_before_a_fit(
+    y, cv, scoring, message
+):
+    class Unfit(DummyRegressor if y is PRICE else DummyClassifier):
+        def fit(self, X, y):
+            raise AssertionError("was fitted")
+
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        compare_transfer(X, y, {"one": Unfit()}, cv=cv, scoring=scoring)
+
+
+@pytest.mark.parametrize("tool", ["probe_layers", "rank_backbones"])
+def test_probe_is_refused_a_score_that_a_test_part_cannot_have(tool):
+    def probe(X, y, **params):
+        if tool == "probe_layers":
+            return probe_layers(X, y, **params)
+        return rank_backbones(X, y, method="probe", **params)
+
+    unread = [b"no image"] * 120
+    with pytest.raises(ValueError, match=r"'average_precision' .* \[2\] of y"):
+        probe(unread, RARE, cv=4)
+
+
+@pytest.mark.parametrize(
+    ("y", "cv", "scoring"),
+    [
+        (THREE, [(ROWS[::2], ROWS[1::2]), (ROWS[20:], ROWS[:20])], "balanced_accuracy"),
+        (THREE, [(ROWS[::2], ROWS[1::2]), (ROWS[20:], ROWS[:20])], "f1_macro"),
+        (IN_ORDER, [(ROWS[30:], ROWS[:30]), (ROWS[:90], ROWS[90:])], "f1"),
+        (NUMBER, LeaveOneOut(), None),
+        (RARE, 4, "f1_micro"),
+        (1 - RARE, 4, "average_precision"),  # a tag that all have: 1
+        (PRICE, LeaveOneOut(), "neg_mean_absolute_error"),
+    ],
+)
+def test_score_that_small_test_parts_can_have_is_computed(y, cv, scoring):
+    model = DummyRegressor() if y is PRICE else DummyClassifier()
+    report = compare_transfer(X, y, {"one": model}, cv=cv, scoring=scoring)
+    assert report.results_["error"].tolist() == [""]
 
 
 def test_classifier_for_numbers_is_refused():

@@ -11,6 +11,7 @@ from sklearn.base import clone
 from sklearn.covariance import LedoitWolf
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import r2_score
 from sklearn.model_selection import (
     LeaveOneOut,
     StratifiedKFold,
@@ -618,7 +619,12 @@ def test_numbers_that_are_all_the_same_are_refused(constant):
 
 def test_probe_score_that_is_not_a_number_is_refused():
     X, y = load_digits(return_X_y=True)
+    params = {"method": "probe", "cv": LeaveOneOut()}
+
+    def r2_of_the_user(model, X, y):
+        return r2_score(y, model.predict(X))
+
     with pytest.raises(ValueError, match=r"NaN on split 0; .* its 1 test row"):
         rank_backbones(
-            X[:9], y[:9] + 0.5, ["sktl_mini"], method="probe", cv=LeaveOneOut()
+            X[:9], y[:9] + 0.5, ["sktl_mini"], **params, scoring=r2_of_the_user
         )

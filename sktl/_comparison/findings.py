@@ -296,8 +296,8 @@ class Findings:
             return []
         return [
             f"The intervals of {', '.join(dict.fromkeys(names))} are computed from "
-            "the splits alone: how much each row moves this score is not known, or a "
-            "test part is a single row or group."
+            "the splits alone: how much each row moves this score is not known (it may "
+            "not be defined without some row), or a test part is a single row or group."
         ]
 
     def _say_failures(self):

@@ -9,6 +9,7 @@ from sklearn.pipeline import make_pipeline
 from sktl._utils.printable import shown
 
 N_BINS = 15  # as Guo et al. (ICML 2017)
+NO_POSITIVE = "No positive class found"  # of average precision, which is then 0
 
 
 def get_scorers(scoring, target, y, parameter="scoring"):
@@ -119,9 +120,8 @@ def _is_defined(scorer, target, y_train, y_test):
             score = _score_guess(scorer, target, y_train, y_test)
         except Exception:  # scorers raise many kinds
             return False
-    # The average precision is then 0, whatever is predicted.
-    no_positive = any("No positive class found" in str(w.message) for w in caught)
-    return np.isfinite(score) and not no_positive
+    is_made_up = any(NO_POSITIVE in str(warning.message) for warning in caught)
+    return np.isfinite(score) and not is_made_up
 
 
 def _score_guess(scorer, target, y_train, y_test):

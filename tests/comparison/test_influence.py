@@ -138,8 +138,35 @@ def test_score_that_is_not_known_by_rows_has_the_interval_of_its_splits():
     assert results["high_test_score"] - values.mean() == pytest.approx(half, rel=1e-3)
     assert report.findings_ == [
         "The intervals of 'model' are computed from the splits alone: how much each "
-        "row moves this score is not known, or a test part is a single row or group."
+        "row moves this score is not known (it may not be defined without some row), "
+        "or a test part is a single row or group."
     ]
+
+
+@pytest.mark.parametrize("scoring", ["average_precision", "f1", "recall", "jaccard"])
+def test_perfect_score_with_one_positive_row_in_each_split_has_a_narrow_interval(
+    scoring,
+):
+    """Without that row, scikit-learn sets the score to 0."""
+    y = (np.arange(60) % 12 == 0).astype(int)
+    models = {"perfect": SVC(C=100), "other": SVC(C=1000)}
+    report = compare_transfer(y[:, None].astype(float), y, models, scoring=scoring)
+    assert report.results_["mean_test_score"].tolist() == [1, 1]
+    half = stats.t.ppf(0.975, 4) * 1.5 / 60  # of the rule of three; five splits
+    assert report.results_["low_test_score"] == pytest.approx([1 - half] * 2)
+    gain = report.gain("perfect", over="other")
+    assert gain.high == -gain.low == pytest.approx(half / 1.5)
+    assert any("defined without some row" in text for text in report.findings_)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.UndefinedMetricWarning")
+def test_score_that_is_set_to_zero_anyhow_is_known_without_each_row(fitted):
+    _, X, y = fitted
+    never = DummyClassifier().fit(X, y)  # predicts no positive row
+    for scoring in ("precision", "f1", "f1_macro"):
+        assert moved((never, X, y), get_scorer(scoring)) is not None
+    for scoring in ("f1", "f1_macro", "precision", "recall", "average_precision"):
+        assert (moved(fitted, get_scorer(scoring)) != 0).sum() > 100
 
 
 def test_labels_predicted_in_one_column_are_those_without_the_axis():

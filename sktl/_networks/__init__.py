@@ -1,1 +1,1 @@
-"""A name as a network in stages: architectures, weight files, tracing, cuts."""
+"""A name or module as a network in stages: weight files, tracing, cuts."""

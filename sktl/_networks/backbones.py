@@ -6,13 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from sktl._networks.architectures import (
-    list_backbones,
-    module_architecture,
-    named_architecture,
-)
-from sktl._networks.given import check_given, given_network
+from sktl._networks.given import check_given, given_network, module_architecture
 from sktl._networks.kept import keep
+from sktl._networks.names import list_backbones, named_architecture
 from sktl._networks.preprocessing import Preprocessing, filled, from_plain
 from sktl._networks.stages import StagedNetwork
 from sktl._networks.weight_files import (

@@ -17,6 +17,8 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from sktl._networks.architecture import Architecture
+from sktl._networks.preprocessing import IMAGENET, from_timm
 from sktl._networks.stages import StagedNetwork
 from sktl._networks.weight_files import impossible
 from sktl._utils.digests import LIBRARIES, globals_read, is_of_library
@@ -155,6 +157,23 @@ def _check_numbers(module, name):
             f"{', '.join(faults[:3])}, so its features would not be numbers. Pass a "
             "network whose training did not diverge."
         )
+
+
+def module_architecture(module):
+    """The architecture of a user's network; timm's say how to prepare their images."""
+    configs = [
+        getattr(module, f"{kind}_cfg", None) for kind in ("pretrained", "default")
+    ]
+    known = [c for c in configs if isinstance(c, Mapping) and "input_size" in c]
+    name = type(module).__name__
+    return Architecture(
+        name,
+        functools.partial(reset_copy, module),
+        from_timm(known[0]) if known else IMAGENET,
+        is_named=False,
+        doubt="" if known else f"backbone={name} does not say",
+        build_blank=functools.partial(copy.deepcopy, module),
+    )
 
 
 def reset_copy(module):

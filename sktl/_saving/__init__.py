@@ -1,1 +1,1 @@
-"""A classifier as a file, and back."""
+"""A fitted network as a file, and back."""

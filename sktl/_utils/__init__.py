@@ -1,1 +1,1 @@
-"""What several rooms share: atomic writes, torch's process-wide state, splits, ..."""
+"""What several rooms share: atomic writes, torch's process-wide state, digests, ..."""

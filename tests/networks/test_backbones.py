@@ -16,9 +16,9 @@ from torchvision.models import get_model, get_model_weights
 
 import sktl
 from sktl import PretrainedFeatureExtractor
-from sktl._networks.architectures import named_architecture
 from sktl._networks.backbones import load_backbone
 from sktl._networks.kept import free_networks
+from sktl._networks.names import named_architecture
 from sktl._networks.weight_files import WeightsFile, local_file, read_file
 from sktl.exceptions import (
     UnknownBackboneError,

@@ -26,8 +26,8 @@ from sktl import (
     layer_names,
     probe_layers,
 )
-from sktl._networks.architectures import SHIPPED
 from sktl._networks.backbones import load_backbone
+from sktl._networks.names import SHIPPED
 from tests.helpers import first_and_slow
 
 each_shipped = pytest.mark.parametrize("name", SHIPPED)

@@ -22,8 +22,8 @@ from torchvision.models import get_model
 
 from sktl import PretrainedFeatureExtractor
 from sktl._networks import weight_files
-from sktl._networks.architectures import named_architecture
 from sktl._networks.backbones import load_backbone
+from sktl._networks.names import named_architecture
 from sktl._networks.weight_files import WeightsFile, local_file
 from sktl._utils import file_state
 from sktl.exceptions import WeightsMismatchError, WeightsNotAvailableError

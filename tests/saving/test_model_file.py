@@ -34,7 +34,7 @@ from torch import nn
 from torchvision.models import ResNet18_Weights, ViT_B_16_Weights
 
 from sktl import FineTunedCNNClassifier, PretrainedFeatureExtractor
-from sktl._networks import architectures
+from sktl._networks import names
 from sktl.exceptions import ModelFileError
 from tests.helpers import first_and_slow, run_python
 
@@ -198,7 +198,7 @@ def test_load_needs_no_other_file(tmp_path, data):
 
 
 def build(name):
-    builder = architectures.named_architecture(name, True).build
+    builder = names.named_architecture(name, True).build
     torch.manual_seed(0)
     return builder()
 
@@ -217,7 +217,7 @@ def test_network_for_published_weights_comes_back(
         weights = tmp_path / "published.pth"
         torch.save(build(name).state_dict(), weights)
         monkeypatch.setattr(
-            architectures.Architecture, "published_name", lambda *args: "IMAGENET1K_V1"
+            names.Architecture, "published_name", lambda *args: "IMAGENET1K_V1"
         )
     clf = make_classifier(weights=weights, **parameters).fit(X, y)
     clf.save(tmp_path / "model")

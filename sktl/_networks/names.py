@@ -1,9 +1,7 @@
-"""The architecture of each name, and the names."""
+"""The names of networks, and the architecture that each stands for."""
 
-import copy
 import fnmatch
 import functools
-from collections.abc import Mapping
 from pathlib import Path
 
 import torchvision
@@ -11,13 +9,7 @@ from torchvision.models import get_model_builder, get_model_weights, list_models
 
 from sktl._networks import mini, photo
 from sktl._networks.architecture import Architecture
-from sktl._networks.given import reset_copy
-from sktl._networks.preprocessing import (
-    IMAGENET,
-    Preprocessing,
-    from_timm,
-    from_torchvision,
-)
+from sktl._networks.preprocessing import Preprocessing, from_torchvision
 from sktl._networks.timm_networks import list_timm, timm_architecture
 from sktl._networks.weight_files import WeightsFile, torchvision_file
 from sktl._utils.printable import shown
@@ -107,23 +99,6 @@ SHIPPED = {
     "sktl_mini": _shipped("sktl_mini", mini.SktlMini, mini),
     "sktl_photo": _shipped("sktl_photo", photo.SktlPhoto, photo),
 }
-
-
-def module_architecture(module):
-    """The architecture of a user's network; timm's say how to prepare their images."""
-    configs = [
-        getattr(module, f"{kind}_cfg", None) for kind in ("pretrained", "default")
-    ]
-    known = [c for c in configs if isinstance(c, Mapping) and "input_size" in c]
-    name = type(module).__name__
-    return Architecture(
-        name,
-        functools.partial(reset_copy, module),
-        from_timm(known[0]) if known else IMAGENET,
-        is_named=False,
-        doubt="" if known else f"backbone={name} does not say",
-        build_blank=functools.partial(copy.deepcopy, module),
-    )
 
 
 def _settings(name, published):

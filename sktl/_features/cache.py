@@ -16,6 +16,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import threading
 import time
 from collections import OrderedDict
@@ -244,6 +245,11 @@ def resolve_cache(cache):
         raise ValueError(
             f"cache={cache!r} would be a directory of that name. Pass None, without "
             f"quotes, for no caching, or './{cache}' for the directory."
+        )
+    if re.match(r"[a-zA-Z][\w+.-]+://", path):
+        raise ValueError(
+            f"cache={path!r} is a URL. Pass a directory of this machine (of file://, "
+            "the path alone); each machine has its own."
         )
     return os.path.realpath(os.path.expanduser(path))
 

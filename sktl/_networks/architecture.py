@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from sktl._networks.preprocessing import Preprocessing
-from sktl._networks.weight_files import WeightsFile
+from sktl._networks.weight_files import WeightsFile, refuse_url
 from sktl.exceptions import WeightsMismatchError
 
 
@@ -45,6 +45,8 @@ class Architecture:
             known = self.files.get(name)
             if known and getattr(weights, "url", known.url) == known.url:
                 return known
+        if isinstance(weights, str | PathLike):
+            refuse_url(weights)
         is_path = isinstance(weights, str | PathLike) and Path(weights).suffix
         if not is_path or re.fullmatch(r"\w+_Weights\.[A-Z0-9_]+", str(weights)):
             accepted = ", ".join(map(repr, self.files)) or "none by name"

@@ -73,6 +73,18 @@ def hashed_file(url, **known):
 # ---- from the network
 
 
+def refuse_url(weights):
+    """Refuse a URL in place of a path, before it is written like a path."""
+    text = os.fspath(weights)
+    # One slash, as pathlib leaves it; two letters, as one is a drive of Windows.
+    if re.match(r"[a-zA-Z][\w+.-]+:/", text) and not os.path.exists(text):
+        raise WeightsNotAvailableError(
+            f"weights={text!r} could not be read (no such file; it is a URL, which is "
+            "not fetched: download it). Pass the path of a .safetensors or .pth state "
+            "dict (of file://, the path alone)."
+        )
+
+
 def local_file(file):
     """Return the file on this machine; fetch it if it is not there."""
     if file.hub:

@@ -496,6 +496,14 @@ def test_memory_as_a_path_is_a_directory(tmp_path, monkeypatch):
     assert (tmp_path / "memory" / "sktl-features.sqlite").is_file()
 
 
+@pytest.mark.parametrize("url", ["s3://bucket/cache", "file:///home/me/cache"])
+def test_url_as_a_cache_is_refused_and_makes_no_folder(tmp_path, monkeypatch, url):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f"cache='{url}' is a URL"):
+        PretrainedFeatureExtractor("sktl_mini", cache=url).fit([np.zeros((8, 8))])
+    assert not list(tmp_path.iterdir())
+
+
 class PathLike:
     def __init__(self, path):
         self.path = path

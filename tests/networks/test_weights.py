@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 import pickle
+import re
 import socket
 import threading
 import time
@@ -265,6 +266,22 @@ def test_path_without_a_file_is_refused(tmp_path, monkeypatch, path):
     Path("folder.pth").mkdir()
     with pytest.raises(WeightsNotAvailableError, match="could not be read"):
         load_backbone("resnet18", path)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://x.org/a.pth",
+        "https://x.org/a.pth?download=true",
+        "file:///home/me/a.safetensors",
+        "hf://owner/name",
+        Path("https://x.org/a.pth"),
+    ],
+)
+def test_url_in_place_of_a_path_is_named(url):
+    message = re.escape(f"weights={str(url)!r} ") + ".*it is a URL.*download it"
+    with pytest.raises(WeightsNotAvailableError, match=message):
+        load_backbone("resnet18", url)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")

@@ -449,7 +449,9 @@ def compare_transfer(
     groups : array-like of shape (n_samples,) or None, default=None
         The group of each row, such as a patient. If `cv` is an int, or a splitter such
         as `GroupKFold`, rows of one group stay together; most other splitters ignore
-        groups. The intervals treat groups, not rows, as independent.
+        groups. The intervals treat groups, not rows, as independent. A contender that
+        splits its training part by groups, such as a `GridSearchCV` with `GroupKFold`,
+        gets them too if scikit-learn's metadata routing is enabled.
     n_jobs : int or None, default=None
         Number of splits that run in parallel. Worker processes share features only if
         contenders have `cache=<directory>`.
@@ -570,9 +572,10 @@ def compare_transfer(
     chance = _score_without_images(X, y, splits[-1], scorer, target.baseline())
     kinds = [kind_of(contender) for contender in contenders.values()]
     seconds = share_passes(contenders, X, splits, n_jobs)
-    group_of_row = np.arange(len(y)) if groups is None else np.asarray(groups)
+    groups = None if groups is None else np.asarray(groups)
+    group_of_row = np.arange(len(y)) if groups is None else groups
     units = make_units(group_of_row, np.concatenate([s.test for s in splits[-1]]))
-    setting = Setting(X, y, scorer, other_scorers, units)
+    setting = Setting(X, y, scorer, other_scorers, units, groups)
     trials = {}
     with tqdm(clones.items(), disable=not verbose, unit="contender") as bar:
         for name, contender in bar:

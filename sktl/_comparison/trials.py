@@ -6,8 +6,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from sklearn import get_config
 from sklearn.base import clone
 from sklearn.utils import _safe_indexing
+from sklearn.utils.metadata_routing import get_routing_for_object
 from sklearn.utils.parallel import Parallel, delayed
 
 from sktl._comparison.influence import Predicted, influence
@@ -45,6 +47,8 @@ class Setting(NamedTuple):
         Additional scorers; if one of them fails, its score is NaN.
     units : ndarray of shape (n_samples,) or None
         As from `make_units`; None: do not ask what each moves the score.
+    groups : ndarray of shape (n_samples,) or None
+        As the user passed them, for contenders that split their training part.
     """
 
     X: object
@@ -52,6 +56,7 @@ class Setting(NamedTuple):
     scorer: Callable
     others: dict = {}
     units: np.ndarray | None = None
+    groups: np.ndarray | None = None
 
 
 def run_trials(contender, setting, splits, seeds, n_jobs=None):
@@ -89,7 +94,7 @@ def run_trials(contender, setting, splits, seeds, n_jobs=None):
 
 def run_trial(contender, setting, split, seed, is_largest):
     """Fit a contender on one part of a split and score it on the other."""
-    X, y, scorer, others, units = setting
+    X, y, scorer, others, units, groups = setting
     X_train, X_test = (_safe_indexing(X, rows) for rows in split)
     y_train, y_test = (y[rows] for rows in split)
     try:
@@ -97,9 +102,10 @@ def run_trial(contender, setting, split, seed, is_largest):
         curve = ScoreCurve(scorer, X_test, y_test, split.test)
         if is_largest:
             _watch(contender, curve)
+        params = _groups_for(contender, groups, split.train)
         start = time.perf_counter()
         with rows_named("training part", split.train):
-            contender.fit(X_train, y_train)
+            contender.fit(X_train, y_train, **params)
         fitted = time.perf_counter()
         with rows_named("test part", split.test):
             score = float(scorer(contender, X_test, y_test))
@@ -111,6 +117,11 @@ def run_trial(contender, setting, split, seed, is_largest):
                 "another scoring, or a cv with larger test parts."
             )
     except Exception as error:  # whatever it is, the others go on
+        if groups is not None and "'groups' parameter" in str(error) and not _routes():
+            error.add_note(
+                "compare_transfer passes groups on to a contender only if metadata "
+                "routing is enabled: sklearn.set_config(enable_metadata_routing=True)."
+            )
         return Trial(error=error)
     predicted = Predicted(contender, X_test)
     predictions = _all_of(predicted, len(y_test)) if is_largest else None
@@ -138,6 +149,18 @@ def run_trial(contender, setting, split, seed, is_largest):
         influence=moved,
         trained_share=_trained_share(contender),
     )
+
+
+def _groups_for(contender, groups, rows):
+    """What `fit` takes besides, where it says that it reads groups."""
+    if groups is None or not _routes():
+        return {}
+    read = get_routing_for_object(contender).consumes("fit", ["groups"])
+    return {"groups": groups[rows]} if read else {}
+
+
+def _routes():
+    return get_config()["enable_metadata_routing"]
 
 
 def _trained_share(contender):

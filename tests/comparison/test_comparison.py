@@ -8,9 +8,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy import stats
+from sklearn import config_context
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.datasets import load_digits
 from sklearn.dummy import DummyClassifier, DummyRegressor
@@ -20,6 +22,8 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.metrics import accuracy_score, get_scorer, r2_score
 from sklearn.model_selection import (
+    GridSearchCV,
+    GroupKFold,
     KFold,
     LeaveOneOut,
     StratifiedGroupKFold,
@@ -575,6 +579,35 @@ def test_groups_stay_together_with_a_number_of_folds(digits):
         cv=StratifiedGroupKFold(3),
     )
     assert splits_of(report).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("n_jobs", [None, pytest.param(2, marks=pytest.mark.slow)])
+def test_groups_reach_the_search_of_a_contender_if_metadata_is_routed(digits, n_jobs):
+    X, y = digits
+    groups = pd.Series(np.arange(120) // 4, index=np.arange(120)[::-1])
+    grid = {"C": [1e-4, 1e-2]}
+    search = GridSearchCV(LogisticRegression(max_iter=500), grid, cv=GroupKFold(3))
+    contenders = {"search": search, "plain": LogisticRegression(max_iter=500)}
+    params = {"cv": 3, "train_sizes": [60, 1.0], "n_jobs": n_jobs}
+    with config_context(enable_metadata_routing=True):
+        report = compare_transfer(X, y, contenders, groups=groups, **params)
+        expected = cross_val_score(
+            search, X, y, params={"groups": groups}, cv=StratifiedGroupKFold(3)
+        )
+    assert (report.results_["error"] == "").all()
+    assert splits_of(report, 1).tolist() == expected.tolist()
+
+
+def test_search_by_groups_is_told_how_it_gets_them(digits):
+    groups = np.arange(120) // 4
+    search = GridSearchCV(LogisticRegression(), {"C": [1]}, cv=GroupKFold(3))
+    contenders = {"search": search, "any": DummyClassifier()}
+    report = compare_transfer(*digits, contenders, cv=3, groups=groups)
+    error, none = report.results_["error"]
+    assert none == ""
+    assert "set_config(enable_metadata_routing=True)" in error
+    report = compare_transfer(*digits, contenders, cv=3)
+    assert "set_config" not in report.results_["error"][0]
 
 
 # --- contenders that fail -----------------------------------------------------------

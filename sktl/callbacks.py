@@ -168,6 +168,9 @@ class Freeze(_StepFreeze):
     ------
     UnknownSubmoduleError
         When training begins, if a pattern matches nothing.
+    ValueError
+        When training begins, if nothing would be left to train, or if what is frozen
+        has no shape yet, as in a lazy layer.
 
     See Also
     --------
@@ -226,6 +229,9 @@ class FreezeUpTo(_StepFreeze):
     ------
     UnknownSubmoduleError
         When training begins, if `layer` matches nothing.
+    ValueError
+        When training begins, if nothing would be left to train, or if what is frozen
+        has no shape yet, as in a lazy layer.
 
     See Also
     --------

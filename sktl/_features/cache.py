@@ -302,7 +302,8 @@ def cache_info(cache="memory"):
     -------
     info : CacheInfo
         Named tuple of `hits`, `misses` and `computed` (in this process), `entries`,
-        `bytes` and `max_bytes`.
+        `bytes` and `max_bytes`. An `X` of one to three rows, whose features are looked
+        up but not cached, counts as hits and misses and not as computed.
     """
     return open_cache(cache).info()
 

@@ -130,9 +130,9 @@ class SavedMixin:
         Raises
         ------
         ModelFileError
-            If the file was not written by `save` of such an estimator, or has been
-            changed since; or if the installed torchvision has a different network under
-            this name.
+            If there is no such file; if it was not written by `save` of such an
+            estimator, or has been changed since; or if the installed torchvision has a
+            different network under this name.
         ValueError
             If a parameter does not exist, cannot have this value, or asks for another
             network than the saved one.

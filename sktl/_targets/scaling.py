@@ -28,8 +28,8 @@ class GlobalScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     Features of several layers keep their proportions, so those of the layer that varies
     most decide on the common number. Rows with missing values (of unreadable images)
-    are left out in `fit`, and stay as they are in `transform`. `fit` needs one pass
-    over the features, and memory for a copy of them in float64.
+    are left out in `fit`; in `transform`, missing values stay missing. `fit` needs one
+    pass over the features, and memory for a copy of them in float64.
 
     Attributes
     ----------

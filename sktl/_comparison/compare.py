@@ -316,7 +316,14 @@ class TransferComparison(TableMixin):
             scores, NaN if a split failed; and how far the 95 % interval, computed from
             the splits alone, reaches below and above them, of shape (2, n_points): as
             far as scores can if all splits test on the same rows.
+
+        Raises
+        ------
+        ValueError
+            If `over` is neither.
         """
+        if over not in ("epoch", "seconds"):
+            raise ValueError(f"over={shown(over)} must be 'epoch' or 'seconds'.")
         return {
             name: self._evidence.mean_curve(splits, over)
             for name, splits in self.curves_.items()
@@ -439,7 +446,7 @@ def compare_transfer(
         several, contenders are compared by the first, and the others are shown as
         columns of the table. Besides scikit-learn's names,
         "neg_expected_calibration_error" is accepted: how far predicted probabilities of
-        labels are from observed frequencies.
+        labels are from observed frequencies, in 15 bins of equal width.
     train_sizes : sequence of int or float, or None, default=None
         Training sizes for learning curves, in increasing order: numbers of rows, or
         floats as fractions of the smallest training part. Every contender is fitted on

@@ -86,8 +86,12 @@ class TableMixin:
             Indexed by contender (and training size, if there are several), backbone
             or layer, in the order of the table. Needs pandas.
         """
-        import pandas as pd
-
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise ImportError(
+                "to_frame needs pandas, which is missing: pip install pandas."
+            ) from error
         return pd.DataFrame(self.results_).set_index(self._index())
 
     def __str__(self):

@@ -3,7 +3,6 @@
 import numpy as np
 
 from sktl._display.drawing import PLAIN, Curve, draw_curves, legend_above
-from sktl._utils.printable import shown
 
 
 class TimeToScoreDisplay:
@@ -82,8 +81,7 @@ class TimeToScoreDisplay:
         The curves are those of `TransferComparison.mean_curves`. If a split failed,
         there is no mean to draw.
         """
-        if over not in ("epoch", "seconds"):
-            raise ValueError(f"over={shown(over)} must be 'epoch' or 'seconds'.")
+        curves = comparison.mean_curves(over)  # refuses another `over`
         if not comparison.curves_:
             raise ValueError(
                 "No contender of this comparison was trained by epochs, so there are "
@@ -92,7 +90,6 @@ class TimeToScoreDisplay:
         results, effects = comparison.results_, comparison.effects_
         pairs = zip(effects.get("twin", ()), effects.get("kind", ()), strict=True)
         references = {twin for twin, kind in pairs if kind == "from scratch"}
-        curves = comparison.mean_curves(over)
         kinds = zip(results["contender"], results.get("kind", ()), strict=False)
         return cls(
             curves,

@@ -193,10 +193,10 @@ def rank_backbones(
         as its maximum log evidence per image (mean over classes, tags or columns).
         `"hscore"`: how much of the spread of the features lies between the classes, at
         most the number of classes minus one; for labels only. `"knn"`: accuracy of a
-        vote of the five most similar other images, by the cosine of their features; for
-        labels only. `"probe"`: cross-validated score of a linear model (logistic
-        regression; for numbers, ridge regression) behind `GlobalScaler`. It is the
-        slowest.
+        vote of the five most similar other images, by the cosine of their features (in
+        a tie, the class of the most similar image wins); for labels only. `"probe"`:
+        cross-validated score of a linear model (logistic regression; for numbers, ridge
+        regression) behind `GlobalScaler`. It is the slowest.
     cv : int, splitter or iterable of splits, default=5
         Folds of `"probe"`; an int means folds without shuffling, stratified for labels
         and indicators, as in `compare_transfer`. The other methods do not split.
@@ -243,10 +243,10 @@ def rank_backbones(
 
     The H-score is the trace of the covariance of the class means after whitening with
     the covariance of all features. With fewer images than features, the plain score is
-    the same for almost all networks, as the whole spread can be explained. So the
+    the same for almost all networks, as the whole spread can be explained. So this
     covariance is always shrunk, as Ibrahim et al. propose, with the intensity of Ledoit
-    and Wolf, which vanishes as the number of images grows. Constant columns are left
-    out.
+    and Wolf, which vanishes as the number of images grows. The covariance of the class
+    means is multiplied by one minus that intensity. Constant columns are left out.
 
     Both scores are computed on the images that the model was fitted on, and say nothing
     about what fine-tuning would add. With fewer images than features, the H-score still

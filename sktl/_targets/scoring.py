@@ -57,10 +57,14 @@ def get_scorers(scoring, target, y, parameter="scoring"):
 
 def _check_kind(one, scoring, parameter):
     if not (one is None or isinstance(one, str) or callable(one)):
+        how = ""
+        if isinstance(one, dict) and one:
+            name = shown(next(iter(one)))
+            how = f" To name a scorer, set scorer.__name__ = {name}, and pass [scorer]."
         raise ValueError(
             f"{parameter}={shown(scoring)} must be a name of "
             "sklearn.metrics.get_scorer_names(), a scorer of your own, None, or a list "
-            "of these."
+            f"of these.{how}"
         )
 
 

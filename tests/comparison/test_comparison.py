@@ -555,6 +555,10 @@ def unfitted():
         (np.arange(12) % 2, {"scoring": ["f1", "f1"]}, "holds 'f1' twice"),
         (np.arange(12) % 2, {"scoring": 3}, "scoring=3 must be a name"),
         (np.arange(12) % 2, {"scoring": {"a": "f1"}}, "scoring=.* or a list of these"),
+        (
+            *(np.arange(12) % 2, {"scoring": {"qwk": accuracy_score}}),
+            r"of these\. To name .* scorer.__name__ = 'qwk', and pass \[scorer\]\.",
+        ),
         (np.arange(12) % 2, {"scoring": accuracy_score}, "looks like .* a metric"),
         (np.arange(12) // 6, {"cv": KFold(2)}, r"Split 0 of cv=.* trains on 6 rows"),
         (np.array([None, 1] * 6), {}, "y holds no label"),

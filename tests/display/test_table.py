@@ -1,6 +1,7 @@
 """What the results show of themselves: one table, printed or in a notebook."""
 
 import re
+import sys
 from html import unescape
 
 import numpy as np
@@ -73,3 +74,10 @@ def test_remarks_stand_below_the_table():
     assert shown.index("</table>") < shown.index("1 &lt; 2.")
     result.findings_.clear()
     assert str(result).count("\n") == 2
+
+
+@pytest.mark.parametrize("make_result", [comparison, ranking, probe])
+def test_frame_without_pandas_is_refused_with_what_to_install(make_result, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match="to_frame needs pandas.* pip install pandas"):
+        make_result().to_frame()

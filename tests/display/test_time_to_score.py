@@ -106,3 +106,5 @@ def test_comparison_without_epochs_has_no_time_to_draw(make_comparison):
 def test_unknown_axis_is_refused(trained):
     with pytest.raises(ValueError, match="over='batch' must be 'epoch' or 'seconds'"):
         TimeToScoreDisplay.from_results(trained, over="batch")
+    with pytest.raises(ValueError, match="over='batch' must be 'epoch' or 'seconds'"):
+        trained.mean_curves(over="batch")

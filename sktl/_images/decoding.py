@@ -96,8 +96,8 @@ def decode(data, value_range=None):
     -------
     image : PIL image of mode RGB, or ndarray of shape (h, w, 3), dtype uint8
         Upright; the former where that is at hand, because it can be resized uncopied.
-    bits : int
-        As of `bits_of`.
+    bits : 8, 16 or None
+        As of `assumed_bits`.
     """
     if not data:
         raise ValueError("is empty (0 bytes)")
@@ -107,7 +107,7 @@ def decode(data, value_range=None):
             if image.format == "JPEG":
                 _check_scans(data, image)
             image.load()
-            return _upright(image, value_range), bits_of(image)
+            return _upright(image, value_range), assumed_bits(image, value_range)
     except Image.DecompressionBombError as error:
         raise ValueError(
             "is larger than PIL.Image.MAX_IMAGE_PIXELS allows, a limit that PIL's "
@@ -303,9 +303,18 @@ def is_edited(image):
     return not read and "exif" in image.info and _orientation(image) in _AS_STORED
 
 
-def bits_of(image):
-    """Bits that a PIL image has for a number: 8, or 16 for all that has more."""
-    return 16 if image.mode == "F" or image.mode.startswith("I") else 8
+def assumed_bits(image, value_range):
+    """Bits of a PIL image whose black and white are those of its format, else None.
+
+    8, to which no range is applied, or 16 for all that has more.
+    """
+    if not _is_deep(image):
+        return 8
+    return 16 if value_range is None else None
+
+
+def _is_deep(image):
+    return image.mode == "F" or image.mode.startswith("I")
 
 
 def pil_pixels(image, value_range=None):
@@ -340,7 +349,7 @@ def _upright(image, value_range):
     if 0 in image.size:
         raise ValueError(f"has no pixels, its size is {image.size}")
     orientation = _orientation(image)
-    is_deep = bits_of(image) > 8
+    is_deep = _is_deep(image)
     if orientation not in _AS_STORED and not (is_deep or image.has_transparency_data):
         return image if image.mode == "RGB" else image.convert("RGB")
     lies = orientation in (5, 6, 7, 8)

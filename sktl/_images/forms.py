@@ -23,7 +23,7 @@ from functools import cached_property
 import numpy as np
 from joblib import Parallel, delayed
 
-from sktl._images.decoding import bits_of, decode, is_edited, is_pil, pil_pixels
+from sktl._images.decoding import assumed_bits, decode, is_edited, is_pil, pil_pixels
 from sktl._images.geometry import fit_to, size_of
 from sktl._images.layout import Layout, check_numbers
 from sktl._images.pixels import array_pixels
@@ -270,7 +270,6 @@ class EncodedImage(LazyImage):
 
     def fit_to(self, geometry):
         image, bits = self._decode()
-        bits = bits if self._value_range is None else None
         return fit_to(image, geometry), size_of(image), bits
 
     def _decode(self):
@@ -453,7 +452,7 @@ class PilForm(Form):
 
     def open(self, row, ranges, layout):
         pixels = pil_pixels(self.item, ranges.given)
-        return PixelImage(pixels, bits_of(self.item) if ranges.given is None else None)
+        return PixelImage(pixels, assumed_bits(self.item, ranges.given))
 
 
 class ArrayForm(Form):

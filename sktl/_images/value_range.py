@@ -164,7 +164,8 @@ def warn_of_darkness(n, peaks):
             "number of its format (255, or 65535 for 16 bits). If they are from a "
             "camera of 10 to 14 bits, pass value_range=(lo, hi), the numbers that mean "
             "black and white, such as (0, 4095). Scale images of 8 bits yourself, such "
-            "as masks that hold class numbers.",
+            "as masks that hold class numbers, and colour images of 16 bits, which PIL "
+            "reads as 8.",
             ImageRangeWarning,
         )
 

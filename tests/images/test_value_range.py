@@ -1,6 +1,8 @@
 """Numbers on another scale than the one they are read by: clipped, or warned of."""
 
+import struct
 import warnings
+import zlib
 from functools import partial
 
 import numpy as np
@@ -243,6 +245,29 @@ def test_masks_of_8_bits_among_images_of_16_bits_and_arrays_are_warned_of():
     message = "^40 of the 40 images of 8 bits are nearly black.*8 bits yourself"
     with pytest.warns(ImageRangeWarning, match=message):
         features([*masks, *_deep(65535, "PNG"), *np.tile(DIGITS, (2, 1, 1))])
+
+
+def _colour_png(numbers):
+    """A PNG of 16 bits a channel, which PIL cannot write."""
+
+    def chunk(name, data):
+        crc = zlib.crc32(name + data)
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", crc)
+
+    height, width, _ = numbers.shape
+    header = chunk(b"IHDR", struct.pack(">2I5B", width, height, 16, 2, 0, 0, 0))
+    lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in numbers)
+    pixels = chunk(b"IDAT", zlib.compress(lines))
+    return b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("value_range", ["auto", (0, 4095)])
+def test_colours_of_12_bits_are_warned_of_also_with_a_range(value_range):
+    """PIL reads the upper 8 of 16 bits, to which no range is applied."""
+    colours = np.random.default_rng(0).integers(0, 4096, (6, 9, 9, 3))
+    message = "^6 of 6 images are nearly black.*colour images of 16 bits"
+    with pytest.warns(ImageRangeWarning, match=message):
+        features(list(map(_colour_png, colours)), value_range=value_range)
 
 
 @pytest.mark.parametrize(

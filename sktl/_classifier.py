@@ -74,7 +74,9 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         and divided by one number, so that their mean variance is 1.
         `"auto"` tries 33 penalties of ridge regression, leaving out one image at a time
         (with all its augmented copies), and derives `C` from the best; for rows without
-        weights, it is at most 1. With indicators, each tag has its own.
+        weights, it is at most 1. With indicators, each tag has its own. With several
+        images per patient, or the like, choose `C` by `GridSearchCV(cv=GroupKFold())`:
+        leaving out a single image says little where similar ones stay in.
     dropout : float, default=0.0
         Dropout probability before each layer of the head.
     lr : float, default=1e-3
@@ -120,7 +122,9 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         1 in each tag.
     early_stopping : bool, default=False
         Whether to hold out some rows, stop when predictions on them have not improved
-        for `n_iter_no_change` epochs, and keep the weights that predicted them best.
+        for `n_iter_no_change` epochs, and keep the weights that predicted them best. To
+        hold out whole groups, pass `train_split=ValidSplit(GroupKFold(5))`, with
+        skorch's `ValidSplit`, and `groups` to `fit`.
     monitor : str or callable, default="loss"
         What `early_stopping` monitors: `"loss"`, the name of a scikit-learn scorer
         (such as `"f1_macro"`), or a scorer of your own. Scores are in `history` as
@@ -383,7 +387,7 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
             by logistic regression, a weight of k is the same as k copies of the row; in
             training by epochs, only on average.
         **fit_params : dict
-            Passed on to `train_split`.
+            Passed on to `train_split`, such as `groups`.
 
         Returns
         -------

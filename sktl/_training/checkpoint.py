@@ -45,14 +45,15 @@ REMEMBERED = {
     PassthroughScoring: ("best_score_",),
 }
 # What may differ between a run and its continuation.
-IRRELEVANT = ("cache", "checkpoint", "n_jobs", "verbose")
+IRRELEVANT = ("cache", "checkpoint", "device", "n_jobs", "verbose")
 
 
 class Checkpoint:
     """The file of one run of training, which the next run replaces.
 
-    A run is told from others by its parameters, rows, labels, device, first weights
-    and the optimizer's first state. Where a parameter cannot be compared, there is a
+    A run is told from others by its parameters, images, targets, kind of device, first
+    weights and the optimizer's first state; not by activations, whose last bits another
+    machine may compute otherwise. Where a parameter cannot be compared, there is a
     warning, training begins anew, and nothing is kept.
 
     Parameters
@@ -62,15 +63,14 @@ class Checkpoint:
     net : FineTunedNet
         As it is before the first epoch of the run, and before its head is fitted: the
         last bits of a fitted head may differ between two fits of one run.
-    dataset : skorch.dataset.Dataset
-        Of arrays, or of dicts of arrays.
+    rows : TrainingRows
     epochs : int
         How many the run has.
     """
 
-    def __init__(self, path, net, dataset, epochs):
+    def __init__(self, path, net, rows, epochs):
         self.net = net
-        self.digest = None if path is None else _digest(net, dataset, epochs)
+        self.digest = None if path is None else _digest(net, rows, epochs)
         self.path = self.digest and Path(os.path.expanduser(path))
 
     def n_epochs_done(self):
@@ -212,12 +212,13 @@ def _remember(callback, values):
 # ---- which run it is of
 
 
-def _digest(net, dataset, epochs):
+def _digest(net, rows, epochs):
     """Digest what decides the course of a run; None if that cannot be told."""
     parts = net.module_, net.criterion_, net.optimizer_
     state = [part.state_dict() for part in parts]
     where = [epochs, len(net.history), net.device.type]
-    digests = [digest_of([where, state, dataset.X, dataset.y])]
+    images = [image.digest() for image in rows.images]
+    digests = [digest_of([where, state, images, rows.codes, rows.weights])]
     for name, value in sorted(net.get_params(deep=False).items()):
         if name in IRRELEVANT:
             continue

@@ -7,6 +7,7 @@ on that. What is trained, when and at which rates, the strategy says.
 import contextlib
 import copy
 import os
+from collections.abc import Iterable
 from itertools import chain
 from numbers import Integral, Real
 from os import PathLike
@@ -16,9 +17,11 @@ import torch
 from sklearn import get_config
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import get_scorer
+from sklearn.model_selection import PredefinedSplit
 from sklearn.utils import gen_batches
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metadata_routing import process_routing
+from sklearn.utils.validation import _check_method_params
 from skorch.callbacks import Checkpoint as SkorchCheckpoint
 from skorch.callbacks import EarlyStopping, LRScheduler
 from skorch.dataset import ValidSplit, unpack_data
@@ -649,6 +652,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             )
             target = self.target if goes_on else recognise(y, self._kinds)
             rows = self._label(images, y, sample_weight, target)
+            fit_params = self._split_params(fit_params, len(images), rows)
             if self.early_stopping and self.monitor != "loss" and not goes_on:
                 known = rows.target.decode(rows.codes)
                 get_scorers(self.monitor, rows.target, known, "monitor")
@@ -673,6 +677,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
                     )
                 target = of_all if first else target
             rows = self._label(images, y, sample_weight, target)
+            fit_params = self._split_params(fit_params, len(images), rows)
             self._train(rows, goes_on=not first, split_params=fit_params)
         return self
 
@@ -699,7 +704,6 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         split_params : dict or None
             What `train_split` gets besides.
         """
-        split_params = self._split_params(split_params or {})
         with self._seeded():
             if not goes_on:
                 self.initialize()
@@ -707,7 +711,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             train, valid = dataset, None
             if epochs is None:
                 split = self.get_split_datasets
-                train, valid = split(dataset, rows.codes, **split_params)
+                train, valid = split(dataset, rows.codes, **split_params or {})
                 self._check_monitors(valid)
                 if self.early_stopping and self.refit and task is not None:
                     self._check_monitors(None, " in the second fit of refit=True")
@@ -720,7 +724,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
                 self._training(*told),
                 self._seeded_for_epochs(),
             ):
-                self._run_epochs(dataset, train, valid, rows, task, epochs)
+                self._run_epochs(train, valid, rows, task, epochs)
         stops = [cb for _, cb in self.callbacks_ if isinstance(cb, KeepBest)]
         self.n_epochs_ = len(self.history)
         if stops:
@@ -736,7 +740,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             self._make_prefix(self.backbone_, whole).refuse_side(error)
             raise
 
-    def _run_epochs(self, dataset, train, valid, rows, task, epochs):
+    def _run_epochs(self, train, valid, rows, task, epochs):
         self.check_training_readiness()
         checkpoint = self.checkpoint
         if epochs is None:
@@ -744,7 +748,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         elif checkpoint is not None:
             checkpoint = f"{os.fspath(checkpoint)}.refit"  # beside that of the search
         # Before the head is fitted, whose last bits may differ between equal runs.
-        checkpoint = Checkpoint(checkpoint if epochs else None, self, dataset, epochs)
+        checkpoint = Checkpoint(checkpoint if epochs else None, self, rows, epochs)
         if not self.history:
             self._begin(train, rows)
         task = task or FitTask(self, None)
@@ -792,22 +796,40 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
                     f"out{when}. {split}{cure}."
                 )
 
-    def _split_params(self, fit_params):
-        """Arguments of `fit` for `train_split`; nothing else reads them."""
+    def _split_params(self, fit_params, n, rows):
+        """Arguments of `fit` for `train_split`, of the rows that are trained on.
+
+        Nothing else reads them. `n` is how many rows there were in all.
+        """
         if "epochs" in fit_params:
             raise TypeError(
                 "fit() takes no argument `epochs`. Set max_epochs, as in "
                 f"set_params(max_epochs={fit_params['epochs']!r})."
             )
         if fit_params and self.train_split is None:
+            name = next(iter(fit_params))
+            cure = ""
+            if name == "groups":
+                cure = (
+                    " To hold out whole groups, set train_split=skorch.dataset."
+                    "ValidSplit(sklearn.model_selection.GroupKFold(5))."
+                )
             raise TypeError(
-                f"fit() got an unexpected keyword argument {next(iter(fit_params))!r}. "
-                "Such arguments are passed to train_split, which is not set."
+                f"fit() got an unexpected keyword argument {name!r}. Such arguments "
+                f"are passed to train_split, which is not set.{cure}"
             )
-        if not fit_params or not get_config()["enable_metadata_routing"]:
-            return fit_params
-        # Requests for `fit` and `partial_fit` are the same (skorch/net.py, 1.4).
-        return process_routing(self, "fit", **fit_params)["splitter"]["split"]
+        cv = getattr(self.train_split, "cv", None)
+        if len(rows.numbers) < n and isinstance(cv, PredefinedSplit | Iterable):
+            raise ValueError(
+                f"sample_weight is zero in {n - len(rows.numbers)} row(s), which fit "
+                "leaves out, and train_split names rows by their numbers. Leave these "
+                "rows out yourself, and number the others accordingly."
+            )
+        if fit_params and get_config()["enable_metadata_routing"]:
+            # Requests for `fit` and `partial_fit` are the same (skorch/net.py, 1.4).
+            routed = process_routing(self, "fit", **fit_params)
+            fit_params = routed["splitter"]["split"]
+        return _check_method_params(np.arange(n), fit_params, rows.numbers)
 
     def _run_epoch(self, train, valid):
         """As skorch's `fit_loop` does (skorch/net.py, 1.4)."""

@@ -16,6 +16,8 @@ class TrainingRows:
     ----------
     images : Images
         Without those of weight zero.
+    numbers : ndarray of shape (n,)
+        Their rows in what `fit` was given.
     codes : ndarray of shape (n,) or (n, n_outputs)
         What the loss reads; of labels the class numbers.
     target : Labels, Indicators or Numbers
@@ -27,6 +29,7 @@ class TrainingRows:
     """
 
     images: Images
+    numbers: np.ndarray
     codes: np.ndarray
     target: object
     weights: np.ndarray | None = None
@@ -57,7 +60,7 @@ def make_rows(images, y, target, sample_weight=None, class_weight=None):
     check_consistent_length(images, y)
     if not len(images):
         raise ValueError("X and y have no rows, so there is nothing to train on.")
-    weights = None
+    weights, kept = None, np.arange(len(y))
     if sample_weight is not None:
         weights = _check_sample_weight(
             sample_weight, y, dtype=np.float64, ensure_non_negative=True
@@ -75,4 +78,4 @@ def make_rows(images, y, target, sample_weight=None, class_weight=None):
     if class_weights is not None:
         of_classes = target.weights_of(codes, class_weights)
         weights = of_classes if weights is None else (of_classes.T * weights).T
-    return TrainingRows(images, codes, target, weights, class_weights)
+    return TrainingRows(images, kept, codes, target, weights, class_weights)

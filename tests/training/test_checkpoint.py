@@ -605,6 +605,29 @@ def test_last_bits_of_a_fitted_head_make_no_other_run(tmp_path, steps, monkeypat
     assert first_epoch(steps, make_classifier(checkpoint=path), data) == 3
 
 
+def test_last_bits_of_frozen_activations_make_no_other_run(
+    tmp_path, steps, monkeypatch
+):
+    """On another processor they differ."""
+    path, data = tmp_path / "checkpoint", make_data()
+    params = {"checkpoint": path, "unfreeze_from": "last"}
+    crash(steps, make_classifier(**params).fit, *data, limit=7)
+    compute = FineTunedCNNClassifier._activations
+    monkeypatch.setattr(
+        FineTunedCNNClassifier,
+        "_activations",
+        lambda net, images, cut: compute(net, images, cut) * np.float32(1 + 1e-6),
+    )
+    assert first_epoch(steps, make_classifier(**params), data) == 3
+
+
+def test_name_of_the_device_makes_no_other_run(tmp_path, steps):
+    path, data = tmp_path / "checkpoint", make_data()
+    crash(steps, make_classifier(checkpoint=path, device="cpu").fit, *data, limit=7)
+    again = make_classifier(checkpoint=path, device=torch.device("cpu"))
+    assert first_epoch(steps, again, data) == 3
+
+
 def other_pixel(X, y):
     X = X.copy()
     X[0, 20] = 16 - X[0, 20]

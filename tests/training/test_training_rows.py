@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
-from sklearn.model_selection import cross_validate
+from sklearn.model_selection import GroupKFold, PredefinedSplit, cross_validate
 from sklearn.pipeline import make_pipeline
 from skorch.callbacks import Callback
 from skorch.dataset import Dataset, ValidSplit
@@ -228,6 +228,40 @@ def test_rows_of_weight_zero_are_as_if_left_out(make, strategy):
     weighted = make(strategy).fit(X, Y, sample_weight=weights * 2)
     plain = make(strategy).fit(X[:24], Y[:24], sample_weight=np.full(24, 2))
     assert is_same(state_of(weighted), state_of(plain))
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_groups_of_rows_of_weight_zero_are_left_out_with_them(make, method):
+    groups, weights = np.arange(len(X)) // 6, np.ones(len(X))
+    weights[3:9] = 0
+    kept = np.flatnonzero(weights)
+    split = {"train_split": ValidSplit(GroupKFold(3)), "random_state": 0}
+    nets = [make(**split), make(**split)]
+    getattr(nets[0], method)(X, Y, sample_weight=weights, groups=groups)
+    getattr(nets[1], method)(X[kept], Y[kept], groups=groups[kept])
+    one, other = (net.history[:, "valid_loss"] for net in nets)
+    assert one == other
+
+
+@pytest.mark.parametrize("as_list", [True, False])
+def test_split_by_numbers_of_rows_is_refused_if_some_have_weight_zero(make, as_list):
+    """Behind these, it would hold out other rows than it names."""
+    split = np.arange(20, len(X)), np.arange(20)
+    cv = (
+        [split] if as_list else PredefinedSplit(np.where(np.arange(len(X)) < 20, 0, -1))
+    )
+    net = make(train_split=ValidSplit(cv))
+    weights = np.r_[np.zeros(5), np.ones(len(X) - 5)]
+    with pytest.raises(
+        ValueError, match=r"zero in 5 row\(s\).*names rows by their num"
+    ):
+        net.fit(X, Y, sample_weight=weights)
+    net.fit(X, Y)
+
+
+def test_groups_without_a_split_are_refused_with_the_cure(make):
+    with pytest.raises(TypeError, match=r"'groups'.*ValidSplit\(sklearn.*GroupKFold"):
+        make(early_stopping=True).fit(X, Y, groups=Y)
 
 
 @pytest.mark.parametrize(

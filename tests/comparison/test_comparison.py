@@ -589,9 +589,9 @@ def test_groups_stay_together_with_a_number_of_folds(digits):
 def test_groups_reach_the_search_of_a_contender_if_metadata_is_routed(digits, n_jobs):
     X, y = digits
     groups = pd.Series(np.arange(120) // 4, index=np.arange(120)[::-1])
-    grid = {"C": [1e-4, 1e-2]}
-    search = GridSearchCV(LogisticRegression(max_iter=500), grid, cv=GroupKFold(3))
-    contenders = {"search": search, "plain": LogisticRegression(max_iter=500)}
+    grid = {"C": [0.01, 1]}
+    search = GridSearchCV(SVC(), grid, cv=GroupKFold(3))
+    contenders = {"search": search, "plain": SVC()}
     params = {"cv": 3, "train_sizes": [60, 1.0], "n_jobs": n_jobs}
     with config_context(enable_metadata_routing=True):
         report = compare_transfer(X, y, contenders, groups=groups, **params)

@@ -162,11 +162,12 @@ def test_perfect_score_with_one_positive_row_in_each_split_has_a_narrow_interval
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.UndefinedMetricWarning")
 def test_score_that_is_set_to_zero_anyhow_is_known_without_each_row(fitted):
     _, X, y = fitted
+    units = np.arange(150) % 20
     never = DummyClassifier().fit(X, y)  # predicts no positive row
     for scoring in ("precision", "f1", "f1_macro"):
-        assert moved((never, X, y), get_scorer(scoring)) is not None
+        assert moved((never, X, y), get_scorer(scoring), units) is not None
     for scoring in ("f1", "f1_macro", "precision", "recall", "average_precision"):
-        assert (moved(fitted, get_scorer(scoring)) != 0).sum() > 100
+        assert (moved(fitted, get_scorer(scoring), units) != 0).sum() > 10
 
 
 def test_labels_predicted_in_one_column_are_those_without_the_axis():

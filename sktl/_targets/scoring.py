@@ -3,6 +3,8 @@
 import warnings
 
 import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.metrics import check_scoring
 from sklearn.pipeline import make_pipeline
 
@@ -107,7 +109,7 @@ def check_defined(scoring, scorer, y, splits, target, cv):
         if not lack or (len(test), lack) in known:
             continue
         known.add((len(test), lack))
-        if not _is_defined(scorer, target, y[train], y[test]):
+        if not is_defined(scorer, target, y[train], y[test]):
             raise ValueError(
                 f"scoring={scoring or target.scoring!r} is not defined on split {i} of "
                 f"cv={shown(cv)}, whose {len(test)} test row(s) {lack}. Pass fewer "
@@ -116,16 +118,44 @@ def check_defined(scoring, scorer, y, splits, target, cv):
             )
 
 
-def _is_defined(scorer, target, y_train, y_test):
-    """Whether a constant guess has a score."""
+def is_defined(scorer, target, y_train, y_test):
+    """Whether some rows can be scored: a constant guess, and the truth itself.
+
+    scikit-learn gives an F1 of 0 to the truth where there is no positive row.
+    """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             score = _score_guess(scorer, target, y_train, y_test)
         except Exception:  # scorers raise many kinds
             return False
+    if not np.isfinite(score):
+        return False
     is_made_up = any(NO_POSITIVE in str(warning.message) for warning in caught)
-    return np.isfinite(score) and not is_made_up
+    y = np.concatenate([y_train, y_test])
+    lacks = _is_undefined_of_truth(scorer, y_test, y)
+    return not (is_made_up or (lacks and not _is_undefined_of_truth(scorer, y, y)))
+
+
+class _Truth(ClassifierMixin, BaseEstimator):
+    """Predicts what it is given."""
+
+    def __init__(self, classes_):
+        self.classes_ = classes_
+
+    def predict(self, y):
+        return y
+
+
+def _is_undefined_of_truth(scorer, y, of_all):
+    """Whether even right labels have no score; False where it is not of labels."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            scorer(_Truth(np.unique(of_all)), y, y)
+        except Exception:  # it is of probabilities, or of numbers
+            return False
+    return any(issubclass(w.category, UndefinedMetricWarning) for w in caught)
 
 
 def _score_guess(scorer, target, y_train, y_test):

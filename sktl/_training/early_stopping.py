@@ -10,11 +10,13 @@ from sklearn.utils.metaestimators import available_if
 from skorch.callbacks import EarlyStopping
 from skorch.utils import data_from_dataset
 
+from sktl._targets.scoring import is_defined
 from sktl._training.net import holds_rows
 from sktl._utils.printable import shown
 
 # What the history says of held-out rows: by the loss, or by a scorer of the user.
 LOSS, SCORE = "valid_loss", "valid_score"
+CURE = "Hold out more rows (validation_fraction), or monitor another score or the loss."
 
 
 class KeepBest(EarlyStopping):
@@ -47,6 +49,22 @@ class KeepBest(EarlyStopping):
         return self.best_epoch_ if compared else len(history)
 
 
+def check_monitor(net, train, valid):
+    """Refuse a named score that held-out rows cannot have, whatever is predicted."""
+    if net.monitor == "loss" or callable(net.monitor) or valid is None:
+        return
+    target = net.target
+    y_train, y = (
+        target.decode(np.asarray(data_from_dataset(part)[1])) for part in (train, valid)
+    )
+    lack = target.lack(y)
+    if lack and not is_defined(get_scorer(net.monitor), target, y_train, y):
+        raise ValueError(
+            f"monitor={net.monitor!r} fails (it is not defined for rows that {lack}) "
+            f"on the {len(y)} row(s) held out, so it cannot choose an epoch. {CURE}"
+        )
+
+
 def held_out_score(net, dataset):
     """Mean loss over a data set, or what `monitor` says of its predictions."""
     if net.monitor == "loss":
@@ -66,8 +84,7 @@ def held_out_score(net, dataset):
         why = f"fails ({cause})" if cause else "is NaN"
         raise ValueError(
             f"monitor={shown(net.monitor)} {why} on the {len(y)} row(s) held out, so "
-            "it cannot choose an epoch. Hold out more rows (validation_fraction), or "
-            "monitor another score or the loss."
+            f"it cannot choose an epoch. {CURE}"
         ) from cause
     return score
 

@@ -39,7 +39,7 @@ from sktl._targets.scoring import get_scorers
 from sktl._training.augmentation import make_augment
 from sktl._training.averaging import AverageWithStart, share_for
 from sktl._training.checkpoint import Checkpoint
-from sktl._training.early_stopping import LOSS, SCORE, KeepBest
+from sktl._training.early_stopping import LOSS, SCORE, KeepBest, check_monitor
 from sktl._training.module import FineTunedModule
 from sktl._training.net import ROWS, WEIGHT, EstimatorNet, holds_rows
 from sktl._training.rows import make_rows
@@ -713,6 +713,8 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
                 split = self.get_split_datasets
                 train, valid = split(dataset, rows.codes, **split_params or {})
                 self._check_monitors(valid)
+                if self.early_stopping:
+                    check_monitor(self, train, valid)
                 if self.early_stopping and self.refit and task is not None:
                     self._check_monitors(None, " in the second fit of refit=True")
             # Callbacks index this as skorch indexes its data sets.

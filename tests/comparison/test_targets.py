@@ -387,6 +387,10 @@ UNDEFINED = {
         r"'average_precision' is not defined on split 3 of cv=4, whose 30 test row"
         r"\(s\) hold no 1 in column\(s\) \[2\] of y.* with and without each tag, or",
     ),
+    "no positive row": (
+        *(IN_ORDER, [(ROWS[30:], ROWS[:30]), (ROWS[:90], ROWS[90:])], "f1"),
+        r"'f1' .* split 0 .* whose 30 test row\(s\) hold only class 0\.",
+    ),
     "one number": (
         *(PRICE, LeaveOneOut(), None),
         r"'r2' .* split 0 of cv=LeaveOneOut\(\), whose 1 test row\(s\) hold a single "
@@ -426,7 +430,6 @@ def test_probe_is_refused_a_score_that_a_test_part_cannot_have(tool):
     [
         (THREE, [(ROWS[::2], ROWS[1::2]), (ROWS[20:], ROWS[:20])], "balanced_accuracy"),
         (THREE, [(ROWS[::2], ROWS[1::2]), (ROWS[20:], ROWS[:20])], "f1_macro"),
-        (IN_ORDER, [(ROWS[30:], ROWS[:30]), (ROWS[:90], ROWS[90:])], "f1"),
         (NUMBER, LeaveOneOut(), None),
         (RARE, 4, "f1_micro"),
         (1 - RARE, 4, "average_precision"),  # a tag that all have: 1

@@ -296,3 +296,13 @@ def test_monitor_that_needs_a_class_which_is_not_held_out_is_an_error(make):
         ValueError, match=r"neg_log_loss' fails \(.* 8 row\(s\) held out"
     ):
         clf.fit(X, rare)
+
+
+@pytest.mark.parametrize("monitor", ["f1", "recall", "average_precision", "roc_auc"])
+def test_monitor_of_a_class_that_is_not_held_out_is_an_error(make, monitor):
+    """Else all epochs would have a score of zero, and the first would be kept."""
+    rare = np.r_[np.zeros(len(X) - 2, int), 1, 1]
+    clf = make(early_stopping=True, monitor=monitor)
+    with pytest.raises(ValueError, match=f"{monitor}.*not.*hold only class 0"):
+        clf.fit(X, rare)
+    assert make(early_stopping=True, monitor="accuracy").fit(X, rare).n_epochs_ >= 0

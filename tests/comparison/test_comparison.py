@@ -592,14 +592,15 @@ def test_groups_reach_the_search_of_a_contender_if_metadata_is_routed(digits, n_
     grid = {"C": [0.01, 1]}
     search = GridSearchCV(SVC(), grid, cv=GroupKFold(3))
     contenders = {"search": search, "plain": SVC()}
-    params = {"cv": 3, "train_sizes": [60, 1.0], "n_jobs": n_jobs}
+    params = {"groups": groups, "cv": 3, "n_jobs": n_jobs}
     with config_context(enable_metadata_routing=True):
-        report = compare_transfer(X, y, contenders, groups=groups, **params)
+        report = compare_transfer(X, y, contenders, **params)
+        smaller = compare_transfer(X, y, contenders, train_sizes=[40, 60], **params)
         expected = cross_val_score(
             search, X, y, params={"groups": groups}, cv=StratifiedGroupKFold(3)
         )
-    assert (report.results_["error"] == "").all()
-    assert splits_of(report, 1).tolist() == expected.tolist()
+    assert splits_of(report).tolist() == expected.tolist()
+    assert (smaller.results_["error"] == "").all()
 
 
 def test_search_by_groups_is_told_how_it_gets_them(digits):

@@ -341,6 +341,10 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             self.backbone_ = Backbone(backbone.name, network, backbone.preprocessing)
 
     @property
+    def _engine(self):
+        return make_engine(self.device, self.precision, self.batch_size)
+
+    @property
     def _cycles(self):
         """Whether our schedule sets the rates."""
         cycles = [cb for _, cb in self.callbacks_ if isinstance(cb, OneCycle)]
@@ -656,9 +660,18 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             if self.early_stopping and self.monitor != "loss" and not goes_on:
                 known = rows.target.decode(rows.codes)
                 get_scorers(self.monitor, rows.target, known, "monitor")
-            self._train(rows, goes_on=goes_on, task=task, split_params=fit_params)
+            self._train(
+                rows,
+                n_epochs,
+                self.checkpoint,
+                goes_on=goes_on,
+                task=task,
+                split_params=fit_params,
+            )
             if self.early_stopping and self.refit:
-                self._train(rows, goes_on=False, task=task, epochs=self.n_epochs_)
+                # Beside the checkpoint of the search.
+                beside = self.checkpoint and f"{os.fspath(self.checkpoint)}.refit"
+                self._train(rows, self.n_epochs_, beside, task=task, holds_out=False)
             task.end()
         return self
 
@@ -678,7 +691,13 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
                 target = of_all if first else target
             rows = self._label(images, y, sample_weight, target)
             fit_params = self._split_params(fit_params, len(images), rows)
-            self._train(rows, goes_on=not first, split_params=fit_params)
+            self._train(
+                rows,
+                self.plan.n_epochs,
+                self.checkpoint,
+                goes_on=not first,
+                split_params=fit_params,
+            )
         return self
 
     def _label(self, images, y, sample_weight, target):
@@ -688,19 +707,31 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         self.target_ = rows.target
         return rows
 
-    def _train(self, rows, *, goes_on, task=None, epochs=None, split_params=None):
+    def _train(
+        self,
+        rows,
+        n_epochs,
+        checkpoint,
+        *,
+        goes_on=False,
+        task=None,
+        holds_out=True,
+        split_params=None,
+    ):
         """Solve the head if the strategy begins with that, and run the epochs.
 
         Parameters
         ----------
         rows : TrainingRows
+        n_epochs : int
+            At most, as callbacks may end training earlier.
+        checkpoint : path-like or None
         goes_on : bool
             Whether from the present weights.
         task : FitTask or None
             Is told of each epoch.
-        epochs : int or None
-            How many on all rows; with None `max_epochs`, unless held-out rows say to
-            stop earlier.
+        holds_out : bool
+            Whether `early_stopping` or `train_split` may set some rows aside.
         split_params : dict or None
             What `train_split` gets besides.
         """
@@ -709,7 +740,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
                 self.initialize()
             dataset = self._training_set(rows)
             train, valid = dataset, None
-            if epochs is None:
+            if holds_out:
                 split = self.get_split_datasets
                 train, valid = split(dataset, rows.codes, **split_params or {})
                 self._check_monitors(valid)
@@ -726,7 +757,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
                 self._training(*told),
                 self._seeded_for_epochs(),
             ):
-                self._run_epochs(train, valid, rows, task, epochs)
+                self._run_epochs(train, valid, rows, n_epochs, checkpoint, task)
         stops = [cb for _, cb in self.callbacks_ if isinstance(cb, KeepBest)]
         self.n_epochs_ = len(self.history)
         if stops:
@@ -742,19 +773,14 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             self._make_prefix(self.backbone_, whole).refuse_side(error)
             raise
 
-    def _run_epochs(self, train, valid, rows, task, epochs):
+    def _run_epochs(self, train, valid, rows, n_epochs, checkpoint, task):
         self.check_training_readiness()
-        checkpoint = self.checkpoint
-        if epochs is None:
-            epochs = self.plan.n_epochs
-        elif checkpoint is not None:
-            checkpoint = f"{os.fspath(checkpoint)}.refit"  # beside that of the search
         # Before the head is fitted, whose last bits may differ between equal runs.
-        checkpoint = Checkpoint(checkpoint if epochs else None, self, rows, epochs)
+        checkpoint = Checkpoint(checkpoint if n_epochs else None, self, rows, n_epochs)
         if not self.history:
             self._begin(train, rows)
         task = task or FitTask(self, None)
-        for _ in range(checkpoint.n_epochs_done(), epochs):
+        for _ in range(checkpoint.n_epochs_done(), n_epochs):
             epoch = task.subtask("epoch")
             self._run_epoch(train, valid)
             checkpoint.write()
@@ -924,8 +950,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
     def _pass_through(self, part, x, **kwargs):
         """Pass a batch through a part of the module that reads activations."""
         x = to_tensor(x[ROWS], device=self.device)
-        engine = make_engine(self.device, self.precision, self.batch_size)
-        with engine.autocast():
+        with self._engine.autocast():
             if x.dtype == torch.uint8:
                 preprocessing = self.backbone_.preprocessing
                 x = normalize(x, preprocessing.mean, preprocessing.std)
@@ -977,8 +1002,7 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             seed = np.random.SeedSequence().entropy % 2**32
         elif not isinstance(seed, Integral):
             seed = seed.randint(2**32 - 1)
-        engine = make_engine(self.device, self.precision, self.batch_size)
-        with seeded(int(seed), self.device), engine.exact():
+        with seeded(int(seed), self.device), self._engine.exact():
             yield
 
     @contextlib.contextmanager

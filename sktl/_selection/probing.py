@@ -323,7 +323,7 @@ def first_advised(scores):
     return min(2 * len(scores) // 3, good[-1])
 
 
-def advise(layers, scores, together, scoring, target):
+def advise(layers, scores, together, scoring, kind):
     """Turn scores into a recommendation, as `LayerProbe.recommendation_`.
 
     Parameters
@@ -334,7 +334,7 @@ def advise(layers, scores, together, scoring, target):
     together : array-like of shape (n_folds,)
         Scores of the advised layers together.
     scoring : str
-    target : type
+    kind : type
         Labels, Indicators or Numbers.
 
     Returns
@@ -365,13 +365,13 @@ def advise(layers, scores, together, scoring, target):
         advised, reason = [layers[best]], "clearly better alone"
         which = f"the layer {layers[best]!r} ({reason})"
         mean, error = means[best], error_of_best
-    models = " and ".join(type(step).__name__ for step in target.linear())
+    models = " and ".join(type(step).__name__ for step in kind.linear())
     text = (
         f"Advice: for a linear model, use {which}: {scoring} {mean:{form}}, standard "
         f"error {error:{form}}. The last layer alone has {means[-1]:{form}}; {rest}. "
         "PretrainedFeatureExtractor(layers=recommendation_['layers']) "
         f"computes the features, for {models}. If you can wait longer, also compare "
-        f"the default, {target.estimator}(), which trains the network too."
+        f"the default, {kind.estimator}(), which trains the network too."
     )
     return {
         "layers": advised,

@@ -46,8 +46,8 @@ class HeadRows:
         Class numbers, indicators or numbers.
     weights : ndarray of shape (n,) or (n, n_outputs)
         Of row and class together. A weight of k is the same as k equal rows.
-    class_weights : ndarray of the same shape, or None
-        What of these is the class's weight: it has no part in the scaling, which would
+    class_factors : ndarray of the same shape, or None
+        What of these comes from the class: it has no part in the scaling, which would
         follow the heaviest class, nor in the choice of the penalty.
     images : ndarray of shape (n,)
         The number of the image that each row was computed from.
@@ -56,16 +56,14 @@ class HeadRows:
     features: np.ndarray
     codes: np.ndarray
     weights: np.ndarray
-    class_weights: np.ndarray | None
+    class_factors: np.ndarray | None
     images: np.ndarray
 
-    def weighted(self, class_weights):
+    def weighted(self, factors):
         """With further weights for the class of each row."""
-        of_classes = 1 if self.class_weights is None else self.class_weights
+        before = 1 if self.class_factors is None else self.class_factors
         return replace(
-            self,
-            weights=self.weights * class_weights,
-            class_weights=of_classes * class_weights,
+            self, weights=self.weights * factors, class_factors=before * factors
         )
 
     def merged(self):
@@ -80,22 +78,22 @@ class HeadRows:
         )
         sums = np.zeros((len(first), *self.weights.shape[1:]))
         np.add.at(sums, number.ravel(), self.weights)  # a column in NumPy 2.0
-        of_classes = self.class_weights
+        factors = self.class_factors
         return HeadRows(
             self.features[first],
             self.codes[first],
             sums,
-            None if of_classes is None else of_classes[first],
+            None if factors is None else factors[first],
             self.images[first],
         )
 
-    def without_classes(self):
+    def sample_weights(self):
         """The weights of rows, without those of their classes or tags."""
         weights = self.weights
-        if self.class_weights is not None:
-            known = self.class_weights > 0
+        if self.class_factors is not None:
+            known = self.class_factors > 0
             zero = np.zeros(weights.shape)
-            weights = np.divide(weights, self.class_weights, zero, where=known)
+            weights = np.divide(weights, self.class_factors, zero, where=known)
         return weights.max(axis=1) if weights.ndim > 1 else weights  # same for each tag
 
 
@@ -120,7 +118,7 @@ def solve_by_logistic_regression(layer, rows, C):
             layer.bias.fill_(-ABSENT)
             layer.bias[present] = 0
         return
-    row_weights = rows.without_classes()
+    row_weights = rows.sample_weights()
     scaler, scaled = _scaled(rows.features, row_weights)
     if C == "auto":
         indicators = np.eye(len(present))[numbers]
@@ -153,7 +151,7 @@ def solve_each_by_logistic_regression(layer, rows, C):
         The same for all columns, or that of each, by leave-one-out.
     """
     rows = rows.merged()
-    codes, row_weights = rows.codes, rows.without_classes()
+    codes, row_weights = rows.codes, rows.sample_weights()
     scaler, scaled = _scaled(rows.features, row_weights)
     if C == "auto":
         errors, unit, *_ = _leave_one_out(scaled, codes, row_weights, rows.images)

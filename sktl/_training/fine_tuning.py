@@ -632,7 +632,8 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
                 f"train_split gives a {type(given).__name__} as {what} set. Pass "
                 "images and targets: skorch.dataset.Dataset(X, y)."
             ) from error
-        rows = make_rows(self._open_images(images), np.asarray(y), self.target)
+        kind, images = type(self.target), self._open_images(images)
+        rows = make_rows(images, np.asarray(y), kind, self.target)
         return self._training_set(rows)
 
     # ---- training
@@ -654,8 +655,9 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             images = self._open_images(
                 X, reset=not goes_on, sample_weight=sample_weight
             )
-            target = self.target if goes_on else recognise(y, self._kinds)
-            rows = self._label(images, y, sample_weight, target)
+            kind = type(self.target) if goes_on else recognise(y, self._kinds)
+            learnt = self.target if goes_on else None
+            rows = self._label(images, y, sample_weight, kind, learnt)
             fit_params = self._split_params(fit_params, len(images), rows)
             if self.early_stopping and self.monitor != "loss" and not goes_on:
                 known = rows.target.decode(rows.codes)
@@ -680,16 +682,17 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
         with self._forgetting(unless=not first):
             self._check_params()
             images = self._open_images(X, reset=first, sample_weight=sample_weight)
-            target = recognise(y, self._kinds) if first else self.target
+            kind = recognise(y, self._kinds) if first else type(self.target)
+            learnt = None if first else self.target
             if classes is not None:
-                of_all = target.of_classes(classes)
-                if not first and not np.array_equal(of_all.classes, target.classes):
+                of_all = kind.from_classes(classes)
+                learnt = learnt or of_all
+                if not np.array_equal(of_all.classes, learnt.classes):
                     raise ValueError(
                         f"classes={shown(classes)}, but in the first call they were "
-                        f"{shown(target.classes.tolist())}. Leave them out."
+                        f"{shown(learnt.classes.tolist())}. Leave them out."
                     )
-                target = of_all if first else target
-            rows = self._label(images, y, sample_weight, target)
+            rows = self._label(images, y, sample_weight, kind, learnt)
             fit_params = self._split_params(fit_params, len(images), rows)
             self._train(
                 rows,
@@ -700,10 +703,10 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             )
         return self
 
-    def _label(self, images, y, sample_weight, target):
+    def _label(self, images, y, sample_weight, kind, learnt):
         """Give images their codes and weights, and learn what the codes mean."""
         class_weight = getattr(self, "class_weight", None)
-        rows = make_rows(images, y, target, sample_weight, class_weight)
+        rows = make_rows(images, y, kind, learnt, sample_weight, class_weight)
         self.target_ = rows.target
         return rows
 
@@ -929,8 +932,8 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             f"called with outputs of shape {tuple(y_pred.shape)} and "
             f"{target.codes_in_words} of shape {tuple(y_true.shape)} ({y_true.dtype})"
         )
-        advice = f"Use another loss, such as {target.losses}."
-        if type(criterion) in target.unfit:
+        advice = f"Use another loss, such as {target.suggested_losses}."
+        if type(criterion) in target.refused_losses:
             raise ValueError(f"{about}. {advice}")
         try:
             read = target.as_read_by(criterion, y_pred)
@@ -971,13 +974,15 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
             features.append(read.cpu().numpy())
             codes.append(y.numpy())
             weights.append(x[WEIGHT].numpy() if WEIGHT in x else np.ones(len(y)))
-        codes, of_classes = np.concatenate(codes), rows.class_weights
+        codes, weights_of_classes = np.concatenate(codes), rows.class_weights
         read = HeadRows(
             np.concatenate(features),
             codes,
             # As given: the penalty on the head does not scale with the weights.
             np.concatenate(weights) * rows.mean_weight / n_views,
-            None if of_classes is None else rows.target.weights_of(codes, of_classes),
+            None
+            if weights_of_classes is None
+            else rows.target.weights_by_row(codes, weights_of_classes),
             np.tile(np.arange(len(dataset)), n_views),
         )
         layer, C = linear_layer(self.module_.head), getattr(self, "C", "auto")

@@ -41,14 +41,17 @@ class TrainingRows:
         return 1.0 if self.weights is None else self.weights.mean()
 
 
-def make_rows(images, y, target, sample_weight=None, class_weight=None):
+def make_rows(images, y, kind, target=None, sample_weight=None, class_weight=None):
     """Give images their codes and weights.
 
     Parameters
     ----------
     images : Images
     y : array-like of shape (n,) or (n, n_outputs)
-    target : Labels, Indicators or Numbers, or the class, which learns from `y`
+    kind : type
+        Labels, Indicators or Numbers.
+    target : object of that kind, or None
+        What an earlier call has learnt; None: learn from this `y`.
     sample_weight : array-like of shape (n,) or None
     class_weight : dict, "balanced" or None
 
@@ -56,7 +59,7 @@ def make_rows(images, y, target, sample_weight=None, class_weight=None):
     -------
     rows : TrainingRows
     """
-    y = target.check(y)
+    y = kind.check(y)
     check_consistent_length(images, y)
     if not len(images):
         raise ValueError("X and y have no rows, so there is nothing to train on.")
@@ -71,11 +74,10 @@ def make_rows(images, y, target, sample_weight=None, class_weight=None):
                 "sample_weight is zero in every row, so there is nothing to fit."
             )
         images, y, weights = images.take(kept), y[kept], weights[kept]
-    if isinstance(target, type):
-        target = target.learn(y, weights)
+    target = target or kind.learn(y, weights)
     codes = target.encode(y)
-    class_weights = target.weigh(y, class_weight, weights)
+    class_weights = target.class_weights(y, class_weight, weights)
     if class_weights is not None:
-        of_classes = target.weights_of(codes, class_weights)
-        weights = of_classes if weights is None else (of_classes.T * weights).T
+        factors = target.weights_by_row(codes, class_weights)
+        weights = factors if weights is None else (factors.T * weights).T
     return TrainingRows(images, kept, codes, target, weights, class_weights)

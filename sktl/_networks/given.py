@@ -9,8 +9,6 @@ and hashing. Whatever may hide a change has no blueprint: then it is traced agai
 import copy
 import functools
 import inspect
-import sys
-import types
 import weakref
 from collections.abc import Mapping
 
@@ -20,8 +18,9 @@ from torch import nn
 from sktl._networks.architecture import Architecture
 from sktl._networks.preprocessing import IMAGENET, from_timm
 from sktl._networks.stages import StagedNetwork
+from sktl._networks.tracing import OF_EVERY_LAYER
 from sktl._networks.weight_files import impossible
-from sktl._utils.digests import LIBRARIES, globals_read, is_of_library
+from sktl._utils.digests import digest_of
 from sktl._utils.torch_state import seeded
 from sktl._utils.warning import warn_caller
 from sktl.exceptions import WeightsMismatchError
@@ -315,85 +314,23 @@ def _same_bits(a, b):
     return torch.equal(a, b)  # as whole numbers: NaN is itself, and 0.0 is not -0.0
 
 
-class _Unsure(Exception):
-    """Something whose content cannot be compared."""
-
-
 def make_blueprint(module):
-    """All that decides a network's graph, comparable by ==; None if it may hide more.
+    """Digest all that decides a network's graph; None if it may hide more.
 
-    Plain attributes of each layer, and the functions of classes that are not torch's
-    or torchvision's, with the plain values that these find in closures and globals.
+    The plain attributes of each layer, and its class.
     """
-    parts = ("_parameters", "_buffers", "_modules")
-    ignored = (*parts, "training")
+    tensors = "_parameters", "_buffers", "_modules"
     blueprint = []
+    for name, layer in module.named_modules(remove_duplicate=False):
+        found = vars(layer)
+        has = [(k, v is None) for part in tensors for k, v in found[part].items()]
+        plain = [
+            (k, v)
+            for k, v in found.items()
+            if k not in (*tensors, "training") and not (k in OF_EVERY_LAYER and not v)
+        ]
+        blueprint.append((name, type(layer), has, plain))
     try:
-        for name, layer in module.named_modules(remove_duplicate=False):
-            found = vars(layer)
-            has = [(k, v is None) for part in parts for k, v in found[part].items()]
-            plain = {k: _token(v) for k, v in found.items() if k not in ignored}
-            blueprint.append((name, _class_token(type(layer)), has, plain))
-    except (_Unsure, RecursionError, ValueError):
-        return None  # functions that call themselves, or with a cell that is empty
-    return blueprint
-
-
-def _class_token(kind):
-    """The class, and what is in those of its bases that are not of a library."""
-    bases = [base for base in kind.__mro__ if not is_of_library(base)]
-    return kind, [
-        {k: _token(v) for k, v in vars(base).items() if not k.startswith("__")}
-        for base in bases
-    ]
-
-
-def _token(value):
-    """Something that equals another one's only where the values are alike."""
-    if isinstance(value, float):
-        return repr(value)  # 0.0 is not -0.0
-    if value is None or isinstance(
-        value, bool | int | str | bytes | complex | torch.dtype | torch.device
-    ):
-        return type(value), value
-    if isinstance(value, type):
-        return value if is_of_library(value) else _class_token(value)
-    if isinstance(value, types.BuiltinFunctionType):
-        return value
-    if isinstance(value, types.ModuleType):
-        if value.__name__.partition(".")[0] in {*LIBRARIES, *sys.stdlib_module_names}:
-            return value
-        raise _Unsure  # whatever is set there
-    if isinstance(value, set | frozenset) and all(isinstance(v, str) for v in value):
-        return frozenset(value)
-    if isinstance(value, torch.fx.Graph):
-        return value.python_code("self").src
-    if isinstance(value, tuple | list):
-        return type(value), [_token(item) for item in value]
-    if isinstance(value, Mapping):
-        return type(value), [(_token(k), _token(v)) for k, v in value.items()]
-    if isinstance(value, staticmethod | classmethod):
-        return _token(value.__func__)
-    if isinstance(value, property):
-        return _token([value.fget])
-    if isinstance(value, functools.partial):
-        return _token([value.func, value.args, value.keywords])
-    if isinstance(value, types.FunctionType):
-        return _function_token(value)
-    raise _Unsure
-
-
-def _function_token(function):
-    """A function, and the values it takes from around it."""
-    if is_of_library(function):
-        return function
-    cells = [cell.cell_contents for cell in function.__closure__ or ()]
-    # Among them is the class of a method that says super(), which is asked anyway.
-    cells = [value if isinstance(value, type) else _token(value) for value in cells]
-    around = globals_read(function)
-    return (
-        function,
-        function.__code__,
-        cells,
-        _token([function.__defaults__, function.__kwdefaults__, around]),
-    )
+        return digest_of(blueprint, members=True, modules=False)
+    except Exception:  # of anyone's __reduce__
+        return None

@@ -167,7 +167,7 @@ class StagedNetwork:
         The traced code holds every function call and constant; what tracing does not
         enter, torch's own layers above all, is described beside it.
         """
-        parts = {}
+        parts, digest = {}, functools.partial(digest_of, members=True)
         for node in self._graph.nodes:
             if node.op == "call_module":
                 layer = self.module.get_submodule(node.target)
@@ -175,7 +175,7 @@ class StagedNetwork:
             elif isinstance(node.target, FunctionType):
                 if not is_of_library(node.target):  # torch.fx.wrap
                     name = node.target.__qualname__
-                    parts[name] = self._described(name, digest_of, node.target)
+                    parts[name] = self._described(name, digest, node.target)
         return f"{self._graph.python_code('self').src}\n{parts}"
 
     def _described(self, name, describe, part):

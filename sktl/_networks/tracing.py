@@ -17,12 +17,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torchvision.models.feature_extraction import NodePathTracer
 
-from sktl._utils.digests import (
-    digest_of,
-    digest_of_class,
-    globals_read,
-    is_of_library,
-)
+from sktl._utils.digests import digest_of, globals_read, is_of_library, is_of_user
 
 OF_EVERY_LAYER = frozenset(vars(nn.Module()))
 _marks = weakref.WeakKeyDictionary()  # hook -> what no other has
@@ -164,13 +159,13 @@ def describe_leaf(layer):
         for name, value in values.items():
             where = ".".join(filter(None, (path, name)))
             try:
-                digests[where] = digest_of(value)
+                digests[where] = digest_of(value, members=True)
             except Exception as error:
                 raise ValueError(f"{where!r} ({error})") from error
     # A class that torch made for parametrizations is torch's by its name, too.
     packages = {kind.__module__.partition(".")[0] for kind in type(layer).__mro__}
     is_torchs = packages <= {"torch", "builtins", "typing", "abc"}
-    code = "" if is_torchs else digest_of_class(type(layer))
+    code = "" if is_torchs else digest_of(type(layer), members=True)
     described = f"{layer!r} {_plain(layer)} {code}"
     return f"{described} {digests}" if digests else described
 
@@ -195,11 +190,6 @@ def _other_than_plain(part):
             continue  # what else libraries keep there follows from the rest
         if not _is_plain(value):
             yield name, value
-    for kind in own:
-        for name, value in vars(kind).items():
-            if not name.startswith(("__", "_abc_")):
-                value = getattr(value, "fget", getattr(value, "__func__", value))
-                yield f"{kind.__name__}.{name}", value
 
 
 def _hook(hook):
@@ -210,11 +200,31 @@ def _hook(hook):
     """
     if not isinstance(hook, FunctionType):
         return hook
-    read = globals_read(hook)
-    plain = {k: v for k, v in read.items() if _is_plain(v) or _is_code(v)}
-    if len(plain) == len(read) and hook.__closure__ is None:
+    if not _shares(hook):
         return hook
+    read = globals_read(hook)
+    plain = {k: getattr(v, "__code__", v) for k, v in read.items() if _stays(v)}
     return [_marks.setdefault(hook, secrets.token_hex()), hook.__code__, plain]
+
+
+def _shares(function, callers=()):
+    """Whether a function, or one that it reads, shares values with other code."""
+    if function in callers or not is_of_user(function):
+        return False
+    read = globals_read(function).values()
+    return (
+        function.__closure__ is not None
+        or not all(map(_stays, read))
+        or any(
+            _shares(value, (*callers, function))
+            for value in read
+            if isinstance(value, FunctionType)
+        )
+    )
+
+
+def _stays(value):
+    return _is_plain(value) or _is_code(value)
 
 
 def _is_code(value):
@@ -224,7 +234,7 @@ def _is_code(value):
 def _unsaid(part):
     """What no repr shows: plain attributes, and the code of a user's layer."""
     own = not all(map(is_of_library, type(part).__mro__))
-    unsaid = {"code": digest_of_class(type(part))} if own else {}
+    unsaid = {"code": digest_of(type(part), members=True)} if own else {}
     if isinstance(part, _ConvNd) and not own:
         return unsaid  # its repr says all
     said = repr(part)

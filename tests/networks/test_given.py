@@ -3,6 +3,8 @@
 import copy
 import functools
 import gc
+import types
+import warnings
 import weakref
 
 import numpy as np
@@ -303,9 +305,28 @@ def test_given_network_of_torchvision_is_traced_once(traced, is_extractor):
 
 def test_given_network_with_what_cannot_be_compared_is_traced_each_time(traced):
     network = Plain()
-    network.options["unknown"] = object()
+    network.options["unknown"] = weakref.ref(network)
     for _ in range(2):
         features(network)
+    assert len(traced) == 2
+
+
+MODULE = types.ModuleType("mine")
+
+
+class ReadsModule(Plain):
+    def inner(self, x):
+        return x * MODULE.factor
+
+
+def test_given_network_that_reads_a_module_of_the_user_is_traced_each_time(
+    traced, monkeypatch
+):
+    network = ReadsModule()
+    for factor in (1.0, 2.0):
+        monkeypatch.setattr(MODULE, "factor", factor, raising=False)
+        expected, found = features(network)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
     assert len(traced) == 2
 
 
@@ -513,6 +534,80 @@ def test_hook_that_keeps_what_it_sees_changes_no_network(images, tiny_network):
     ).fit(images)
     np.testing.assert_allclose(extractor.transform(images), expected, rtol=1e-5)
     assert seen
+
+
+_seen = []
+
+
+def _keep(output):
+    _seen.append(output)
+
+
+def _warned(output):
+    warnings.warn("seen", UserWarning, stacklevel=2)
+    return output * 2
+
+
+def test_hook_that_calls_a_library_is_the_same_made_anew(images, tiny_network):
+    other = copy.deepcopy(tiny_network)
+    for network in (tiny_network, other):
+        network.conv2.register_forward_hook(lambda *args: _warned(args[-1]))
+    assert load_backbone(other).digest == load_backbone(tiny_network).digest
+
+
+def test_hook_that_lets_another_function_keep_it_changes_no_network(
+    images, tiny_network
+):
+    tiny_network.conv2.register_forward_hook(lambda *args: _keep(args[-1]))
+    extractor = PretrainedFeatureExtractor(tiny_network, image_size=16).fit(images)
+    _seen.clear()
+    extractor.transform(images)
+    extractor.transform(images[::-1])
+    assert _seen
+
+
+def _times_factor(x):
+    return x * FACTOR
+
+
+def _calls_times_factor(x):
+    return _times_factor(x)
+
+
+@torch.fx.wrap
+def _wrapped(x):
+    return _calls_times_factor(x)
+
+
+class Deep(nn.Conv2d):
+    """A layer that tracing does not enter; like `_wrapped`, it calls what calls."""
+
+    def __init__(self):
+        super().__init__(4, 4, 1)
+
+    def forward(self, x):
+        return _calls_times_factor(super().forward(x))
+
+
+class CallsWrapped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 4, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.fc(_wrapped(self.conv(x)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("make", [CallsWrapped, lambda: Around(Deep())])
+def test_cache_gives_no_features_of_what_a_function_read_before(
+    make, images, monkeypatch
+):
+    network = make()
+    before = extracted(network, images)
+    monkeypatch.setitem(globals(), "FACTOR", 3.0)
+    found, expected = extracted(network, images), extracted(network, images, cache=None)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_allclose(found, 3 * before, rtol=1e-4, atol=1e-5)
 
 
 def test_hooks_that_differ_in_what_is_around_them_are_told_apart(images, tiny_network):

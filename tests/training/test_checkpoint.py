@@ -489,6 +489,16 @@ def in_module(**names):
     return names["change"]
 
 
+def by_table(divisor):
+    class ByTable:
+        divisors = [divisor]
+
+        def __call__(self, image):
+            return image // self.divisors[0]
+
+    return ByTable()
+
+
 def jitter(brightness):
     return v2.Compose([v2.ColorJitter(brightness=brightness)])
 
@@ -536,6 +546,11 @@ OTHER = {
     "helper": augments(
         in_module(DIVISOR=2, helper=darker), in_module(DIVISOR=2, helper=brighter)
     ),
+    "helper_of_helper": augments(
+        in_module(DIVISOR=1, helper=in_module(DIVISOR=2, helper=darker)),
+        in_module(DIVISOR=1, helper=in_module(DIVISOR=3, helper=darker)),
+    ),
+    "class_table": augments(by_table(2), by_table(3)),
     "object": augments(Darker(2), Darker(3)),
     "method": augments(Darker(2).__call__, Darker(3).__call__),
     "transform": augments(jitter(0.1), jitter(0.4)),
@@ -552,7 +567,22 @@ def test_other_parameters_begin_anew(tmp_path, steps, before, after):
     assert first_epoch(steps, make_classifier(checkpoint=path, **after), data) == 1
 
 
+_written = []
+
+
+def _write(epoch):
+    _written.append(epoch)
+
+
+class Writes(Callback):
+    """It keeps what it sees in a list that the user can look at."""
+
+    def on_epoch_end(self, net, **kwargs):
+        _write(len(net.history))
+
+
 SAME = {
+    "callback_that_writes": lambda: {"callbacks": [Writes()]},
     "loss_setting": lambda: losses(smooth(0.1))[0],
     "loss_class": lambda: losses(make_loss(2.0))[0],
     "closure": lambda: {"augment": by_divisor(2)},

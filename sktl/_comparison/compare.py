@@ -275,7 +275,7 @@ class TransferComparison(TableMixin):
                     f"{', '.join(map(repr, names))}."
                 )
         gain = self._evidence.gain(self.results_, contender, over)
-        return gain.estimate(self._evidence.bounds_of_gain)
+        return gain.interval(self._evidence.bounds_of_gain)
 
     def rank(self):
         """Estimate how probable it is that each contender is the best.

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sktl._comparison.statistics import Scores, estimate_mean
+from sktl._comparison.statistics import Scores, mean_of
 
 FROM_ZERO_TO_ONE = (
     *("accuracy", "average_precision", "f1", "jaccard", "precision", "recall"),
@@ -26,7 +26,7 @@ class Evidence(NamedTuple):
 
     Attributes
     ----------
-    of_rows : dict of str to list of (ndarray of shape (n_splits, n_units) or None)
+    influences : dict of str to list of (ndarray of shape (n_splits, n_units) or None)
         By contender and size, as in `Scores`.
     shared : float
         As in `Scores`.
@@ -41,7 +41,7 @@ class Evidence(NamedTuple):
         The largest difference that does not matter.
     """
 
-    of_rows: dict
+    influences: dict
     shared: float
     n_units: int
     n_tested: int
@@ -66,10 +66,10 @@ class Evidence(NamedTuple):
         scores : Scores
         """
         row = np.flatnonzero(results["contender"] == contender)[size]
-        of_rows = self.of_rows.get(contender)
+        influence = self.influences.get(contender)
         return Scores(
             split_scores(results)[:, row],
-            None if of_rows is None else of_rows[size],
+            None if influence is None else influence[size],
             self.shared,
             self.unseen,
         )
@@ -96,7 +96,7 @@ class Evidence(NamedTuple):
         gain : Mean
         """
         scores = self.scores(results, contender, size)
-        return estimate_mean(scores.minus(self.scores(results, other, size)))
+        return mean_of(scores.minus(self.scores(results, other, size)))
 
     def intervals(self, results):
         """Interval of each mean score.
@@ -114,10 +114,10 @@ class Evidence(NamedTuple):
         for row, name in enumerate(results["contender"]):
             size = np.sum(results["contender"][:row] == name)
             scores = self.scores(results, name, size)
-            seen = scores.of_splits if scores.of_rows is None else scores.of_rows
+            seen = scores.of_splits if scores.influence is None else scores.influence
             if np.isclose(np.ptp(seen), 0):
                 scores = scores._replace(unseen=RULE_OF_THREE * scores.unseen)
-            estimate = estimate_mean(scores).estimate(self.bounds)
+            estimate = mean_of(scores).interval(self.bounds)
             ends.append((estimate.low, estimate.high))
         return np.array(ends).T
 
@@ -143,7 +143,7 @@ class Evidence(NamedTuple):
             for split in splits
         ]
         estimates = [
-            estimate_mean(Scores(at_point, None, self.shared)).estimate(self.bounds)
+            mean_of(Scores(at_point, None, self.shared)).interval(self.bounds)
             for at_point in np.transpose(scores)
         ]
         means, low, high, _ = np.transpose(estimates)
@@ -174,7 +174,7 @@ def collect_evidence(trials, splits, group_of_row, bounds, margin):
     -------
     evidence : Evidence
     """
-    of_rows = {
+    influences = {
         name: [_stack([trial.influence for trial in of_size]) for of_size in of_sizes]
         for name, of_sizes in trials.items()
     }
@@ -190,7 +190,7 @@ def collect_evidence(trials, splits, group_of_row, bounds, margin):
         for trial in of_size
     ]
     return Evidence(
-        of_rows,
+        influences,
         shared_units(tests),
         len(units),
         len(np.unique(np.concatenate(tests))),

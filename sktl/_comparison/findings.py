@@ -13,7 +13,7 @@ from sktl._comparison.statistics import (
     INCONCLUSIVE,
     WORSE,
     Scores,
-    estimate_mean,
+    mean_of,
     verdicts_on,
 )
 from sktl._comparison.twins import SCRATCH, feature_contenders, find_pairs
@@ -66,7 +66,7 @@ class Findings:
         """The three classic indicators, each with its interval."""
         rows = []
         for name in self.readers:
-            mean = estimate_mean(self._scores(name)).estimate(self.evidence.bounds)
+            mean = mean_of(self._scores(name)).interval(self.evidence.bounds)
             rows.append((FROZEN_SCORE, name, "", *mean[:3]))
         for pair, gain in zip(self.pairs, self.gains, strict=True):
             if pair.kind != SCRATCH:
@@ -90,9 +90,9 @@ class Findings:
         if times is None:
             return []
         times, reached = times
-        mean = estimate_mean(Scores(times, None, self.evidence.shared))
+        mean = mean_of(Scores(times, None, self.evidence.shared))
         end = max(curve[axis][-1] for curve in self.curves[name])
-        value, low, high, _ = mean.estimate((0.0, end))
+        value, low, high, _ = mean.interval((0.0, end))
         high = high if reached.all() else np.inf
         return [(indicator, name, reference, value, low, high)]
 
@@ -118,7 +118,7 @@ class Findings:
         return self.evidence.gain(self.results, pair.contender, pair.twin, size)
 
     def _interval(self, gain):
-        return gain.estimate(self.evidence.bounds_of_gain)[:3]
+        return gain.interval(self.evidence.bounds_of_gain)[:3]
 
     # ---- sentences
 
@@ -200,7 +200,7 @@ class Findings:
         share_tested = self.evidence.n_tested / n_units
         if share_tested == 1 or shared == 0:
             return None
-        stays = gain.of_rows * (1 if shared == 1 else share_tested)
+        stays = gain.row_variance * (1 if shared == 1 else share_tested)
         variance = gain.error**2
         if variance / factor <= stays:
             return None
@@ -287,9 +287,9 @@ class Findings:
         """Whose intervals are from the splits alone."""
         names = [
             repr(name)
-            for name, of_sizes in self.evidence.of_rows.items()
-            for size, of_rows in enumerate(of_sizes)
-            if of_rows is None
+            for name, of_sizes in self.evidence.influences.items()
+            for size, influence in enumerate(of_sizes)
+            if influence is None
             and not np.isnan(self._scores(name, size).of_splits).any()
         ]
         if not names:

@@ -19,7 +19,7 @@ class Scores(NamedTuple):
     Attributes
     ----------
     of_splits : ndarray of shape (n_splits,)
-    of_rows : ndarray of shape (n_splits, n_units) or None
+    influence : ndarray of shape (n_splits, n_units) or None
         How far each unit of rows (a row, or the rows of a group) moves the score of a
         split, as `influence` tells it; zero where a unit is not tested on. None if
         that is not known of this score.
@@ -31,15 +31,15 @@ class Scores(NamedTuple):
     """
 
     of_splits: np.ndarray
-    of_rows: np.ndarray | None
+    influence: np.ndarray | None
     shared: float
     unseen: float = 0.0
 
     def minus(self, other):
         """The differences from another contender's on the same splits."""
-        known = self.of_rows is not None and other.of_rows is not None
-        rows = self.of_rows - other.of_rows if known else None
-        return self._replace(of_splits=self.of_splits - other.of_splits, of_rows=rows)
+        known = self.influence is not None and other.influence is not None
+        rows = self.influence - other.influence if known else None
+        return self._replace(of_splits=self.of_splits - other.of_splits, influence=rows)
 
 
 class Estimate(NamedTuple):
@@ -54,16 +54,16 @@ class Estimate(NamedTuple):
 class Mean(NamedTuple):
     """A mean over splits, its standard error, and the degrees of freedom of that.
 
-    More splits that test on the same rows would not lower the part `of_rows` of its
-    variance.
+    More splits that test on the same rows would not lower `row_variance`, the part of
+    its variance that comes from these.
     """
 
     value: float
     error: float
     freedom: float
-    of_rows: float = 0.0
+    row_variance: float = 0.0
 
-    def estimate(self, bounds=(-np.inf, np.inf)):
+    def interval(self, bounds=(-np.inf, np.inf)):
         """The interval, of what the mean can be, and the p-value of a mean of zero."""
         half = self.half_width()
         ends = min(bounds[0], self.value), max(bounds[1], self.value)
@@ -85,7 +85,7 @@ class Mean(NamedTuple):
         return float(stdtr(self.freedom, -distance / self.error))
 
 
-def estimate_mean(scores):
+def mean_of(scores):
     """Estimate a mean over splits from what its rows and its splits contribute.
 
     A mean over splits would come out otherwise with other rows to test on, and with
@@ -132,11 +132,11 @@ def estimate_mean(scores):
     if _says_nothing_of_rows(scores):
         return Mean(float(mean), np.inf, n_splits - 1.0)
     rows, splits = (float(part[0, 0]) for part in _components([scores]))
-    if scores.of_rows is not None or splits == 0:
+    if scores.influence is not None or splits == 0:
         rows += _unseen(scores)
     freedom = n_splits - 1.0
-    if scores.of_rows is not None and rows > 0:
-        n_units = scores.of_rows.shape[1]
+    if scores.influence is not None and rows > 0:
+        n_units = scores.influence.shape[1]
         parts = rows**2 / (n_units - 1) + splits**2 / (n_splits - 1)
         freedom = (rows + splits) ** 2 / parts
     return Mean(float(mean), float(np.sqrt(rows + splits)), freedom, rows)
@@ -144,7 +144,7 @@ def estimate_mean(scores):
 
 def _says_nothing_of_rows(scores):
     """Whether all splits test on the same rows, which contribute nobody knows what."""
-    return scores.of_rows is None and scores.shared == 1
+    return scores.influence is None and scores.shared == 1
 
 
 def _unseen(scores):
@@ -153,9 +153,9 @@ def _unseen(scores):
     A row moves the accuracy by as much as it can or not at all, but the area under a
     curve by little.
     """
-    if scores.of_rows is None:
+    if scores.influence is None:
         return scores.unseen
-    seen = np.ptp(scores.of_rows.sum(axis=0)) / len(scores.of_rows)
+    seen = np.ptp(scores.influence.sum(axis=0)) / len(scores.influence)
     return scores.unseen if np.isclose(seen, 0) else min(scores.unseen, seen**2)
 
 
@@ -175,10 +175,10 @@ def _components(scores):
     values = values - values[:, :1]  # equal values have no variance, nor its rounding
     n_splits = values.shape[1]
     between = np.cov(values).reshape(len(scores), len(scores))
-    if any(one.of_rows is None for one in scores):
+    if any(one.influence is None for one in scores):
         correlation = scores[0].shared
         return correlation / (1 - correlation) * between, between / n_splits
-    influence = np.array([one.of_rows for one in scores])
+    influence = np.array([one.influence for one in scores])
     within = np.einsum("asu,bsu->ab", influence, influence) / n_splits
     total = influence.sum(axis=1) / n_splits
     rows = total @ total.T
@@ -230,7 +230,7 @@ def verdicts_on(means, margin):
     p_values : ndarray of float
         Of the differences being zero, adjusted by `holm`.
     """
-    p_values = holm([mean.estimate().p_value for mean in means])
+    p_values = holm([mean.interval().p_value for mean in means])
     outside = np.ones(len(means))
     if margin is not None:
         outside = holm([mean.p_outside(margin) for mean in means])
@@ -250,7 +250,7 @@ def verdicts_on(means, margin):
 def chances_of_being_best(scores):
     """How often each contender comes out best when the comparison is resampled.
 
-    Means are drawn from the t-distribution that `estimate_mean` takes them to have,
+    Means are drawn from the t-distribution that `mean_of` takes them to have,
     with what the contenders have in common: the rows and the splits. Its degrees of
     freedom are the fewest of all differences from the contender with the best mean.
 
@@ -269,7 +269,7 @@ def chances_of_being_best(scores):
     means = np.array([np.mean(one.of_splits) for one in scores])
     covariance = np.sum(_components(scores), axis=0)
     leader = scores[np.argmax(means)]
-    gains = [estimate_mean(leader.minus(one)) for one in scores]
+    gains = [mean_of(leader.minus(one)) for one in scores]
     freedom = [gain.freedom for gain in gains if gain.error]
     rng = np.random.default_rng(0)
     draws = rng.multivariate_normal(

@@ -232,7 +232,7 @@ def probe_layers(
     class, logistic regression on the advised layers was more accurate than on the last
     one in 22 of 26 cases, by 0.024 on average (at worst, it was 0.046 lower). The layer
     with the best score alone gained 0.016; the default of `FineTunedCNNClassifier`,
-    which trains all stages, 0.041 more than the advised layers
+    which trains all stages, 0.039 more than the advised layers
     (`benchmarks/bench_advice.py`). So prefer the default where its time allows. If it
     matters, let `compare_transfer` decide.
 

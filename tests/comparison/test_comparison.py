@@ -1006,7 +1006,7 @@ def test_detectable_difference_is_adjusted_as_the_verdict_is():
     results = fake_scores(scores, (80,))
     evidence = Evidence({}, 0.2, 100, 100, bounds=(0.0, 1.0), margin=0.01)
     found = Findings(results, {}, contenders, evidence)
-    assert min(gain.estimate().p_value for gain in found.gains) < 0.05
+    assert min(gain.interval().p_value for gain in found.gains) < 0.05
     sentence = found.sentences()[0]
     assert sentence.startswith("Inconclusive: 'ahead'")
     difference, detectable = re.findall(r"(?:by|more than) ([\d.]+)", sentence)

@@ -8,8 +8,8 @@ from sktl._comparison.statistics import (
     Mean,
     Scores,
     chances_of_being_best,
-    estimate_mean,
     holm,
+    mean_of,
     verdicts_on,
 )
 from tests.helpers import first_and_slow
@@ -43,7 +43,7 @@ def folds(rows, n_folds):
 
 @pytest.mark.parametrize("values", DIFFERENCES)
 def test_splits_without_common_rows_are_the_plain_t_test(values):
-    found = estimate_mean(Scores(np.array(values), None, 0.0)).estimate()
+    found = mean_of(Scores(np.array(values), None, 0.0)).interval()
     expected = stats.ttest_1samp(values, 0)
     assert found.mean == pytest.approx(np.mean(values))
     assert found.p_value == pytest.approx(expected.pvalue)
@@ -56,7 +56,7 @@ def test_random_splits_of_the_same_rows_are_the_corrected_t_test_as_published(va
     """Nadeau & Bengio: 1 / J becomes 1 / J + n_test / n_train."""
     n_train, n_test = 80, 20
     scores = Scores(np.array(values), None, n_test / (n_train + n_test))
-    found = estimate_mean(scores).estimate()
+    found = mean_of(scores).interval()
     error = np.std(values, ddof=1) * np.sqrt(1 / len(values) + n_test / n_train)
     p_value = 2 * stats.t.sf(abs(np.mean(values)) / error, len(values) - 1)
     assert found.p_value == pytest.approx(p_value)
@@ -65,13 +65,13 @@ def test_random_splits_of_the_same_rows_are_the_corrected_t_test_as_published(va
 @pytest.mark.parametrize(("value", "p_value"), [(0.0, 1.0), (0.1, 0.0), (-0.3, 0.0)])
 def test_equal_values_have_an_interval_of_length_zero(value, p_value):
     """Also 0.1, of which five have a mean that rounding makes another number."""
-    found = estimate_mean(Scores(np.full(5, value), None, 0.2)).estimate()
+    found = mean_of(Scores(np.full(5, value), None, 0.2)).interval()
     assert found == (value, value, value, p_value)
 
 
 def test_failed_split_leaves_nothing_to_say():
-    mean = estimate_mean(Scores(np.array([0.1, np.nan, 0.2]), None, 0.2))
-    assert np.isnan(mean.estimate()).all()
+    mean = mean_of(Scores(np.array([0.1, np.nan, 0.2]), None, 0.2))
+    assert np.isnan(mean.interval()).all()
     assert verdicts_on([mean], 0.01)[0] == [""]
 
 
@@ -83,7 +83,7 @@ def test_folds_that_agree_are_as_sure_as_their_rows():
     rng = np.random.default_rng(0)
     table = rng.normal(0.1, 1, (5, 400))
     table += 0.1 - table.mean(axis=1, keepdims=True)
-    found = estimate_mean(scores_of(folds(table.ravel(), 5))).estimate()
+    found = mean_of(scores_of(folds(table.ravel(), 5))).interval()
     expected = stats.ttest_1samp(table.ravel(), 0)
     assert found.p_value == pytest.approx(expected.pvalue, rel=0.03)
     interval = expected.confidence_interval(0.95)
@@ -94,7 +94,7 @@ def test_folds_that_differ_by_far_more_than_rows_do_are_the_plain_t_test():
     of_splits = np.array([0.1, -0.05, 0.2, 0.0, 0.12])
     rows = of_splits[:, None] + 1e-4 * np.random.default_rng(0).normal(size=(5, 200))
     scores = scores_of(folds(rows.ravel(), 5))
-    found = estimate_mean(scores).estimate()
+    found = mean_of(scores).interval()
     expected = stats.ttest_1samp(scores.of_splits, 0)
     assert found.p_value == pytest.approx(expected.pvalue, rel=1e-3)
 
@@ -103,14 +103,14 @@ def test_same_rows_in_every_split_do_not_become_more():
     rows = np.random.default_rng(0).normal(size=100)
     one = np.full((4, 100), np.nan)
     one[:] = rows
-    error = estimate_mean(scores_of(one)).error
+    error = mean_of(scores_of(one)).error
     assert error == pytest.approx(stats.sem(rows))
 
 
 def test_rows_that_were_not_seen_to_differ_may_differ():
     """Agresti & Min add half a row to each of the four cells: one that differs."""
     scores = scores_of(folds(np.zeros(100), 5))._replace(unseen=1 / 100**2)
-    found = estimate_mean(scores).estimate()
+    found = mean_of(scores).interval()
     assert -found.low == found.high == pytest.approx(1.98 / 100, rel=0.01)
 
 
@@ -146,9 +146,7 @@ def test_interval_covers_the_truth_in_about_95_percent(case):
     """Of normal effects, whose mean is zero. What real data give: the benchmark."""
     make, *sizes = CASES[case]
     rng = np.random.default_rng(0)
-    found = [
-        estimate_mean(scores_of(make(rng, *sizes))).estimate() for _ in range(1000)
-    ]
+    found = [mean_of(scores_of(make(rng, *sizes))).interval() for _ in range(1000)]
     covered = np.mean([low <= 0 <= high for _, low, high, _ in found])
     assert 0.925 < covered < 0.985
     assert np.mean([p < 0.05 for *_, p in found]) == pytest.approx(1 - covered)
@@ -161,8 +159,8 @@ def test_row_that_was_not_seen_moves_a_score_by_no_more_than_those_that_were():
     """As that of an area under a curve: the plain standard error, or hardly more."""
     rows = np.random.default_rng(0).normal(0, 1e-3, size=100)
     scores = scores_of(folds(rows, 5))
-    plain = estimate_mean(scores).error
-    error = estimate_mean(scores._replace(unseen=1 / 100**2)).error
+    plain = mean_of(scores).error
+    error = mean_of(scores._replace(unseen=1 / 100**2)).error
     assert plain < error < 1.2 * plain
 
 
@@ -195,7 +193,7 @@ def test_holm_is_as_published():
 def test_verdict_needs_the_whole_interval(value, error, margin, verdict):
     mean = Mean(value, error, 100.0)
     assert verdicts_on([mean], margin)[0] == [verdict]
-    _, low, high, p_value = mean.estimate()
+    _, low, high, p_value = mean.interval()
     if margin is not None:
         assert (verdict == "equivalent") == (-margin <= low and high <= margin)
     if verdict in ("better", "worse"):
@@ -210,7 +208,7 @@ def test_verdicts_are_adjusted_to_their_number():
     assert verdicts_on([alone], 0.01)[0] == ["better"]
     verdicts, p_values = verdicts_on([alone] + [nothing] * 9, 0.01)
     assert verdicts == ["inconclusive"] * 10
-    assert p_values[0] == pytest.approx(10 * alone.estimate().p_value)
+    assert p_values[0] == pytest.approx(10 * alone.interval().p_value)
     equal = Mean(0.0, 0.0045, 100.0)
     assert verdicts_on([equal], 0.01)[0] == ["equivalent"]
     assert verdicts_on([equal] * 10, 0.01)[0] == ["inconclusive"] * 10
@@ -230,7 +228,7 @@ def test_chances_of_two_contenders_agree_with_the_p_value_of_their_difference(n_
         one, other = (
             Scores(rng.normal(0.8, 0.05, n_splits), part, 0.2) for part in rows
         )
-        p_value = estimate_mean(one.minus(other)).estimate().p_value
+        p_value = mean_of(one.minus(other)).interval().p_value
         best = max(chances_of_being_best([one, other]))
         assert best == pytest.approx(1 - p_value / 2, abs=0.02)
 
@@ -261,4 +259,4 @@ def test_chances_of_the_best_two_do_not_depend_on_a_third_that_comes_first():
 def test_mean_that_is_zero_but_for_rounding_is_zero():
     differences = np.array([0.1, -0.3, 0.2])
     assert differences.mean() != 0
-    assert estimate_mean(Scores(differences, None, 0.0)).value == 0
+    assert mean_of(Scores(differences, None, 0.0)).value == 0

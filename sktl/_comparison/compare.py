@@ -177,7 +177,8 @@ class TransferComparison(TableMixin):
     explain, it contains it in about 91 % with five splits, and in 84 % with two.
 
     A model that is right on all of n test rows gets an interval down to about 1 - 3 / n
-    (Hanley & Lippman-Hand, JAMA 249, 1983).
+    (Hanley & Lippman-Hand, JAMA 249, 1983). Where few rows are positive, that is too
+    sure for a perfect recall, F1 or average precision, which hang on these.
 
     For scores that are not computed from predictions alone, or that are undefined if
     some row is left out, the interval is that of the corrected resampled t-test (Nadeau

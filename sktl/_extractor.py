@@ -70,9 +70,9 @@ class PretrainedFeatureExtractor(
         its numbers are outside the range by more than a tenth of its width, or all are
         below an eighth of its upper end. (The second check needs four images that are
         not of a single colour.) At most 256 images are checked, evenly spread over `X`.
-        If you pass a range, nothing is checked. That range holds for arrays of numbers,
-        uint8 too, and for files and PIL images deeper than 8 bits. Those of 8 bits are
-        always read as 0-255.
+        If you pass a range, only images of 8 bits are checked. That range holds for
+        arrays of numbers, uint8 too, and for files and PIL images deeper than 8 bits.
+        Those of 8 bits are always read as 0-255.
     image_size : int or None, default=None
         Side, in pixels, of the square image that the network gets. None means the size
         the weights were trained for.

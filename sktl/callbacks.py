@@ -14,7 +14,6 @@ expected.
 import fnmatch
 import functools
 import itertools
-import math
 from collections.abc import Mapping
 from numbers import Integral, Real
 
@@ -280,9 +279,8 @@ class GradualUnfreeze(_StepFreeze):
         of them. A parameter matched by no stage is trained from the beginning.
     epochs_per_stage : int or None, default=1
         Epochs until the next stage is unfrozen. They are counted in the history, so
-        `partial_fit` and `warm_start=True` continue where training ended. None shares
-        the net's `max_epochs` equally among the stages; if there are fewer epochs than
-        stages, some stages are unfrozen together.
+        `partial_fit` and `warm_start=True` continue where training ended. None is an
+        equal share of the net's `max_epochs`, at least 1; what was unfrozen stays so.
     layer_decay : float, default=1.0
         Learning rate of each stage, as a fraction of that of the stage after it. The
         last stage, and parameters that no stage matches, have the rates that the
@@ -343,9 +341,6 @@ class GradualUnfreeze(_StepFreeze):
         is_lbfgs = any(isinstance(o, torch.optim.LBFGS) for o in _optimizers(net))
         if is_lbfgs and len(self.stages) > 1:
             raise ValueError("LBFGS cannot unfreeze parameters. Use another optimizer.")
-        # Training that goes on keeps to the schedule that it began with.
-        if not net.history or not hasattr(self, "n_planned_"):
-            self.n_planned_ = net.max_epochs
         super().on_train_begin(net)
 
     def on_epoch_begin(self, net, dataset_train=None, dataset_valid=None, **kwargs):
@@ -361,11 +356,18 @@ class GradualUnfreeze(_StepFreeze):
     def _n_unfrozen(self, net):
         """How many stages are trained in the present or coming epoch."""
         n_before, n_stages = max(len(net.history) - 1, 0), len(self.stages)
-        if self.epochs_per_stage is None:
-            n_unfrozen = math.ceil((n_before + 1) * n_stages / self.n_planned_)
-        else:
-            n_unfrozen = 1 + n_before // self.epochs_per_stage
-        return min(n_unfrozen, n_stages)
+        if self.epochs_per_stage is not None:
+            return min(1 + n_before // self.epochs_per_stage, n_stages)
+        n_due = self._n_due(n_before, n_stages, net.max_epochs)
+        # `max_epochs` may have changed since.
+        phases = [row["phase"] for row in net.history[-2:] if "phase" in row]
+        names = [f"unfreeze {stage}" for stage in self.stages]
+        n_known = [n_stages - names.index(phase) for phase in phases if phase in names]
+        return min(max([n_due, *n_known]), n_stages)
+
+    def _n_due(self, n_before, n_stages, n_planned):
+        """How many stages are trained after so many epochs, in equal shares."""
+        return 1 + n_before // max(1, n_planned // n_stages)
 
     def _choose(self, net, leaves):
         n_unfrozen = self._n_unfrozen(net)

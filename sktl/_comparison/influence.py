@@ -3,13 +3,12 @@
 import warnings
 
 import numpy as np
-from sklearn.base import BaseEstimator
-from sklearn.exceptions import UndefinedMetricWarning
+from sklearn.base import BaseEstimator, is_regressor
 from sklearn.metrics import get_scorer
 from sklearn.utils import get_tags
 from sklearn.utils.metaestimators import available_if
 
-from sktl._targets.scoring import NO_POSITIVE
+from sktl._targets.scoring import is_set
 
 MOST_UNITS = 200  # of rows: more take time, and make the intervals hardly better
 ACCURACY = repr(get_scorer("accuracy"))
@@ -90,30 +89,31 @@ def _score_without(predicted, y, unit_of_row, scorer, score):
     """The score without each unit; None where that cannot be had."""
     positions = np.arange(len(y))
     try:
-        # The first scoring has warned.
-        with warnings.catch_warnings(record=True) as of_all:
-            warnings.simplefilter("always")
-            again = scorer(predicted, positions, y)
-        if not np.isclose(again, score, rtol=1e-6):
-            return None
-        parts = [positions[unit_of_row != i] for i in range(unit_of_row.max() + 1)]
-        with warnings.catch_warnings(record=True) as of_parts:
-            warnings.simplefilter("always")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the first scoring has warned
+            if not np.isclose(scorer(predicted, positions, y), score, rtol=1e-6):
+                return None
+            parts = [positions[unit_of_row != i] for i in range(unit_of_row.max() + 1)]
             without = np.array([scorer(predicted, rows, y[rows]) for rows in parts])
     except Exception:  # it reads more than predictions, or needs all rows
         return None
-    if _is_undefined(of_parts) and not _is_undefined(of_all):
-        return None  # without the only positive row, say, it is set to 0
+    of_numbers = is_regressor(predicted)
+    for rows in parts:
+        # Without the only positive row, say, scikit-learn sets it to 0.
+        if _lacks(y[rows], y, of_numbers) and is_set(scorer, y, y[rows], of_numbers):
+            return None
     return without if np.isfinite(without).all() else None
 
 
-def _is_undefined(caught):
-    """Whether a warning says that scikit-learn made a score up."""
-    return any(
-        issubclass(warning.category, UndefinedMetricWarning)
-        or NO_POSITIVE in str(warning.message)
-        for warning in caught
-    )
+def _lacks(part, y, of_numbers):
+    """Whether a part of `y` has no variation, or fewer classes, in some column."""
+    for of_part, column in zip(
+        part.reshape(len(part), -1).T, y.reshape(len(y), -1).T, strict=True
+    ):
+        n = len(np.unique(of_part))
+        if n == 1 if of_numbers else n < len(np.unique(column)):
+            return True
+    return False
 
 
 def _recall(method):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from sklearn import get_config
-from sklearn.base import clone
+from sklearn.base import clone, is_regressor
 from sklearn.utils import _safe_indexing
 from sklearn.utils.metadata_routing import get_routing_for_object
 from sklearn.utils.parallel import Parallel, delayed
@@ -16,6 +16,7 @@ from sktl._comparison.influence import Predicted, influence
 from sktl._comparison.named_rows import rows_named
 from sktl._comparison.score_curve import ScoreCurve
 from sktl._comparison.summary import describe
+from sktl._targets.scoring import is_set
 from sktl._training.fine_tuning import FineTunedNet
 
 
@@ -134,8 +135,10 @@ def run_trial(contender, setting, split, seed, is_largest):
     for name, other in others.items():
         try:
             further[name] = float(other(contender, X_test, y_test))
+            if is_set(other, y, y_test, is_regressor(contender)):
+                further[name] = np.nan
             if np.isnan(further[name]):
-                unscored[name] = "it is NaN, as it may be for few rows."
+                unscored[name] = "it is not defined for all test parts."
         except Exception as error:  # which not all contenders have
             further[name], unscored[name] = np.nan, describe(error)
     return Trial(
@@ -155,7 +158,10 @@ def _groups_for(contender, groups, rows):
     """What `fit` takes besides, where it says that it reads groups."""
     if groups is None or not _routes():
         return {}
-    read = get_routing_for_object(contender).consumes("fit", ["groups"])
+    try:
+        read = get_routing_for_object(contender).consumes("fit", ["groups"])
+    except NotImplementedError:  # such as of AdaBoostClassifier
+        return {}
     return {"groups": groups[rows]} if read else {}
 
 

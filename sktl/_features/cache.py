@@ -246,7 +246,7 @@ def resolve_cache(cache):
             f"cache={cache!r} would be a directory of that name. Pass None, without "
             f"quotes, for no caching, or './{cache}' for the directory."
         )
-    if re.match(r"[a-zA-Z][\w+.-]+://", path):
+    if re.match(r"[a-zA-Z][\w+.-]+:/", path):  # a Path has one slash of the two
         raise ValueError(
             f"cache={path!r} is a URL. Pass a directory of this machine (of file://, "
             "the path alone); each machine has its own."

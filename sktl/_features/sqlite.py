@@ -151,6 +151,7 @@ class Database:
 
     def _demand(self, work, *args):
         """Do `work` that a user asked for by name, or say what is in the way."""
+        self._rests_until.pop(work, None)
         try:
             return self._attempt(work, *args)
         except OSError as error:

@@ -109,9 +109,10 @@ class Indicators(Target):
         return cls(np.arange(len(classes)))
 
     def strata(self, y):
-        """Number the rows by their rarest tag, so that few of them hold each tag."""
-        order = np.argsort(y.sum(axis=0), kind="stable")
-        tagged = y[:, order].astype(bool)
+        """Number the rows by their rarest tag, or tag that is rarely missing."""
+        rarer = np.where(2 * y.sum(axis=0) > len(y), 1 - y, y)
+        order = np.argsort(rarer.sum(axis=0), kind="stable")
+        tagged = rarer[:, order].astype(bool)
         return np.where(tagged.any(axis=1), tagged.argmax(axis=1), y.shape[1])
 
     def lack(self, y):

@@ -3,15 +3,13 @@
 import warnings
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.exceptions import UndefinedMetricWarning
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.metrics import check_scoring
 from sklearn.pipeline import make_pipeline
 
 from sktl._utils.printable import shown
 
 N_BINS = 15  # as Guo et al. (ICML 2017)
-NO_POSITIVE = "No positive class found"  # of average precision, which is then 0
 
 
 def get_scorers(scoring, target, y, parameter="scoring"):
@@ -84,9 +82,7 @@ def get_one_scorer(scoring, target, y):
 def check_defined(scoring, scorer, y, splits, target, cv):
     """Refuse a score that the rows of some test part cannot have, before any fit.
 
-    A constant guess is scored. On all rows that succeeded (`get_scorers`), so what is
-    missing is what the test part lacks. A scorer of the user's may need more of a model
-    than a guess has; it is not tried.
+    A scorer of the user's may need more of a model than there is here; it is not tried.
 
     Parameters
     ----------
@@ -103,13 +99,15 @@ def check_defined(scoring, scorer, y, splits, target, cv):
     """
     if callable(scoring):
         return
-    known = set()  # what many small test parts have in common is tried once
+    guesses = {}  # by the classes they know
     for i, (train, test) in enumerate(splits):
         lack = target.lack(y[test])
-        if not lack or (len(test), lack) in known:
+        if not lack:
             continue
-        known.add((len(test), lack))
-        if not is_defined(scorer, target, y[train], y[test]):
+        known = np.unique(y[train]).tobytes() if target.stratified else None
+        if known not in guesses:
+            guesses[known] = constant_guess(target, y[train])
+        if not _is_defined(scorer, guesses[known], y, y[test], target.has_scale):
             raise ValueError(
                 f"scoring={scoring or target.scoring!r} is not defined on split {i} of "
                 f"cv={shown(cv)}, whose {len(test)} test row(s) {lack}. Pass fewer "
@@ -118,27 +116,59 @@ def check_defined(scoring, scorer, y, splits, target, cv):
             )
 
 
-def is_defined(scorer, target, y_train, y_test):
-    """Whether some rows can be scored: a constant guess, and the truth itself.
-
-    scikit-learn gives an F1 of 0 to the truth where there is no positive row.
-    """
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            score = _score_guess(scorer, target, y_train, y_test)
-        except Exception:  # scorers raise many kinds
-            return False
-    if not np.isfinite(score):
+def _is_defined(scorer, guess, y, y_test, has_scale):
+    """Whether some of the rows of `y`, which lack something, have a score."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            score = scorer(guess, np.zeros((len(y_test), 1)), y_test)
+    except Exception:  # scorers raise many kinds
         return False
-    is_made_up = any(NO_POSITIVE in str(warning.message) for warning in caught)
-    y = np.concatenate([y_train, y_test])
-    lacks = _is_undefined_of_truth(scorer, y_test, y)
-    return not (is_made_up or (lacks and not _is_undefined_of_truth(scorer, y, y)))
+    return bool(np.isfinite(score)) and not is_set(scorer, y, y_test, has_scale)
+
+
+def is_set(scorer, y, y_test, has_scale):
+    """Whether a score is set to some number for want of what it compares.
+
+    So scikit-learn does with the F1 where no row is positive: then it is lower for the
+    true labels than with all rows. And with R2 where all numbers are the same: then it
+    is the same for predictions that err by one and by two.
+
+    Parameters
+    ----------
+    scorer : callable
+    y, y_test : ndarray of shape (n, ...) and (n_test, ...)
+    has_scale : bool
+        Whether they are numbers to predict.
+
+    Returns
+    -------
+    is_set : bool
+        False where the score is not of labels, decisions or numbers.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if has_scale:
+                return _ignores_errors(scorer, y_test)
+            truth = _Truth(np.unique(y))
+            whole, part = (scorer(truth, rows, rows) for rows in (y, y_test))
+    except Exception:  # it is of probabilities
+        return False
+    return bool(part < whole and not np.isclose(part, whole))
+
+
+def _ignores_errors(scorer, y):
+    """Whether a score takes no notice of errors where numbers do not vary."""
+    is_constant = np.ptp(y.reshape(len(y), -1), axis=0) == 0
+    error = np.resize([1.0, -1.0, 0.5], len(y))[:, None] * is_constant
+    error = error.reshape(y.shape)
+    once, twice = (scorer(_Numbers(), y + n * error, y) for n in (1, 2))
+    return bool(error.any() and np.isclose(once, twice))
 
 
 class _Truth(ClassifierMixin, BaseEstimator):
-    """Predicts what it is given."""
+    """Predicts the labels or tags that it is given, and is sure of them."""
 
     def __init__(self, classes_):
         self.classes_ = classes_
@@ -146,22 +176,20 @@ class _Truth(ClassifierMixin, BaseEstimator):
     def predict(self, y):
         return y
 
-
-def _is_undefined_of_truth(scorer, y, of_all):
-    """Whether even right labels have no score; False where it is not of labels."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            scorer(_Truth(np.unique(of_all)), y, y)
-        except Exception:  # it is of probabilities, or of numbers
-            return False
-    return any(issubclass(w.category, UndefinedMetricWarning) for w in caught)
+    def decision_function(self, y):
+        return (y == self.classes_[-1]).astype(float)
 
 
-def _score_guess(scorer, target, y_train, y_test):
-    """Score a linear model that sees `y` alone."""
-    guess = make_pipeline(*target.linear()).fit(np.zeros((len(y_train), 1)), y_train)
-    return scorer(guess, np.zeros((len(y_test), 1)), y_test)
+class _Numbers(RegressorMixin, BaseEstimator):
+    """Predicts the numbers that it is given."""
+
+    def predict(self, y):
+        return y
+
+
+def constant_guess(target, y):
+    """Fit a linear model that sees `y` alone."""
+    return make_pipeline(*target.linear()).fit(np.zeros((len(y), 1)), y)
 
 
 def _check_scores(scorer, target, y, asked):
@@ -169,7 +197,7 @@ def _check_scores(scorer, target, y, asked):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            _score_guess(scorer, target, y, y)
+            scorer(constant_guess(target, y), np.zeros((len(y), 1)), y)
     except Exception as error:
         reason = str(error).rstrip(".")
         own = ""

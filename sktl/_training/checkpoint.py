@@ -22,6 +22,7 @@ from skorch.callbacks import (
 )
 from skorch.history import History
 
+from sktl._features.engine import resolve_precision
 from sktl._training.averaging import AverageWithStart
 from sktl._utils.atomic import replacing
 from sktl._utils.digests import digest_of
@@ -45,16 +46,17 @@ REMEMBERED = {
     PassthroughScoring: ("best_score_",),
 }
 # What may differ between a run and its continuation.
-IRRELEVANT = ("cache", "checkpoint", "device", "n_jobs", "verbose")
+IRRELEVANT = ("cache", "checkpoint", "device", "n_jobs", "precision", "verbose")
 
 
 class Checkpoint:
     """The file of one run of training, which the next run replaces.
 
-    A run is told from others by its parameters, images, targets, kind of device, first
-    weights and the optimizer's first state; not by activations, whose last bits another
-    machine may compute otherwise. Where a parameter cannot be compared, there is a
-    warning, training begins anew, and nothing is kept.
+    A run is told from others by its parameters, images, targets, rows that are held
+    out, kind of device, precision, first weights and the optimizer's first state; not
+    by activations, whose last bits another machine may compute otherwise. Where a
+    parameter cannot be compared, there is a warning, training begins anew, and nothing
+    is kept.
 
     Parameters
     ----------
@@ -64,13 +66,15 @@ class Checkpoint:
         As it is before the first epoch of the run, and before its head is fitted: the
         last bits of a fitted head may differ between two fits of one run.
     rows : TrainingRows
+    numbers : list of two arrays or None
+        Of the rows that are trained on and held out, where these were chosen.
     epochs : int
         How many the run has.
     """
 
-    def __init__(self, path, net, rows, epochs):
+    def __init__(self, path, net, rows, numbers, epochs):
         self.net = net
-        self.digest = None if path is None else _digest(net, rows, epochs)
+        self.digest = None if path is None else _digest(net, rows, numbers, epochs)
         self.path = self.digest and Path(os.path.expanduser(path))
 
     def n_epochs_done(self):
@@ -212,13 +216,14 @@ def _remember(callback, values):
 # ---- which run it is of
 
 
-def _digest(net, rows, epochs):
+def _digest(net, rows, numbers, epochs):
     """Digest what decides the course of a run; None if that cannot be told."""
     parts = net.module_, net.criterion_, net.optimizer_
     state = [part.state_dict() for part in parts]
-    where = [epochs, len(net.history), net.device.type]
+    precision = str(resolve_precision(net.precision, net.device))
+    where = [epochs, len(net.history), net.device.type, precision]
     images = [image.digest() for image in rows.images]
-    digests = [digest_of([where, state, images, rows.codes, rows.weights])]
+    digests = [digest_of([where, state, images, rows.codes, rows.weights, numbers])]
     for name, value in sorted(net.get_params(deep=False).items()):
         if name in IRRELEVANT:
             continue

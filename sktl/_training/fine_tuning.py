@@ -751,6 +751,11 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
                     check_monitor(self, train, valid)
                 if self.early_stopping and self.refit and task is not None:
                     self._check_monitors(None, " in the second fit of refit=True")
+            complete = task is not None and not self.warm_start
+            for _, callback in self.callbacks_:
+                if isinstance(callback, UnfreezeByStrategy):
+                    by_turns = self.plan.strategy == "gradual"
+                    callback.is_complete_ = complete and by_turns
             # Callbacks index this as skorch indexes its data sets.
             told = getattr(dataset, "X", dataset), rows.codes
             # What went wrong up to here has not changed the weights.
@@ -779,7 +784,10 @@ class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
     def _run_epochs(self, train, valid, rows, n_epochs, checkpoint, task):
         self.check_training_readiness()
         # Before the head is fitted, whose last bits may differ between equal runs.
-        checkpoint = Checkpoint(checkpoint if n_epochs else None, self, rows, n_epochs)
+        # What is held out may come from arguments of `fit`, such as `groups`.
+        numbers = [getattr(part, "indices", None) for part in (train, valid)]
+        path = checkpoint if n_epochs else None
+        checkpoint = Checkpoint(path, self, rows, numbers, n_epochs)
         if not self.history:
             self._begin(train, rows)
         task = task or FitTask(self, None)

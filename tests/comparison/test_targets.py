@@ -391,6 +391,19 @@ UNDEFINED = {
         *(IN_ORDER, [(ROWS[30:], ROWS[:30]), (ROWS[:90], ROWS[90:])], "f1"),
         r"'f1' .* split 0 .* whose 30 test row\(s\) hold only class 0\.",
     ),
+    "one number in several rows": (
+        *(
+            np.where(ROWS < 20, 0, PRICE),
+            [(ROWS[9:], ROWS[:9]), (ROWS[:60], ROWS[60:])],
+        ),
+        None,
+        r"'r2' .* split 0 .* whose 9 test row\(s\) hold a single number\.",
+    ),
+    "a correlation of one class": (
+        *(IN_ORDER, [(ROWS[30:], ROWS[:30]), (ROWS[:90], ROWS[90:])]),
+        "matthews_corrcoef",
+        r"'matthews_corrcoef' .* split 0 .* hold only class 0\.",
+    ),
     "one number": (
         *(PRICE, LeaveOneOut(), None),
         r"'r2' .* split 0 of cv=LeaveOneOut\(\), whose 1 test row\(s\) hold a single "
@@ -405,7 +418,7 @@ UNDEFINED = {
 def test_score_that_a_test_part_cannot_have_is_refused_before_a_fit(
     y, cv, scoring, message
 ):
-    class Unfit(DummyRegressor if y is PRICE else DummyClassifier):
+    class Unfit(DummyRegressor if y.dtype.kind == "f" else DummyClassifier):
         def fit(self, X, y):
             raise AssertionError("was fitted")
 
@@ -433,6 +446,7 @@ def test_probe_is_refused_a_score_that_a_test_part_cannot_have(tool):
         (NUMBER, LeaveOneOut(), None),
         (RARE, 4, "f1_micro"),
         (1 - RARE, 4, "average_precision"),  # a tag that all have: 1
+        (RARE, 4, "f1_weighted"),
         (PRICE, LeaveOneOut(), "neg_mean_absolute_error"),
     ],
 )

@@ -24,7 +24,7 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import cross_val_score
+from sklearn.model_selection import GroupKFold, cross_val_score
 from skorch.callbacks import BatchScoring, Callback, EpochScoring, LRScheduler
 from skorch.dataset import ValidSplit
 from torch import nn
@@ -649,6 +649,26 @@ def test_last_bits_of_frozen_activations_make_no_other_run(
         lambda net, images, cut: compute(net, images, cut) * np.float32(1 + 1e-6),
     )
     assert first_epoch(steps, make_classifier(**params), data) == 3
+
+
+def test_other_groups_that_are_held_out_begin_anew(tmp_path, steps):
+    """Else epochs that trained on them would have been before."""
+    path, (X, y) = tmp_path / "checkpoint", make_data()
+    params = {"checkpoint": path, "train_split": ValidSplit(GroupKFold(3))}
+    groups = np.arange(N_ROWS) % 3
+    clf = make_classifier(**params)
+    crash(steps, clf.fit, X, y, limit=7, groups=groups)
+    steps.clear()
+    make_classifier(**params).fit(X, y, groups=(groups + 1) % 3)
+    assert steps[0] == 1
+
+
+def test_precision_chosen_otherwise_is_another_run(tmp_path, steps):
+    path, data = tmp_path / "checkpoint", make_data()
+    params = {"checkpoint": path, "precision": "float32"}
+    crash(steps, make_classifier(**params).fit, *data, limit=7)
+    other = make_classifier(**params | {"precision": "bfloat16"})
+    assert first_epoch(steps, other, data) == 1
 
 
 def test_name_of_the_device_makes_no_other_run(tmp_path, steps):

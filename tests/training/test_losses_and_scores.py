@@ -303,6 +303,12 @@ def test_monitor_of_a_class_that_is_not_held_out_is_an_error(make, monitor):
     """Else all epochs would have a score of zero, and the first would be kept."""
     rare = np.r_[np.zeros(len(X) - 2, int), 1, 1]
     clf = make(early_stopping=True, monitor=monitor)
-    with pytest.raises(ValueError, match=f"{monitor}.*not.*hold only class 0"):
+    with pytest.raises(ValueError, match=f"{monitor}.* is (not|NaN) .*held out"):
         clf.fit(X, rare)
     assert make(early_stopping=True, monitor="accuracy").fit(X, rare).n_epochs_ >= 0
+
+
+def test_monitor_that_one_class_can_have_is_watched_where_a_batch_has_one(make):
+    clf = make(early_stopping=True, monitor="accuracy")
+    clf.partial_fit(X[:20], np.zeros(20, int), classes=[0, 1])
+    assert clf.history[-1, "valid_score"] == 1

@@ -187,6 +187,21 @@ def test_each_epoch_trains_what_the_strategy_says_and_nothing_else(
         assert all(signs[n] == everything for n in STAGES if signs[n])
 
 
+def test_gradual_goes_stage_by_stage_where_nobody_knows_how_many_epochs_follow():
+    clf = make("gradual", max_epochs=1)
+    for _ in range(4):
+        clf.partial_fit(X, Y)
+    assert clf.history[:, "phase"] == [
+        f"unfreeze {stage}" for stage in ("block2", "block1", "stem", "stem")
+    ]
+
+
+def test_more_epochs_do_not_freeze_again_what_was_trained():
+    clf = fit("gradual", max_epochs=3).set_params(max_epochs=12, n_iter_no_change=7)
+    phases = clf.partial_fit(X, Y).history[3:, "phase"]
+    assert phases == ["unfreeze stem"] * 12
+
+
 @pytest.mark.parametrize("params", [{}, {"hidden_units": (5,)}])
 @pytest.mark.parametrize("strategy", ["lp_ft", "full", "gradual"])
 def test_statistics_of_pretrained_norms_stay_also_where_weights_are_trained(

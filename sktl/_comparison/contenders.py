@@ -54,9 +54,11 @@ def check_contenders(contenders, backbone, target):
             )
         kind = _estimator_type(contender)
         if kind in ("classifier", "regressor") and kind != target.estimator_type:
+            other = "numbers" if kind == "regressor" else "labels"
             raise ValueError(
                 f"contenders[{name!r}] is a {kind}, but y holds {target.name}. Pass a "
-                f"{target.estimator_type}, or set target to what y holds."
+                f"{target.estimator_type}, or set target to what y holds, as in "
+                f"target={other!r}."
             )
         if _reads_random_features_unscaled(contender):
             warn_caller(

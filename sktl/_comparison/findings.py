@@ -174,6 +174,9 @@ class Findings:
                 "rows. Pass a cv that tests on several parts of the rows."
             )
         found = f"Here, only a difference of more than {half:.2g} could be detected"
+        low, high = self.evidence.bounds
+        if half >= high - low:
+            found = "Here, not even the largest difference could be detected"
         # The least that would do: zero outside of the interval, or all of the interval
         # within the margin.
         distance = max(abs(gain.value), (self.evidence.margin or 0) - abs(gain.value))

@@ -587,7 +587,7 @@ def refuse_single_image(X):
     if PathForm.recognises(X) and os.path.isdir(os.path.expanduser(X)):
         message += (
             ". This one is a folder: sorted(pathlib.Path(X).glob('**/*.jpg')) lists "
-            "the images in it"
+            "the files in it that end in .jpg"
         )
     raise TypeError(message)
 

@@ -352,15 +352,14 @@ def advise(layers, scores, together, scoring, kind):
     which = f"the layer {advised[0]!r}"
     if len(advised) > 1:
         which = f"the {len(advised)} layers from {advised[0]!r} on together ({reason})"
+    _, error_of_best = _means_and_errors(scores[best])
+    lead, doubt = means[best] - mean, np.hypot(error, error_of_best)
     rest = "more than any other layer alone"
     if best < len(layers) - 1:
-        rest = (
-            f"the best, {layers[best]!r}, {means[best]:{form}} (among many layers, "
-            "one is often best by luck)"
-        )
-    _, error_of_best = _means_and_errors(scores[best])
-    doubt = CLEAR_LEAD * np.hypot(error, error_of_best)
-    if len(advised) > 1 and means[best] - mean > doubt:
+        rest = f"the best, {layers[best]!r}, {means[best]:{form}}"
+        if lead < 2 * doubt:
+            rest += " (among many layers, one is often best by luck)"
+    if len(advised) > 1 and lead > CLEAR_LEAD * doubt:
         rest = f"the {len(advised)} from {advised[0]!r} on together, {mean:{form}}"
         advised, reason = [layers[best]], "clearly better alone"
         which = f"the layer {layers[best]!r} ({reason})"
@@ -369,9 +368,9 @@ def advise(layers, scores, together, scoring, kind):
     text = (
         f"Advice: for a linear model, use {which}: {scoring} {mean:{form}}, standard "
         f"error {error:{form}}. The last layer alone has {means[-1]:{form}}; {rest}. "
-        "PretrainedFeatureExtractor(layers=recommendation_['layers']) "
-        f"computes the features, for {models}. If you can wait longer, also compare "
-        f"the default, {kind.estimator}(), which trains the network too."
+        "PretrainedFeatureExtractor(layers=recommendation_['layers']), with the same "
+        f"backbone, computes the features, for {models}. If you can wait longer, also "
+        f"compare the default, {kind.estimator}(), which trains the network too."
     )
     return {
         "layers": advised,

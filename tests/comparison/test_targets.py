@@ -1,5 +1,7 @@
 """Comparisons, probes and rankings of numbers and tags; scikit-learn is the oracle."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -221,6 +223,18 @@ def test_small_training_parts_hold_the_rarest_tag_whatever_its_column():
             random_state=0,
         )
         assert report.results_["error"].tolist() == ["", ""]
+
+
+def test_rows_in_the_order_of_their_numbers_are_warned_of():
+    """As those of a sorted list of folders may be."""
+    order, ridge = np.argsort(PRICE), {"ridge": RIDGE}
+    with pytest.warns(UserWarning, match=r"scores -\d.* in some order.*shuffle=True"):
+        compare_transfer(X[order], PRICE[order], ridge)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compare_transfer(X, PRICE, ridge)
+        shuffled = KFold(5, shuffle=True, random_state=0)
+        compare_transfer(X[order], PRICE[order], ridge, cv=shuffled)
 
 
 def test_whole_numbers_are_labels_unless_it_is_said():

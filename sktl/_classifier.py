@@ -52,9 +52,10 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         frozen features. `"lp_ft"` does that first and then trains the stages from
         `unfreeze_from` on together with the head. `"gradual"` also does that first, and
         then trains the last stage, the last two, and so on, each for an equal share of
-        the epochs (with fewer epochs than stages, several are added at once). `"full"`
-        trains everything, starting from the pretrained weights. `"scratch"` trains
-        everything, starting from random weights.
+        the epochs (with fewer epochs than stages, several are added at once; a single
+        epoch trains the last stage alone). `"full"` trains everything, starting from
+        the pretrained weights. `"scratch"` trains everything, starting from random
+        weights.
     unfreeze_from : str or int, default="first"
         The first stage that `"lp_ft"` trains, and the earliest that `"gradual"`
         unfreezes: `"first"` (all stages), `"last"`, a stage name, the path of a block

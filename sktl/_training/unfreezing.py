@@ -29,4 +29,7 @@ class UnfreezeByStrategy(GradualUnfreeze):
     def _n_due(self, n_before, n_stages, n_planned):
         if not self.is_complete_:
             return super()._n_due(n_before, n_stages, n_planned)
-        return math.ceil((n_before + 1) * n_stages / n_planned)
+        if n_planned >= n_stages:
+            return math.ceil((n_before + 1) * n_stages / n_planned)
+        # The last stage alone at first, and all in the end.
+        return 1 + math.ceil(n_before * (n_stages - 1) / max(1, n_planned - 1))

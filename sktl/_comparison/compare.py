@@ -444,8 +444,8 @@ def compare_transfer(
         and one from scratch in common.
     cv : int, splitter or iterable of splits, default=5
         An int means folds without shuffling, which are stratified if `y` holds labels
-        (or indicators: by each row's rarest tag); with `groups`, folds that keep groups
-        together. Two splits or more.
+        (or indicators: by each row's rarest tag, or tag that few rows lack); with
+        `groups`, folds that keep groups together. Two splits or more.
     scoring : str, callable, None, or list of these, default=None
         One score or several; larger is better. None means accuracy for labels, average
         precision (mean over tags) for indicators, and R2 for numbers. If there are
@@ -457,7 +457,7 @@ def compare_transfer(
         Training sizes for learning curves, in increasing order: numbers of rows, or
         floats as fractions of the smallest training part. Every contender is fitted on
         subsets of each size. Larger subsets contain the smaller ones; for labels they
-        are stratified (for indicators, by each row's rarest tag). None means one size,
+        are stratified (for indicators, as in `cv`). None means one size,
         all rows.
     groups : array-like of shape (n_samples,) or None, default=None
         The group of each row, such as a patient. If `cv` is an int, or a splitter such

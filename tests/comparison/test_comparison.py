@@ -16,7 +16,7 @@ from sklearn import config_context
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.datasets import load_digits
 from sklearn.dummy import DummyClassifier, DummyRegressor
-from sklearn.ensemble import ExtraTreesClassifier
+from sklearn.ensemble import AdaBoostClassifier, ExtraTreesClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression, RidgeCV
@@ -592,6 +592,7 @@ def test_groups_reach_the_search_of_a_contender_if_metadata_is_routed(digits, n_
     grid = {"C": [0.01, 1]}
     search = GridSearchCV(SVC(), grid, cv=GroupKFold(3))
     contenders = {"search": search, "plain": SVC()}
+    contenders["knows no routing"] = AdaBoostClassifier(n_estimators=2)
     params = {"groups": groups, "cv": 3, "n_jobs": n_jobs}
     with config_context(enable_metadata_routing=True):
         report = compare_transfer(X, y, contenders, **params)
@@ -600,6 +601,7 @@ def test_groups_reach_the_search_of_a_contender_if_metadata_is_routed(digits, n_
             search, X, y, params={"groups": groups}, cv=StratifiedGroupKFold(3)
         )
     assert splits_of(report).tolist() == expected.tolist()
+    assert (report.results_["error"] == "").all()
     assert (smaller.results_["error"] == "").all()
 
 

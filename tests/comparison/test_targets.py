@@ -171,6 +171,28 @@ def test_each_fold_tests_on_rare_tags(folds, groups):
         assert tags[test].any(axis=0).all()
 
 
+def test_each_fold_tests_on_rows_that_lack_a_tag_which_nearly_all_have():
+    tags = np.ones((60, 2), dtype=int)
+    tags[:5, 0] = tags[::2, 1] = 0
+    contenders = {"neighbours": KNeighborsClassifier()}
+    report = compare_transfer(X[:60], tags, contenders, cv=5, scoring="roc_auc")
+    assert report.results_["error"].tolist() == [""]
+
+
+def test_further_score_that_a_test_part_cannot_have_is_missing_and_named():
+    """scikit-learn would count 0 for the part without a positive row."""
+    report = compare_transfer(
+        X,
+        IN_ORDER,
+        {"one": KNeighborsClassifier()},
+        cv=[(ROWS[30:], ROWS[:30]), (ROWS[::2], ROWS[1::2])],
+        scoring=["accuracy", "average_precision", "f1"],
+    )
+    for name in ("average_precision", "f1"):
+        assert np.isnan(report.results_[f"mean_test_{name}"]).all()
+        assert any(f"{name!r} could not be" in text for text in report.findings_)
+
+
 def test_folds_are_plain_if_no_combination_of_tags_is_frequent_enough():
     tags = np.eye(6, dtype=int)[np.arange(12) % 6]
     tags[:, 0] |= np.arange(12) % 2

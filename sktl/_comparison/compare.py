@@ -40,7 +40,7 @@ from sktl._targets.scoring import check_defined, get_scorers
 from sktl._targets.splits import make_splits
 from sktl._utils.environment import versions
 from sktl._utils.printable import shown
-from sktl._utils.warning import warn_caller
+from sktl._utils.warning import warn_caller, warning_once
 
 # An R2 of the mean that chance does not explain with so many rows in each test part.
 IN_ORDER, FEW_TEST_ROWS = -0.5, 10
@@ -586,16 +586,17 @@ def compare_transfer(
     if scoring_name == "r2" and groups is None:
         _warn_of_order(chance, splits[-1], cv)
     kinds = [kind_of(contender) for contender in contenders.values()]
-    seconds = share_passes(contenders, X, splits, n_jobs)
     groups = None if groups is None else np.asarray(groups)
     group_of_row = np.arange(len(y)) if groups is None else groups
     units = make_units(group_of_row, np.concatenate([s.test for s in splits[-1]]))
     setting = Setting(X, y, scorer, other_scorers, units, groups)
     trials = {}
-    with tqdm(clones.items(), disable=not verbose, unit="contender") as bar:
-        for name, contender in bar:
-            bar.set_description(name)
-            trials[name] = run_trials(contender, setting, splits, seeds, n_jobs)
+    with warning_once():
+        seconds = share_passes(contenders, X, splits, n_jobs)
+        with tqdm(clones.items(), disable=not verbose, unit="contender") as bar:
+            for name, contender in bar:
+                bar.set_description(name)
+                trials[name] = run_trials(contender, setting, splits, seeds, n_jobs)
     results, curves = summarize(trials, splits)
     results["kind"] = np.repeat(np.array(kinds, dtype=object), len(splits))
     problems = []

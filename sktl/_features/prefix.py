@@ -245,16 +245,18 @@ class FrozenPrefix:
         """Report what could not be read, and return the outputs."""
         failed = sorted(result.failures)
         failures = [f for row in failed for f in result.failures[row].failures]
-        if failures:
-            error = ImageReadError(failures, partition_name.get())
-            if on_error == "raise":
-                raise error
+        # First what the other images are like: they are in the cache then, and will not
+        # be looked at again.
         sees_little = self._side() < IMAGENET_SIZE
         if sees_little and result.n_large > result.n_rows / 2:
             self._warn_large(result)
         warn_of_darkness(result.n_rows, result.peaks)
         if self._side() < self.backbone.least_size:
             self._warn_small()
+        if failures:
+            error = ImageReadError(failures, partition_name.get())
+            if on_error == "raise":
+                raise error
         if result.outputs is None:  # not one image could be read
             shapes = self.output_shapes()
             result.outputs = [np.empty((result.n_rows, *s), np.float32) for s in shapes]
@@ -274,6 +276,7 @@ class FrozenPrefix:
             "pixels, such as 'mobilenet_v3_small', 'resnet18' or 'efficientnet_b0', or "
             "pass a larger image_size.",
             ImageSizeWarning,
+            about=("large images", side, name),
         )
 
     def _warn_small(self):

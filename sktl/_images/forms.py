@@ -380,4 +380,5 @@ class ItemSource:
                 "they are now rotated twice: use PIL.ImageOps.exif_transpose(image), "
                 "which removes the orientation.",
                 ImageOrientationWarning,
+                about="orientation",
             )

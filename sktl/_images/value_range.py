@@ -98,6 +98,7 @@ def _warn_of_scale(seen, is_mixed):
         f"X holds {seen[0].dtype} numbers from {low:.6g} to {high:.6g}, but the "
         f"estimator expects {lo:g} (black) to {hi:g} (white): {fault}. {cure}",
         ImageRangeWarning,
+        about=("scale", seen[0].dtype, lo, hi),
     )
 
 
@@ -167,6 +168,7 @@ def warn_of_darkness(n, peaks):
             "as masks that hold class numbers, and colour images of 16 bits, which PIL "
             "reads as 8.",
             ImageRangeWarning,
+            about=("dark images", bits),
         )
 
 

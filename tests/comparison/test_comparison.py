@@ -50,6 +50,7 @@ from sktl._comparison.findings import Findings
 from sktl._comparison.score_curve import ScoreCurve
 from sktl._features.engine import Engine
 from sktl._training.early_stopping import NetInTraining
+from sktl.exceptions import ImageSizeWarning
 from tests.helpers import encode, first_and_slow
 
 
@@ -804,6 +805,26 @@ def test_warning_of_a_fit_passes_through(digits):
     contender = {"one": LogisticRegression(max_iter=1)}
     with pytest.warns(ConvergenceWarning):
         compare_transfer(*digits, contender, cv=2)
+
+
+@pytest.mark.parametrize(
+    ("is_kept", "bad"),
+    [(False, []), (True, [b"no image"])],
+    ids=["passed in each fold", "of a pass that fails"],
+)
+def test_images_much_larger_than_the_network_sees_warn_once(is_kept, bad, tmp_path):
+    X = [np.full((300, 300, 3), level, np.uint8) for level in range(8)] + bad
+    cache = str(tmp_path) if is_kept else None
+    extractor = PretrainedFeatureExtractor("sktl_mini", cache=cache)
+    contenders = {
+        name: make_pipeline(extractor, DummyClassifier(strategy=name))
+        for name in ("prior", "uniform")
+    }
+    # Without the last row, which may be unreadable, and with it.
+    folds = [(range(0, 4), range(4, 8)), (range(0, 4), range(4, len(X)))]
+    with pytest.warns(ImageSizeWarning) as caught:
+        compare_transfer(X, np.arange(len(X)) % 2, contenders, cv=folds)
+    assert [w.filename for w in caught] == [__file__]
 
 
 # --- what transfer does -------------------------------------------------------------

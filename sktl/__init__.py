@@ -12,6 +12,7 @@ from sktl._features.cache import cache_info, clear_cache, prune_cache
 from sktl._images.forms import check_images
 from sktl._networks.backbones import layer_names, list_backbones
 from sktl._networks.preprocessing import Preprocessing
+from sktl._raw_pixels import RawPixels
 from sktl._regressor import FineTunedCNNRegressor
 from sktl._selection.probing import LayerProbe, probe_layers
 from sktl._selection.ranking import BackboneRanking, rank_backbones
@@ -29,6 +30,7 @@ __all__ = [
     "PredictionsDisplay",
     "Preprocessing",
     "PretrainedFeatureExtractor",
+    "RawPixels",
     "TimeToScoreDisplay",
     "TrainingHistoryDisplay",
     "TransferComparison",

@@ -8,7 +8,7 @@ from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 from torch.nn import Module
 
-from sktl._features.image_input import IMAGE_CONSTRAINTS, ImageInputMixin
+from sktl._features.image_input import IMAGE_CONSTRAINTS, NetworkInputMixin
 from sktl._utils.fit_tasks import CallbackSupportMixin, start_fit, with_callbacks
 from sktl._utils.partitions import first_partition, takes_collections
 from sktl.exceptions import WeightsMismatchError
@@ -18,7 +18,7 @@ POOLINGS = {"avg", "max", "avgmax", "cls", "cls+avg", "flatten"}
 
 @takes_collections("transform", "fit_transform")
 class PretrainedFeatureExtractor(
-    ImageInputMixin, CallbackSupportMixin, TransformerMixin, BaseEstimator
+    NetworkInputMixin, CallbackSupportMixin, TransformerMixin, BaseEstimator
 ):
     """Turn images into features computed by a frozen, pretrained network.
 
@@ -139,6 +139,7 @@ class PretrainedFeatureExtractor(
     See Also
     --------
     FineTunedCNNClassifier : Fine-tunes such a network.
+    RawPixels : The images themselves as rows, to compare with.
     compare_transfer : Measures whether transfer helps.
 
     Notes
@@ -391,11 +392,6 @@ class PretrainedFeatureExtractor(
         self.n_features_out_ = sum(self.layer_widths_)
         task.end()
         return images, backbone
-
-    def _forget(self):
-        """Be unfitted."""
-        for name in [n for n in vars(self) if n.endswith("_") and n[0] != "_"]:
-            delattr(self, name)
 
     def _frozen_outputs(self, network):
         """Pairs of layer and pooling, in the order of the columns."""

@@ -299,6 +299,7 @@ class World:
         self.classifier = classifier().fit(self.images, self.labels)
         self.regressor = regressor().fit(self.images, self.targets)
         self.features = rng.standard_normal((18, 5))
+        self.pixels = sktl.RawPixels().fit(self.images)
         self.scaler = sktl.GlobalScaler().fit(self.features)
         self.file = folder / "model.safetensors"
         self.classifier.save(self.file)
@@ -391,6 +392,11 @@ CALLS = {
     ),
     "FineTunedCNNRegressor.predict": lambda w: w.regressor.predict(w.images),
     "FineTunedCNNRegressor.score": lambda w: w.regressor.score(w.images, w.targets),
+    **{
+        f"RawPixels.{name}": lambda w, n=name: getattr(w.pixels, n)(w.floats)
+        for name in ("fit", "fit_transform", "transform")
+    },
+    "RawPixels.get_feature_names_out": lambda w: w.pixels.get_feature_names_out(),
     **{
         f"GlobalScaler.{name}": lambda w, n=name: getattr(w.scaler, n)(w.features)
         for name in ("fit", "transform", "inverse_transform")

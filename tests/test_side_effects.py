@@ -16,6 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sktl import (
     FineTunedCNNClassifier,
     PretrainedFeatureExtractor,
+    RawPixels,
     cache_info,
     check_images,
     clear_cache,
@@ -200,13 +201,14 @@ CLASSIFIER_CALLS = {
     ),
 }
 
-FUNCTION_CALLS = {
+OTHER_CALLS = {
     "compare_transfer": lambda w: compare_transfer(
         w.images, w.y, contenders(), cv=2, random_state=0
     ),
     "compare_transfer unseeded": lambda w: compare_transfer(
         w.images, w.y, contenders(), cv=2
     ),
+    "RawPixels": lambda w: RawPixels(n_jobs=2).fit(w.images).transform(w.paths),
     "check_images": lambda w: check_images(w.bad),
     "check_images in threads": lambda w: check_images(w.bad, n_jobs=2),
     "layer_names": lambda w: layer_names("mnasnet0_5"),
@@ -285,10 +287,10 @@ def test_classifier_call_changes_nothing_global(call, world, flags):
         CLASSIFIER_CALLS[call](world)
 
 
-@pytest.mark.parametrize("call", FUNCTION_CALLS)
-def test_function_call_changes_nothing_global(call, world, flags):
+@pytest.mark.parametrize("call", OTHER_CALLS)
+def test_other_call_changes_nothing_global(call, world, flags):
     with nothing_global_changes():
-        FUNCTION_CALLS[call](world)
+        OTHER_CALLS[call](world)
 
 
 @pytest.mark.parametrize("call", RAISING_CALLS)

@@ -16,6 +16,7 @@ from sklearn.exceptions import NotFittedError
 from sktl import (
     FineTunedCNNClassifier,
     PretrainedFeatureExtractor,
+    RawPixels,
     cache_info,
     check_images,
     clear_cache,
@@ -340,6 +341,12 @@ PARAMETERS = [
         extract(image_size=(224, 224)),
         ValueError,
         parameter("image_size", r"\(224, 224\)", "an int"),
+    ),
+    (
+        "size of raw pixels",
+        lambda d: RawPixels(image_size=(8, 8)).fit(d.photos),
+        ValueError,
+        parameter("image_size", r"\(8, 8\)", "an int", "RawPixels"),
     ),
     (
         "batch_size 0",

@@ -429,10 +429,10 @@ def compare_transfer(
         and 1 for each tag; or numbers, in one column or several. See `target`.
     contenders : "default" or dict of str to estimator, default="default"
         The models to compare, by name. `"default"`: the most frequent class; logistic
-        regression on raw pixels; logistic regression on features of the untrained
-        network; logistic regression, SVM and gradient boosting on frozen features; the
-        fine-tuned network; the same network from scratch. Linear models have
-        `GlobalScaler` before them. For indicators, one such model per tag
+        regression on raw pixels (`RawPixels`); logistic regression on features of the
+        untrained network; logistic regression, SVM and gradient boosting on frozen
+        features; the fine-tuned network; the same network from scratch. Linear models
+        have `GlobalScaler` before them. For indicators, one such model per tag
         (`OneVsRestClassifier`); for numbers, the corresponding regressors: the mean,
         ridge regression, and so on.
     backbone : str, torch.nn.Module, extractor or dict, default="sktl_photo"

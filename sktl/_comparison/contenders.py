@@ -8,10 +8,10 @@ from sklearn.tree import BaseDecisionTree
 from sklearn.utils import get_tags
 
 from sktl._classifier import FineTunedCNNClassifier
-from sktl._comparison.raw_pixels import RawPixels
 from sktl._comparison.twins import comparable, feature_contenders
 from sktl._extractor import PretrainedFeatureExtractor, as_extractor
 from sktl._features.image_input import OF_IMAGES, OF_NETWORK
+from sktl._raw_pixels import RawPixels
 from sktl._regressor import FineTunedCNNRegressor
 from sktl._utils.printable import shown
 from sktl._utils.warning import warn_caller
@@ -46,9 +46,9 @@ def check_contenders(contenders, backbone, target):
                 f"contenders[{name!r}]={shown(contender)} must be a scikit-learn "
                 "estimator, an instance with a fit method."
             )
-        if isinstance(contender, PretrainedFeatureExtractor):
+        if hasattr(contender, "transform") and not hasattr(contender, "predict"):
             raise ValueError(
-                f"contenders[{name!r}] is a PretrainedFeatureExtractor, which predicts "
+                f"contenders[{name!r}] is a {type(contender).__name__}, which predicts "
                 "nothing. Put a model behind it, as in make_pipeline(extractor, "
                 "LogisticRegression()); or pass extractors as backbone."
             )

@@ -14,7 +14,12 @@ from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import _num_samples
 
 from sktl._comparison.twins import comparable
-from sktl._features.image_input import OF_IMAGES, OF_NETWORK, ImageInputMixin, pass_once
+from sktl._features.image_input import (
+    OF_IMAGES,
+    OF_NETWORK,
+    NetworkInputMixin,
+    pass_once,
+)
 
 
 def share_passes(contenders, X, splits, n_jobs):
@@ -65,7 +70,7 @@ def readers_by_network(contenders):
     networks, groups = [], []
     for contender in contenders.values():
         reader = contender.steps[0][1] if isinstance(contender, Pipeline) else contender
-        if not isinstance(reader, ImageInputMixin) or reader.cache is None:
+        if not isinstance(reader, NetworkInputMixin) or reader.cache is None:
             continue
         params = reader.get_params(deep=False)  # `device` as it was set
         network = [comparable(params[name]) for name in (*OF_IMAGES, *OF_NETWORK)]

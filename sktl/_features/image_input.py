@@ -38,7 +38,7 @@ OF_NETWORK = (
     "precision",
     "cache",
 )
-# One table for the parameters that all estimators have.
+# One table for the parameters that estimators share.
 IMAGE_CONSTRAINTS = {
     "backbone": [str, torch.nn.Module],
     # Torchvision's weights are members of enums, one enum per network.
@@ -65,15 +65,16 @@ _told = set()
 
 
 class ImageInputMixin:
-    """Methods on the parameters of `IMAGE_CONSTRAINTS`.
+    """Methods on the parameters that say what the images are (`OF_IMAGES`).
 
-    An estimator says by `_frozen_outputs(network)` which pairs of cut and pooling it
-    asks of each image, once; by `_images_per_batch()` how many pass together; and by
-    `_forget()` how to be unfitted.
+    An estimator whose state is not all in names like `mean_` says by `_forget()` how to
+    be unfitted.
     """
 
-    def _images_per_batch(self):
-        return self.batch_size
+    def _forget(self):
+        """Be unfitted."""
+        for name in [n for n in vars(self) if n.endswith("_") and n[0] != "_"]:
+            delattr(self, name)
 
     @contextmanager
     def _forgetting(self, unless=False):
@@ -92,13 +93,6 @@ class ImageInputMixin:
             self.get_params(deep=False),
             caller_name=type(self).__name__,
         )
-        resolve_cache(self.cache)
-        if self.image_size is not None and self.preprocessing is not None:
-            raise ValueError(
-                f"image_size={self.image_size!r} is short for "
-                f"preprocessing=Preprocessing(crop={self.image_size!r}), and there is "
-                f"preprocessing={self.preprocessing!r} too. Pass one of them."
-            )
 
     def _open_images(self, X, *, reset=False, sample_weight=None):
         """Open `X` as images; `reset` learns what later calls are checked against.
@@ -141,6 +135,27 @@ class ImageInputMixin:
     def _check_columns(self, X, reset):
         """Set or check n_features_in_ and feature_names_in_."""
         validate_data(self, X, reset=reset, skip_check_array=True)
+
+
+class NetworkInputMixin(ImageInputMixin):
+    """Methods on all parameters of `IMAGE_CONSTRAINTS`: also of what the network is.
+
+    An estimator says by `_frozen_outputs(network)` which pairs of cut and pooling it
+    asks of each image, once, and by `_images_per_batch()` how many pass together.
+    """
+
+    def _images_per_batch(self):
+        return self.batch_size
+
+    def _check_params(self):
+        super()._check_params()
+        resolve_cache(self.cache)
+        if self.image_size is not None and self.preprocessing is not None:
+            raise ValueError(
+                f"image_size={self.image_size!r} is short for "
+                f"preprocessing=Preprocessing(crop={self.image_size!r}), and there is "
+                f"preprocessing={self.preprocessing!r} too. Pass one of them."
+            )
 
     def _load_backbone(self, **overrides):
         """Load the network that the parameters name."""
@@ -232,7 +247,7 @@ def pass_once(readers, X):
 
     Parameters
     ----------
-    readers : sequence of ImageInputMixin
+    readers : sequence of NetworkInputMixin
         Of the same network, device, precision, batch size and cache, and unfitted.
     X : array-like or sequence of images
     """

@@ -36,12 +36,13 @@ from sktl._features.cache import fingerprint, open_cache
 from sktl._features.engine import FEW_ROWS, Engine, is_of_device, is_out_of_memory
 from sktl._features.pixel_network import place
 from sktl._images.decoding import decoding_stack
+from sktl._images.forms import report_unreadable
 from sktl._images.value_range import warn_of_darkness
 from sktl._networks.backbones import Backbone
 from sktl._utils.partitions import partition_name
 from sktl._utils.torch_state import plain_torch
 from sktl._utils.warning import warn_caller
-from sktl.exceptions import BatchSizeWarning, ImageReadError, ImageSizeWarning
+from sktl.exceptions import BatchSizeWarning, ImageSizeWarning
 
 # Pixels of a batch that is computed in a moment.
 FEW_PIXELS = 2**13
@@ -243,8 +244,6 @@ class FrozenPrefix:
 
     def _finish(self, result, on_error):
         """Report what could not be read, and return the outputs."""
-        failed = sorted(result.failures)
-        failures = [f for row in failed for f in result.failures[row].failures]
         # First what the other images are like: they are in the cache then, and will not
         # be looked at again.
         sees_little = self._side() < IMAGENET_SIZE
@@ -253,17 +252,13 @@ class FrozenPrefix:
         warn_of_darkness(result.n_rows, result.peaks)
         if self._side() < self.backbone.least_size:
             self._warn_small()
-        if failures:
-            error = ImageReadError(failures, partition_name.get())
-            if on_error == "raise":
-                raise error
+        report_unreadable(result.failures, on_error)
         if result.outputs is None:  # not one image could be read
             shapes = self.output_shapes()
             result.outputs = [np.empty((result.n_rows, *s), np.float32) for s in shapes]
-        if failures:
-            warn_caller(f"{error} Their features are NaN.", UserWarning)
+        if result.failures:
             for output in result.outputs:
-                output[failed] = np.nan
+                output[[*result.failures]] = np.nan
         return result.outputs
 
     def _warn_large(self, result):

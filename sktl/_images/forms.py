@@ -32,7 +32,7 @@ from sktl._images.value_range import (
     learn_range,
     require_no_range,
 )
-from sktl._utils.partitions import refuse_collection
+from sktl._utils.partitions import partition_name, refuse_collection
 from sktl._utils.warning import warn_caller
 from sktl.exceptions import ImageLayoutError, ImageOrientationWarning, ImageReadError
 
@@ -163,6 +163,25 @@ def _failures(images, index):
     except ImageReadError as error:
         return error.failures
     return []
+
+
+def report_unreadable(errors, on_error):
+    """Raise one error that lists all unreadable images, or warn of them.
+
+    Parameters
+    ----------
+    errors : dict of int to ImageReadError
+        By row of `X`.
+    on_error : {"raise", "nan"}
+        With `"nan"`, the caller makes their rows NaN.
+    """
+    failures = [f for row in sorted(errors) for f in errors[row].failures]
+    if not failures:
+        return
+    error = ImageReadError(failures, partition_name.get())
+    if on_error == "raise":
+        raise error
+    warn_caller(f"{error} Their features are NaN.", UserWarning)
 
 
 class Images(Sequence):

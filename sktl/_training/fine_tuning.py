@@ -29,7 +29,7 @@ from skorch.utils import data_from_dataset, is_dataset, to_device, to_tensor
 from torch.utils.data import BatchSampler
 
 from sktl._features.engine import FEW_ROWS, make_engine, resolve_precision
-from sktl._features.image_input import COUNT, IMAGE_CONSTRAINTS, ImageInputMixin
+from sktl._features.image_input import COUNT, IMAGE_CONSTRAINTS, NetworkInputMixin
 from sktl._features.pixel_network import channels_last, normalize
 from sktl._networks.backbones import Backbone
 from sktl._networks.stages import StagedNetwork
@@ -87,7 +87,7 @@ def has_epochs(net):
     return True
 
 
-class FineTunedNet(ImageInputMixin, CallbackSupportMixin, EstimatorNet):
+class FineTunedNet(NetworkInputMixin, CallbackSupportMixin, EstimatorNet):
     """A skorch net whose module is a `FineTunedModule`.
 
     Its data sets hold what the frozen prefix gives for each image; or 8-bit images,

@@ -1,4 +1,4 @@
-"""Default contenders, raw pixels, and which contenders are each other's twins."""
+"""Default contenders, and which contenders are each other's twins."""
 
 import warnings
 from contextlib import nullcontext
@@ -7,7 +7,6 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from sklearn.base import clone
 from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_digits
@@ -30,10 +29,10 @@ from sktl import (
     FineTunedCNNClassifier,
     GlobalScaler,
     PretrainedFeatureExtractor,
+    RawPixels,
     compare_transfer,
 )
 from sktl._comparison.contenders import default_contenders
-from sktl._comparison.raw_pixels import RawPixels
 from sktl._comparison.twins import feature_contenders, find_pairs
 from sktl._targets.kinds import Indicators, Labels, Numbers
 from tests.helpers import make_tiny_network
@@ -132,6 +131,17 @@ def test_networks_that_see_images_otherwise_share_nothing(saved):
     contenders = default_contenders({"a": "sktl_mini", "b": mine}, LABELS)
     expected = [f"{name}, {label}" for label in "ab" for name in NAMES]
     assert list(contenders) == ONCE + expected
+
+
+@pytest.mark.parametrize(
+    "transformer", [RawPixels(), make_pipeline(RawPixels(), GlobalScaler())]
+)
+def test_contender_that_predicts_nothing_is_named(transformer):
+    X, y = load_digits(return_X_y=True)
+    kind = type(transformer).__name__
+    expected = rf"contenders\['mine'\] is a {kind}, which predicts nothing"
+    with pytest.raises(ValueError, match=expected):
+        compare_transfer(X[:20], y[:20] % 2, {"mine": transformer}, cv=2)
 
 
 @pytest.mark.parametrize("backbone", [3, {"mine": LogisticRegression()}])
@@ -359,45 +369,3 @@ def test_first_reader_of_each_network_shows_what_features_are_worth():
         "other network",
         "alike",
     ]
-
-
-# --- raw pixels ---------------------------------------------------------------------
-
-
-def test_raw_pixels_are_left_as_they_are_where_they_fit():
-    X, _ = load_digits(return_X_y=True)
-    assert np.abs(RawPixels().fit_transform(X[:99]) - X[:99] / 16).max() <= 0.5 / 255
-
-
-def test_raw_pixels_of_large_colour_images_are_squeezed():
-    rng = np.random.default_rng(0)
-    images = [rng.integers(0, 256, (h, 60, 3), dtype=np.uint8) for h in (40, 50, 60)]
-    rows = RawPixels(side=8).fit_transform(images)
-    assert rows.shape == (3, 8 * 8 * 3)
-    assert rows.min() >= 0
-    assert rows.max() <= 1
-    expected = np.asarray(Image.fromarray(images[0]).resize((8, 8), Image.BILINEAR))
-    assert np.abs(rows[0] * 255 - expected.ravel()).max() <= 1
-
-
-@pytest.mark.parametrize("n_jobs", [None, 2])
-def test_raw_pixels_of_fit_and_transform_are_those_of_both_at_once(n_jobs):
-    rng = np.random.default_rng(0)
-    X = rng.integers(0, 256, (7, 10, 12, 1), dtype=np.uint8)
-    pixels = RawPixels(side=9, n_jobs=n_jobs)
-    assert (pixels.fit(X).transform(X) == RawPixels(side=9).fit_transform(X)).all()
-    assert pixels.transform(X).shape == (7, 81)
-
-
-def test_raw_pixels_of_another_size_than_those_of_fit_give_equally_long_rows():
-    rng = np.random.default_rng(0)
-    small, other = rng.integers(0, 256, (2, 5, 8, 8), dtype=np.uint8)
-    pixels = RawPixels().fit(small)
-    assert pixels.transform([*other[:, :7, :6]]).shape == (5, 64)
-
-
-def test_raw_pixels_read_rows_as_they_are_told():
-    X = np.random.default_rng(0).integers(0, 2, (4, 60)).astype(float)
-    shaped = RawPixels(image_shape=(6, 10), value_range=(0, 2)).fit(X)
-    assert shaped.transform(X).max() == pytest.approx(0.5, abs=0.5 / 255)
-    assert shaped.transform(X).shape == (4, 32 * 32)

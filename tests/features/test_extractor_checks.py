@@ -35,7 +35,7 @@ from sklearn.semi_supervised import SelfTrainingClassifier
 from sklearn.utils import estimator_checks, get_tags
 from sklearn.utils.estimator_checks import check_estimator
 
-from sktl import PretrainedFeatureExtractor
+from sktl import PretrainedFeatureExtractor, RawPixels
 from tests.helpers import encode, first_and_slow, run_python
 
 # Any row is an image of height one, so two-dimensional input is really on.
@@ -44,6 +44,8 @@ MINI = functools.partial(DEFAULT, "sktl_mini")
 SQUEEZENET = functools.partial(
     DEFAULT, "squeezenet1_1", weights=None, image_size=32, batch_size=8
 )
+
+RAW_PIXELS = functools.partial(RawPixels, 4, image_shape=(1, -1))
 
 # In the order of sklearn/tests/test_common.py, which runs them on its transformers
 # besides `check_estimator`; the eleventh is below.
@@ -143,20 +145,22 @@ def test_all_estimator_checks_pass(make, cache, tmp_path):
     [
         pytest.param(MINI, id="sktl_mini"),
         pytest.param(SQUEEZENET, id="squeezenet1_1", marks=pytest.mark.slow),
+        pytest.param(RAW_PIXELS, id="raw pixels"),
     ],
 )
 @pytest.mark.parametrize("check", EXTRA_CHECKS)
 def test_extra_transformer_check_passes(make, check):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of names that these checks leave out
-        getattr(estimator_checks, check)("PretrainedFeatureExtractor", make())
+        getattr(estimator_checks, check)(type(make()).__name__, make())
 
 
-def test_frames_are_taken_without_a_warning_of_names():
+@pytest.mark.parametrize("make", [MINI, RAW_PIXELS], ids=["sktl_mini", "raw pixels"])
+def test_frames_are_taken_without_a_warning_of_names(make):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         estimator_checks.check_dataframe_column_names_consistency(
-            "PretrainedFeatureExtractor", MINI()
+            type(make()).__name__, make()
         )
 
 

@@ -212,7 +212,6 @@ class RawPixels(ImageInputMixin, TransformerMixin, BaseEstimator):
         return np.asarray(names, dtype=object)
 
     def _fit(self, X):
-        self._forget()
         with self._forgetting():
             self._check_params()
             images = self._open_images(X, reset=True)

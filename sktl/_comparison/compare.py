@@ -397,6 +397,7 @@ class TransferComparison(TableMixin):
         return len(set(names)) < len(names)
 
 
+@warning_once()
 def compare_transfer(
     X,
     y,
@@ -586,17 +587,16 @@ def compare_transfer(
     if scoring_name == "r2" and groups is None:
         _warn_of_order(chance, splits[-1], cv)
     kinds = [kind_of(contender) for contender in contenders.values()]
+    seconds = share_passes(contenders, X, splits, n_jobs)
     groups = None if groups is None else np.asarray(groups)
     group_of_row = np.arange(len(y)) if groups is None else groups
     units = make_units(group_of_row, np.concatenate([s.test for s in splits[-1]]))
     setting = Setting(X, y, scorer, other_scorers, units, groups)
     trials = {}
-    with warning_once():
-        seconds = share_passes(contenders, X, splits, n_jobs)
-        with tqdm(clones.items(), disable=not verbose, unit="contender") as bar:
-            for name, contender in bar:
-                bar.set_description(name)
-                trials[name] = run_trials(contender, setting, splits, seeds, n_jobs)
+    with tqdm(clones.items(), disable=not verbose, unit="contender") as bar:
+        for name, contender in bar:
+            bar.set_description(name)
+            trials[name] = run_trials(contender, setting, splits, seeds, n_jobs)
     results, curves = summarize(trials, splits)
     results["kind"] = np.repeat(np.array(kinds, dtype=object), len(splits))
     problems = []

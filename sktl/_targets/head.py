@@ -1,6 +1,7 @@
 """The new head of a network: built, and solved where it is one linear layer."""
 
 import itertools
+import warnings
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -213,7 +214,10 @@ def _unscaled(scaler, coef, intercept):
 def _logistic_regression(scaler, scaled, codes, weights, C):
     """Classes, coefficients and intercepts, for features as they were."""
     model = LogisticRegression(C=C, tol=SLOPE, max_iter=10_000)
-    model.fit(scaled, codes, weights)
+    with warnings.catch_warnings():
+        # Where it may be so, the check of `y` has said it.
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
+        model.fit(scaled, codes, weights)
     return model.classes_, *_unscaled(scaler, model.coef_, model.intercept_)
 
 

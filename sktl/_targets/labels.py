@@ -1,5 +1,6 @@
 """Labels: one class per image."""
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,7 @@ from sktl._targets.target import (
 )
 from sktl._utils.missing import is_missing
 from sktl._utils.printable import shown
+from sktl._utils.warning import warn_caller
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +54,9 @@ class Labels(Target):
     @staticmethod
     def check(y):
         """Return `y` as an array of labels, or say in which row there is none."""
-        return check_labels(y)
+        y = check_labels(y)
+        _warn_of_numbers(y)
+        return y
 
     @classmethod
     def learn(cls, y, sample_weight=None):
@@ -62,7 +66,7 @@ class Labels(Target):
     @classmethod
     def from_classes(cls, classes):
         """Learn from a list of all classes, before there are rows."""
-        return cls.learn(cls.check(classes))
+        return cls.learn(check_labels(classes))
 
     def strata(self, y):
         """Number the rows by stratum; small subsets keep the shares of the strata."""
@@ -221,8 +225,25 @@ def check_labels(y):
             f"y holds infinity in row {np.flatnonzero(np.isinf(y))[0]}, which is not "
             "a label. Label this row, or leave it out."
         )
-    check_classification_targets(y)
+    with warnings.catch_warnings():
+        # It says that of names too, and at a line of ours.
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
+        check_classification_targets(y)
     return y
+
+
+def _warn_of_numbers(y):
+    """Warn of labels that may be numbers to predict, by scikit-learn's rule."""
+    n_classes = len(np.unique(y))
+    if y.dtype.kind in "iuf" and len(y) > 20 and n_classes > len(y) / 2:
+        warn_caller(
+            f"y holds {n_classes} different numbers in {len(y)} rows, and each is "
+            "taken for a class. If they are numbers to predict, such as prices, use "
+            "FineTunedCNNRegressor, or pass target='numbers' to compare_transfer, "
+            "probe_layers or rank_backbones.",
+            UserWarning,
+            about="many classes",
+        )
 
 
 def _kind_of_text(label):

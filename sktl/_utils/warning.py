@@ -32,7 +32,7 @@ def warn_caller(message, category, warned=None, *, about=None):
     """
     frame, level = sys._getframe(1), 2
     while frame.f_back and frame.f_globals.get("__name__", "").startswith(
-        ("sktl.", "sklearn.", "skorch.", "joblib.")
+        ("sktl.", "sklearn.", "skorch.", "joblib.", "contextlib")
     ):
         frame, level = frame.f_back, level + 1
     warned = _warned_here.get() if warned is None else warned

@@ -51,6 +51,25 @@ def test_what_is_no_label_is_named(y, message):
         probe(FineTunedCNNClassifier).fit(X, y)
 
 
+def test_numbers_taken_for_labels_warn_at_the_line_of_the_user():
+    X = np.random.default_rng(0).integers(0, 256, (24, 8, 8), dtype=np.uint8)
+    prices = np.r_[1, 1, np.arange(22)] * 1000
+    said = "22 different numbers in 24 rows.*FineTunedCNNRegressor.*target='numbers'"
+    with pytest.warns(UserWarning, match=said) as caught:
+        probe(FineTunedCNNClassifier, backbone="sktl_mini").fit(X, prices)
+    assert [w.filename for w in caught] == [__file__]
+
+
+def test_many_names_or_announced_classes_are_not_taken_for_numbers(recwarn):
+    X = np.random.default_rng(0).integers(0, 256, (24, 8, 8), dtype=np.uint8)
+    clf = probe(FineTunedCNNClassifier, backbone="sktl_mini")
+    clf.fit(X, [f"class {i}" for i in range(24)])
+    few, all_of_them = np.arange(24) % 3, np.arange(24)
+    clf = FineTunedCNNClassifier("sktl_mini", strategy="full", max_epochs=1)
+    clf.partial_fit(X, few, classes=all_of_them)
+    assert not recwarn.list
+
+
 @pytest.mark.parametrize(
     ("y", "classes"),
     [

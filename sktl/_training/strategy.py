@@ -147,7 +147,8 @@ class Strategy:
             stages |= {stage: names} if names else {}
         if self.strategy == "lp_ft":
             names = [name for names in stages.values() for name in names]
-            stages = {next(iter(stages)): names}
+            ends = dict.fromkeys([next(iter(stages)), next(reversed(stages))])
+            stages = {" to ".join(ends): names}
         if not self.solves_head:
             stages["head"] = ["head"]  # trained alone first
         return stages

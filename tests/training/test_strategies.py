@@ -228,6 +228,15 @@ def test_gradual_says_in_the_history_what_was_unfrozen():
     ]
 
 
+@pytest.mark.parametrize(
+    ("unfreeze_from", "trained"),
+    [("first", "stem to block2"), ("block1", "block1 to block2"), ("block2", "block2")],
+)
+def test_history_names_all_that_is_trained_at_once(unfreeze_from, trained):
+    clf = fit("lp_ft", unfreeze_from=unfreeze_from, max_epochs=1)
+    assert clf.history[:, "phase"] == [f"unfreeze {trained}"]
+
+
 def test_epochs_per_stage_are_the_users_where_given():
     clf = make("gradual", callbacks__unfreeze__epochs_per_stage=3)
     phases = ["unfreeze block2"] * 3 + ["unfreeze block1"]

@@ -266,7 +266,7 @@ class TransferComparison(TableMixin):
         gain : Estimate
             A named tuple of `mean`, `low` and `high` (95 % interval) and `p_value` of
             the difference at the largest training size. They are not adjusted for the
-            number of differences you look at.
+            number of differences you look at. All are NaN if one of the two failed.
 
         Raises
         ------

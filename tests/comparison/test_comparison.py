@@ -1470,6 +1470,7 @@ def test_infinite_score_is_a_failure_that_costs_the_others_nothing(digits, value
     report = compare_transfer(*digits, models, cv=3, scoring=score)
     assert f"part is {value}; it may" in report.results_["error"][0]
     assert np.isfinite(report.gain("one", over="two").mean)
+    assert np.isnan(report.gain("one", over="dummy")).all()
     assert sum(report.rank().values()) == pytest.approx(1)
 
 

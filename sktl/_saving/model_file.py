@@ -22,8 +22,8 @@ from sktl._utils.printable import shown
 from sktl.exceptions import ModelFileError
 
 FIELDS = ("parameters", "fitted", "backbone", "history", "versions")
-# Parameters that say where the writer's machine keeps things; the reader's is another.
-OF_THE_MACHINE = {"cache", "checkpoint"}
+# Parameters that are the writer's own: where its machine keeps things, what it shows.
+OF_THE_WRITER = {"cache", "checkpoint", "verbose"}
 # Parameters of which a saved network has only one value.
 OF_THE_NETWORK = (*BUILDS, "backbone", "dropout")
 # What each `fit` learns besides tensors, and what only some fits learn.
@@ -50,7 +50,8 @@ class SavedMixin:
         Unlike a pickle, the file holds only numbers and plain settings, and no code. It
         is written completely or not at all, and `load` rejects a file that has been
         changed. It does not hold the state of the optimiser (`partial_fit` starts with
-        a new one), nor `cache` and `checkpoint`, which are paths on this machine.
+        a new one), nor `cache` and `checkpoint`, which are paths on this machine, nor
+        `verbose`.
 
         Parameters
         ----------
@@ -86,7 +87,7 @@ class SavedMixin:
         parameters = {
             name: encode(value, f"parameters.{name}")
             for name, value in given.items()
-            if name not in OF_THE_MACHINE
+            if name not in OF_THE_WRITER
             and not (name in defaults and _is_same(value, defaults[name]))
         }
         type(self)(**given)._check_params()  # as load will
@@ -124,8 +125,8 @@ class SavedMixin:
         Returns
         -------
         estimator : object of this class
-            Makes the same predictions as the saved one. Its `cache` is "memory",
-            whatever it was when saved.
+            Makes the same predictions as the saved one. Its `cache` is "memory" and its
+            `verbose` 0, whatever they were when saved.
 
         Raises
         ------
@@ -237,7 +238,7 @@ def _errors_of(path, manifest):
 
 def _decode_parameters(manifest, cls):
     """The parameters; unknown ones are refused, as skorch would set them."""
-    known = cls().get_params(deep=False).keys() - OF_THE_MACHINE
+    known = cls().get_params(deep=False).keys() - OF_THE_WRITER
     for name in manifest["parameters"]:
         if name.split("__")[0] not in known or name.endswith("_"):
             raise ValueError(f"there is no parameter {shown(name)}")

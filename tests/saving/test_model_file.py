@@ -610,17 +610,17 @@ def test_parameters_that_no_reader_would_take_are_not_written(loaded, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-# ---- places on the writer's machine
+# ---- what is the writer's own
 
 
-def test_cache_and_checkpoint_do_not_travel(tmp_path, data):
+def test_cache_and_checkpoint_and_verbose_do_not_travel(tmp_path, data):
     X, y = data
     places = {"cache": tmp_path / "cache", "checkpoint": tmp_path / "checkpoint"}
-    clf = make_classifier(**places).fit(X, y)
+    clf = make_classifier(**places, verbose=1).fit(X, y)
     clf.save(tmp_path / "model")
     assert str(tmp_path).encode() not in (tmp_path / "model").read_bytes()
     loaded = FineTunedCNNClassifier.load(tmp_path / "model")
-    assert (loaded.cache, loaded.checkpoint) == ("memory", None)
+    assert (loaded.cache, loaded.checkpoint, loaded.verbose) == ("memory", None, 0)
     assert np.array_equal(loaded.predict_proba(X), clf.predict_proba(X))
 
 

@@ -22,6 +22,15 @@ from sktl.exceptions import ModelFileError
 
 SCHEMA = 4
 NO_DIGEST = "0" * 64
+CURE_OF_WEIGHTS = "if it holds a network's weights, pass it as weights"
+# How files begin that are taken for model files: not with the length of a header.
+OTHER_FILES = {
+    b"PK": f"a zip archive, such as torch.save writes; {CURE_OF_WEIGHTS}",
+    b"\x80": "a pickle: if you trust it, load it with what wrote it, such as joblib",
+    b"\x89PNG": "an image",
+    b"\xff\xd8\xff": "an image",
+    b"sktl che": "a checkpoint, which fit goes on from: pass it as checkpoint",
+}
 # Parsed JSON takes up to 30 times its length; 16 MiB are 100 000 labels and more.
 LARGEST_HEADER = 2**24
 
@@ -118,13 +127,18 @@ def read_archive(path, kind, fields):
 
 
 def _read(path, kind):
+    if path.is_dir():
+        raise ValueError("it is a folder")
     if not path.is_file():
-        raise ValueError("there is no such file, or it is a folder or a device")
+        raise ValueError("there is no such file, or it is a device")
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
-        length = int.from_bytes(file.read(8), "little")
+        begin = file.read(8)
+        length = int.from_bytes(begin, "little")
         if length > min(size - 8, LARGEST_HEADER):
-            raise ValueError(f"its {size} bytes cannot hold a header of {length}")
+            raise ValueError(
+                f"{_name(begin)} (its {size} bytes cannot hold a header of {length})"
+            )
         manifest, end = _parse(file.read(length))
         _check_readable(manifest, path, kind)
         # Only now is the whole file read into memory.
@@ -141,6 +155,14 @@ def _read(path, kind):
     return manifest, safetensors.torch.load(whole)
 
 
+def _name(begin):
+    """Say what begins like this."""
+    if not begin:
+        return "it is empty"
+    kinds = (kind for start, kind in OTHER_FILES.items() if begin.startswith(start))
+    return f"it is {next(kinds, 'something else')}"
+
+
 def _with_digest(header, old, new=NO_DIGEST):
     # The first match: the digest comes before anything that may look like it.
     return header.replace(old.encode(), new.encode(), 1)
@@ -154,7 +176,8 @@ def _parse(header):
         manifest["sha256"].encode(), manifest["kind"], manifest["schema"] + 0
         ends = [entry["data_offsets"][1] + 0 for entry in entries.values()]
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise ValueError("it does not begin with a header of sktl") from error
+        what = "it does not begin with a header of sktl"
+        raise ValueError(f"{what}; {CURE_OF_WEIGHTS}") from error
     return manifest, max(ends, default=0)
 
 

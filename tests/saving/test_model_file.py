@@ -25,6 +25,7 @@ import safetensors.torch
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.exceptions import NotFittedError
@@ -810,24 +811,35 @@ def write_sparse(path):
 
 
 OTHER_FILES = {
-    "pickle": lambda path: path.write_bytes(pickle.dumps(Payload())),
-    "torch_save": lambda path: torch.save({"x": Payload()}, path),
-    "zip": write_zip,
-    "safetensors": lambda p: safetensors.torch.save_file({"x": torch.ones(2)}, p),
-    "numpy": lambda path: np.save(path.open("wb"), np.ones(3)),
-    "sparse": write_sparse,
-    "folder": lambda path: path.mkdir(),
-    "nothing": lambda path: None,
-    "link_to_nowhere": lambda path: path.symlink_to("nowhere"),
-    "link_to_itself": lambda path: path.symlink_to(path),
-    "pipe": os.mkfifo,
+    "pickle": (
+        lambda path: path.write_bytes(pickle.dumps(Payload())),
+        "it is a pickle",
+    ),
+    "torch_save": (
+        lambda path: torch.save({"x": Payload()}, path),
+        "torch.save writes",
+    ),
+    "zip": (write_zip, "it is a zip archive"),
+    "safetensors": (
+        lambda path: safetensors.torch.save_file({"x": torch.ones(2)}, path),
+        "a network's weights, pass it as weights",
+    ),
+    "image": (lambda path: Image.new("L", (2, 2)).save(path, "PNG"), "it is an image"),
+    "empty": (lambda path: path.touch(), "it is empty"),
+    "numpy": (lambda path: np.save(path.open("wb"), np.ones(3)), "something else"),
+    "sparse": (write_sparse, "cannot hold a header"),
+    "folder": (lambda path: path.mkdir(), "it is a folder"),
+    "nothing": (lambda path: None, "there is no such file"),
+    "link_to_nowhere": (lambda path: path.symlink_to("nowhere"), "no such file"),
+    "link_to_itself": (lambda path: path.symlink_to(path), "."),
+    "pipe": (os.mkfifo, "or it is a device"),
 }
 
 
-@pytest.mark.parametrize("make", OTHER_FILES.values(), ids=OTHER_FILES.keys())
-def test_other_file_is_refused(tmp_path, make):
+@pytest.mark.parametrize(("make", "what"), OTHER_FILES.values(), ids=OTHER_FILES.keys())
+def test_other_file_is_refused_by_what_it_is(tmp_path, make, what):
     make(tmp_path / "model")
-    assert_refused(tmp_path / "model", "is not a model file")
+    assert_refused(tmp_path / "model", f"is not a model file.*{what}")
 
 
 def test_path_that_no_file_can_have_is_refused(saved):
@@ -845,7 +857,7 @@ def test_file_without_permission_is_refused(saved):
 def test_checkpoint_is_not_taken_for_a_classifier(tmp_path, data):
     path = tmp_path / "checkpoint"
     make_classifier(checkpoint=path).fit(*data)
-    assert_refused(path, "is not a model file")
+    assert_refused(path, "is not a model file.*pass it as checkpoint")
 
 
 # ---- forged files, whose digest is right

@@ -36,7 +36,12 @@ from sktl._display.comparison import TransferComparisonDisplay
 from sktl._display.html import write_html
 from sktl._display.table import TableMixin, numbers, ranges, score_form, words
 from sktl._targets.kinds import check_rows
-from sktl._targets.scoring import check_defined, get_scorers
+from sktl._targets.scoring import (
+    check_defined,
+    find_undefined,
+    get_scorers,
+    not_defined,
+)
 from sktl._targets.splits import make_splits
 from sktl._utils.environment import versions
 from sktl._utils.printable import shown
@@ -559,8 +564,7 @@ def compare_transfer(
     y, target = check_rows(X, y, target)
     contenders = check_contenders(contenders, backbone, target)
     (scoring_name, scorer), *others = get_scorers(scoring, target, y).items()
-    other_scorers = dict(others)
-    first = scoring[0] if isinstance(scoring, list | tuple) else scoring
+    first, *further = scoring if isinstance(scoring, list | tuple) else [scoring]
     bounds = UNBOUNDED if callable(first) else bounds_of(scoring_name)
     check_margin(margin, bounds)
     # Without a seed, a new generator, not NumPy's global one.
@@ -572,6 +576,12 @@ def compare_transfer(
         seeds = rng.randint(2**31, size=len(seeds)).tolist()
     splits = shrink(splits, y, target, train_sizes, rng)
     check_defined(first, scorer, y, splits[-1], target, cv)
+    other_scorers = {
+        name: other
+        if find_undefined(asked, other, y, splits[-1], target) is None
+        else not_defined
+        for asked, (name, other) in zip(further, others, strict=True)
+    }
     # These fail before the first fit if a contender is not a proper estimator.
     clones = {name: clone(contender) for name, contender in contenders.items()}
     described = {name: repr(contender) for name, contender in contenders.items()}

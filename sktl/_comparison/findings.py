@@ -17,7 +17,7 @@ from sktl._comparison.statistics import (
     verdicts_on,
 )
 from sktl._comparison.twins import SCRATCH, feature_contenders, find_pairs
-from sktl._display.table import score_form
+from sktl._display.table import p_form, score_form
 
 FROZEN_SCORE = "score of frozen features"
 EPOCHS = "epochs to the score from scratch"
@@ -148,7 +148,7 @@ class Findings:
             return f"{names} cannot be compared, as one of them failed."
         mean, low, high = self._interval(gain)
         low, high = (low, high) if mean >= 0 else (-high, -low)
-        p = "p < 0.001" if p_value < 0.001 else f"p = {p_value:.2g}"
+        p = f"p {p_form(p_value)}"
         form = score_form(split_scores(self.results).mean(axis=0))
         interval = f"(95 % interval {low:{form}} to {high:{form}}, {p})"
         by = f"by {abs(mean):{form}} {interval}"

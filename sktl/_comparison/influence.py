@@ -100,20 +100,9 @@ def _score_without(predicted, y, unit_of_row, scorer, score):
     of_numbers = is_regressor(predicted)
     for rows in parts:
         # Without the only positive row, say, scikit-learn sets it to 0.
-        if _lacks(y[rows], y, of_numbers) and is_set(scorer, y, y[rows], of_numbers):
+        if is_set(scorer, y, y[rows], of_numbers):
             return None
     return without if np.isfinite(without).all() else None
-
-
-def _lacks(part, y, of_numbers):
-    """Whether a part of `y` has no variation, or fewer classes, in some column."""
-    for of_part, column in zip(
-        part.reshape(len(part), -1).T, y.reshape(len(y), -1).T, strict=True
-    ):
-        n = len(np.unique(of_part))
-        if n == 1 if of_numbers else n < len(np.unique(column)):
-            return True
-    return False
 
 
 def _recall(method):

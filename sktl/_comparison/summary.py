@@ -73,7 +73,7 @@ def collect_predictions(trials, splits, y, target):
 
 
 def say_what_is_not_scored(trials):
-    """One sentence for each additional score that some contenders lack.
+    """One sentence for each additional score that some contenders lack, and reason.
 
     Parameters
     ----------
@@ -84,15 +84,16 @@ def say_what_is_not_scored(trials):
     -------
     sentences : list of str
     """
-    reasons = {}
+    lacking = {}
     for name, of_sizes in trials.items():
+        reasons = {}  # the first of each score
         for trial in (trial for of_size in of_sizes for trial in of_size):
-            for score, reason in (trial.unscored or {}).items():
-                reasons.setdefault(score, {}).setdefault(name, reason)
+            reasons = (trial.unscored or {}) | reasons
+        for score_and_reason in reasons.items():
+            lacking.setdefault(score_and_reason, []).append(repr(name))
     return [
-        f"{score!r} could not be computed for {', '.join(map(repr, of_contenders))}: "
-        f"{next(iter(of_contenders.values()))}"
-        for score, of_contenders in reasons.items()
+        f"{score!r} could not be computed for {', '.join(names)}: {reason}"
+        for (score, reason), names in lacking.items()
     ]
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from sklearn import get_config
-from sklearn.base import clone, is_regressor
+from sklearn.base import clone
 from sklearn.utils import _safe_indexing
 from sklearn.utils.metadata_routing import get_routing_for_object
 from sklearn.utils.parallel import Parallel, delayed
@@ -16,7 +16,6 @@ from sktl._comparison.influence import Predicted, influence
 from sktl._comparison.named_rows import rows_named
 from sktl._comparison.score_curve import ScoreCurve
 from sktl._comparison.summary import describe
-from sktl._targets.scoring import is_set
 from sktl._training.fine_tuning import FineTunedNet
 
 
@@ -135,8 +134,6 @@ def run_trial(contender, setting, split, seed, is_largest):
     for name, other in others.items():
         try:
             further[name] = float(other(contender, X_test, y_test))
-            if is_set(other, y, y_test, is_regressor(contender)):
-                further[name] = np.nan
             if np.isnan(further[name]):
                 unscored[name] = "it is not defined for all test parts."
         except Exception as error:  # which not all contenders have

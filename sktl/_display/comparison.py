@@ -222,6 +222,7 @@ class TransferComparisonDisplay:
         if len(known) and known.max() > LOG_TIMES_FROM * known.min():
             time_ax.set_xscale("log")
             time_ax.minorticks_off()
+            time_ax.locator_params(axis="x", numticks=2)  # labels may be "0.0001"
         time_ax.xaxis.set_major_formatter("{x:g}")
         time_ax.set_yticks([])
         time_ax.set_ylim(len(order) - 0.5, -0.5)

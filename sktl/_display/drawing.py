@@ -122,7 +122,8 @@ def _label_ends(ax, curves):
         labels, curves.values(), ends, places, strict=True
     ):
         color = line_look(curve.look, curve.kind)["color"]
-        leader = {"arrowstyle": "-", "color": color, "linestyle": ":", "shrinkA": 0}
+        # Too thin to be taken for a curve that goes on.
+        leader = {"arrowstyle": "-", "color": color, "linewidth": 0.5, "shrinkA": 0}
         found = np.isfinite(end[1])
         ax.annotate(
             label,

@@ -9,7 +9,15 @@ import numpy as np
 from sktl._display.comparison import TransferComparisonDisplay
 from sktl._display.drawing import load_pyplot
 from sktl._display.predictions import PredictionsDisplay
-from sktl._display.table import Column, numbers, ranges, score_form, templates, words
+from sktl._display.table import (
+    Column,
+    numbers,
+    p_form,
+    ranges,
+    score_form,
+    templates,
+    words,
+)
 from sktl._display.time_to_score import TimeToScoreDisplay
 from sktl._targets.kinds import TARGETS
 from sktl._utils.atomic import replacing
@@ -98,17 +106,19 @@ def _answer(comparison):
         clearest = (f for start in CLEAREST for f in findings if f.startswith(start))
         answer = next(clearest, findings[0])
         return answer, [finding for finding in findings if finding is not answer]
-    means = comparison.results_["mean_test_score"]
-    if np.isnan(means).all():
-        return "Every contender failed.", findings
-    best, form = np.nanargmax(means), score_form(means)
+    results = comparison.results_
+    means, sizes = results["mean_test_score"], results["train_size"]
+    of_largest = np.where(sizes == sizes.max(), means, np.nan)
+    where = f" with {sizes.max()} training rows" if np.ptp(sizes) else ""
+    if np.isnan(of_largest).all():
+        return f"Every contender failed{where}.", findings
+    best, form = np.nanargmax(of_largest), score_form(means)
     name, low, high = (
-        comparison.results_[key][best]
-        for key in ("contender", "low_test_score", "high_test_score")
+        results[key][best] for key in ("contender", "low_test_score", "high_test_score")
     )
     return (
         f"{name!r} has the highest mean {comparison.scoring_}, {means[best]:{form}} "
-        f"(95 % interval {low:{form}} to {high:{form}}).",
+        f"(95 % interval {low:{form}} to {high:{form}}){where}.",
         findings,
     )
 

@@ -134,6 +134,7 @@ class PredictionsDisplay:
             ax.set_ylabel("truth", **PLAIN)
         for ax in self.axes_[-1]:
             ax.set_xlabel("prediction", **PLAIN)
+            ax.locator_params(axis="x", nbins=3)  # labels may be "-100000"
         return self
 
     def _draw(self, ax, name, output, n_outputs):

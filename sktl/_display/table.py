@@ -46,6 +46,21 @@ def score_form(scores, least=3):
     return f".{max(least, decimals)}f"
 
 
+def p_form(p_value, level=0.05):
+    """How a p-value is written: on its own side of the level, if need be with digits.
+
+    Returns
+    -------
+    text : str
+        As "= 0.012", or "< 0.001".
+    """
+    if p_value < 0.001:
+        return "< 0.001"
+    texts = (f"{p_value:.{digits}g}" for digits in (2, 3, 4, 5))
+    same_side = (t for t in texts if (float(t) < level) == (p_value < level))
+    return f"= {next(same_side, f'{p_value:g}')}"
+
+
 def text_table(columns):
     """Lay out columns as lines of text.
 

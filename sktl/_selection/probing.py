@@ -357,8 +357,8 @@ def advise(layers, scores, together, scoring, kind):
     rest = "more than any other layer alone"
     if best < len(layers) - 1:
         rest = f"the best, {layers[best]!r}, {means[best]:{form}}"
-        if lead < 2 * doubt:
-            rest += " (among many layers, one is often best by luck)"
+    if 0 < lead < 2 * doubt:
+        rest += " (among many layers, one is often best by luck)"
     if len(advised) > 1 and lead > CLEAR_LEAD * doubt:
         rest = f"the {len(advised)} from {advised[0]!r} on together, {mean:{form}}"
         advised, reason = [layers[best]], "clearly better alone"

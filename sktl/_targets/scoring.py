@@ -82,6 +82,27 @@ def get_one_scorer(scoring, target, y):
 def check_defined(scoring, scorer, y, splits, target, cv):
     """Refuse a score that the rows of some test part cannot have, before any fit.
 
+    Parameters
+    ----------
+    scoring, scorer, y, splits, target
+        As in `find_undefined`.
+    cv : int, splitter or iterable of splits
+        What made the splits, for the message.
+    """
+    i = find_undefined(scoring, scorer, y, splits, target)
+    if i is not None:
+        test = splits[i].test
+        raise ValueError(
+            f"scoring={scoring or target.scoring!r} is not defined on split {i} of "
+            f"cv={shown(cv)}, whose {len(test)} test row(s) {target.lack(y[test])}. "
+            f"Pass fewer folds, a cv whose test parts hold {target.complete}, or "
+            "another score."
+        )
+
+
+def find_undefined(scoring, scorer, y, splits, target):
+    """Find a test part whose rows cannot have a score, without a fit to images.
+
     A scorer of the user's may need more of a model than there is here; it is not tried.
 
     Parameters
@@ -94,26 +115,29 @@ def check_defined(scoring, scorer, y, splits, target, cv):
     splits : list of Split
     target : Labels, Indicators or Numbers
         What `y` is.
-    cv : int, splitter or iterable of splits
-        What made the splits, for the message.
+
+    Returns
+    -------
+    i : int or None
+        Number of the first such split; None if there is none.
     """
     if callable(scoring):
-        return
+        return None
     guesses = {}  # by the classes they know
     for i, (train, test) in enumerate(splits):
-        lack = target.lack(y[test])
-        if not lack:
+        if not target.lack(y[test]):
             continue
         known = np.unique(y[train]).tobytes() if target.stratified else None
         if known not in guesses:
             guesses[known] = constant_guess(target, y[train])
         if not _is_defined(scorer, guesses[known], y, y[test], target.has_scale):
-            raise ValueError(
-                f"scoring={scoring or target.scoring!r} is not defined on split {i} of "
-                f"cv={shown(cv)}, whose {len(test)} test row(s) {lack}. Pass fewer "
-                f"folds, a cv whose test parts hold {target.complete}, or another "
-                "score."
-            )
+            return i
+    return None
+
+
+def not_defined(estimator, X, y):
+    """Take the place of a score that some test part cannot have."""
+    return np.nan
 
 
 def _is_defined(scorer, guess, y, y_test, has_scale):
@@ -131,8 +155,8 @@ def is_set(scorer, y, y_test, has_scale):
     """Whether a score is set to some number for want of what it compares.
 
     So scikit-learn does with the F1 where no row is positive: then it is lower for the
-    true labels than with all rows. And with R2 where all numbers are the same: then it
-    is the same for predictions that err by one and by two.
+    true labels than with one positive row among as many. And with R2 where all numbers
+    are the same: then it is the same for predictions that err by one and by two.
 
     Parameters
     ----------
@@ -144,23 +168,37 @@ def is_set(scorer, y, y_test, has_scale):
     Returns
     -------
     is_set : bool
-        False where the score is not of labels, decisions or numbers.
+        False where they lack nothing, or the score is not of labels, decisions or
+        numbers.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if has_scale:
                 return _ignores_errors(scorer, y_test)
-            truth = _Truth(np.unique(y))
-            whole, part = (scorer(truth, rows, rows) for rows in (y, y_test))
+            truth, complete = _Truth(np.unique(y)), _completed(y_test, y)
+            if np.array_equal(complete, y_test):
+                return False
+            whole, part = (scorer(truth, rows, rows) for rows in (complete, y_test))
     except Exception:  # it is of probabilities
         return False
     return bool(part < whole and not np.isclose(part, whole))
 
 
+def _completed(y_test, y):
+    """Rows with labels or tags in place of those that some rows of `y` lack."""
+    complete = y_test.reshape(len(y_test), -1).copy()
+    for column, of_all in zip(complete.T, y.reshape(len(y), -1).T, strict=True):
+        missing = np.setdiff1d(of_all, column)[: len(column)]
+        column[: len(missing)] = missing
+    return complete.reshape(y_test.shape)
+
+
 def _ignores_errors(scorer, y):
     """Whether a score takes no notice of errors where numbers do not vary."""
     is_constant = np.ptp(y.reshape(len(y), -1), axis=0) == 0
+    if not is_constant.any():
+        return False
     error = np.resize([1.0, -1.0, 0.5], len(y))[:, None] * is_constant
     error = error.reshape(y.shape)
     once, twice = (scorer(_Numbers(), y + n * error, y) for n in (1, 2))

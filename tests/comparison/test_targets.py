@@ -9,7 +9,7 @@ import sklearn
 from sklearn.datasets import load_digits
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.linear_model import LogisticRegression, RidgeCV
-from sklearn.metrics import average_precision_score, r2_score
+from sklearn.metrics import average_precision_score, log_loss, make_scorer, r2_score
 from sklearn.model_selection import (
     GroupKFold,
     KFold,
@@ -22,6 +22,7 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.multioutput import MultiOutputClassifier
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
+from sklearn.svm import LinearSVC
 
 from sktl import (
     FineTunedCNNClassifier,
@@ -523,3 +524,48 @@ def test_svm_of_each_target_takes_no_notice_of_frames_from_transformers(y):
     # Of such a frame scikit-learn makes float64.
     scores = [of.results_["mean_test_score"] for of in (found, expected)]
     np.testing.assert_allclose(*scores, rtol=1e-4)
+
+
+def gain_of_alarms(y, predicted):
+    """What right alarms bring, less what false ones cost."""
+    return float(np.mean(5 * (y & predicted) - (~y & predicted)))
+
+
+def count_of_hits(y, predicted):
+    return float(np.sum(y == predicted))
+
+
+@pytest.mark.parametrize("score", [gain_of_alarms, count_of_hits])
+def test_score_that_depends_on_the_number_of_rows_is_what_scikit_learn_gives(score):
+    """It is lower for fewer rows, but not for want of anything."""
+    y = NUMBER > 1
+    scorer = make_scorer(score)
+    scorer.__name__ = "own"
+    model = LogisticRegression(max_iter=1000)
+    report = compare_transfer(X, y, {"model": model}, cv=3, scoring=["f1", scorer])
+    wanted = cross_val_score(model, X, y, cv=3, scoring=scorer)
+    assert report.results_["mean_test_own"] == pytest.approx(wanted.mean())
+    assert report.findings_ == []
+
+
+def test_tags_of_rows_without_any_are_scored_in_further_columns():
+    names = ["accuracy", "f1_samples", "jaccard_samples"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that such rows count as 0
+        report = compare_transfer(X, TAGS, {"model": LOGISTIC}, cv=3, scoring=names)
+    assert np.isfinite(report.results_["mean_test_f1_samples"]).all()
+    assert np.isfinite(report.results_["mean_test_jaccard_samples"]).all()
+
+
+def test_each_contender_lacks_a_score_for_its_own_reason():
+    """One has no probabilities; the test parts of the other lack a class."""
+    models = {"svm": LinearSVC(), "logistic": LogisticRegression(max_iter=1000)}
+    rows = np.argsort(NUMBER, kind="stable")
+    scoring = ["accuracy", make_scorer(log_loss, response_method="predict_proba")]
+    scoring[1].__name__ = "loss"
+    report = compare_transfer(
+        X[rows], NUMBER[rows], models, cv=KFold(3), scoring=scoring
+    )
+    of_svm, of_logistic = report.findings_
+    assert "could not be computed for 'svm': AttributeError" in of_svm
+    assert "could not be computed for 'logistic': ValueError" in of_logistic

@@ -233,6 +233,18 @@ def test_page_without_pairs_opens_with_the_best_contender(make_comparison, tmp_p
     assert any(w.startswith("'b' has the highest mean accuracy, 0.850") for w in words)
 
 
+def test_page_without_pairs_opens_with_the_best_of_the_largest_size(
+    make_comparison, tmp_path
+):
+    """As `rank` and `gain`, though another was better with fewer rows."""
+    scores = {"a": [[0.9, 0.9], [0.5, 0.6]], "b": [[0.7, 0.7], [0.8, 0.9]]}
+    make_comparison(scores, [40, 80]).save_html(tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text("utf-8")
+    (answer,) = [w for w in Page(page).words if "has the highest mean" in w]
+    assert answer.startswith("'b' has the highest mean accuracy, 0.850")
+    assert answer.endswith("with 80 training rows.")
+
+
 def test_numbers_of_the_tables_are_those_of_the_comparison(page, comparison):
     results = comparison.results_
     printed = [re.split(" {2,}", line) for line in str(comparison).splitlines()]

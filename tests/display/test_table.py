@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from sktl import BackboneRanking, LayerProbe, TransferComparison
+from sktl._display.table import p_form
 
 HOSTILE = "<b>bold</b>, a line\nend, no UTF-8 \udcff"
 NAMES = np.array([HOSTILE, "plain"], dtype=object)
@@ -81,3 +82,11 @@ def test_frame_without_pandas_is_refused_with_what_to_install(make_result, monke
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ImportError, match="to_frame needs pandas.* pip install pandas"):
         make_result().to_frame()
+
+
+@pytest.mark.parametrize(
+    ("p_value", "text"),
+    [(0.0004, "< 0.001"), (0.0123, "= 0.012"), (0.0497, "= 0.0497"), (0.05, "= 0.05")],
+)
+def test_p_value_is_written_on_its_side_of_the_level(p_value, text):
+    assert p_form(p_value) == text

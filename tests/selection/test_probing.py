@@ -537,6 +537,20 @@ def test_layer_that_is_clearly_better_alone_is_advised():
     assert "the 3 from 'a' on together, 0.507." in advice["text"]
 
 
+def test_last_layer_that_is_hardly_better_alone_may_be_so_by_luck():
+    probe = LayerProbe(
+        stages=["one", "two", "three", "four"],
+        layers=["a", "b", "c", "d"],
+        n_features=[4, 4, 4, 4],
+        scores=[[0.3, 0.3, 0.4], [0.4, 0.4, 0.5], [0.5, 0.6, 0.5], [0.6, 0.7, 0.7]],
+        together=[0.6, 0.7, 0.65],
+        scoring="accuracy",
+    )
+    advice = probe.recommendation_
+    assert advice["layers"] == ["c", "d"]
+    assert "more than any other layer alone (among many layers" in advice["text"]
+
+
 def test_splitter_that_needs_groups_is_refused_with_what_to_pass(digits):
     with pytest.raises(ValueError, match=r"needs groups. Pass its splits, as in cv=\["):
         probe_layers(*digits, "sktl_mini", cv=GroupKFold(3))

@@ -12,7 +12,6 @@ from sktl._display.predictions import PredictionsDisplay
 from sktl._display.table import (
     Column,
     numbers,
-    p_form,
     ranges,
     score_form,
     templates,

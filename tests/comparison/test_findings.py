@@ -84,7 +84,7 @@ def report(X, y, actors, cv, seed):
 
 def true_gains(X, y, actors):
     """Difference of each pair at each size, over many independent draws."""
-    scores = np.empty((100, len(SIZES), len(actors)))
+    scores = np.empty((60, len(SIZES), len(actors)))
     for draw in range(len(scores)):
         split = StratifiedShuffleSplit(
             1, train_size=SIZES[-1], test_size=600, random_state=10**6 + draw

@@ -107,7 +107,8 @@ def test_scores_of_tags_are_mean_average_precisions():
 @pytest.mark.parametrize("y", BASE.values(), ids=BASE)
 def test_default_contenders_have_their_counterparts(y):
     y, target = check_rows(X, y)
-    contenders = default_contenders("sktl_mini", target)
+    network = PretrainedFeatureExtractor("sktl_mini", image_size=32)
+    contenders = default_contenders(network, target)
     for name in ("fine-tuned network", "network from scratch"):
         contenders[name].set_params(max_epochs=1)
     report = compare_transfer(X, y, contenders, cv=2, random_state=0)

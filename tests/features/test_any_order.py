@@ -184,7 +184,7 @@ def test_interrupts_at_any_moment_leave_the_right_numbers(cache, tmp_path):
     """The same objects in the same process go on."""
     path = cache if cache == "memory" else tmp_path / "cache"
     done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED, path, "0", "8"],
+        [sys.executable, "-c", INTERRUPTED, path, "0", "5"],
         capture_output=True,
         text=True,
         timeout=300,

@@ -76,8 +76,8 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         `"auto"` tries 33 penalties of ridge regression, leaving out one image at a time
         (with all its augmented copies), and derives `C` from the best; for rows without
         weights, it is at most 1. With indicators, each tag has its own. With several
-        images per patient, or the like, choose `C` by `GridSearchCV(cv=GroupKFold())`:
-        leaving out a single image says little where similar ones stay in.
+        images per patient, or the like, pass `groups` to `fit`, and one group is left
+        out at a time: leaving out a single image says little where similar ones stay.
     dropout : float, default=0.0
         Dropout probability before each layer of the head.
     lr : float, default=1e-3
@@ -123,16 +123,17 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         1 in each tag.
     early_stopping : bool, default=False
         Whether to hold out some rows, stop when predictions on them have not improved
-        for `n_iter_no_change` epochs, and keep the weights that predicted them best. To
-        hold out whole groups, pass `train_split=ValidSplit(GroupKFold(5))`, with
-        skorch's `ValidSplit`, and `groups` to `fit`.
+        for `n_iter_no_change` epochs, and keep the weights that predicted them best. If
+        you pass `groups` to `fit`, whole groups are held out.
     monitor : str or callable, default="loss"
         What `early_stopping` monitors: `"loss"`, the name of a scikit-learn scorer
         (such as `"f1_macro"`), or a scorer of your own. Scores are in `history` as
         `valid_score`.
     validation_fraction : float, default=0.1
-        Share of each class that `early_stopping` holds out; for indicators, share of
-        all rows. Not used if there are no epochs.
+        Share of each class that `early_stopping` holds out. With indicators, a row
+        counts to its rarest tag, and with `groups`, a group counts to the rarest class
+        or tag in it; shares are then kept only nearly, and none loses its last row or
+        group. Not used if there are no epochs.
     n_iter_no_change : int, default=5
         Epochs without improvement after which `early_stopping` stops.
     refit : bool, default=False
@@ -185,8 +186,10 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         head fitted by logistic regression uses the class weights of a cross-entropy
         loss. It does not use any other loss, and a warning says so.
     train_split : callable or None, default=None
-        skorch's internal validation split, in place of that of `early_stopping`. None
-        trains on all rows, except those that `early_stopping` holds out.
+        skorch's internal validation split, in place of that of `early_stopping`, such
+        as `ValidSplit(StratifiedGroupKFold(5))` with skorch's `ValidSplit`, whose
+        splitter gets class numbers (or indicators) as `y`. None trains on all rows,
+        except those that `early_stopping` holds out.
     callbacks : list of skorch callbacks or None, default=None
         Called in addition to the default ones. To switch one of these off, set it to
         None, as in `callbacks__print_log=None`.
@@ -372,7 +375,7 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         return self.target.classes
 
     @with_callbacks
-    def fit(self, X, y, sample_weight=None, **fit_params):
+    def fit(self, X, y, sample_weight=None, *, groups=None, **fit_params):
         """Train the network on labelled images.
 
         Parameters
@@ -387,8 +390,12 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
             Weight of each row's loss; rows of weight 0 are left out. For a head fitted
             by logistic regression, a weight of k is the same as k copies of the row; in
             training by epochs, only on average.
+        groups : array-like of shape (n_samples,) or None, default=None
+            The group of each row, such as a patient. `C="auto"` leaves out one group at
+            a time, and `early_stopping` holds out whole groups. Passed on to
+            `train_split` too; nothing else uses groups.
         **fit_params : dict
-            Passed on to `train_split`, such as `groups`.
+            Passed on to `train_split`.
 
         Returns
         -------
@@ -396,15 +403,20 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
 
         Raises
         ------
+        ValueError
+            If `groups` are not one for each row, or all rows to train on are of one
+            group and `C` is `"auto"`.
         TrainingDivergedError
             If the loss is no longer finite.
         ImageReadError
             If images cannot be read; it lists all of them.
         """
-        return self._fit(X, y, sample_weight, fit_params)
+        return self._fit(X, y, sample_weight, groups, fit_params)
 
     @available_if(has_epochs)
-    def partial_fit(self, X, y, classes=None, sample_weight=None, **fit_params):
+    def partial_fit(
+        self, X, y, classes=None, sample_weight=None, *, groups=None, **fit_params
+    ):
         """Continue training from the current weights, for `max_epochs` more epochs.
 
         An `X` or `y` that cannot be trained on is an error and changes nothing. If
@@ -424,6 +436,8 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
             the same in all rows.
         sample_weight : array-like of shape (n_samples,) or None, default=None
             As in `fit`.
+        groups : array-like of shape (n_samples,) or None, default=None
+            As in `fit`; `C` is chosen in the first call.
         **fit_params : dict
             Passed on to `train_split`.
 
@@ -437,7 +451,7 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
             If `y` contains labels that are neither in `classes` nor in the first `y`,
             or has another number of tags.
         """
-        return self._fit_more(X, y, classes, sample_weight, fit_params)
+        return self._fit_more(X, y, classes, sample_weight, groups, fit_params)
 
     def predict(self, X):
         """Predict the label or the tags of each image.

@@ -20,9 +20,9 @@ class FineTunedCNNRegressor(SavedMixin, FineTunedNet, NeuralNetRegressor):
 
     Like `FineTunedCNNClassifier`, which describes the parameters in full, but without
     `C` and `class_weight`. The head is fitted in closed form, by ridge regression, with
-    a penalty chosen by leave-one-out cross-validation. Each column of `y` is
-    standardised to mean 0 and standard deviation 1 before training, so that `lr` and
-    losses do not depend on the unit of `y`.
+    a penalty chosen by leaving out one image, or one group, at a time. Each column of
+    `y` is standardised to mean 0 and standard deviation 1 before training, so that `lr`
+    and losses do not depend on the unit of `y`.
 
     Parameters
     ----------
@@ -61,13 +61,13 @@ class FineTunedCNNRegressor(SavedMixin, FineTunedNet, NeuralNetRegressor):
         the fitted head predicts nearly the same numbers for mirror images (R2 of at
         least 0.95).
     early_stopping : bool, default=False
-        Whether to hold out some rows, and stop when predictions on them no longer
-        improve.
+        Whether to hold out some rows, or with `groups` whole groups, and stop when
+        predictions on them no longer improve.
     monitor : str or callable, default="loss"
         What `early_stopping` monitors: `"loss"`, or a scikit-learn scorer for
         regression (such as `"r2"`).
     validation_fraction : float, default=0.1
-        Share of the rows that `early_stopping` holds out.
+        Share of the rows, or of the groups, that `early_stopping` holds out.
     n_iter_no_change : int, default=5
         Epochs without improvement after which `early_stopping` stops.
     refit : bool, default=False
@@ -154,7 +154,7 @@ class FineTunedCNNRegressor(SavedMixin, FineTunedNet, NeuralNetRegressor):
         return self.target.scale
 
     @with_callbacks
-    def fit(self, X, y, sample_weight=None, **fit_params):
+    def fit(self, X, y, sample_weight=None, *, groups=None, **fit_params):
         """Train the network on images and numbers.
 
         Parameters
@@ -165,6 +165,10 @@ class FineTunedCNNRegressor(SavedMixin, FineTunedNet, NeuralNetRegressor):
             Finite numbers.
         sample_weight : array-like of shape (n_samples,) or None, default=None
             As in `FineTunedCNNClassifier.fit`.
+        groups : array-like of shape (n_samples,) or None, default=None
+            The group of each row, such as a patient. The penalty is chosen by leaving
+            out one group at a time, and `early_stopping` holds out whole groups. Passed
+            on to `train_split` too; nothing else uses groups.
         **fit_params : dict
             Passed on to `train_split`.
 
@@ -174,15 +178,20 @@ class FineTunedCNNRegressor(SavedMixin, FineTunedNet, NeuralNetRegressor):
 
         Raises
         ------
+        ValueError
+            If `groups` are not one for each row, or all rows to train on are of one
+            group and the head is fitted by ridge regression.
         TrainingDivergedError
             If the loss is no longer finite.
         ImageReadError
             If images cannot be read; it lists all of them.
         """
-        return self._fit(X, y, sample_weight, fit_params)
+        return self._fit(X, y, sample_weight, groups, fit_params)
 
     @available_if(has_epochs)
-    def partial_fit(self, X, y, sample_weight=None, *, classes=None, **fit_params):
+    def partial_fit(
+        self, X, y, sample_weight=None, *, classes=None, groups=None, **fit_params
+    ):
         """Continue training from the current weights, for `max_epochs` more epochs.
 
         An `X` or `y` that cannot be trained on is an error and changes nothing. If
@@ -202,6 +211,8 @@ class FineTunedCNNRegressor(SavedMixin, FineTunedNet, NeuralNetRegressor):
             As in `fit`.
         classes : None
             Numbers have none; the name is there because skorch's nets have it.
+        groups : array-like of shape (n_samples,) or None, default=None
+            As in `fit`.
         **fit_params : dict
             Passed on to `train_split`.
 
@@ -217,7 +228,7 @@ class FineTunedCNNRegressor(SavedMixin, FineTunedNet, NeuralNetRegressor):
                 "or use FineTunedCNNClassifier."
             )
         first = not self.initialized_
-        self._fit_more(X, y, None, sample_weight, fit_params)
+        self._fit_more(X, y, None, sample_weight, groups, fit_params)
         if first and not np.ptp(self.target.check(y), axis=0).all():
             warn_caller(
                 "The y of the first call of partial_fit does not vary, so its standard "

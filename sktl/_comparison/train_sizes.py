@@ -4,7 +4,7 @@ from numbers import Integral, Real
 
 import numpy as np
 
-from sktl._targets.splits import Split
+from sktl._targets.splits import Split, nested_order
 from sktl._utils.printable import shown
 
 
@@ -88,29 +88,3 @@ def _in_rows(size, n_rows):
     if isinstance(size, Integral):
         return int(size)
     return round(size * n_rows) if 0 < size <= 1 else None
-
-
-def nested_order(labels, rng):
-    """Order rows so that the first k of them are nearly stratified, for every k.
-
-    Each class is shuffled, and its rows are laid at equal distances from 0 to 1, with a
-    random start; rows in the order of these places then follow the shares of the
-    classes. One row of each class comes before all others.
-
-    Parameters
-    ----------
-    labels : ndarray of shape (n,)
-    rng : numpy.random.RandomState
-
-    Returns
-    -------
-    order : ndarray of shape (n,)
-        Positions in `labels`.
-    """
-    places = np.empty(len(labels))
-    for label in np.unique(labels):
-        (rows,) = np.nonzero(labels == label)
-        ranks = rng.permutation(len(rows))
-        places[rows] = (ranks + rng.uniform()) / len(rows)
-        places[rows[ranks == 0]] -= 1
-    return np.argsort(places, kind="stable")

@@ -52,6 +52,9 @@ class HeadRows:
         follow the heaviest class, nor in the choice of the penalty.
     images : ndarray of shape (n,)
         The number of the image that each row was computed from.
+    groups : ndarray of shape (n,)
+        The number of the group that its image is of, such as a patient; where there are
+        no groups, of the image.
     """
 
     features: np.ndarray
@@ -59,6 +62,7 @@ class HeadRows:
     weights: np.ndarray
     class_factors: np.ndarray | None
     images: np.ndarray
+    groups: np.ndarray
 
     def weighted(self, factors):
         """With further weights for the class of each row."""
@@ -86,6 +90,7 @@ class HeadRows:
             sums,
             None if factors is None else factors[first],
             self.images[first],
+            self.groups[first],
         )
 
     def sample_weights(self):
@@ -123,7 +128,7 @@ def solve_by_logistic_regression(layer, rows, C):
     scaler, scaled = _scaled(rows.features, row_weights)
     if C == "auto":
         indicators = np.eye(len(present))[numbers]
-        errors, unit, *_ = _leave_one_out(scaled, indicators, row_weights, rows.images)
+        errors, unit, *_ = _leave_one_out(scaled, indicators, rows)
         C = _best_C(errors.sum(axis=1), unit)
     classes, coef, intercept = _logistic_regression(
         scaler, scaled, rows.codes, rows.weights, C
@@ -155,7 +160,7 @@ def solve_each_by_logistic_regression(layer, rows, C):
     codes, row_weights = rows.codes, rows.sample_weights()
     scaler, scaled = _scaled(rows.features, row_weights)
     if C == "auto":
-        errors, unit, *_ = _leave_one_out(scaled, codes, row_weights, rows.images)
+        errors, unit, *_ = _leave_one_out(scaled, codes, rows)
         C = _best_C(errors, unit)
     C = np.broadcast_to(C, codes.shape[1])
     weights = np.broadcast_to(rows.weights.reshape(len(codes), -1), codes.shape)
@@ -173,7 +178,7 @@ def solve_each_by_logistic_regression(layer, rows, C):
 def solve_by_ridge(layer, rows):
     """Set `layer` to the ridge regression of numbers on features.
 
-    Each column has the penalty that predicts best what is left out, one image at a
+    Each column has the penalty that predicts best what is left out, one group at a
     time.
 
     Parameters
@@ -185,9 +190,7 @@ def solve_by_ridge(layer, rows):
     features, values = (a.astype(np.float64) for a in (rows.features, rows.codes))
     rows = replace(rows, features=features, codes=values).merged()
     scaler, scaled = _scaled(rows.features, rows.weights)
-    errors, unit, s, vt, along = _leave_one_out(
-        scaled, rows.codes, rows.weights, rows.images
-    )
+    errors, unit, s, vt, along = _leave_one_out(scaled, rows.codes, rows)
     s, penalty = s[:, None], PENALTIES[errors.argmin(axis=0)] * unit
     coef = (vt.T @ (s / (s**2 + penalty) * along)).T
     mean = np.average(rows.codes, axis=0, weights=rows.weights)
@@ -235,13 +238,13 @@ def _best_C(errors, unit):
     return np.minimum(RATIO / PENALTIES[errors.argmin(axis=0)], 1.0) / unit
 
 
-def _leave_one_out(scaled, values, weights, images):
-    """Errors of ridge regression on what is left out, one image at a time.
+def _leave_one_out(scaled, values, rows):
+    """Errors of ridge regression on what is left out, one group at a time.
 
     In closed form, from one singular value decomposition, O(n d min(n, d)). An image is
-    left out with all its weight, and with all its copies, or these would tell what it
-    is. Penalties are in units of the mean weight of an image, so that weights of 2 or
-    0.1 for all choose what no weights do.
+    left out with all its weight, and with all its copies and the rest of its group, or
+    these would tell what it is. Penalties are in units of the mean weight of an image,
+    so that weights of 2 or 0.1 for all choose what no weights do.
 
     Golub, Heath & Wahba, Technometrics 1979; for several rows at a time, Cook &
     Weisberg, Residuals and Influence in Regression, 1982.
@@ -251,9 +254,8 @@ def _leave_one_out(scaled, values, weights, images):
     scaled : ndarray of shape (n, d)
         Centred, by weight.
     values : ndarray of shape (n, n_outputs)
-    weights : ndarray of shape (n,)
-    images : ndarray of shape (n,)
-        The number of the image that each row was computed from.
+    rows : HeadRows
+        Merged.
 
     Returns
     -------
@@ -266,8 +268,18 @@ def _leave_one_out(scaled, values, weights, images):
     along : ndarray of shape (r, n_outputs)
         How far the values extend along these.
     """
+    weights = rows.sample_weights()
     counted = weights > 0  # a class may have weight 0
     scaled, values, weights = scaled[counted], values[counted], weights[counted]
+    n_images, n_groups = (
+        len(np.unique(of_rows[counted])) for of_rows in (rows.images, rows.groups)
+    )
+    if n_groups < 2 <= n_images:
+        raise ValueError(
+            "The penalty on the head is chosen by leaving out one group at a time, but "
+            "all rows to train on are of one group. Pass rows of other groups too, or "
+            "leave out groups."
+        )
     values = values - np.average(values, axis=0, weights=weights)
     root = np.sqrt(weights)[:, None]
     # Weighted and centred, so that the intercept is the mean.
@@ -275,30 +287,50 @@ def _leave_one_out(scaled, values, weights, images):
     values, along = root * values, u.T @ (root * values)
     # With the direction of the intercept, which has no penalty.
     directions = np.column_stack([u, root / np.sqrt(weights.sum())])
-    images = [(rows, directions[rows]) for rows in _rows_of_each(images[counted])]
-    unit = weights.sum() / sum(len(rows) for rows, _ in images)
+    groups = [(own, directions[own]) for own in _rows_of_each(rows.groups[counted])]
+    unit = weights.sum() / n_images
     errors = []
     for penalty in PENALTIES * unit:
         kept = np.append(s**2 / (s**2 + penalty), 1.0)
         residuals, error = values - u @ (kept[:-1, None] * along), 0.0
-        for rows, of_rows in images:
-            others = (1 + 1e-9) * np.eye(rows.shape[1]) - _own_share(of_rows, kept)
-            left_out = np.linalg.solve(others, residuals[rows])
+        for own, of_rows in groups:
+            left_out = _left_out(residuals[own], of_rows, kept)
             error += np.sum(left_out**2, axis=(0, 1))
         errors.append(error)
     return np.array(errors), unit, s, vt, along
 
 
+def _left_out(residuals, directions, kept):
+    """Residuals of the rows of each group, had the group been left out.
+
+    Parameters
+    ----------
+    residuals : ndarray of shape (n_groups, n_rows, n_outputs)
+    directions : ndarray of shape (n_groups, n_rows, r)
+    kept : ndarray of shape (r,)
+        The share of each direction that the penalty leaves.
+    """
+    _, n_rows, r = directions.shape
+    if n_rows <= r:
+        others = (1 + 1e-9) * np.eye(n_rows) - _own_share(directions, kept)
+        return np.linalg.solve(others, residuals)
+    # The same by Woodbury's identity: a group may hold a third of all rows.
+    along = directions * np.sqrt(kept)
+    others = (1 + 1e-9) * np.eye(r) - along.mT @ along
+    inner = np.linalg.solve(others, along.mT @ residuals)
+    return (residuals + along @ inner) / (1 + 1e-9)
+
+
 def _own_share(directions, kept):
-    """How much the rows of each image are in their own predictions."""
+    """How much the rows of each group are in their own predictions."""
     if directions.shape[1] == 1:  # the same, faster
         return (np.square(directions[:, 0]) @ kept)[:, None, None]
     return (directions * kept) @ directions.mT
 
 
-def _rows_of_each(images):
-    """Rows of each image: an array of (n_images, n_rows) for each number of rows."""
-    _, number, sizes = np.unique(images, return_inverse=True, return_counts=True)
+def _rows_of_each(groups):
+    """Rows of each group: an array of (n_groups, n_rows) for each number of rows."""
+    _, number, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     order = np.argsort(number, kind="stable")
     rows = np.split(order, np.cumsum(sizes)[:-1])
     return [

@@ -1,5 +1,6 @@
 """Splits of rows into a part to fit on and a part to score on."""
 
+import math
 import warnings
 from numbers import Integral
 from typing import NamedTuple
@@ -43,7 +44,7 @@ def make_splits(X, y, cv, groups, target):
     splits : list of Split
     """
     if groups is not None:
-        _check_groups(groups, y)
+        check_groups(groups, y)
     n_folds = 5 if cv is None else cv
     if target.stratified:
         _check_enough(y, n_folds)
@@ -105,8 +106,8 @@ def _make_folds(n_folds, strata, groups):
     return (StratifiedGroupKFold if is_stratified else GroupKFold)(n_folds)
 
 
-def _check_groups(groups, y):
-    """Refuse groups that are not one for each row."""
+def check_groups(groups, y):
+    """Return groups as an array, or say why they are not one for each row."""
     groups = np.asarray(groups)
     if groups.shape != y.shape[:1]:
         raise ValueError(
@@ -120,6 +121,7 @@ def _check_groups(groups, y):
             f"{missing[0]}. Give each row a group; a row that belongs to no other gets "
             "one of its own."
         )
+    return groups
 
 
 def _check_enough(y, n_folds):
@@ -147,3 +149,58 @@ def _hint_at_numbers(y):
 def _row_numbers(rows):
     rows = np.asarray(rows)
     return np.flatnonzero(rows) if rows.dtype == bool else rows
+
+
+def nested_order(labels, rng):
+    """Order rows so that the first k of them are nearly stratified, for every k.
+
+    Each class is shuffled, and its rows are laid at equal distances from 0 to 1, with a
+    random start; rows in the order of these places then follow the shares of the
+    classes. One row of each class comes before all others.
+
+    Parameters
+    ----------
+    labels : ndarray of shape (n,)
+    rng : numpy.random.RandomState
+
+    Returns
+    -------
+    order : ndarray of shape (n,)
+        Positions in `labels`.
+    """
+    places = np.empty(len(labels))
+    for label in np.unique(labels):
+        (rows,) = np.nonzero(labels == label)
+        ranks = rng.permutation(len(rows))
+        places[rows] = (ranks + rng.uniform()) / len(rows)
+        places[rows[ranks == 0]] -= 1
+    return np.argsort(places, kind="stable")
+
+
+def split_groups(strata, groups, fraction, seed):
+    """Set a share of the groups aside, at random and nearly stratified.
+
+    Parameters
+    ----------
+    strata : ndarray of shape (n,)
+        The number of each row's stratum. A group counts to the rarest of its rows.
+    groups : ndarray of shape (n,)
+    fraction : float
+        The share of the groups, rounded up.
+    seed : int
+        Determines which.
+
+    Returns
+    -------
+    split : Split
+        The first part has a group of each stratum if it has as many groups.
+    """
+    _, group_of_row = np.unique(groups, return_inverse=True)
+    by_rarity = np.lexsort([np.bincount(strata)[strata], group_of_row])
+    _, first = np.unique(group_of_row[by_rarity], return_index=True)
+    order = nested_order(strata[by_rarity[first]], np.random.RandomState(seed))
+    n_kept = len(order) - math.ceil(fraction * len(order))
+    if not n_kept:
+        raise ValueError("nothing would be left to train on")
+    is_kept = np.isin(group_of_row, order[:n_kept])
+    return Split(np.flatnonzero(is_kept), np.flatnonzero(~is_kept))

@@ -52,9 +52,9 @@ IRRELEVANT = ("cache", "checkpoint", "device", "n_jobs", "precision", "verbose")
 class Checkpoint:
     """The file of one run of training, which the next run replaces.
 
-    A run is told from others by its parameters, images, targets, rows that are held
-    out, kind of device, precision, first weights and the optimizer's first state; not
-    by activations, whose last bits another machine may compute otherwise. Where a
+    A run is told from others by its parameters, images, targets, groups, rows that are
+    held out, kind of device, precision, first weights and the optimizer's first state;
+    not by activations, whose last bits another machine may compute otherwise. Where a
     parameter cannot be compared, there is a warning, training begins anew, and nothing
     is kept.
 
@@ -223,7 +223,8 @@ def _digest(net, rows, numbers, epochs):
     precision = str(resolve_precision(net.precision, net.device))
     where = [epochs, len(net.history), net.device.type, precision]
     images = [image.digest() for image in rows.images]
-    digests = [digest_of([where, state, images, rows.codes, rows.weights, numbers])]
+    about = rows.codes, rows.weights, rows.groups
+    digests = [digest_of([where, state, images, *about, numbers])]
     for name, value in sorted(net.get_params(deep=False).items()):
         if name in IRRELEVANT:
             continue

@@ -5,12 +5,14 @@ import copy
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.metrics import get_scorer
+from sklearn.model_selection import ShuffleSplit, StratifiedShuffleSplit
 from sklearn.utils import get_tags
 from sklearn.utils.metaestimators import available_if
 from skorch.callbacks import EarlyStopping
 from skorch.utils import data_from_dataset
 
 from sktl._targets.scoring import is_set
+from sktl._targets.splits import Split, split_groups
 from sktl._training.net import holds_rows
 from sktl._utils.printable import shown
 
@@ -47,6 +49,51 @@ class KeepBest(EarlyStopping):
         """Epochs that led to the present weights."""
         compared = self.best_model_weights_ is not None
         return self.best_epoch_ if compared else len(history)
+
+
+def hold_out(codes, target, groups, fraction, seed):
+    """Choose the rows to judge by, at random and stratified.
+
+    Labels keep the shares of their classes. Where that is not to be had exactly, as
+    with tags and with groups, they are nearly kept.
+
+    Parameters
+    ----------
+    codes : ndarray of shape (n,) or (n, n_outputs)
+        What the loss reads.
+    target : Labels, Indicators or Numbers
+    groups : array-like of shape (n,) or None
+        Whose rows stay together.
+    fraction : float
+        The share of rows, or of groups.
+    seed : int
+
+    Returns
+    -------
+    split : Split
+    """
+    strata = target.strata(codes)
+    try:
+        if groups is None and (target.stratified or not strata.any()):
+            kind = StratifiedShuffleSplit if target.stratified else ShuffleSplit
+            splitter = kind(1, test_size=fraction, random_state=seed)
+            return Split(*next(splitter.split(codes, strata)))
+        each = np.arange(len(codes)) if groups is None else groups
+        return split_groups(strata, each, fraction, seed)
+    except ValueError as error:
+        why, what = f"{error}.", "Pass another fraction, or more rows."
+        where = "" if groups is None else f" in {len(np.unique(groups))} group(s)"
+        classes, counts = np.unique(codes, return_counts=True)
+        if groups is None and target.stratified and counts.min() < 2:
+            rare = target.decode(classes[counts < 2]).tolist()
+            why = f"of {shown(rare)} there is only 1 row each."
+            what = "Label more of these, or leave them out."
+        elif groups is None and target.stratified:
+            why = f"each part needs a row of each of the {len(classes)} classes."
+        raise ValueError(
+            f"early_stopping cannot hold out validation_fraction={fraction!r} of "
+            f"{len(codes)} rows{where}: {why} {what}"
+        ) from error
 
 
 def check_monitor(net, train, valid):

@@ -24,9 +24,9 @@ from sklearn.utils.metadata_routing import process_routing
 from sklearn.utils.validation import _check_method_params
 from skorch.callbacks import Checkpoint as SkorchCheckpoint
 from skorch.callbacks import EarlyStopping, LRScheduler
-from skorch.dataset import ValidSplit, unpack_data
+from skorch.dataset import unpack_data
 from skorch.utils import data_from_dataset, is_dataset, to_device, to_tensor
-from torch.utils.data import BatchSampler
+from torch.utils.data import BatchSampler, Subset
 
 from sktl._features.engine import FEW_ROWS, make_engine, resolve_precision
 from sktl._features.image_input import COUNT, IMAGE_CONSTRAINTS, NetworkInputMixin
@@ -39,9 +39,15 @@ from sktl._targets.scoring import get_scorers
 from sktl._training.augmentation import make_augment
 from sktl._training.averaging import AverageWithStart, share_for
 from sktl._training.checkpoint import Checkpoint
-from sktl._training.early_stopping import LOSS, SCORE, KeepBest, check_monitor
+from sktl._training.early_stopping import (
+    LOSS,
+    SCORE,
+    KeepBest,
+    check_monitor,
+    hold_out,
+)
 from sktl._training.module import FineTunedModule
-from sktl._training.net import ROWS, WEIGHT, EstimatorNet, holds_rows
+from sktl._training.net import GROUP, ROWS, WEIGHT, EstimatorNet, holds_rows
 from sktl._training.rows import make_rows
 from sktl._training.schedule import OneCycle
 from sktl._training.strategy import BUILDS, STRATEGIES, Strategy
@@ -577,6 +583,8 @@ class FineTunedNet(NetworkInputMixin, CallbackSupportMixin, EstimatorNet):
         if rows.weights is not None and np.ptp(rows.weights):
             # With a mean of one, the learning rate keeps its meaning.
             read[WEIGHT] = rows.weights / rows.mean_weight
+        if rows.groups is not None:
+            read[GROUP] = rows.groups
         return super().get_dataset(read, rows.codes)
 
     def get_iterator(self, dataset, training=False):
@@ -589,7 +597,7 @@ class FineTunedNet(NetworkInputMixin, CallbackSupportMixin, EstimatorNet):
         return loader
 
     def get_split_datasets(self, X, y=None, **fit_params):
-        """As skorch's; `early_stopping` sets a share of each class aside."""
+        """As the net's; `early_stopping` sets a share of each class aside."""
         stops = self.early_stopping and self.plan.n_epochs
         if self.train_split is not None or not stops:
             train, valid = super().get_split_datasets(X, y, **fit_params)
@@ -601,27 +609,10 @@ class FineTunedNet(NetworkInputMixin, CallbackSupportMixin, EstimatorNet):
         seed = self.random_state
         if not isinstance(seed, Integral):
             seed = torch.randint(2**31, ()).item()
-        split = ValidSplit(
-            self.validation_fraction,
-            stratified=self.target.stratified,
-            random_state=seed,  # training that goes on holds out the same rows
-        )
-        try:
-            return split(X, y)
-        except ValueError as error:
-            why, what = f"{error}.", "Pass another fraction, or more rows."
-            classes, counts = np.unique(y, return_counts=True)
-            if self.target.stratified and counts.min() < 2:
-                rare = self.target.decode(classes[counts < 2]).tolist()
-                why = f"of {shown(rare)} there is only 1 row each."
-                what = "Label more of these, or leave them out."
-            elif self.target.stratified:
-                why = f"each part needs a row of each of the {len(classes)} classes."
-            raise ValueError(
-                "early_stopping cannot hold out "
-                f"validation_fraction={self.validation_fraction!r} of {len(y)} rows: "
-                f"{why} {what}"
-            ) from error
+        groups = fit_params.get("groups")
+        # Training that goes on holds out the same rows.
+        parts = hold_out(y, self.target, groups, self.validation_fraction, seed)
+        return tuple(Subset(X, rows) for rows in parts)
 
     def _set_of(self, given, what):
         """Make the data set that is read of what `train_split` gives."""
@@ -638,7 +629,7 @@ class FineTunedNet(NetworkInputMixin, CallbackSupportMixin, EstimatorNet):
 
     # ---- training
 
-    def _fit(self, X, y, sample_weight, fit_params):
+    def _fit(self, X, y, sample_weight, groups, fit_params):
         goes_on = self.warm_start and self.initialized_
         with self._forgetting(unless=goes_on):
             if not goes_on:
@@ -657,8 +648,8 @@ class FineTunedNet(NetworkInputMixin, CallbackSupportMixin, EstimatorNet):
             )
             kind = type(self.target) if goes_on else recognise(y, self._kinds)
             learnt = self.target if goes_on else None
-            rows = self._label(images, y, sample_weight, kind, learnt)
-            fit_params = self._split_params(fit_params, len(images), rows)
+            rows = self._label(images, y, sample_weight, groups, kind, learnt)
+            fit_params = self._split_params(fit_params, groups, len(images), rows)
             if self.early_stopping and self.monitor != "loss" and not goes_on:
                 known = rows.target.decode(rows.codes)
                 get_scorers(self.monitor, rows.target, known, "monitor")
@@ -677,7 +668,7 @@ class FineTunedNet(NetworkInputMixin, CallbackSupportMixin, EstimatorNet):
             task.end()
         return self
 
-    def _fit_more(self, X, y, classes, sample_weight, fit_params):
+    def _fit_more(self, X, y, classes, sample_weight, groups, fit_params):
         first = not self.initialized_
         with self._forgetting(unless=not first):
             self._check_params()
@@ -692,8 +683,8 @@ class FineTunedNet(NetworkInputMixin, CallbackSupportMixin, EstimatorNet):
                         f"classes={shown(classes)}, but in the first call they were "
                         f"{shown(learnt.classes.tolist())}. Leave them out."
                     )
-            rows = self._label(images, y, sample_weight, kind, learnt)
-            fit_params = self._split_params(fit_params, len(images), rows)
+            rows = self._label(images, y, sample_weight, groups, kind, learnt)
+            fit_params = self._split_params(fit_params, groups, len(images), rows)
             self._train(
                 rows,
                 self.plan.n_epochs,
@@ -703,10 +694,10 @@ class FineTunedNet(NetworkInputMixin, CallbackSupportMixin, EstimatorNet):
             )
         return self
 
-    def _label(self, images, y, sample_weight, kind, learnt):
+    def _label(self, images, y, sample_weight, groups, kind, learnt):
         """Give images their codes and weights, and learn what the codes mean."""
         class_weight = getattr(self, "class_weight", None)
-        rows = make_rows(images, y, kind, learnt, sample_weight, class_weight)
+        rows = make_rows(images, y, kind, learnt, sample_weight, class_weight, groups)
         self.target_ = rows.target
         return rows
 
@@ -736,7 +727,7 @@ class FineTunedNet(NetworkInputMixin, CallbackSupportMixin, EstimatorNet):
         holds_out : bool
             Whether `early_stopping` or `train_split` may set some rows aside.
         split_params : dict or None
-            What `train_split` gets besides.
+            What `get_split_datasets` gets besides.
         """
         with self._seeded():
             if not goes_on:
@@ -835,10 +826,10 @@ class FineTunedNet(NetworkInputMixin, CallbackSupportMixin, EstimatorNet):
                     f"out{when}. {split}{cure}."
                 )
 
-    def _split_params(self, fit_params, n, rows):
-        """Arguments of `fit` for `train_split`, of the rows that are trained on.
+    def _split_params(self, fit_params, groups, n, rows):
+        """Arguments of `fit` for the split, of the rows that are trained on.
 
-        Nothing else reads them. `n` is how many rows there were in all.
+        Nothing else reads any but `groups`. `n` is how many rows there were in all.
         """
         if "epochs" in fit_params:
             raise TypeError(
@@ -846,17 +837,12 @@ class FineTunedNet(NetworkInputMixin, CallbackSupportMixin, EstimatorNet):
                 f"set_params(max_epochs={fit_params['epochs']!r})."
             )
         if fit_params and self.train_split is None:
-            name = next(iter(fit_params))
-            cure = ""
-            if name == "groups":
-                cure = (
-                    " To hold out whole groups, set train_split=skorch.dataset."
-                    "ValidSplit(sklearn.model_selection.GroupKFold(5))."
-                )
             raise TypeError(
-                f"fit() got an unexpected keyword argument {name!r}. Such arguments "
-                f"are passed to train_split, which is not set.{cure}"
+                f"fit() got an unexpected keyword argument {next(iter(fit_params))!r}. "
+                "Such arguments are passed to train_split, which is not set."
             )
+        if groups is not None:
+            fit_params = fit_params | {"groups": groups}
         cv = getattr(self.train_split, "cv", None)
         if len(rows.numbers) < n and isinstance(cv, PredefinedSplit | Iterable):
             raise ValueError(
@@ -864,10 +850,11 @@ class FineTunedNet(NetworkInputMixin, CallbackSupportMixin, EstimatorNet):
                 "leaves out, and train_split names rows by their numbers. Leave these "
                 "rows out yourself, and number the others accordingly."
             )
-        if fit_params and get_config()["enable_metadata_routing"]:
+        routes = get_config()["enable_metadata_routing"]
+        if fit_params and self.train_split is not None and routes:
             # Requests for `fit` and `partial_fit` are the same (skorch/net.py, 1.4).
             routed = process_routing(self, "fit", **fit_params)
-            fit_params = routed["splitter"]["split"]
+            fit_params = routed.get("splitter", {"split": {}})["split"]
         return _check_method_params(np.arange(n), fit_params, rows.numbers)
 
     def _run_epoch(self, train, valid):
@@ -973,7 +960,7 @@ class FineTunedNet(NetworkInputMixin, CallbackSupportMixin, EstimatorNet):
         # Without epochs that augment, the head is fitted on as many augmented copies.
         probe = not self.plan.n_epochs and self._asks_to_augment()
         n_views = self.max_epochs if probe else 1
-        features, codes, weights = [], [], []
+        features, codes, weights, groups = [], [], [], []
         self._set_training(False)
         for batch in chain(*(self.get_iterator(dataset) for _ in range(n_views))):
             x, y = self._augmented(batch) if probe else batch
@@ -982,7 +969,9 @@ class FineTunedNet(NetworkInputMixin, CallbackSupportMixin, EstimatorNet):
             features.append(read.cpu().numpy())
             codes.append(y.numpy())
             weights.append(x[WEIGHT].numpy() if WEIGHT in x else np.ones(len(y)))
+            groups += [x[GROUP].numpy()] if GROUP in x else []
         codes, weights_of_classes = np.concatenate(codes), rows.class_weights
+        images = np.tile(np.arange(len(dataset)), n_views)
         read = HeadRows(
             np.concatenate(features),
             codes,
@@ -991,7 +980,8 @@ class FineTunedNet(NetworkInputMixin, CallbackSupportMixin, EstimatorNet):
             None
             if weights_of_classes is None
             else rows.target.weights_by_row(codes, weights_of_classes),
-            np.tile(np.arange(len(dataset)), n_views),
+            images,
+            np.concatenate(groups) if groups else images,
         )
         layer, C = linear_layer(self.module_.head), getattr(self, "C", "auto")
         rows.target.solve(layer, read, self.criterion_, C)

@@ -15,7 +15,7 @@ import torch
 from sklearn.utils._param_validation import StrOptions
 from skorch import NeuralNet
 from skorch.callbacks import Callback, EarlyStopping
-from skorch.dataset import Dataset, unpack_data
+from skorch.dataset import Dataset, ValidSplit, unpack_data
 from skorch.utils import is_dataset, to_device, to_tensor
 from torch.utils.data import DataLoader, Subset, default_convert
 from tqdm import tqdm
@@ -24,8 +24,8 @@ from sktl._features.engine import FEW_ROWS, resolve_device
 from sktl._utils.partitions import partition_name
 from sktl._utils.torch_state import plain_torch
 
-# Our data sets and batches are dicts of these; weights only where there are some.
-ROWS, WEIGHT = "rows", "sample_weight"
+# Our data sets and batches are dicts of these; the last two only where there are some.
+ROWS, WEIGHT, GROUP = "rows", "sample_weight", "group"
 # Numbers of a batch that is computed in a moment: a fraction of a millisecond.
 FEW_NUMBERS = 2**14
 # Parameters of what is built anew whenever it is used.
@@ -220,6 +220,18 @@ class EstimatorNet(NeuralNet):
         if prefix in ("iterator_train", "iterator_valid"):
             params.setdefault("batch_size", int(self.batch_size))
         return params
+
+    def get_split_datasets(self, X, y=None, **fit_params):
+        """As skorch's; gives `y` to splitters of any class.
+
+        `ValidSplit` gives it to `StratifiedKFold` and `StratifiedShuffleSplit` alone.
+        """
+        splitter = getattr(self.train_split, "cv", None)
+        if type(self.train_split) is not ValidSplit or not hasattr(splitter, "split"):
+            return super().get_split_datasets(X, y, **fit_params)
+        dataset = self.get_dataset(X, y)
+        parts = next(splitter.split(np.arange(len(dataset)), y, **fit_params))
+        return tuple(Subset(dataset, rows) for rows in parts)
 
     def get_iterator(self, dataset, training=False):
         """As skorch's, by whole batches; reading in order draws no random number."""

@@ -6,6 +6,7 @@ import numpy as np
 from sklearn.utils.validation import _check_sample_weight, check_consistent_length
 
 from sktl._images.forms import Images
+from sktl._targets.splits import check_groups
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +27,8 @@ class TrainingRows:
         What `class_weight` and `sample_weight` make together.
     class_weights : ndarray of shape (n_classes,), of tags (2, n_tags), or None
         The part of these that comes from the class.
+    groups : ndarray of shape (n,), dtype int64, or None
+        The number of each image's group.
     """
 
     images: Images
@@ -34,6 +37,7 @@ class TrainingRows:
     target: object
     weights: np.ndarray | None = None
     class_weights: np.ndarray | None = None
+    groups: np.ndarray | None = None
 
     @property
     def mean_weight(self):
@@ -41,7 +45,9 @@ class TrainingRows:
         return 1.0 if self.weights is None else self.weights.mean()
 
 
-def make_rows(images, y, kind, target=None, sample_weight=None, class_weight=None):
+def make_rows(
+    images, y, kind, target=None, sample_weight=None, class_weight=None, groups=None
+):
     """Give images their codes and weights.
 
     Parameters
@@ -54,6 +60,7 @@ def make_rows(images, y, kind, target=None, sample_weight=None, class_weight=Non
         What an earlier call has learnt; None: learn from this `y`.
     sample_weight : array-like of shape (n,) or None
     class_weight : dict, "balanced" or None
+    groups : array-like of shape (n,) or None
 
     Returns
     -------
@@ -63,6 +70,8 @@ def make_rows(images, y, kind, target=None, sample_weight=None, class_weight=Non
     check_consistent_length(images, y)
     if not len(images):
         raise ValueError("X and y have no rows, so there is nothing to train on.")
+    if groups is not None:
+        _, groups = np.unique(check_groups(groups, y), return_inverse=True)
     weights, kept = None, np.arange(len(y))
     if sample_weight is not None:
         weights = _check_sample_weight(
@@ -74,10 +83,11 @@ def make_rows(images, y, kind, target=None, sample_weight=None, class_weight=Non
                 "sample_weight is zero in every row, so there is nothing to fit."
             )
         images, y, weights = images.take(kept), y[kept], weights[kept]
+        groups = None if groups is None else groups[kept]
     target = target or kind.learn(y, weights)
     codes = target.encode(y)
     class_weights = target.class_weights(y, class_weight, weights)
     if class_weights is not None:
         factors = target.weights_by_row(codes, class_weights)
         weights = factors if weights is None else (factors.T * weights).T
-    return TrainingRows(images, kept, codes, target, weights, class_weights)
+    return TrainingRows(images, kept, codes, target, weights, class_weights, groups)

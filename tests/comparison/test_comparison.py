@@ -606,6 +606,28 @@ def test_groups_reach_the_search_of_a_contender_if_metadata_is_routed(digits, n_
     assert (smaller.results_["error"] == "").all()
 
 
+def test_groups_reach_a_fine_tuned_contender_that_asks_for_them(digits):
+    X, y = digits
+    groups = np.arange(120) // 12
+    noise = np.random.default_rng(0).permutation(y)
+    clf = FineTunedCNNClassifier("sktl_mini", strategy="linear_probe", random_state=0)
+    params = {"groups": groups, "cv": 2, "scoring": "neg_log_loss"}
+    with config_context(enable_metadata_routing=True):
+        asks = clone(clf).set_fit_request(groups=True)
+        contenders = {"asks": asks, "does not": clf}
+        report = compare_transfer(X, noise, contenders, **params)
+    expected = [
+        get_scorer("neg_log_loss")(
+            clone(clf).fit(X[train], noise[train], groups=whose), X[test], noise[test]
+        )
+        for train, test in StratifiedGroupKFold(2).split(X, noise, groups)
+        for whose in (groups[train], None)
+    ]
+    np.testing.assert_allclose(splits_of(report, 0), expected[::2])
+    np.testing.assert_allclose(splits_of(report, 1), expected[1::2])
+    assert expected[::2] != expected[1::2]
+
+
 def test_search_by_groups_is_told_how_it_gets_them(digits):
     groups = np.arange(120) // 4
     search = GridSearchCV(LogisticRegression(), {"C": [1]}, cv=GroupKFold(3))

@@ -663,6 +663,15 @@ def test_other_groups_that_are_held_out_begin_anew(tmp_path, steps):
     assert steps[0] == 1
 
 
+def test_other_groups_for_the_penalty_begin_anew(tmp_path, steps):
+    path, (X, y) = tmp_path / "checkpoint", make_data()
+    groups = np.arange(N_ROWS) % 3
+    crash(steps, make_classifier(checkpoint=path).fit, X, y, limit=7, groups=groups)
+    steps.clear()
+    make_classifier(checkpoint=path).fit(X, y, groups=groups // 2)
+    assert steps[0] == 1
+
+
 def test_precision_chosen_otherwise_is_another_run(tmp_path, steps):
     path, data = tmp_path / "checkpoint", make_data()
     params = {"checkpoint": path, "precision": "float32"}

@@ -430,8 +430,32 @@ def test_groups_are_routed_under_another_name(rows, y):
     assert "valid_loss" in clf.history[-1]
 
 
+def hold_out_nothing(dataset, y=None, groups=None):
+    return dataset, None
+
+
+@pytest.mark.filterwarnings("ignore:The groups parameter is ignored")
+@pytest.mark.parametrize("train_split", [None, ValidSplit(3), hold_out_nothing])
+def test_groups_are_routed_to_the_classifier_that_asks_for_them(train_split):
+    """Of two images each, much like each other."""
+    clf = FineTunedCNNClassifier(
+        SmallNetwork(), image_size=8, strategy="linear_probe", train_split=train_split
+    )
+    rng, groups = np.random.default_rng(1), np.arange(24) // 2
+    images = rng.integers(0, 250, (12, 432))[groups]
+    images = (images + rng.integers(0, 6, images.shape)).astype(np.uint8)
+    y = rng.permutation(12)[groups] % 2
+    expected = clone(clf).fit(images, y, groups=groups).predict_proba(images)
+    single = clone(clf).fit(images, y).predict_proba(images)
+    assert np.abs(single - expected).max() > 0.1
+    with config_context(enable_metadata_routing=True):
+        pipeline = make_pipeline(clf.set_fit_request(groups=True))
+        pipeline.fit(images, y, groups=groups)
+    np.testing.assert_array_equal(pipeline.predict_proba(images), expected)
+
+
 @pytest.mark.parametrize("early_stopping", [True, False])
 def test_argument_of_fit_that_nobody_reads_is_refused(early_stopping, rows, y):
     clf = FineTunedCNNClassifier("sktl_mini", early_stopping=early_stopping)
-    with pytest.raises(TypeError, match="unexpected keyword argument 'groups'"):
-        clf.fit(rows, y, groups=y)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'sites'"):
+        clf.fit(rows, y, sites=y)

@@ -406,11 +406,11 @@ def test_split_of_the_user_gets_keywords_of_fit(make):
     seen = []
 
     class Recorded(ValidSplit):
-        def __call__(self, dataset, y=None, groups=None):
-            seen.append(groups)
+        def __call__(self, dataset, y=None, sites=None):
+            seen.append(sites)
             return super().__call__(dataset, y)
 
-    make(train_split=Recorded(3)).fit(X, Y, groups="mine")
+    make(train_split=Recorded(3)).fit(X, Y, sites="mine")
     assert seen == ["mine"]
 
 

@@ -130,10 +130,29 @@ def test_penalty_is_that_of_models_that_each_lack_all_copies_of_an_image(regress
     np.testing.assert_allclose(reg.predict(X), expected, rtol=1e-3)
 
 
-def best_ridge(features, y, weights, images):
-    """Ridge regression with the penalty that predicts best the images left out."""
+@pytest.mark.parametrize("size", [3, 12])
+@pytest.mark.parametrize("weights", [np.ones(36), RNG.uniform(0, 0.2, 36).round(1)])
+def test_penalty_is_that_of_models_that_each_lack_a_group(
+    regressor, features, weights, size
+):
+    """By two formulas: there are more rows in a large group than features."""
+    groups = np.random.default_rng(2).permutation(36) // size
+    y = LIGHT + 60 * np.random.default_rng(16).normal(size=(36 // size))[groups]
+    kept = weights > 0
+    rows = features[kept], y[kept], weights[kept], np.flatnonzero(kept)
+    ridge = best_ridge(*rows, groups[kept])
+    fit = regressor().fit
+    predicted = fit(X, y, sample_weight=weights, groups=groups).predict(X)
+    np.testing.assert_allclose(predicted, ridge.predict(features), rtol=1e-4)
+    single = fit(X, y, sample_weight=weights).predict(X)
+    assert np.abs(single - predicted).max() > 1  # another penalty
+
+
+def best_ridge(features, y, weights, images, groups=None):
+    """Ridge regression with the penalty that predicts best the groups left out."""
     features = features.astype(float)
-    splits = [*LeaveOneGroupOut().split(features, y, images)]
+    groups = images if groups is None else groups
+    splits = [*LeaveOneGroupOut().split(features, y, groups)]
 
     def squared_errors(penalty):
         for train, test in splits:
@@ -149,7 +168,8 @@ def best_ridge(features, y, weights, images):
 
     centre = np.average(features, axis=0, weights=weights)
     variance = np.average((features - centre) ** 2, axis=0, weights=weights).mean()
-    penalties = np.logspace(-2, 6, 33) * variance * weights.sum() / len(splits)
+    unit = variance * weights.sum() / len(np.unique(images))
+    penalties = np.logspace(-2, 6, 33) * unit
     best = min(penalties, key=lambda penalty: sum(squared_errors(penalty)))
     return Ridge(best).fit(features, y, weights)
 

@@ -7,7 +7,13 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
-from sklearn.model_selection import GroupKFold, PredefinedSplit, cross_validate
+from sklearn.model_selection import (
+    GroupKFold,
+    PredefinedSplit,
+    RepeatedStratifiedKFold,
+    StratifiedGroupKFold,
+    cross_validate,
+)
 from sklearn.pipeline import make_pipeline
 from skorch.callbacks import Callback
 from skorch.dataset import Dataset, ValidSplit
@@ -256,11 +262,6 @@ def test_split_by_numbers_of_rows_is_refused_if_some_have_weight_zero(make, as_l
     net.fit(X, Y)
 
 
-def test_groups_without_a_split_are_refused_with_the_cure(make):
-    with pytest.raises(TypeError, match=r"'groups'.*ValidSplit\(sklearn.*GroupKFold"):
-        make(early_stopping=True).fit(X, Y, groups=Y)
-
-
 @pytest.mark.parametrize(
     "loss",
     [
@@ -411,6 +412,98 @@ def test_fitted_head_has_no_use_for_rows_set_aside(make, refit):
     plain = make("linear_probe").fit(X, Y)
     assert is_same(state_of(stopped), state_of(plain))
     assert stopped.n_epochs_ == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_whole_groups_are_set_aside_of_each_class_its_share(make, seed):
+    patients = np.random.default_rng(seed).permutation(np.repeat(np.arange(12), 3))
+    labels = np.where(patients < 6, 0, np.where(patients < 9, 1, 2))
+    names = np.array([f"patient {number}" for number in patients])
+    held_out, others = rows_set_aside(make, labels, groups=names, random_state=seed)
+    assert not np.intersect1d(patients[held_out], patients[others]).size
+    assert np.bincount(labels[held_out]).tolist() == [6, 3, 3]
+
+
+def test_class_of_a_single_group_is_trained_on(make):
+    patients = np.arange(36) // 3
+    labels = np.where(patients == 0, 2, patients % 2)
+    for seed in range(5):
+        held_out, _ = rows_set_aside(make, labels, groups=patients, random_state=seed)
+        assert len(held_out) == 12
+        assert 2 not in labels[held_out]
+
+
+def test_rare_tags_are_among_the_rows_set_aside_and_among_the_others(make):
+    tags = np.zeros((36, 3), dtype=int)
+    tags[:3, 0] = tags[3:9, 1] = tags[::2, 2] = 1
+    for seed in range(8):
+        held_out, others = rows_set_aside(make, tags, random_state=seed)
+        assert len(held_out) == 12
+        assert tags[held_out].any(axis=0).all()
+        assert tags[others].any(axis=0).all()
+
+
+def rows_set_aside(make, y, groups=None, **params):
+    """Numbers of the rows that are held out, and of the others."""
+    numbers = []
+
+    class Note(Callback):
+        def on_epoch_begin(self, net, dataset_train=None, dataset_valid=None, **kwargs):
+            numbers[:] = dataset_valid.indices, dataset_train.indices
+
+    stopping(make, callbacks=[Note()], max_epochs=1, **params).fit(X, y, groups=groups)
+    assert np.sort(np.concatenate(numbers)).tolist() == list(range(36))
+    return numbers
+
+
+@pytest.mark.parametrize(
+    ("params", "groups", "message"),
+    [
+        ({}, np.zeros(36), r"of 36 rows in 1 group\(s\): nothing would be left"),
+        ({"strategy": "linear_probe"}, np.zeros(36), "all rows to train on are of one"),
+        (
+            {"strategy": "lp_ft"},
+            np.arange(36) < 18,
+            "all rows to train on are of one group",
+        ),
+        ({}, np.zeros(35), r"groups has shape \(35,\), but y has 36 rows"),
+        ({}, [None] + ["a"] * 35, r"groups is missing .* for 1 row\(s\)"),
+    ],
+)
+def test_groups_that_cannot_be_left_out_are_refused(make, params, groups, message):
+    with pytest.raises(ValueError, match=message):
+        stopping(make, **params).fit(X, Y, groups=groups)
+
+
+def test_given_penalty_needs_no_second_group(make):
+    clf = make("linear_probe", C=1.0).fit(X, Y, groups=np.zeros(36))
+    assert is_same(state_of(clf), state_of(make("linear_probe", C=1.0).fit(X, Y)))
+
+
+def test_refit_leaves_out_the_groups_of_all_rows(make):
+    groups = np.random.default_rng(4).permutation(36) // 6
+    clf = stopping(make, "lp_ft", refit=True, lr=50.0).fit(X, NOISE, groups=groups)
+    assert clf.n_epochs_ == 0
+    head = make("linear_probe").fit(X, NOISE, groups=groups)
+    probabilities = clf.predict_proba(X)
+    np.testing.assert_allclose(probabilities, head.predict_proba(X), atol=1e-5)
+    single = head.fit(X, NOISE).predict_proba(X)
+    assert np.abs(single - probabilities).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    "folds", [StratifiedGroupKFold(3), RepeatedStratifiedKFold(random_state=0)]
+)
+@pytest.mark.parametrize("stratified", [True, False])
+@pytest.mark.filterwarnings("ignore:The groups parameter is ignored")
+def test_splitter_of_any_class_gets_the_class_numbers(make, folds, stratified):
+    split = ValidSplit(folds, stratified=stratified)
+    groups = np.arange(36) // 3
+    clf = stopping(make, train_split=split, callbacks=[("keep", Keep())], max_epochs=1)
+    clf.fit(X, NAMES[Y], groups=groups)
+    _, expected = next(folds.split(X, Y, groups))
+    valid = dict(clf.callbacks_)["keep"].valid
+    assert valid.indices.tolist() == expected.tolist()
 
 
 def test_fraction_that_leaves_a_class_out_is_refused(make):

@@ -2,7 +2,6 @@
 
 import platform
 import warnings
-from numbers import Integral
 
 import numpy as np
 from sklearn.base import clone
@@ -45,10 +44,7 @@ from sktl._targets.scoring import (
 from sktl._targets.splits import make_splits
 from sktl._utils.environment import versions
 from sktl._utils.printable import shown
-from sktl._utils.warning import warn_caller, warning_once
-
-# An R2 of the mean that chance does not explain with so many rows in each test part.
-IN_ORDER, FEW_TEST_ROWS = -0.5, 10
+from sktl._utils.warning import warning_once
 
 
 class TransferComparison(TableMixin):
@@ -595,8 +591,6 @@ def compare_transfer(
         "random_state": repr(random_state),
     }
     chance = _score_without_images(X, y, splits[-1], scorer, target.baseline())
-    if scoring_name == "r2" and groups is None:
-        _warn_of_order(chance, splits[-1], cv)
     kinds = [kind_of(contender) for contender in contenders.values()]
     seconds = share_passes(contenders, X, splits, n_jobs)
     groups = None if groups is None else np.asarray(groups)
@@ -660,19 +654,6 @@ def _attempt(problems, what, work_out):
         problems.append(
             f"The scores are complete, but {what} could not be worked out: "
             f"{describe(error)}"
-        )
-
-
-def _warn_of_order(chance, splits, cv):
-    """Warn if folds that were not shuffled test on other numbers than they train on."""
-    enough = min(len(split.test) for split in splits) >= FEW_TEST_ROWS
-    if (cv is None or isinstance(cv, Integral)) and enough and chance < IN_ORDER:
-        warn_caller(
-            f"The mean of the training rows scores {chance:.2f} on the test rows: the "
-            "rows seem to be in some order, and each fold tests on rows unlike those "
-            "it trains on. Shuffle them, or pass cv=KFold(5, shuffle=True, "
-            "random_state=0); if rows belong together, pass groups.",
-            UserWarning,
         )
 
 

@@ -6,6 +6,7 @@ from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
+from sklearn.metrics import r2_score
 from sklearn.model_selection import (
     GroupKFold,
     KFold,
@@ -16,6 +17,10 @@ from sklearn.model_selection import (
 
 from sktl._utils.missing import is_missing
 from sktl._utils.printable import shown
+from sktl._utils.warning import warn_caller
+
+# An R2 of the mean that chance does not explain with so many rows in each test part.
+IN_ORDER, FEW_TEST_ROWS = -0.5, 10
 
 
 class Split(NamedTuple):
@@ -94,7 +99,28 @@ def make_splits(X, y, cv, groups, target):
                 f"Split {i} of cv={shown(cv)} trains on {len(train)} rows that are not "
                 f"enough: {error} Shuffle the rows, or pass another splitter."
             ) from error
+    if isinstance(n_folds, Integral) and groups is None and target.has_scale:
+        _warn_of_order(y, splits)
     return splits
+
+
+def _warn_of_order(y, splits):
+    """Warn if folds that were not shuffled test on other numbers than they train on."""
+    if min(len(split.test) for split in splits) < FEW_TEST_ROWS:
+        return
+    scores = [
+        r2_score(y[test], np.broadcast_to(y[train].mean(axis=0), y[test].shape))
+        for train, test in splits
+    ]
+    if np.mean(scores) < IN_ORDER:
+        warn_caller(
+            f"The mean of the training rows scores {np.mean(scores):.2f} on the test "
+            "rows (R2): the rows seem to be in some order, and each fold tests on rows "
+            "unlike those it trains on. Shuffle them, or pass cv=KFold(5, "
+            "shuffle=True, random_state=0); if rows belong together, pass groups, "
+            "where there is such a parameter (compare_transfer).",
+            UserWarning,
+        )
 
 
 def _make_folds(n_folds, strata, groups):

@@ -249,16 +249,26 @@ def test_small_training_parts_hold_the_rarest_tag_whatever_its_column():
         assert report.results_["error"].tolist() == ["", ""]
 
 
-def test_rows_in_the_order_of_their_numbers_are_warned_of():
+@pytest.mark.parametrize(
+    "tool",
+    [
+        lambda X, y, **cv: compare_transfer(X, y, {"ridge": RIDGE}, **cv),
+        lambda X, y, **cv: probe_layers(X, y, "sktl_mini", **cv),
+        lambda X, y, **cv: rank_backbones(X, y, ["sktl_mini"], method="probe", **cv),
+    ],
+    ids=["compare_transfer", "probe_layers", "rank_backbones"],
+)
+def test_rows_in_the_order_of_their_numbers_are_warned_of(tool):
     """As those of a sorted list of folders may be."""
-    order, ridge = np.argsort(PRICE), {"ridge": RIDGE}
-    with pytest.warns(UserWarning, match=r"scores -\d.* in some order.*shuffle=True"):
-        compare_transfer(X[order], PRICE[order], ridge)
+    order = np.argsort(PRICE)
+    said = r"scores -\d.* in some order.*shuffle=True"
+    with pytest.warns(UserWarning, match=said) as caught:
+        tool(X[order], PRICE[order])
+    assert caught[0].filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        compare_transfer(X, PRICE, ridge)
-        shuffled = KFold(5, shuffle=True, random_state=0)
-        compare_transfer(X[order], PRICE[order], ridge, cv=shuffled)
+        tool(X, PRICE)
+        tool(X[order], PRICE[order], cv=KFold(5, shuffle=True, random_state=0))
 
 
 def test_whole_numbers_are_labels_unless_it_is_said():

@@ -143,7 +143,7 @@ class LayerProbe(TableMixin):
         ]
 
     def _remarks(self):
-        return textwrap.wrap(self.recommendation_["text"], break_on_hyphens=False)
+        return [textwrap.fill(self.recommendation_["text"], break_on_hyphens=False)]
 
 
 def probe_layers(

@@ -252,6 +252,7 @@ def test_print_is_an_aligned_table_with_the_advice_below(probe, stages):
     assert max(map(len, advice.splitlines())) <= 70
     assert " ".join(advice.split()) == probe.recommendation_["text"]
     assert repr(probe) == str(probe)
+    assert probe._repr_html_().count("<p>") == 1
 
 
 def test_frame_has_a_row_per_stage(probe, stages):

@@ -192,7 +192,8 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         except those that `early_stopping` holds out.
     callbacks : list of skorch callbacks or None, default=None
         Called in addition to the default ones. To switch one of these off, set it to
-        None, as in `callbacks__print_log=None`.
+        None, as in `callbacks__print_log=None`. `EpochScoring` and `BatchScoring` score
+        labels, as `monitor` does; other callbacks see class numbers, as the loss does.
     iterator_train__shuffle : bool, default=True
         Whether rows come in a new random order in each epoch.
     **kwargs : dict
@@ -472,7 +473,8 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
             collection of the same library; its columns are named by the method and, if
             there are several, by the label: `"predict"`, `"predict_proba_cat"`.
             (A callback that calls `predict` on a data set or batch of `fit` gets class
-            numbers, as its targets are class numbers too.)
+            numbers, as its targets are class numbers too. skorch's `EpochScoring` and
+            `BatchScoring` score labels.)
 
         Raises
         ------

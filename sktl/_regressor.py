@@ -250,7 +250,8 @@ class FineTunedCNNRegressor(SavedMixin, FineTunedNet, NeuralNetRegressor):
         -------
         numbers : ndarray of shape (n_samples,) or (n_samples, n_outputs), dtype float64
             In the unit and shape of `y`. (A callback that calls `predict` on a data set
-            or batch of `fit` gets standardised numbers.)
+            or batch of `fit` gets standardised numbers, but skorch's `EpochScoring` and
+            `BatchScoring` score numbers in the unit of `y`.)
 
         Raises
         ------

@@ -6,7 +6,7 @@ import numpy as np
 from skorch.callbacks import Callback
 
 from sktl._comparison.named_rows import rows_named
-from sktl._training.early_stopping import NetInTraining
+from sktl._training.scoring import NetInTraining
 
 
 class ScoreCurve(Callback):

@@ -3,17 +3,14 @@
 import copy
 
 import numpy as np
-from sklearn.base import BaseEstimator
 from sklearn.metrics import get_scorer
 from sklearn.model_selection import ShuffleSplit, StratifiedShuffleSplit
-from sklearn.utils import get_tags
-from sklearn.utils.metaestimators import available_if
 from skorch.callbacks import EarlyStopping
 from skorch.utils import data_from_dataset
 
 from sktl._targets.scoring import is_set
 from sktl._targets.splits import Split, split_groups
-from sktl._training.net import holds_rows
+from sktl._training.scoring import score_in_training
 from sktl._utils.printable import shown
 
 # What the history says of held-out rows: by the loss, or by a scorer of the user.
@@ -125,61 +122,16 @@ def held_out_score(net, dataset):
             for batch in net.get_iterator(dataset)
         ]
         return sum(losses) / len(dataset)
-    _, codes = data_from_dataset(dataset)
-    y = net.target.decode(np.asarray(codes))
+    codes = np.asarray(data_from_dataset(dataset)[1])
     cause = None
     try:
-        score = get_scorer(net.monitor)(NetInTraining(net), dataset, y)
+        score = score_in_training(net.monitor, net, dataset, codes)
     except ValueError as error:  # such as that they lack a class
         score, cause = np.nan, error
     if np.isnan(score):
         why = f"fails ({cause})" if cause else "is NaN"
         raise ValueError(
-            f"monitor={shown(net.monitor)} {why} on the {len(y)} row(s) held out, so "
-            f"it cannot choose an epoch. {CURE}"
+            f"monitor={shown(net.monitor)} {why} on the {len(codes)} row(s) held out, "
+            f"so it cannot choose an epoch. {CURE}"
         ) from cause
     return score
-
-
-class NetInTraining(BaseEstimator):
-    """A net as scorers see it while it is trained: it takes its own data sets for `X`.
-
-    Parameters
-    ----------
-    net : FineTunedNet
-    known : tuple of (X, data set) or None
-        Images that became a data set already, and are not opened again.
-    """
-
-    def __init__(self, net, known=None):
-        self.net, self.known = net, known
-
-    def predict(self, X):
-        """Predict what `y` was."""
-        X = self._data(X)
-        predicted = self.net.predict(X)
-        return self.net.target.decode(predicted) if holds_rows(X) else predicted
-
-    @available_if(lambda self: hasattr(self.net, "predict_proba"))
-    def predict_proba(self, X):
-        """As the net's."""
-        return self.net.predict_proba(self._data(X))
-
-    @available_if(lambda self: hasattr(self.net, "decision_function"))
-    def decision_function(self, X):
-        """As the net's."""
-        return self.net.decision_function(self._data(X))
-
-    @property
-    def classes_(self):
-        """As the net's, if it has any."""
-        return self.net.classes_
-
-    def _data(self, X):
-        return self.known[1] if self.known and X is self.known[0] else X
-
-    def __sklearn_is_fitted__(self):
-        return True
-
-    def __sklearn_tags__(self):
-        return get_tags(self.net)

@@ -8,6 +8,7 @@ import contextlib
 import copy
 import os
 from collections.abc import Iterable
+from functools import partial
 from itertools import chain
 from numbers import Integral, Real
 from os import PathLike
@@ -22,8 +23,8 @@ from sklearn.utils import gen_batches
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metadata_routing import process_routing
 from sklearn.utils.validation import _check_method_params
+from skorch.callbacks import BatchScoring, EarlyStopping, EpochScoring, LRScheduler
 from skorch.callbacks import Checkpoint as SkorchCheckpoint
-from skorch.callbacks import EarlyStopping, LRScheduler
 from skorch.dataset import unpack_data
 from skorch.utils import data_from_dataset, is_dataset, to_device, to_tensor
 from torch.utils.data import BatchSampler, Subset
@@ -50,6 +51,7 @@ from sktl._training.module import FineTunedModule
 from sktl._training.net import GROUP, ROWS, WEIGHT, EstimatorNet, holds_rows
 from sktl._training.rows import make_rows
 from sktl._training.schedule import OneCycle
+from sktl._training.scoring import score_in_training
 from sktl._training.strategy import BUILDS, STRATEGIES, Strategy
 from sktl._training.unfreezing import UnfreezeByStrategy
 from sktl._utils.fit_tasks import CallbackSupportMixin, FitTask, start_fit
@@ -276,9 +278,15 @@ class FineTunedNet(NetworkInputMixin, CallbackSupportMixin, EstimatorNet):
         return [(name, callback) for name, callback in callbacks if name not in users]
 
     def initialize_callbacks(self):
-        """As skorch's; averages after whoever restores the best weights."""
+        """As skorch's; averages after whoever restores the best weights.
+
+        Scores are those of what the user passed as `y`.
+        """
         super().initialize_callbacks()
         callbacks = [callback for _, callback in self.callbacks_]
+        for callback in callbacks:
+            if isinstance(callback, BatchScoring | EpochScoring):
+                callback.scoring_ = partial(score_in_training, callback.scoring_)
         kinds = list(map(type, callbacks))
         restoring = [i for i, cb in enumerate(callbacks) if _restores_best(cb)]
         if AverageWithStart in kinds and restoring:

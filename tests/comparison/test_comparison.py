@@ -49,7 +49,7 @@ from sktl._comparison.evidence import Evidence
 from sktl._comparison.findings import Findings
 from sktl._comparison.score_curve import ScoreCurve
 from sktl._features.engine import Engine
-from sktl._training.early_stopping import NetInTraining
+from sktl._training.scoring import NetInTraining
 from sktl.exceptions import ImageSizeWarning
 from tests.helpers import encode, first_and_slow
 

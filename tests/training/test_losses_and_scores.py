@@ -207,6 +207,47 @@ def test_scores_of_training_rows_are_in_the_history(make, kind):
     assert clf.history[0, "score"] == pytest.approx(expected, rel=0.05)
 
 
+def label_scores(net, X, y):
+    """A scorer of the user's, which may look at the net too."""
+    assert len(net.history) == 1
+    assert np.array_equal(net.classes_, ["a", "b"])
+    return f1_score(y, net.predict(X), pos_label="a")
+
+
+@pytest.mark.parametrize("use_caching", [True, False])
+@pytest.mark.parametrize("kind", [BatchScoring, EpochScoring])
+@pytest.mark.parametrize(
+    ("names", "scoring", "positive"),
+    [
+        ([1, 2], "f1", 1),
+        (["a", "b"], make_scorer(f1_score, pos_label="a"), "a"),
+        (["a", "b"], label_scores, "a"),
+    ],
+    ids=["f1", "scorer", "function"],
+)
+def test_scoring_callbacks_see_the_labels(
+    make, kind, use_caching, names, scoring, positive
+):
+    """The first of two classes is the positive one; its number is 0."""
+    y = np.array(names)[np.random.default_rng(3).permutation(36) % 2]
+    score = kind(scoring, name="score", lower_is_better=False, use_caching=use_caching)
+    split = ValidSplit(3, stratified=True)
+    options = {"max_epochs": 1, "iterator_valid__batch_size": 36}
+    clf = make(train_split=split, callbacks=[score], **options).fit(X, y)
+    rows = split(np.arange(36), y)[1].indices
+    expected = f1_score(y[rows], clf.predict(X[rows]), pos_label=positive)
+    other = f1_score(y[rows], clf.predict(X[rows]), pos_label=names[1])
+    assert clf.history[-1, "score"] == pytest.approx(expected)
+    assert expected != pytest.approx(other)
+
+
+def test_scoring_callback_scores_as_the_net_does_by_default(make):
+    y = np.array(["a", "b", "c"])[Y]
+    score = EpochScoring(None, lower_is_better=False, on_train=True)
+    clf = make("full", callbacks=[score], max_epochs=1, lr=1e-12).fit(X, y)
+    assert clf.history[-1, "score"] == clf.score(X, y)
+
+
 # ---- early stopping by a score
 
 

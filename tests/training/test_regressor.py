@@ -15,6 +15,7 @@ from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import Ridge, RidgeCV
+from sklearn.metrics import get_scorer
 from sklearn.model_selection import (
     GridSearchCV,
     KFold,
@@ -277,17 +278,18 @@ def test_random_hidden_layers_are_nothing_to_go_back_to(regressor):
 
 
 @pytest.mark.parametrize("use_caching", [True, False])
-def test_scoring_callback_scores_numbers(regressor, use_caching):
+@pytest.mark.parametrize("scoring", ["r2", "neg_mean_absolute_error"])
+def test_scoring_callback_scores_numbers_in_their_unit(regressor, scoring, use_caching):
     score = EpochScoring(
-        "r2", name="score", lower_is_better=False, use_caching=use_caching
+        scoring, name="score", lower_is_better=False, use_caching=use_caching
     )
     split = ValidSplit(3)
     reg = regressor("lp_ft", callbacks=[("score", score)], train_split=split)
     reg.set_params(lr=1e-12).fit(X, PRICE)
     _, valid = split(np.arange(36), PRICE)
     rows = valid.indices
-    expected = reg.score(X[rows], PRICE[rows])
-    assert reg.history[-1, "score"] == pytest.approx(expected, abs=1e-4)
+    expected = get_scorer(scoring)(reg, X[rows], PRICE[rows])
+    assert reg.history[-1, "score"] == pytest.approx(expected, rel=1e-4, abs=1e-4)
 
 
 def test_partial_fit_warns_of_a_first_batch_that_does_not_vary(regressor):

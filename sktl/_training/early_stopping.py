@@ -5,7 +5,7 @@ import copy
 import numpy as np
 from sklearn.metrics import get_scorer
 from sklearn.model_selection import ShuffleSplit, StratifiedShuffleSplit
-from skorch.callbacks import EarlyStopping
+from skorch.callbacks import Checkpoint, EarlyStopping
 from skorch.utils import data_from_dataset
 
 from sktl._targets.scoring import is_set
@@ -42,10 +42,24 @@ class KeepBest(EarlyStopping):
         if self.best_model_weights_ is not None:
             super().on_train_end(net, **kwargs)
 
-    def n_epochs_kept(self, history):
-        """Epochs that led to the present weights."""
-        compared = self.best_model_weights_ is not None
-        return self.best_epoch_ if compared else len(history)
+
+def restores_best(callback):
+    """Whether a callback, ours or skorch's, goes back to the best epoch's weights."""
+    return bool(getattr(callback, "load_best", False))
+
+
+def n_epochs_kept(callbacks, history):
+    """Epochs that led to the weights at the end of training."""
+    for callback in filter(restores_best, reversed(callbacks)):
+        if isinstance(callback, EarlyStopping):
+            if callback.best_model_weights_ is not None:
+                return callback.best_epoch_
+        elif isinstance(callback, Checkpoint):
+            saved = callback.event_name or callback.monitor
+            epochs = [n for n, row in enumerate(history, 1) if row.get(saved)]
+            if epochs:
+                return epochs[-1]
+    return len(history)
 
 
 def hold_out(codes, target, groups, fraction, seed):

@@ -23,7 +23,13 @@ from sklearn.utils import gen_batches
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metadata_routing import process_routing
 from sklearn.utils.validation import _check_method_params
-from skorch.callbacks import BatchScoring, EarlyStopping, EpochScoring, LRScheduler
+from skorch.callbacks import (
+    BatchScoring,
+    EarlyStopping,
+    EpochScoring,
+    LoadInitState,
+    LRScheduler,
+)
 from skorch.callbacks import Checkpoint as SkorchCheckpoint
 from skorch.dataset import unpack_data
 from skorch.utils import data_from_dataset, is_dataset, to_device, to_tensor
@@ -46,6 +52,8 @@ from sktl._training.early_stopping import (
     KeepBest,
     check_monitor,
     hold_out,
+    n_epochs_kept,
+    restores_best,
 )
 from sktl._training.module import FineTunedModule
 from sktl._training.net import GROUP, ROWS, WEIGHT, EstimatorNet, holds_rows
@@ -71,6 +79,11 @@ STOP = "early_stopping"  # the name of a callback
 # them when mirrored: for 0.98 and more of photographs, for 0.85 and less of letters.
 SAME_WHEN_MIRRORED = 0.95
 RATES = {"lr", "optimizer__lr", "backbone_lr_ratio", "layer_decay"}
+# Predictions are read row by row, in the order of `X`.
+REORDERS = {
+    f"iterator_valid__{name}"
+    for name in ("shuffle", "drop_last", "sampler", "batch_sampler")
+}
 OF_CALLBACKS = {
     "callbacks",
     "early_stopping",
@@ -288,7 +301,7 @@ class FineTunedNet(NetworkInputMixin, CallbackSupportMixin, EstimatorNet):
             if isinstance(callback, BatchScoring | EpochScoring):
                 callback.scoring_ = partial(score_in_training, callback.scoring_)
         kinds = list(map(type, callbacks))
-        restoring = [i for i, cb in enumerate(callbacks) if _restores_best(cb)]
+        restoring = [i for i, cb in enumerate(callbacks) if restores_best(cb)]
         if AverageWithStart in kinds and restoring:
             # Whoever saves the end result comes later still.
             place = kinds.index(AverageWithStart)
@@ -315,7 +328,7 @@ class FineTunedNet(NetworkInputMixin, CallbackSupportMixin, EstimatorNet):
         self : FineTunedNet
         """
         names = set(params)
-        self._refuse_module_params(names)
+        self._refuse_params_of_skorch(params)
         super().set_params(**params)
         if not self.initialized_:
             return self
@@ -338,12 +351,20 @@ class FineTunedNet(NetworkInputMixin, CallbackSupportMixin, EstimatorNet):
     def load_params(self, f_params=None, *args, **kwargs):
         """Load what `save_params` wrote, as skorch's method does.
 
+        It needs a fitted estimator, whose tensors are replaced. `load`, which reads
+        what `save` wrote, does not.
+
         Parameters
         ----------
         f_params : path, file or None, default=None
         *args : tuple
         **kwargs : dict
             As of `skorch.NeuralNet.load_params`.
+
+        Raises
+        ------
+        NotFittedError
+            If `fit` was not called.
         """
         super().load_params(f_params, *args, **kwargs)
         # What is frozen is computed by the backbone.
@@ -364,13 +385,19 @@ class FineTunedNet(NetworkInputMixin, CallbackSupportMixin, EstimatorNet):
         cycles = [cb for _, cb in self.callbacks_ if isinstance(cb, OneCycle)]
         return any(getattr(cycle, "n_epochs_", 0) for cycle in cycles)
 
-    def _refuse_module_params(self, names):
-        for name in sorted(names):
+    def _refuse_params_of_skorch(self, params):
+        for name, value in sorted(params.items()):
             if name == "module" or name.startswith(("module__", "compile__")):
                 raise ValueError(
                     f"{name} is skorch's parameter and not used here: the network is "
                     "built from backbone, weights, hidden_units and dropout, and not "
                     "compiled. Leave it out."
+                )
+            if name in REORDERS and value:
+                raise ValueError(
+                    f"{name}={shown(value)} would change the order or the number of "
+                    "rows that predictions are made for. Leave it out. Training rows "
+                    "are read by iterator_train, which has such parameters too."
                 )
 
     def _move(self):
@@ -406,7 +433,8 @@ class FineTunedNet(NetworkInputMixin, CallbackSupportMixin, EstimatorNet):
                 "others, name them, as in callbacks__print_log=None."
             )
         super()._check_params()
-        self._refuse_module_params(vars(self).keys() - {"module"})
+        params = {n: v for n, v in vars(self).items() if n != "module"}
+        self._refuse_params_of_skorch(params)
         if self.compile:
             raise ValueError(
                 "compile=True is not supported: torch.compile renames the weights, by "
@@ -740,6 +768,7 @@ class FineTunedNet(NetworkInputMixin, CallbackSupportMixin, EstimatorNet):
         with self._seeded():
             if not goes_on:
                 self.initialize()
+            self._refuse_loading()
             dataset = self._training_set(rows)
             train, valid = dataset, None
             if holds_out:
@@ -765,10 +794,8 @@ class FineTunedNet(NetworkInputMixin, CallbackSupportMixin, EstimatorNet):
                 self._seeded_for_epochs(),
             ):
                 self._run_epochs(train, valid, rows, n_epochs, checkpoint, task)
-        stops = [cb for _, cb in self.callbacks_ if isinstance(cb, KeepBest)]
-        self.n_epochs_ = len(self.history)
-        if stops:
-            self.n_epochs_ = stops[0].n_epochs_kept(self.history)
+        callbacks = [callback for _, callback in self.callbacks_]
+        self.n_epochs_ = n_epochs_kept(callbacks, self.history)
 
     @contextlib.contextmanager
     def _naming_images_it_cannot_take(self):
@@ -812,6 +839,21 @@ class FineTunedNet(NetworkInputMixin, CallbackSupportMixin, EstimatorNet):
             auto = self.initial_share == "auto"
             share = share_for(features) if auto else self.initial_share
             self.initial_share_ = float(share)
+
+    def _refuse_loading(self):
+        """Refuse callbacks that put other weights in the place of the first ones.
+
+        What `_begin` chooses besides, skorch's files do not hold.
+        """
+        for name, callback in self.callbacks_:
+            if isinstance(callback, LoadInitState):
+                raise ValueError(
+                    f"callback {name!r} is skorch's LoadInitState, which begins with "
+                    "weights of another training. To resume a fit that was "
+                    "interrupted, pass a path as checkpoint= instead of the callback. "
+                    "To go on from a fitted estimator, save it, and call partial_fit "
+                    "on what load returns."
+                )
 
     def _check_monitors(self, valid, when=""):
         """Refuse callbacks of skorch's that have nothing to watch."""
@@ -1027,10 +1069,6 @@ class FineTunedNet(NetworkInputMixin, CallbackSupportMixin, EstimatorNet):
         (seed,) = np.random.SeedSequence([drawn, n_before]).generate_state(1)
         with seeded(int(seed), self.device):
             yield
-
-
-def _restores_best(callback):
-    return bool(getattr(callback, "load_best", False))
 
 
 def _divide(images, batch_size):

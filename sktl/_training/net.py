@@ -257,14 +257,21 @@ class EstimatorNet(NeuralNet):
     def save_params(self, *args, **kwargs):
         """Save parameters, history and optimiser, as skorch's method does.
 
+        Whoever loads these files needs a fitted estimator. The file of `save` needs
+        none, as `load` makes one.
+
         Parameters
         ----------
         *args : tuple
         **kwargs : dict
             As of `skorch.NeuralNet.save_params`.
+
+        Raises
+        ------
+        NotFittedError
+            If `fit` was not called.
         """
-        if not hasattr(self, "module_"):
-            return super().save_params(*args, **kwargs)
+        self.check_is_fitted()
         # safetensors refuses tensors whose channels lie last in memory.
         hook = self.module_.register_state_dict_post_hook(_lay_out_plainly)
         try:
@@ -283,6 +290,7 @@ class EstimatorNet(NeuralNet):
         **kwargs : dict
             As of `skorch.NeuralNet.load_params`.
         """
+        self.check_is_fitted()
         kwargs["use_safetensors"] = use_safetensors
         device = vars(self)["device"]
         with contextlib.ExitStack() as files:

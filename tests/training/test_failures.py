@@ -209,6 +209,40 @@ def test_initialize_says_what_to_call_instead():
     assert not hasattr(FineTunedCNNClassifier("sktl_mini"), "classes_")
 
 
+@pytest.mark.parametrize("method", ["save_params", "load_params"])
+def test_files_of_parameters_need_a_fitted_net_and_say_so(make, method, tmp_path):
+    for name in ("f_params", "f_history"):
+        with pytest.raises(NotFittedError, match="is not fitted yet.* Call 'fit'"):
+            getattr(make(), method)(**{name: tmp_path / "file"})
+
+
+def test_callback_that_loads_another_training_is_refused(make, tmp_path):
+    """skorch's files do not hold what the first fit chose."""
+    end = skorch_callbacks.TrainEndCheckpoint(dirname=str(tmp_path))
+    resume = skorch_callbacks.LoadInitState(end)
+    with pytest.raises(ValueError, match="'LoadInitState' is.* checkpoint= instead"):
+        make(callbacks=[end, resume]).fit(X, Y)
+    clf = make().fit(X, Y).set_params(callbacks=[end, resume])
+    before = clf.predict_proba(X)
+    with pytest.raises(ValueError, match="checkpoint= instead"):
+        clf.partial_fit(X, Y)
+    assert np.array_equal(clf.predict_proba(X), before)
+
+
+@pytest.mark.parametrize("name", ["shuffle", "drop_last"])
+def test_parameter_that_reorders_predictions_is_refused(make, name):
+    wrong = {f"iterator_valid__{name}": True}
+    message = f"iterator_valid__{name}=True would change the order or the number"
+    with pytest.raises(ValueError, match=message):
+        make(**wrong).fit(X, Y)
+    clf = make().fit(X, Y)
+    before = clf.predict_proba(X)
+    with pytest.raises(ValueError, match=message):
+        clf.set_params(**wrong)
+    assert np.array_equal(clf.predict_proba(X), before)
+    clf.set_params(**dict.fromkeys(wrong, False))  # as it is
+
+
 def test_callback_that_watches_held_out_rows_is_refused_without_any(make):
     stop = skorch_callbacks.EarlyStopping()
     with pytest.raises(ValueError, match="watches 'valid_loss', but no rows are held"):

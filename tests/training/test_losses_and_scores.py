@@ -1,5 +1,7 @@
 """Losses of every kind, and what scores say of them in training."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,13 @@ from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, log_loss, make_scorer
 from sklearn.pipeline import make_pipeline
-from skorch.callbacks import BatchScoring, Callback, EpochScoring
+from skorch.callbacks import (
+    BatchScoring,
+    Callback,
+    Checkpoint,
+    EarlyStopping,
+    EpochScoring,
+)
 from skorch.dataset import Dataset, ValidSplit
 from skorch.helper import predefined_split
 from torch import nn
@@ -275,6 +283,29 @@ def test_early_stopping_keeps_the_weights_of_the_best_score(make, monitor):
     scores = clf.history[:, "valid_score"]
     assert clf.n_epochs_ == np.argmax(scores) + 1
     assert len(scores) == min(40, clf.n_epochs_ + 4)
+
+
+RESTORING = {
+    "stopping": functools.partial(EarlyStopping, patience=3),
+    "checkpoint": Checkpoint,
+    "without_history": functools.partial(Checkpoint, f_history=None),
+    "without_event": functools.partial(Checkpoint, f_history=None, event_name=None),
+}
+
+
+@pytest.mark.parametrize("kind", RESTORING)
+def test_n_epochs_are_those_of_the_weights_that_a_callback_restores(
+    make, kind, tmp_path, monkeypatch
+):
+    """As many epochs without the callback end with these weights."""
+    monkeypatch.chdir(tmp_path)
+    noise = np.random.default_rng(3).permutation(Y)
+    options = {"train_split": ValidSplit(3, stratified=True), "lr": 0.02}
+    callback = RESTORING[kind](load_best=True)
+    clf = make("full", max_epochs=9, callbacks=[callback], **options).fit(X, noise)
+    assert clf.n_epochs_ < 9
+    same = make("full", max_epochs=clf.n_epochs_, **options).fit(X, noise)
+    np.testing.assert_allclose(clf.predict_proba(X), same.predict_proba(X), rtol=1e-5)
 
 
 def test_score_of_the_fitted_head_counts(make):

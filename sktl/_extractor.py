@@ -412,10 +412,12 @@ class PretrainedFeatureExtractor(
         ]
         lacking = [name for name in names if wants_class and name not in with_class]
         if lacking:
+            which = f"Layers that have one: {reprlib.repr(with_class)}."
+            if not with_class:
+                which = "Only vision transformers have one."
             raise ValueError(
                 f"pooling={self.pooling!r} reads a class token, but layer "
-                f"{lacking[0]!r} has none. Layers that have one: "
-                f"{reprlib.repr(with_class)}. For others, use pooling='avg'."
+                f"{lacking[0]!r} has none. {which} For others, use pooling='avg'."
             )
         if len(set(names)) < len(names):
             raise ValueError(

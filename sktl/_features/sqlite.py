@@ -117,7 +117,8 @@ class Database:
             self._warn(
                 f"cache={str(self.directory)!r}: features could not be saved ({error})."
                 " The results are right, but these features will be computed again "
-                "next time. Free some space, or pass a directory that can be written."
+                "next time. Depending on the cause, free some space, remove what is in "
+                "the way, or pass a directory that can be written."
             )
 
     def size(self):

@@ -166,8 +166,12 @@ class Indicators(Target):
     def solve(self, layer, rows, criterion, C):
         """By a logistic regression for each tag."""
         plain = type(criterion) in (torch.nn.BCEWithLogitsLoss, torch.nn.BCELoss)
-        weighs = getattr(criterion, "pos_weight", None) is not None
-        if not plain or weighs or criterion.weight is not None:
+        weights = ("weight", "pos_weight") if plain else ()
+        unused = [n for n in weights if getattr(criterion, n, None) is not None]
+        if unused:
+            instead = " class_weight, such as {0: 1, 1: 5}, is used by both."
+            warn_of_loss(criterion, "logistic regression", *unused, instead=instead)
+        elif not plain:
             warn_of_loss(criterion, "logistic regression")
         solve_each_by_logistic_regression(layer, rows, C)
 

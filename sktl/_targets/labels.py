@@ -114,8 +114,14 @@ class Labels(Target):
         return class_weights[codes]
 
     def solve(self, layer, rows, criterion, C):
-        if not self._is_log_loss(criterion):
-            warn_of_loss(criterion, "logistic regression")
+        unused = []
+        is_log_loss = type(criterion) in (torch.nn.CrossEntropyLoss, torch.nn.NLLLoss)
+        if is_log_loss and getattr(criterion, "label_smoothing", 0) != 0:
+            unused.append("label_smoothing")
+        if is_log_loss and criterion.ignore_index in range(self.n_outputs):
+            unused.append("ignore_index")
+        if unused or not is_log_loss:
+            warn_of_loss(criterion, "logistic regression", *unused)
         elif criterion.weight is not None:
             rows = rows.weighted(self._weights_in(criterion)[rows.codes])
         solve_by_logistic_regression(layer, rows, C)
@@ -130,12 +136,6 @@ class Labels(Target):
                 f"of {shown(self.classes.tolist())}."
             )
         return of_loss
-
-    def _is_log_loss(self, criterion):
-        if type(criterion) not in (torch.nn.CrossEntropyLoss, torch.nn.NLLLoss):
-            return False
-        is_smooth = getattr(criterion, "label_smoothing", 0) != 0
-        return not is_smooth and criterion.ignore_index not in range(self.n_outputs)
 
     def as_read_by(self, criterion, logits):
         """Turn logits into what a loss reads: `NLLLoss` reads log-probabilities."""

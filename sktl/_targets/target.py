@@ -207,12 +207,14 @@ def weights_of_present(class_weight, classes, y, sample_weight):
     return weights
 
 
-def warn_of_loss(criterion, solver):
-    """Warn that a fitted head does not follow this loss."""
+def warn_of_loss(criterion, solver, *arguments, instead=""):
+    """Warn that a fitted head does not follow this loss, or these arguments of it."""
+    values = [f"{name}={shown(getattr(criterion, name))}" for name in arguments]
+    with_ = f" with {' and '.join(values)}" if values else ""
     warn_caller(
         f"The head is fitted by {solver}, which does not use "
-        f"criterion={criterion!r}; only training by epochs does. To use this loss from "
-        "the start, set strategy='full' or hidden_units.",
+        f"criterion={criterion!r}{with_}; only training by epochs does. To use this "
+        f"loss from the start, set strategy='full' or hidden_units.{instead}",
         UserWarning,
     )
 

@@ -320,9 +320,12 @@ class EstimatorNet(NeuralNet):
             return self._weighted_loss(y_pred, y_true, weight)
         loss = self._compare(self.criterion_, y_pred, y_true)
         if loss.numel() != 1:
+            cure = "Let its forward return the mean: loss.mean()."
+            if hasattr(self.criterion_, "reduction"):
+                cure = "Set criterion__reduction='mean'."
             raise ValueError(
                 f"{_named(self.criterion_)} gives a loss of shape {tuple(loss.shape)}, "
-                "which must be one number. Set criterion__reduction='mean'."
+                f"which must be one number. {cure}"
             )
         return loss
 
@@ -343,7 +346,9 @@ class EstimatorNet(NeuralNet):
                 f"weights of shape {tuple(weight.shape)} when its `reduction`, now "
                 f'{reduction!r}, is "none", so it cannot be weighted. Leave out '
                 "sample_weight and class_weight, or use a loss of torch.nn whose "
-                '`reduction` is "mean" or "sum".'
+                '`reduction` is "mean" or "sum". One of your own needs an attribute '
+                "`reduction` of that kind, and has to return a loss for each row where "
+                'it is "none".'
             )
         total = (losses * weight[(..., *[None] * (losses.ndim - n_axes))]).sum()
         if reduction == "sum":

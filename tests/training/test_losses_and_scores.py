@@ -120,19 +120,43 @@ def test_class_weights_of_the_loss_reach_the_fitted_head(make, criterion):
 
 
 @pytest.mark.parametrize(
-    "loss",
+    ("loss", "words"),
     [
-        {"criterion__label_smoothing": 0.1},
-        {"criterion__ignore_index": 2},
-        {"criterion": nn.NLLLoss, "criterion__ignore_index": 2},
-        {"criterion": nn.MultiMarginLoss},
+        ({"criterion__label_smoothing": 0.1}, r" with label_smoothing=0\.1;"),
+        ({"criterion__ignore_index": 2}, r" with ignore_index=2;"),
+        ({"criterion": nn.NLLLoss, "criterion__ignore_index": 2}, " with ignore_index"),
+        ({"criterion": nn.MultiMarginLoss}, r"MultiMarginLoss\(\);"),
     ],
     ids=str,
 )
 @pytest.mark.parametrize("strategy", ["linear_probe", "lp_ft"])
-def test_loss_that_a_fitted_head_does_not_follow_is_told_of(make, strategy, loss):
-    with pytest.warns(UserWarning, match="does not use criterion="):
+def test_loss_that_a_fitted_head_does_not_follow_is_told_of(
+    make, strategy, loss, words
+):
+    with pytest.warns(UserWarning, match=f"does not use criterion=.*{words}"):
         make(strategy, **loss).fit(X, Y)
+
+
+def test_weights_of_tags_that_a_fitted_head_does_not_follow_have_a_counterpart(make):
+    clf = make(
+        "linear_probe",
+        criterion=nn.BCEWithLogitsLoss,
+        criterion__pos_weight=torch.tensor([5.0, 5.0]),
+    )
+    with pytest.warns(UserWarning, match=r"with pos_weight=.* class_weight, such as"):
+        clf.fit(X, TAGS)
+
+
+class Unreduced(nn.Module):
+    """As many write a loss: one per row, and no reduction to set."""
+
+    def forward(self, logits, codes):
+        return nn.functional.cross_entropy(logits, codes, reduction="none")
+
+
+def test_loss_of_rows_without_a_reduction_is_told_what_to_return(make):
+    with pytest.raises(ValueError, match=r"Let its forward return the mean"):
+        make("full", criterion=Unreduced).fit(X, Y)
 
 
 TAGS = np.c_[Y == 0, Y < 2].astype(int)

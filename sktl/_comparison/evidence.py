@@ -98,6 +98,22 @@ class Evidence(NamedTuple):
         scores = self.scores(results, contender, size)
         return mean_of(scores.minus(self.scores(results, other, size)))
 
+    def interval(self, scores):
+        """Interval of a mean score; of a difference, `gain` gives it.
+
+        Parameters
+        ----------
+        scores : Scores
+
+        Returns
+        -------
+        estimate : Estimate
+        """
+        seen = scores.of_splits if scores.influence is None else scores.influence
+        if np.isclose(np.ptp(seen), 0):
+            scores = scores._replace(unseen=RULE_OF_THREE * scores.unseen)
+        return mean_of(scores).interval(self.bounds)
+
     def intervals(self, results):
         """Interval of each mean score.
 
@@ -113,11 +129,7 @@ class Evidence(NamedTuple):
         ends = []
         for row, name in enumerate(results["contender"]):
             size = np.sum(results["contender"][:row] == name)
-            scores = self.scores(results, name, size)
-            seen = scores.of_splits if scores.influence is None else scores.influence
-            if np.isclose(np.ptp(seen), 0):
-                scores = scores._replace(unseen=RULE_OF_THREE * scores.unseen)
-            estimate = mean_of(scores).interval(self.bounds)
+            estimate = self.interval(self.scores(results, name, size))
             ends.append((estimate.low, estimate.high))
         return np.array(ends).T
 
@@ -143,7 +155,7 @@ class Evidence(NamedTuple):
             for split in splits
         ]
         estimates = [
-            mean_of(Scores(at_point, None, self.shared)).interval(self.bounds)
+            self.interval(Scores(at_point, None, self.shared, self.unseen))
             for at_point in np.transpose(scores)
         ]
         means, low, high, _ = np.transpose(estimates)

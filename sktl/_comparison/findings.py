@@ -66,7 +66,7 @@ class Findings:
         """The three classic indicators, each with its interval."""
         rows = []
         for name in self.readers:
-            mean = mean_of(self._scores(name)).interval(self.evidence.bounds)
+            mean = self.evidence.interval(self._scores(name))
             rows.append((FROZEN_SCORE, name, "", *mean[:3]))
         for pair, gain in zip(self.pairs, self.gains, strict=True):
             if pair.kind != SCRATCH:

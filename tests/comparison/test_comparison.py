@@ -886,6 +886,23 @@ def test_effect_is_the_gain_over_the_twin(digits, tiny_network):
     assert report.indicators_["indicator"] == ["score of frozen features"]
 
 
+def test_perfect_mean_has_one_interval_wherever_it_is_shown(digits):
+    """All three rows in n may be wrong of a model that is right on n."""
+    X, y = digits[0][digits[1] < 2], digits[1][digits[1] < 2]
+    features = PretrainedFeatureExtractor("sktl_mini")
+    contenders = {
+        "frozen": make_pipeline(features, LogisticRegression(max_iter=500)),
+        "tuned": FineTunedCNNClassifier(
+            "sktl_mini", unfreeze_from="last", max_epochs=1, batch_size=32
+        ),
+    }
+    report = compare_transfer(X, y, contenders, cv=3, random_state=0)
+    assert report.results_["mean_test_score"].tolist() == [1, 1]
+    assert report.indicators_["low"] == report.results_["low_test_score"][:1]
+    _, means, (below, _) = report.mean_curves()["tuned"]
+    assert (below[means == 1] > 0).all()
+
+
 def test_gain_is_that_of_rows_and_splits(digits, contenders, report):
     """The variance written out for folds, from scikit-learn's own predictions."""
     X, y = digits

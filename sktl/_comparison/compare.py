@@ -144,7 +144,8 @@ class TransferComparison(TableMixin):
         Short sentences: where transfer hurts, where it helps, where it makes no
         relevant difference, where there are too few data to tell and how many it would
         take, from which training size on the counterpart without transfer is as good,
-        and what failed.
+        that no contender is clearly ahead of one that does not see the images, and what
+        failed.
     parameters_ : dict of str to str
         The contenders and the settings of the comparison.
     versions_ : dict of str to str

@@ -5,6 +5,7 @@ size, in increasing order; effects and indicators are about its last one.
 """
 
 import numpy as np
+from sklearn.dummy import DummyClassifier, DummyRegressor
 
 from sktl._comparison.evidence import LARGEST, split_scores
 from sktl._comparison.statistics import (
@@ -46,6 +47,8 @@ class Findings:
         self.evidence = evidence
         self.pairs = find_pairs(contenders)
         self.readers = feature_contenders(contenders)
+        dummies = (DummyClassifier, DummyRegressor)
+        self.blind = [n for n, c in contenders.items() if isinstance(c, dummies)]
         self.gains = [self._gain(pair) for pair in self.pairs]
         self.verdicts, self.p_values = verdicts_on(self.gains, self.evidence.margin)
 
@@ -139,6 +142,7 @@ class Findings:
             if pair.kind == SCRATCH:
                 sentences += self._say_catching_up(pair, verdict)
                 sentences += self._say_learning_time(pair)
+        sentences += self._say_nothing_is_learnt()
         return sentences + self._say_what_is_not_known() + self._say_failures()
 
     def _say_effect(self, pair, gain, verdict, p_value):
@@ -285,6 +289,24 @@ class Findings:
                 f"({own_seconds:.2g} s)"
             )
         return [sentence + "."]
+
+    def _say_nothing_is_learnt(self):
+        """Whether a contender that knows `y` alone is as good as all that see more."""
+        sentences = []
+        for blind in self.blind:
+            others = [
+                n
+                for n in dict.fromkeys(self.results["contender"])
+                if n not in self.blind
+            ]
+            gains = [self.evidence.gain(self.results, n, blind) for n in others]
+            verdicts, _ = verdicts_on(gains, margin=None)
+            if any(verdicts) and BETTER not in verdicts:
+                sentences.append(
+                    f"No contender is clearly ahead of {blind!r}, which does not see "
+                    "the images."
+                )
+        return sentences
 
     def _say_what_is_not_known(self):
         """Whose intervals are from the splits alone."""

@@ -1499,6 +1499,17 @@ class FunctionClassifier(ClassifierMixin, BaseEstimator):
         return np.array([self.known[row.tobytes()] for row in X])
 
 
+@pytest.mark.parametrize("is_learnable", [True, False])
+def test_contenders_no_better_than_one_that_is_blind_are_told(digits, is_learnable):
+    X, y = digits
+    y = y if is_learnable else np.random.default_rng(0).permutation(y)
+    models = {"prior": DummyClassifier(), "near": KNeighborsClassifier(1)}
+    models |= {"bayes": GaussianNB()}
+    findings = compare_transfer(X, y, models, cv=3).findings_
+    said = "No contender is clearly ahead of 'prior', which does not see the images."
+    assert findings == ([] if is_learnable else [said])
+
+
 @pytest.mark.parametrize("value", [-np.inf, np.inf])
 def test_infinite_score_is_a_failure_that_costs_the_others_nothing(digits, value):
     def score(model, X, y):

@@ -310,13 +310,25 @@ class FineTunedNet(NetworkInputMixin, CallbackSupportMixin, EstimatorNet):
         return self
 
     def set_params(self, **params):
-        """Set parameters; some apply to a fitted net at once.
+        """Set parameters; on a fitted net, when they take effect depends on their kind.
 
-        Those are the device, those of the optimiser and of callbacks (`early_stopping`,
-        `monitor`, `n_iter_no_change`, `lr_schedule`, `callbacks`), and those that say
-        how `X` is read (`image_shape`, `channels`, `value_range`). All others take
-        effect at the next `fit`. With `warm_start=True`, which keeps the network, that
-        raises an error if they ask for another one (`strategy`, `unfreeze_from`,
+        At once, in predictions too: those that say how the network computes (`device`,
+        `precision`, `batch_size`, `n_jobs`, `cache`, `verbose`, `iterator_valid__*`,
+        `predict_nonlinearity`), and how `X` is read (`image_shape`, `channels`,
+        `value_range`).
+
+        In all further training, also if it goes on by `partial_fit` or with
+        `warm_start=True`: those of epochs and steps (`max_epochs`, the learning rates
+        and `lr_schedule`, `optimizer`, `criterion`, `class_weight`, `augment`,
+        `iterator_train__*`, `early_stopping`, `monitor`, `n_iter_no_change`,
+        `validation_fraction`, `train_split`, `callbacks`, `checkpoint`,
+        `random_state`). Another `criterion` begins with a new state of the optimiser.
+
+        When `fit` starts over: those that say what the network is and what it begins
+        with (`backbone`, `weights`, `strategy`, `unfreeze_from`, `reinit_from`,
+        `hidden_units`, `dropout`, `image_size`, `preprocessing`, `C`, `initial_share`),
+        and `refit`. `partial_fit` ignores them. So does `fit` with `warm_start=True`,
+        but it raises an error if they ask for another network (`strategy`,
         `hidden_units` and the like).
 
         Parameters
@@ -326,6 +338,12 @@ class FineTunedNet(NetworkInputMixin, CallbackSupportMixin, EstimatorNet):
         Returns
         -------
         self : FineTunedNet
+
+        Raises
+        ------
+        ValueError
+            If a parameter does not exist, or is one of skorch's that is not used here.
+            Other values are checked by `fit`.
         """
         names = set(params)
         self._refuse_params_of_skorch(params)

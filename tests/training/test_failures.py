@@ -356,6 +356,34 @@ def test_warm_start_refuses_parameters_of_another_network(make, name):
 
 
 @pytest.mark.parametrize(
+    "change", [{"precision": "bfloat16"}, {"predict_nonlinearity": None}], ids=str
+)
+def test_how_the_network_computes_counts_at_once(make, change):
+    clf = make().fit(X, Y)
+    before = clf.predict_proba(X)
+    assert not np.array_equal(clf.set_params(**change).predict_proba(X), before)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {
+            "weights": None,
+            "hidden_units": (5,),
+            "dropout": 0.5,
+            "unfreeze_from": "first",
+        },
+        {"C": 3.0, "initial_share": 0.5, "image_size": 10},
+    ],
+    ids=str,
+)
+def test_what_the_network_began_with_is_left_alone_where_training_goes_on(make, change):
+    clf, other = make().fit(X, Y), make().fit(X, Y).set_params(**change)
+    clf.partial_fit(X, Y), other.partial_fit(X, Y)
+    assert np.array_equal(clf.predict_proba(X), other.predict_proba(X))
+
+
+@pytest.mark.parametrize(
     ("before", "change"),
     [
         ({}, {"early_stopping": True}),

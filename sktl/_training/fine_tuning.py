@@ -369,8 +369,9 @@ class FineTunedNet(NetworkInputMixin, CallbackSupportMixin, EstimatorNet):
     def load_params(self, f_params=None, *args, **kwargs):
         """Load what `save_params` wrote, as skorch's method does.
 
-        It needs a fitted estimator, whose tensors are replaced. `load`, which reads
-        what `save` wrote, does not.
+        It needs a fitted estimator, whose tensors are replaced; its labels and how it
+        reads images stay as they are, so the file must come from a fit to the same
+        ones. `load`, which reads what `save` wrote, needs no fit.
 
         Parameters
         ----------

@@ -239,10 +239,12 @@ def _errors_of(path, manifest):
 def _decode_parameters(manifest, cls):
     """The parameters; unknown ones are refused, as skorch would set them."""
     known = cls().get_params(deep=False).keys() - OF_THE_WRITER
-    for name in manifest["parameters"]:
+    given = dict(manifest["parameters"])
+    given.pop("verbose", None)  # which version 0.1.0 wrote at first
+    for name in given:
         if name.split("__")[0] not in known or name.endswith("_"):
             raise ValueError(f"there is no parameter {shown(name)}")
-    return {name: decode(plain) for name, plain in manifest["parameters"].items()}
+    return {name: decode(plain) for name, plain in given.items()}
 
 
 def _encode_fitted(value):

@@ -1065,6 +1065,11 @@ def fail(*args, **kwargs):
     pytest.fail("this must not be called")  # a BaseException, which nobody catches
 
 
+def test_file_with_verbose_as_once_written_is_read(saved):
+    forge(saved, put("parameters", verbose=1))
+    assert FineTunedCNNClassifier.load(saved).verbose == 0
+
+
 @pytest.mark.parametrize(
     ("change", "match"), REFUSED_UNBUILT.values(), ids=REFUSED_UNBUILT.keys()
 )

@@ -39,6 +39,8 @@ class Evidence(NamedTuple):
         What the score can be.
     margin : float or None
         The largest difference that does not matter.
+    cost : float
+        As in `Scores`.
     """
 
     influences: dict
@@ -49,6 +51,7 @@ class Evidence(NamedTuple):
     unseen: float = 0.0
     bounds: tuple = UNBOUNDED
     margin: float | None = None
+    cost: float = 1.0
 
     def scores(self, results, contender, size):
         """Scores of a contender.
@@ -72,6 +75,7 @@ class Evidence(NamedTuple):
             None if influence is None else influence[size],
             self.shared,
             self.unseen,
+            self.cost,
         )
 
     @property
@@ -167,7 +171,7 @@ def split_scores(results):
     return np.array([v for name, v in results.items() if name.startswith("split")])
 
 
-def collect_evidence(trials, splits, group_of_row, bounds, margin):
+def collect_evidence(trials, splits, group_of_row, bounds, margin, cost=np.nan):
     """Gather the evidence of all trials.
 
     Parameters
@@ -181,6 +185,8 @@ def collect_evidence(trials, splits, group_of_row, bounds, margin):
         The least and the most that the score can be.
     margin : float or None
         None is the default of the score.
+    cost : float, default=nan
+        As from `cost_of_an_error`. NaN or 0: not known.
 
     Returns
     -------
@@ -201,15 +207,19 @@ def collect_evidence(trials, splits, group_of_row, bounds, margin):
         for of_size in of_sizes
         for trial in of_size
     ]
+    spread = _spread(bounds, scores)
     return Evidence(
         influences,
         shared_units(tests),
         len(units),
         len(np.unique(np.concatenate(tests))),
         "rows" if len(units) == len(rows) else "groups",
-        _unseen_variance(bounds, scores, n_rows),
+        # So do Agresti & Min (Statistics in Medicine 24, 2005): half a row more in each
+        # cell of the table of what two classifiers get right.
+        (spread / n_rows) ** 2,
         bounds,
         DEFAULT_MARGIN if margin is None and bounds[1] == 1 else margin,
+        cost / spread if cost > 0 and spread > 0 else 1.0,
     )
 
 
@@ -233,18 +243,15 @@ def evidence_of_sizes(results, bounds):
     return Evidence({}, n_test / n_rows, n_rows, n_rows, bounds=bounds)
 
 
-def _unseen_variance(bounds, scores, n_rows):
-    """Variance of the mean if one more row made a difference.
+def _spread(bounds, scores):
+    """How much lies between the worst score and the best; 0 where that is infinite.
 
-    Where none was seen to make one, there may be such rows all the same. So do Agresti
-    & Min (Statistics in Medicine 24, 2005): half a row more in each cell of the table
-    of what two classifiers get right. A score of the user's is taken to be one from 0
-    to 1 if all its values are.
+    A score of the user's is taken to be one from 0 to 1 if all its values are.
     """
-    spread = bounds[1] - bounds[0]
     if bounds == UNBOUNDED and 0 <= np.nanmin(scores) <= np.nanmax(scores) <= 1:
-        spread = 1.0
-    return (spread / n_rows) ** 2 if np.isfinite(spread) else 0.0
+        return 1.0
+    spread = bounds[1] - bounds[0]
+    return spread if np.isfinite(spread) else 0.0
 
 
 def shared_units(tests):

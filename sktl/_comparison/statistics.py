@@ -27,13 +27,17 @@ class Scores(NamedTuple):
         The share of its test rows that a split has in common with another, as a mean
         over all pairs of splits.
     unseen : float
-        Variance of the mean if one more row moved the score by as much as it can.
+        Variance of the mean if one more row moved the score by as much as it can, at
+        equal weight of all rows.
+    cost : float
+        How much more an error can cost, such as one in few positive rows.
     """
 
     of_splits: np.ndarray
     influence: np.ndarray | None
     shared: float
     unseen: float = 0.0
+    cost: float = 1.0
 
     def minus(self, other):
         """The differences from another contender's on the same splits."""
@@ -148,15 +152,19 @@ def _says_nothing_of_rows(scores):
 
 
 def _unseen(scores):
-    """Variance that one more row would give: at most like the largest that was seen.
+    """Variance that one more row would give: at most like the one that matters most.
 
     A row moves the accuracy by as much as it can or not at all, but the area under a
-    curve by little.
+    curve by little. The median is that of a row which does not matter. If none does,
+    there may be an error that was not seen, at whatever it can cost.
     """
-    if scores.influence is None:
-        return scores.unseen
-    seen = np.ptp(scores.influence.sum(axis=0)) / len(scores.influence)
-    return scores.unseen if np.isclose(seen, 0) else min(scores.unseen, seen**2)
+    seen = 0.0
+    if scores.influence is not None:
+        moved = scores.influence.sum(axis=0) / len(scores.influence)
+        seen = np.abs(moved - np.median(moved)).max()
+    if np.isclose(seen, 0):
+        return scores.cost**2 * scores.unseen
+    return min(scores.unseen, seen**2)
 
 
 def _components(scores):

@@ -194,6 +194,46 @@ def _completed(y_test, y):
     return complete.reshape(y_test.shape)
 
 
+def cost_of_an_error(scorer, y, parts, has_scale):
+    """How much a model that is right on all rows loses, at most, if it errs on one.
+
+    Parameters
+    ----------
+    scorer : callable
+    y : ndarray of shape (n, ...)
+    parts : list of ndarray of int
+        The rows of each test part.
+    has_scale : bool
+        As for `is_set`.
+
+    Returns
+    -------
+    cost : float
+        Times the number of rows, as a mean over parts: 1 for the accuracy, all rows
+        over the positive ones for the recall. NaN where the score is not of labels or
+        decisions.
+    """
+    if has_scale:
+        return np.nan
+    truth = _Truth(np.unique(y))
+    kinds, kind = np.unique(y, axis=0 if y.ndim > 1 else None, return_inverse=True)
+    others = np.roll(kinds, 1, axis=0)[kind]
+    costs = []
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for part in parts:
+                scores = [scorer(truth, y[part], y[part])]
+                for row in np.unique(kind[part], return_index=True)[1]:
+                    answers = y[part]
+                    answers[row] = others[part[row]]
+                    scores.append(scorer(truth, answers, y[part]))
+                costs.append(len(part) * (scores[0] - min(scores)))
+    except Exception:  # it is of probabilities
+        return np.nan
+    return float(np.mean(costs))
+
+
 def _ignores_errors(scorer, y):
     """Whether a score takes no notice of errors where numbers do not vary."""
     is_constant = np.ptp(y.reshape(len(y), -1), axis=0) == 0

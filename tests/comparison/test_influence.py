@@ -144,24 +144,47 @@ def test_score_that_is_not_known_by_rows_has_the_interval_of_its_splits():
 
 
 @pytest.mark.parametrize(
-    ("scoring", "spread"),
-    [("average_precision", 1), ("f1", 1), ("recall", 1), ("matthews_corrcoef", 2)],
+    ("scoring", "cost"),
+    [
+        ("average_precision", 11),
+        ("f1", 12),
+        ("recall", 12),
+        ("matthews_corrcoef", 12),
+    ],
 )
-def test_perfect_score_with_one_positive_row_in_each_split_has_a_narrow_interval(
-    scoring, spread
+def test_perfect_score_with_one_positive_row_in_each_split_hangs_on_these(
+    scoring, cost
 ):
     """Without that row, scikit-learn sets the score to 0."""
     y = (np.arange(60) % 12 == 0).astype(int)
     models = {"perfect": SVC(C=100), "other": SVC(C=1000)}
     report = compare_transfer(y[:, None].astype(float), y, models, scoring=scoring)
     assert report.results_["mean_test_score"].tolist() == [1, 1]
-    half = (
-        spread * stats.t.ppf(0.975, 4) * 1.5 / 60
-    )  # of the rule of three; five splits
+    # Of the rule of three; five splits. One error in a part of 12 takes `cost` / 12.
+    half = stats.t.ppf(0.975, 4) * 1.5 * cost / 60
     assert report.results_["low_test_score"] == pytest.approx([1 - half] * 2)
     gain = report.gain("perfect", over="other")
     assert gain.high == -gain.low == pytest.approx(half / 1.5)
     assert any("defined without some row" in text for text in report.findings_)
+
+
+@pytest.mark.parametrize(
+    ("scoring", "n_rows"),
+    [
+        ("accuracy", 60),
+        ("recall", 10),
+        # Of the first error in 2 positive rows of 12: F1s of 2 / 3 and 20 / 21.
+        ("f1_macro", 60 / 12 / np.mean([1 / 3, 1 / 21])),
+    ],
+)
+def test_perfect_score_is_as_sure_as_there_are_rows_that_may_lower_it(scoring, n_rows):
+    y = (np.arange(60) % 6 == 0).astype(int)
+    X = y[:, None].astype(float)
+    if scoring == "f1_macro":
+        y = np.array(["no", "yes"], dtype=object)[y]
+    report = compare_transfer(X, y, {"perfect": SVC(C=100)}, scoring=scoring)
+    half = stats.t.ppf(0.975, 59) * 1.5 / n_rows
+    assert report.results_["low_test_score"] == pytest.approx([1 - half])
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.UndefinedMetricWarning")

@@ -471,9 +471,9 @@ def compare_transfer(
         The group of each row, such as a patient. If `cv` is an int, or a splitter such
         as `GroupKFold`, rows of one group stay together; most other splitters ignore
         groups. The intervals treat groups, not rows, as independent. A contender that
-        reads groups, such as a `GridSearchCV` with `GroupKFold` or
-        `FineTunedCNNClassifier().set_fit_request(groups=True)`, gets them too if
-        scikit-learn's metadata routing is enabled.
+        reads groups, such as a `GridSearchCV` with `GroupKFold` or a
+        `FineTunedCNNClassifier`, gets them too if scikit-learn's metadata routing is
+        enabled.
     n_jobs : int or None, default=None
         Number of splits that run in parallel. Worker processes share features only if
         contenders have `cache=<directory>`.

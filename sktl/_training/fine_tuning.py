@@ -116,6 +116,10 @@ class FineTunedNet(NetworkInputMixin, CallbackSupportMixin, EstimatorNet):
     `_kinds` what may be predicted; `target` is what `fit` saw.
     """
 
+    # As scikit-learn's splitters by groups do: who passes groups means all of them.
+    __metadata_request__fit = {"groups": True}
+    __metadata_request__partial_fit = {"groups": True}
+
     _parameter_constraints = {
         **EstimatorNet._parameter_constraints,
         **IMAGE_CONSTRAINTS,

@@ -606,15 +606,15 @@ def test_groups_reach_the_search_of_a_contender_if_metadata_is_routed(digits, n_
     assert (smaller.results_["error"] == "").all()
 
 
-def test_groups_reach_a_fine_tuned_contender_that_asks_for_them(digits):
+def test_groups_reach_a_fine_tuned_contender_unless_it_declines(digits):
     X, y = digits
     groups = np.arange(120) // 12
     noise = np.random.default_rng(0).permutation(y)
     clf = FineTunedCNNClassifier("sktl_mini", strategy="linear_probe", random_state=0)
     params = {"groups": groups, "cv": 2, "scoring": "neg_log_loss"}
     with config_context(enable_metadata_routing=True):
-        asks = clone(clf).set_fit_request(groups=True)
-        contenders = {"asks": asks, "does not": clf}
+        declines = clone(clf).set_fit_request(groups=False)
+        contenders = {"gets them": clf, "declines": declines}
         report = compare_transfer(X, noise, contenders, **params)
     expected = [
         get_scorer("neg_log_loss")(

@@ -436,7 +436,7 @@ def hold_out_nothing(dataset, y=None, groups=None):
 
 @pytest.mark.filterwarnings("ignore:The groups parameter is ignored")
 @pytest.mark.parametrize("train_split", [None, ValidSplit(3), hold_out_nothing])
-def test_groups_are_routed_to_the_classifier_that_asks_for_them(train_split):
+def test_groups_are_routed_to_the_classifier(train_split):
     """Of two images each, much like each other."""
     clf = FineTunedCNNClassifier(
         SmallNetwork(), image_size=8, strategy="linear_probe", train_split=train_split
@@ -449,9 +449,18 @@ def test_groups_are_routed_to_the_classifier_that_asks_for_them(train_split):
     single = clone(clf).fit(images, y).predict_proba(images)
     assert np.abs(single - expected).max() > 0.1
     with config_context(enable_metadata_routing=True):
-        pipeline = make_pipeline(clf.set_fit_request(groups=True))
-        pipeline.fit(images, y, groups=groups)
+        pipeline = make_pipeline(clf).fit(images, y, groups=groups)
     np.testing.assert_array_equal(pipeline.predict_proba(images), expected)
+
+
+def test_groups_are_routed_to_an_outer_splitter_and_the_classifier(rows, y):
+    clf = FineTunedCNNClassifier(SmallNetwork(), image_size=8, strategy="linear_probe")
+    groups = np.arange(len(y)) // 4
+    expected = clone(clf).fit(rows, y, groups=groups).predict_proba(rows)
+    with config_context(enable_metadata_routing=True):
+        search = GridSearchCV(clf, {"C": ["auto"]}, cv=GroupKFold(3))
+        search.fit(rows, y, groups=groups)
+    np.testing.assert_array_equal(search.predict_proba(rows), expected)
 
 
 @pytest.mark.parametrize("early_stopping", [True, False])

@@ -20,9 +20,9 @@ class RawPixels(ImageInputMixin, TransformerMixin, BaseEstimator):
     """Turn images into rows of their own pixels, without a network.
 
     A simple model on these rows shows whether a network is worth having at all. Images
-    can be passed in any form that `PretrainedFeatureExtractor` takes, so that both can
-    be compared on the same files. The default contenders of `compare_transfer` include
-    logistic regression on raw pixels.
+    can be passed in any form that `PretrainedFeatureExtractor` takes, except
+    collections of Dask and Ray, so both can be compared on the same files. The default
+    contenders of `compare_transfer` include logistic regression on raw pixels.
 
     Parameters
     ----------
@@ -161,7 +161,7 @@ class RawPixels(ImageInputMixin, TransformerMixin, BaseEstimator):
         ----------
         X : array-like or sequence of images
             In any form that `PretrainedFeatureExtractor.transform` takes, except
-            collections of Dask and Ray. Sizes may differ from those seen in `fit`.
+            collections. Sizes may differ from those seen in `fit`.
 
         Returns
         -------

@@ -36,11 +36,11 @@ from sktl._display.html import write_html
 from sktl._display.table import TableMixin, numbers, ranges, score_form, words
 from sktl._targets.kinds import check_rows
 from sktl._targets.scoring import (
+    UndefinedScore,
     check_defined,
     cost_of_an_error,
-    find_undefined,
     get_scorers,
-    not_defined,
+    say_undefined,
 )
 from sktl._targets.splits import make_splits
 from sktl._utils.environment import versions
@@ -579,12 +579,10 @@ def compare_transfer(
         seeds = rng.randint(2**31, size=len(seeds)).tolist()
     splits = shrink(splits, y, target, train_sizes, rng)
     check_defined(first, scorer, y, splits[-1], target, cv)
-    other_scorers = {
-        name: other
-        if find_undefined(asked, other, y, splits[-1], target) is None
-        else not_defined
-        for asked, (name, other) in zip(further, others, strict=True)
-    }
+    other_scorers = {}
+    for asked, (name, other) in zip(further, others, strict=True):
+        reason = say_undefined(asked, other, y, splits[-1], target, cv)
+        other_scorers[name] = UndefinedScore(reason) if reason else other
     # These fail before the first fit if a contender is not a proper estimator.
     clones = {name: clone(contender) for name, contender in contenders.items()}
     described = {name: repr(contender) for name, contender in contenders.items()}

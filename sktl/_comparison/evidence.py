@@ -159,7 +159,7 @@ class Evidence(NamedTuple):
             for split in splits
         ]
         estimates = [
-            self.interval(Scores(at_point, None, self.shared, self.unseen))
+            self.interval(Scores(at_point, None, self.shared, self.unseen, self.cost))
             for at_point in np.transpose(scores)
         ]
         means, low, high, _ = np.transpose(estimates)

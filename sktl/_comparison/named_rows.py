@@ -1,14 +1,15 @@
-"""Errors that name rows of the user's `X`, not of the part of it that was read."""
+"""Errors and warnings name rows of the user's `X`, not of the part that was read."""
 
 import contextlib
 import re
 
+from sktl._images.forms import rows_of_part
 from sktl.exceptions import ImageReadError
 
 
 @contextlib.contextmanager
 def rows_named(part, rows):
-    """Make errors raised in this context name rows of `X`.
+    """Make what is raised or warned of in this context name rows of `X`.
 
     An `ImageReadError` says in its failures which rows it means; what others write
     about a row gets a note.
@@ -20,6 +21,7 @@ def rows_named(part, rows):
     rows : sequence of int
         The rows of `X` that it holds, in its order.
     """
+    token = rows_of_part.set(rows)
     try:
         yield
     except Exception as error:
@@ -35,3 +37,5 @@ def rows_named(part, rows):
                     named.add_note(f"Row {row} of the {part} is row {of_all} of X.")
         named.rows_are_named = True
         raise named from error.__cause__
+    finally:
+        rows_of_part.reset(token)

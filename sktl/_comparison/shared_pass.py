@@ -4,7 +4,6 @@ Contenders find in the cache what was computed here, so that none of them pays f
 pass, and fit times compare.
 """
 
-import contextlib
 import time
 
 import numpy as np
@@ -48,10 +47,13 @@ def share_passes(contenders, X, splits, n_jobs):
     for readers in readers_by_network(contenders):
         if in_processes and readers[0].cache == "memory":
             continue
-        # Contenders will report images that they cannot read.
-        with contextlib.suppress(Exception):
+        try:
             pass_once(readers, images)
             n_passes += 1
+        except Warning:  # a filter made it an error, and the images are in the cache
+            raise
+        except Exception:  # contenders will report images that they cannot read
+            pass
     return time.perf_counter() - start if n_passes else np.nan
 
 

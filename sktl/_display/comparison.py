@@ -222,8 +222,13 @@ class TransferComparisonDisplay:
         if len(known) and known.max() > LOG_TIMES_FROM * known.min():
             time_ax.set_xscale("log")
             time_ax.minorticks_off()
-            time_ax.locator_params(axis="x", numticks=2)  # labels may be "0.0001"
-        time_ax.xaxis.set_major_formatter("{x:g}")
+            low, high = np.log10([known.min(), known.max()])
+            decades = 10.0 ** np.arange(np.floor(low), np.ceil(high) + 1)
+            # There is room for two labels such as "0.0001".
+            names = [f"{decades[0]:g}", *[""] * (len(decades) - 2), f"{decades[-1]:g}"]
+            time_ax.set_xticks(decades, names)
+        else:
+            time_ax.xaxis.set_major_formatter("{x:g}")
         time_ax.set_yticks([])
         time_ax.set_ylim(len(order) - 0.5, -0.5)
         time_ax.margins(x=0.15)

@@ -12,6 +12,7 @@ from sktl._display.predictions import PredictionsDisplay
 from sktl._display.table import (
     Column,
     numbers,
+    p_form,
     ranges,
     score_form,
     templates,
@@ -236,4 +237,7 @@ def _lines(text):
 
 
 def _p_value(p):
-    return "-" if np.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+    if np.isnan(p):
+        return "-"
+    text = "< 0.001" if p < 0.001 else f"{p:.3f}"
+    return p_form(p).removeprefix("= ") if text == "0.050" else text

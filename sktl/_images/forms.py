@@ -9,6 +9,7 @@ import operator
 import os
 import reprlib
 from collections.abc import Sequence
+from contextvars import ContextVar
 
 import numpy as np
 from joblib import Parallel, delayed
@@ -35,6 +36,9 @@ from sktl._images.value_range import (
 from sktl._utils.partitions import partition_name, refuse_collection
 from sktl._utils.warning import warn_caller
 from sktl.exceptions import ImageLayoutError, ImageOrientationWarning, ImageReadError
+
+# Where a part of X is read, which rows of X it holds; for warnings.
+rows_of_part = ContextVar("rows_of_part", default=None)
 
 
 def open_images(
@@ -178,9 +182,12 @@ def report_unreadable(errors, on_error):
     failures = [f for row in sorted(errors) for f in errors[row].failures]
     if not failures:
         return
-    error = ImageReadError(failures, partition_name.get())
     if on_error == "raise":
-        raise error
+        raise ImageReadError(failures, partition_name.get())
+    rows = rows_of_part.get()
+    if rows is not None:
+        failures = [(int(rows[i]), *why) for i, *why in failures]
+    error = ImageReadError(failures, partition_name.get())
     warn_caller(f"{error} Their features are NaN.", UserWarning)
 
 

@@ -82,73 +82,81 @@ def get_one_scorer(scoring, target, y):
 def check_defined(scoring, scorer, y, splits, target, cv):
     """Refuse a score that the rows of some test part cannot have, before any fit.
 
+    Not a scorer of the user's, who may mean it so.
+
     Parameters
     ----------
-    scoring, scorer, y, splits, target
-        As in `find_undefined`.
-    cv : int, splitter or iterable of splits
-        What made the splits, for the message.
+    scoring, scorer, y, splits, target, cv
+        As of `say_undefined`.
     """
-    i = find_undefined(scoring, scorer, y, splits, target)
-    if i is not None:
-        test = splits[i].test
+    reason = say_undefined(scoring, scorer, y, splits, target, cv)
+    if reason and not callable(scoring):
         raise ValueError(
-            f"scoring={scoring or target.scoring!r} is not defined on split {i} of "
-            f"cv={shown(cv)}, whose {len(test)} test row(s) {target.lack(y[test])}. "
-            f"Pass fewer folds, a cv whose test parts hold {target.complete}, or "
-            "another score."
+            f"scoring={scoring or target.scoring!r} {reason}. Pass fewer folds, a cv "
+            f"whose test parts hold {target.complete}, or another score."
         )
 
 
-def find_undefined(scoring, scorer, y, splits, target):
-    """Find a test part whose rows cannot have a score, without a fit to images.
-
-    A scorer of the user's may need more of a model than there is here; it is not tried.
+def say_undefined(scoring, scorer, y, splits, target, cv):
+    """Say where a score is not defined, without a fit to images.
 
     Parameters
     ----------
     scoring : str, callable or None
-        As the user passed it.
+        As the user passed it. A callable may need more of a model than there is here:
+        it is only asked whether it is set to a number.
     scorer : callable
         What it stands for.
     y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
     splits : list of Split
     target : Labels, Indicators or Numbers
         What `y` is.
+    cv : int, splitter or iterable of splits
+        What made the splits.
 
     Returns
     -------
-    i : int or None
-        Number of the first such split; None if there is none.
+    reason : str
+        On the first such split; "" if there is none.
     """
-    if callable(scoring):
-        return None
     guesses = {}  # by the classes they know
     for i, (train, test) in enumerate(splits):
-        if not target.lack(y[test]):
+        lack = target.lack(y[test])
+        if not lack:
             continue
         known = np.unique(y[train]).tobytes() if target.stratified else None
-        if known not in guesses:
+        if known not in guesses and not callable(scoring):
             guesses[known] = constant_guess(target, y[train])
-        if not _is_defined(scorer, guesses[known], y, y[test], target.has_scale):
-            return i
-    return None
+        if is_set(scorer, y, y[test], target.has_scale) or (
+            not callable(scoring) and not _has_score(scorer, guesses[known], y[test])
+        ):
+            return (
+                f"is not defined on split {i} of cv={shown(cv)}, whose {len(test)} "
+                f"test row(s) {lack}"
+            )
+    return ""
 
 
-def not_defined(estimator, X, y):
-    """Take the place of a score that some test part cannot have."""
-    return np.nan
+class UndefinedScore:
+    """Takes the place of a scorer, and gives the reason why there is no score."""
+
+    def __init__(self, reason):
+        self.reason = reason
+
+    def __call__(self, estimator, X, y):
+        """Score nothing."""
+        raise ValueError(f"it {self.reason}.")
 
 
-def _is_defined(scorer, guess, y, y_test, has_scale):
-    """Whether some of the rows of `y`, which lack something, have a score."""
+def _has_score(scorer, guess, y_test):
+    """Whether a guess at some rows has a score."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             score = scorer(guess, np.zeros((len(y_test), 1)), y_test)
     except Exception:  # scorers raise many kinds
         return False
-    return bool(np.isfinite(score)) and not is_set(scorer, y, y_test, has_scale)
+    return bool(np.isfinite(score))
 
 
 def is_set(scorer, y, y_test, has_scale):
@@ -186,12 +194,17 @@ def is_set(scorer, y, y_test, has_scale):
 
 
 def _completed(y_test, y):
-    """Rows with labels or tags in place of those that some rows of `y` lack."""
-    complete = y_test.reshape(len(y_test), -1).copy()
-    for column, of_all in zip(complete.T, y.reshape(len(y), -1).T, strict=True):
-        missing = np.setdiff1d(of_all, column)[: len(column)]
-        column[: len(missing)] = missing
-    return complete.reshape(y_test.shape)
+    """Rows with labels or tags that others of `y` have, where they can be spared."""
+    complete = y_test.copy()
+    if y.ndim > 1:
+        for column, of_all in zip(complete.T, y.T, strict=True):
+            for tag in np.setdiff1d(of_all, column):
+                column[complete.sum(axis=1).argmax()] = tag
+        return complete
+    for label in np.setdiff1d(y, y_test)[: len(y_test)]:
+        _, rows, counts = np.unique(complete, return_index=True, return_counts=True)
+        complete[rows[counts.argmax()]] = label
+    return complete
 
 
 def cost_of_an_error(scorer, y, parts, has_scale):

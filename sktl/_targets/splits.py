@@ -6,7 +6,7 @@ from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.metrics import r2_score
+from scipy.stats import rankdata
 from sklearn.model_selection import (
     GroupKFold,
     KFold,
@@ -19,7 +19,8 @@ from sktl._utils.missing import is_missing
 from sktl._utils.printable import shown
 from sktl._utils.warning import warn_caller
 
-# An R2 of the mean that chance does not explain with so many rows in each test part.
+# An R2 of the mean, of ranks, that chance does not explain with so many rows in each
+# test part.
 IN_ORDER, FEW_TEST_ROWS = -0.5, 10
 
 
@@ -108,17 +109,20 @@ def _warn_of_order(y, splits):
     """Warn if folds that were not shuffled test on other numbers than they train on."""
     if min(len(split.test) for split in splits) < FEW_TEST_ROWS:
         return
-    scores = [
-        r2_score(y[test], np.broadcast_to(y[train].mean(axis=0), y[test].shape))
-        for train, test in splits
-    ]
-    if np.mean(scores) < IN_ORDER:
+    ranks = rankdata(y, axis=0)  # a few large numbers alone say nothing of order
+    error = deviation = 0.0
+    for train, test in splits:
+        error += np.sum((ranks[test] - ranks[train].mean(axis=0)) ** 2)
+        deviation += np.sum((ranks[test] - ranks[test].mean(axis=0)) ** 2)
+    score = 1 - error / deviation if deviation else -np.inf
+    if score < IN_ORDER:
         warn_caller(
-            f"The mean of the training rows scores {np.mean(scores):.2f} on the test "
-            "rows (R2): the rows seem to be in some order, and each fold tests on rows "
+            f"The mean of the training rows scores {score:.2f} on the test rows (R2 of "
+            "ranks): the rows seem to be in some order, and each fold tests on rows "
             "unlike those it trains on. Shuffle them, or pass cv=KFold(5, "
-            "shuffle=True, random_state=0); if rows belong together, pass groups, "
-            "where there is such a parameter (compare_transfer).",
+            "shuffle=True, random_state=0). If rows belong together, keep each group "
+            "in one fold: pass groups to compare_transfer, or "
+            "cv=list(GroupKFold().split(X, y, groups)).",
             UserWarning,
         )
 

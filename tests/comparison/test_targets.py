@@ -9,7 +9,13 @@ import sklearn
 from sklearn.datasets import load_digits
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.linear_model import LogisticRegression, RidgeCV
-from sklearn.metrics import average_precision_score, log_loss, make_scorer, r2_score
+from sklearn.metrics import (
+    average_precision_score,
+    f1_score,
+    log_loss,
+    make_scorer,
+    r2_score,
+)
 from sklearn.model_selection import (
     GroupKFold,
     KFold,
@@ -269,6 +275,21 @@ def test_rows_in_the_order_of_their_numbers_are_warned_of(tool):
         warnings.simplefilter("error")
         tool(X, PRICE)
         tool(X[order], PRICE[order], cv=KFold(5, shuffle=True, random_state=0))
+
+
+def test_few_large_numbers_among_many_small_ones_are_no_order():
+    prices = np.random.default_rng(1).lognormal(sigma=2, size=(20, 60))
+    dummy = {"dummy": DummyRegressor()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for y in prices:
+            compare_transfer(X[:60], y, dummy, scoring="neg_mean_absolute_error")
+
+
+def test_steps_of_numbers_are_an_order():
+    steps, ridge = np.repeat([1, 2, 3, 4, 5.5], 20), {"ridge": RIDGE}
+    with pytest.warns(UserWarning, match="seem to be in some order"):
+        compare_transfer(X[:100], steps, ridge, scoring="neg_mean_absolute_error")
 
 
 def test_whole_numbers_are_labels_unless_it_is_said():
@@ -566,6 +587,45 @@ def test_tags_of_rows_without_any_are_scored_in_further_columns():
         report = compare_transfer(X, TAGS, {"model": LOGISTIC}, cv=3, scoring=names)
     assert np.isfinite(report.results_["mean_test_f1_samples"]).all()
     assert np.isfinite(report.results_["mean_test_jaccard_samples"]).all()
+
+
+@pytest.mark.parametrize("first", [0, -1])
+def test_score_of_rows_without_tags_does_not_depend_on_their_order(first):
+    """A test part lacks a tag, and one of its rows has none at all."""
+    y = np.array([[1, 0, 1], [0, 1, 1], [0, 0, 0], [1, 1, 0]] * 5)
+    part = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]])
+    y[:4] = np.roll(part, first, axis=0)
+    splits = [(np.arange(4, 20), np.arange(4)), (np.arange(12), np.arange(12, 20))]
+    model = MultiOutputClassifier(KNeighborsClassifier(3))
+    names = ["f1_samples", "accuracy", "jaccard_samples", "f1_macro"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that such rows count as 0
+        report = compare_transfer(X[:20], y, {"model": model}, cv=splits, scoring=names)
+    assert np.isfinite(report.results_["mean_test_score"]).all()
+    assert np.isfinite(report.results_["mean_test_jaccard_samples"]).all()
+    (finding,) = (f for f in report.findings_ if "could not be computed" in f)
+    assert finding.startswith(
+        "'f1_macro' could not be computed for 'model': ValueError"
+    )
+    assert "on split 0 of cv=" in finding
+    assert finding.endswith("whose 4 test row(s) hold no 1 in column(s) [2] of y.")
+
+
+def test_f1_of_a_class_by_name_is_not_zero_for_want_of_rows_in_further_columns():
+    """As one has it of labels that are words."""
+    y = np.where(NUMBER < 9, "well", "ill")
+    (well,), rows = np.nonzero(y == "well"), np.arange(120)
+    splits = [(np.setdiff1d(rows, part), part) for part in (well[:9], rows[:30])]
+    scorer = make_scorer(f1_score, pos_label="ill")
+    scorer.__name__ = "f1_ill"
+    report = compare_transfer(
+        X,
+        y,
+        {"model": KNeighborsClassifier(3)},
+        cv=splits,
+        scoring=["accuracy", scorer],
+    )
+    assert np.isnan(report.results_["mean_test_f1_ill"]).all()
 
 
 def test_each_contender_lacks_a_score_for_its_own_reason():

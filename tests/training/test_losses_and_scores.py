@@ -20,7 +20,12 @@ from skorch.dataset import Dataset, ValidSplit
 from skorch.helper import predefined_split
 from torch import nn
 
-from sktl import FineTunedCNNRegressor, GlobalScaler, PretrainedFeatureExtractor
+from sktl import (
+    FineTunedCNNClassifier,
+    FineTunedCNNRegressor,
+    GlobalScaler,
+    PretrainedFeatureExtractor,
+)
 
 pytestmark = pytest.mark.usefixtures("device")  # on a GPU too
 
@@ -278,6 +283,26 @@ def test_scoring_callback_scores_as_the_net_does_by_default(make):
     score = EpochScoring(None, lower_is_better=False, on_train=True)
     clf = make("full", callbacks=[score], max_epochs=1, lr=1e-12).fit(X, y)
     assert clf.history[-1, "score"] == clf.score(X, y)
+
+
+def test_scoring_callback_scores_as_a_subclass_that_scores_otherwise(tiny_network):
+    class Costs(FineTunedCNNClassifier):
+        def score(self, X, y, sample_weight=None):
+            return -super().score(X, y, sample_weight)
+
+    y = np.array(["a", "b", "c"])[Y]
+    own = EpochScoring(None, name="own", on_train=True)
+    called = EpochScoring(lambda net, *rows: net.score(*rows), name="by", on_train=True)
+    clf = Costs(
+        tiny_network,
+        image_size=8,
+        strategy="full",
+        max_epochs=1,
+        lr=1e-12,
+        random_state=0,
+        callbacks=[own, called],
+    ).fit(X, y)
+    assert clf.history[-1, "own"] == clf.history[-1, "by"] == clf.score(X, y) < 0
 
 
 # ---- early stopping by a score

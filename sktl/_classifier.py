@@ -130,10 +130,11 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         (such as `"f1_macro"`), or a scorer of your own. Scores are in `history` as
         `valid_score`.
     validation_fraction : float, default=0.1
-        Share of each class that `early_stopping` holds out. With indicators, a row
-        counts to its rarest tag, and with `groups`, a group counts to the rarest class
-        or tag in it; shares are then kept only nearly, and none loses its last row or
-        group. Not used if there are no epochs.
+        Share of each class that `early_stopping` holds out; with `groups`, a share of
+        the groups. With indicators, a row counts to its rarest tag, and with `groups`,
+        a group counts to that of its classes or tags which is in the fewest groups;
+        shares are then kept only nearly, and none that is in a single row or group is
+        held out. Not used if there are no epochs.
     n_iter_no_change : int, default=5
         Epochs without improvement after which `early_stopping` stops.
     refit : bool, default=False
@@ -405,8 +406,8 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         Raises
         ------
         ValueError
-            If `groups` are not one for each row, or all rows to train on are of one
-            group and `C` is `"auto"`.
+            If `groups` are not one for each row, or a head is fitted with `C="auto"`
+            and all rows to train on are of one group.
         TrainingDivergedError
             If the loss is no longer finite.
         ImageReadError

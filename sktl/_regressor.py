@@ -179,8 +179,8 @@ class FineTunedCNNRegressor(SavedMixin, FineTunedNet, NeuralNetRegressor):
         Raises
         ------
         ValueError
-            If `groups` are not one for each row, or all rows to train on are of one
-            group and the head is fitted by ridge regression.
+            If `groups` are not one for each row, or a head is fitted by ridge
+            regression and all rows to train on are of one group.
         TrainingDivergedError
             If the loss is no longer finite.
         ImageReadError

@@ -277,8 +277,9 @@ def _leave_one_out(scaled, values, rows):
     if n_groups < 2 <= n_images:
         raise ValueError(
             "The penalty on the head is chosen by leaving out one group at a time, but "
-            "all rows to train on are of one group. Pass rows of other groups too, or "
-            "leave out groups."
+            "all rows to train on are of one group (early_stopping, train_split and "
+            "weights of zero take rows away). Pass more groups, a fixed C "
+            "(classifier), or no groups."
         )
     values = values - np.average(values, axis=0, weights=weights)
     root = np.sqrt(weights)[:, None]

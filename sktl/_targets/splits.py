@@ -213,7 +213,8 @@ def split_groups(strata, groups, fraction, seed):
     Parameters
     ----------
     strata : ndarray of shape (n,)
-        The number of each row's stratum. A group counts to the rarest of its rows.
+        The number of each row's stratum. A group counts to that of its strata which is
+        in the fewest groups.
     groups : ndarray of shape (n,)
     fraction : float
         The share of the groups, rounded up.
@@ -223,10 +224,13 @@ def split_groups(strata, groups, fraction, seed):
     Returns
     -------
     split : Split
-        The first part has a group of each stratum if it has as many groups.
+        The first part has a group of each stratum to which one counts, if it has as
+        many groups.
     """
     _, group_of_row = np.unique(groups, return_inverse=True)
-    by_rarity = np.lexsort([np.bincount(strata)[strata], group_of_row])
+    pairs = np.unique(np.column_stack([group_of_row, strata]), axis=0)
+    n_groups = np.bincount(pairs[:, 1])
+    by_rarity = np.lexsort([n_groups[strata], group_of_row])
     _, first = np.unique(group_of_row[by_rarity], return_index=True)
     order = nested_order(strata[by_rarity[first]], np.random.RandomState(seed))
     n_kept = len(order) - math.ceil(fraction * len(order))

@@ -229,6 +229,12 @@ class EstimatorNet(NeuralNet):
         splitter = getattr(self.train_split, "cv", None)
         if type(self.train_split) is not ValidSplit or not hasattr(splitter, "split"):
             return super().get_split_datasets(X, y, **fit_params)
+        kinds = [kind.__name__ for kind in type(splitter).__mro__]
+        if self.train_split.stratified and "Stratified" not in "".join(kinds):
+            raise ValueError(
+                f"train_split has stratified=True, but {kinds[0]} does not stratify; "
+                "use StratifiedKFold or StratifiedGroupKFold, or leave out stratified."
+            )
         dataset = self.get_dataset(X, y)
         parts = next(splitter.split(np.arange(len(dataset)), y, **fit_params))
         return tuple(Subset(dataset, rows) for rows in parts)

@@ -9,6 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.model_selection import (
     GroupKFold,
+    KFold,
     PredefinedSplit,
     RepeatedStratifiedKFold,
     StratifiedGroupKFold,
@@ -433,6 +434,15 @@ def test_class_of_a_single_group_is_trained_on(make):
         assert 2 not in labels[held_out]
 
 
+def test_class_of_many_rows_in_a_single_group_is_trained_on(make):
+    patients = np.repeat(np.arange(6), 6)
+    labels = np.where(patients == 5, 1, 0)
+    labels[[6, 35]] = 2  # fewer rows, but in two groups
+    for seed in range(8):
+        _, others = rows_set_aside(make, labels, groups=patients, random_state=seed)
+        assert 1 in labels[others]
+
+
 def test_rare_tags_are_among_the_rows_set_aside_and_among_the_others(make):
     tags = np.zeros((36, 3), dtype=int)
     tags[:3, 0] = tags[3:9, 1] = tags[::2, 2] = 1
@@ -464,7 +474,7 @@ def rows_set_aside(make, y, groups=None, **params):
         (
             {"strategy": "lp_ft"},
             np.arange(36) < 18,
-            "all rows to train on are of one group",
+            r"all rows to train on are of one group \(early_stopping, train_split",
         ),
         ({}, np.zeros(35), r"groups has shape \(35,\), but y has 36 rows"),
         ({}, [None] + ["a"] * 35, r"groups is missing .* for 1 row\(s\)"),
@@ -504,6 +514,14 @@ def test_splitter_of_any_class_gets_the_class_numbers(make, folds, stratified):
     _, expected = next(folds.split(X, Y, groups))
     valid = dict(clf.callbacks_)["keep"].valid
     assert valid.indices.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("folds", [KFold(3), GroupKFold(3)])
+def test_splitter_that_cannot_stratify_as_asked_is_refused(make, folds):
+    split = ValidSplit(folds, stratified=True)
+    said = f"{type(folds).__name__} does not stratify; use StratifiedKFold"
+    with pytest.raises(ValueError, match=said):
+        make("full", train_split=split).fit(X, Y, groups=np.arange(36) // 3)
 
 
 def test_fraction_that_leaves_a_class_out_is_refused(make):

@@ -1,7 +1,6 @@
 """The new head of a network: built, and solved where it is one linear layer."""
 
 import itertools
-import warnings
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,6 +8,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from sktl._targets.scaling import GlobalScaler
+from sktl._utils.warning import silenced
 
 # Largest slope at which the head counts as solved; scikit-learn's 1e-4 is seen in the
 # third digit of logits.
@@ -217,9 +217,8 @@ def _unscaled(scaler, coef, intercept):
 def _logistic_regression(scaler, scaled, codes, weights, C):
     """Classes, coefficients and intercepts, for features as they were."""
     model = LogisticRegression(C=C, tol=SLOPE, max_iter=10_000)
-    with warnings.catch_warnings():
-        # Where it may be so, the check of `y` has said it.
-        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
+    # Where it may be so, whoever learnt the classes has said it.
+    with silenced("The number of unique classes"):
         model.fit(scaled, codes, weights)
     return model.classes_, *_unscaled(scaler, model.coef_, model.intercept_)
 

@@ -1,6 +1,5 @@
 """Labels: one class per image."""
 
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +22,7 @@ from sktl._targets.target import (
 )
 from sktl._utils.missing import is_missing
 from sktl._utils.printable import shown
-from sktl._utils.warning import warn_caller
+from sktl._utils.warning import silenced, warn_caller
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,19 +53,18 @@ class Labels(Target):
     @staticmethod
     def check(y):
         """Return `y` as an array of labels, or say in which row there is none."""
-        y = check_labels(y)
-        _warn_of_numbers(y)
-        return y
+        return check_labels(y)
 
     @classmethod
     def learn(cls, y, sample_weight=None):
         """Learn the classes from checked labels; there must be two or more."""
+        _warn_of_numbers(y)
         return cls(list_classes(y))
 
     @classmethod
     def from_classes(cls, classes):
         """Learn from a list of all classes, before there are rows."""
-        return cls.learn(check_labels(classes))
+        return cls(list_classes(check_labels(classes)))
 
     def strata(self, y):
         """Number the rows by stratum; small subsets keep the shares of the strata."""
@@ -225,9 +223,8 @@ def check_labels(y):
             f"y holds infinity in row {np.flatnonzero(np.isinf(y))[0]}, which is not "
             "a label. Label this row, or leave it out."
         )
-    with warnings.catch_warnings():
-        # It says that of names too, and at a line of ours.
-        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
+    # It says that of names too, and at a line of ours.
+    with silenced("The number of unique classes"):
         check_classification_targets(y)
     return y
 

@@ -331,9 +331,10 @@ class FineTunedNet(NetworkInputMixin, CallbackSupportMixin, EstimatorNet):
         When `fit` starts over: those that say what the network is and what it begins
         with (`backbone`, `weights`, `strategy`, `unfreeze_from`, `reinit_from`,
         `hidden_units`, `dropout`, `image_size`, `preprocessing`, `C`, `initial_share`),
-        and `refit`. `partial_fit` ignores them. So does `fit` with `warm_start=True`,
-        but it raises an error if they ask for another network (`strategy`,
-        `hidden_units` and the like).
+        and `refit`. `partial_fit` ignores them, but `strategy="linear_probe"` without
+        `hidden_units` takes it away. `fit` with `warm_start=True` ignores them too, but
+        raises an error if they ask for another network (`strategy`, `hidden_units` and
+        the like), and with `refit=True`.
 
         Parameters
         ----------

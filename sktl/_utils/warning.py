@@ -9,6 +9,14 @@ _warned_here = ContextVar("warned_here", default=None)
 
 
 @contextmanager
+def silenced(message):
+    """Leave out warnings for users that begin like this regular expression."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message, UserWarning)
+        yield
+
+
+@contextmanager
 def warning_once():
     """Warn each line once of each thing in here, however many fits lead to it.
 

@@ -67,6 +67,7 @@ def test_many_names_or_announced_classes_are_not_taken_for_numbers(recwarn):
     few, all_of_them = np.arange(24) % 3, np.arange(24)
     clf = FineTunedCNNClassifier("sktl_mini", strategy="full", max_epochs=1)
     clf.partial_fit(X, few, classes=all_of_them)
+    clf.partial_fit(X, all_of_them)
     assert not recwarn.list
 
 

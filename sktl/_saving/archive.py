@@ -22,7 +22,11 @@ from sktl.exceptions import ModelFileError
 
 SCHEMA = 4
 NO_DIGEST = "0" * 64
-CURE_OF_WEIGHTS = "if it holds a network's weights, pass it as weights"
+CURE_OF_WEIGHTS = (
+    "if it holds a network's weights, pass it as weights, or, if save_params wrote it, "
+    "use load_params"
+)
+NOT_LOADED = "{!r} is not a model file that can be loaded"
 # How files begin that are taken for model files: not with the length of a header.
 OTHER_FILES = {
     b"PK": f"a zip archive, such as torch.save writes; {CURE_OF_WEIGHTS}",
@@ -119,9 +123,9 @@ def read_archive(path, kind, fields):
         safetensors.SafetensorError,
     ) as error:
         raise ModelFileError(
-            f"{str(path)!r} is not a model file that can be loaded: "
-            f"{str(error)[:300]}. Files must be exactly as sktl wrote them: copy this "
-            "one again from where it was saved, or save the model again."
+            f"{NOT_LOADED.format(str(path))}: {str(error)[:300]}. Files must be "
+            "exactly as sktl wrote them: copy this one again from where it was saved, "
+            "or save the model again."
         ) from error
     return manifest, tensors
 
@@ -133,12 +137,11 @@ def _read(path, kind):
         raise ValueError("there is no such file, or it is a device")
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
-        begin = file.read(8)
-        length = int.from_bytes(begin, "little")
+        begin = file.read(9)
+        length = int.from_bytes(begin[:8], "little")
         if length > min(size - 8, LARGEST_HEADER):
-            raise ValueError(
-                f"{_name(begin)} (its {size} bytes cannot hold a header of {length})"
-            )
+            _refuse(path, begin, f"its {size} bytes cannot hold a header of {length}")
+        file.seek(8)
         manifest, end = _parse(file.read(length))
         _check_readable(manifest, path, kind)
         # Only now is the whole file read into memory.
@@ -155,12 +158,15 @@ def _read(path, kind):
     return manifest, safetensors.torch.load(whole)
 
 
-def _name(begin):
-    """Say what begins like this."""
+def _refuse(path, begin, why):
+    """Say what begins like this; `why` is for what is not another kind of file."""
+    for start, kind in OTHER_FILES.items():
+        if begin.startswith(start):
+            raise ModelFileError(f"{NOT_LOADED.format(str(path))}: it is {kind}.")
     if not begin:
-        return "it is empty"
-    kinds = (kind for start, kind in OTHER_FILES.items() if begin.startswith(start))
-    return f"it is {next(kinds, 'something else')}"
+        raise ValueError("it is empty")
+    what = "cut off" if begin[8:] == b"{" else "not a file of sktl"
+    raise ValueError(f"it is {what} ({why})")
 
 
 def _with_digest(header, old, new=NO_DIGEST):

@@ -742,6 +742,16 @@ def test_header_longer_than_its_file_is_refused_by_its_length(saved, saved_bytes
     assert_refused(saved, f"its {n + 8} bytes cannot hold a header of {n + 1}")
 
 
+def test_file_that_ends_in_its_header_is_cut_off(saved, saved_bytes):
+    saved.write_bytes(saved_bytes[:1000])
+    assert_refused(saved, "it is cut off .*copy this one again")
+
+
+def test_what_is_known_to_be_another_file_is_not_to_be_copied_again(tmp_path):
+    Image.new("L", (2, 2)).save(tmp_path / "model", "PNG")
+    assert_refused(tmp_path / "model", r"loaded: it is an image\.$")
+
+
 def length_of(n):
     return lambda whole: n.to_bytes(8, "little") + whole[8:]
 
@@ -817,7 +827,7 @@ OTHER_FILES = {
     ),
     "torch_save": (
         lambda path: torch.save({"x": Payload()}, path),
-        "torch.save writes",
+        "torch.save writes; .* if save_params wrote it, use load_params",
     ),
     "zip": (write_zip, "it is a zip archive"),
     "safetensors": (
@@ -826,7 +836,7 @@ OTHER_FILES = {
     ),
     "image": (lambda path: Image.new("L", (2, 2)).save(path, "PNG"), "it is an image"),
     "empty": (lambda path: path.touch(), "it is empty"),
-    "numpy": (lambda path: np.save(path.open("wb"), np.ones(3)), "something else"),
+    "numpy": (lambda path: np.save(path.open("wb"), np.ones(3)), "not a file of sktl"),
     "sparse": (write_sparse, "cannot hold a header"),
     "folder": (lambda path: path.mkdir(), "it is a folder"),
     "nothing": (lambda path: None, "there is no such file"),

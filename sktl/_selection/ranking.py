@@ -21,6 +21,7 @@ from sktl._targets.kinds import check_rows
 from sktl._targets.scoring import check_defined, get_one_scorer
 from sktl._targets.splits import make_splits
 from sktl._utils.printable import shown
+from sktl._utils.warning import silenced
 
 METHODS = ("logme", "hscore", "knn", "probe")
 N_NEIGHBOURS = 5
@@ -397,9 +398,16 @@ def _make_score(method, cv, scoring, target, y):
 def probe_scores(features, y, target, cv, scorer, n_jobs=None):
     """Score of a linear model, one for each `Split` in `cv`."""
     probe = make_pipeline(*target.linear())
-    scores = cross_val_score(
-        probe, features, y, cv=cv, scoring=scorer, n_jobs=n_jobs, error_score="raise"
-    )
+    with silenced("The number of unique classes"):  # the check of `y` has warned
+        scores = cross_val_score(
+            probe,
+            features,
+            y,
+            cv=cv,
+            scoring=scorer,
+            n_jobs=n_jobs,
+            error_score="raise",
+        )
     if np.isnan(scores).any():
         split = np.flatnonzero(np.isnan(scores))[0]
         raise ValueError(

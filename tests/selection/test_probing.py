@@ -555,3 +555,15 @@ def test_last_layer_that_is_hardly_better_alone_may_be_so_by_luck():
 def test_splitter_that_needs_groups_is_refused_with_what_to_pass(digits):
     with pytest.raises(ValueError, match=r"needs groups. Pass its splits, as in cv=\["):
         probe_layers(*digits, "sktl_mini", cv=GroupKFold(3))
+
+
+def test_numbers_taken_for_labels_are_warned_of_once():
+    """Not by scikit-learn for each fold and layer too."""
+    X = np.random.default_rng(0).integers(0, 256, (44, 8, 8), np.uint8)
+    ids = np.repeat(np.arange(23), 2)[:44]
+    ids[:2] = 30, 31  # 24 classes in 44 rows, most of them in both folds
+    with pytest.warns(UserWarning, match="different numbers") as caught:
+        probe_layers(X, ids, "sktl_mini", cv=2)
+    said = " ".join(str(w.message) for w in caught)
+    assert said.count("different numbers") == 1
+    assert "unique classes" not in said

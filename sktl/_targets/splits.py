@@ -80,7 +80,9 @@ def make_splits(X, y, cv, groups, target):
     if len(splits) < 2:
         raise ValueError(
             f"cv={shown(cv)} gives {len(splits)} split, and at least 2 are needed. "
-            "Pass an int of 2 or more, or another splitter."
+            "Pass an int of 2 or more, or another splitter. To score on one given test "
+            "part, train on several draws of the other rows: cv=[(train[rows], test) "
+            "for rows, _ in ShuffleSplit(5, train_size=0.8).split(train)]."
         )
     for i, (train, test) in enumerate(splits):
         highest = max((rows.max() for rows in (train, test) if len(rows)), default=0)

@@ -20,6 +20,7 @@ from sklearn.model_selection import (
     GroupKFold,
     KFold,
     LeaveOneOut,
+    ShuffleSplit,
     StratifiedGroupKFold,
     StratifiedKFold,
     cross_val_score,
@@ -626,6 +627,20 @@ def test_f1_of_a_class_by_name_is_not_zero_for_want_of_rows_in_further_columns()
         scoring=["accuracy", scorer],
     )
     assert np.isnan(report.results_["mean_test_f1_ill"]).all()
+
+
+def test_one_given_test_part_is_scored_on_with_draws_as_the_error_says():
+    train, test = np.arange(80), np.arange(80, 120)
+    ridge = {"ridge": RIDGE}
+    with pytest.raises(
+        ValueError, match=r"gives 1 split.*cv=\[\(train\[rows\], test\)"
+    ):
+        compare_transfer(X, PRICE, ridge, cv=[(train, test)])
+    draws = ShuffleSplit(5, train_size=0.8, random_state=0).split(train)
+    cv = [(train[rows], test) for rows, _ in draws]
+    report = compare_transfer(X, PRICE, ridge, cv=cv)
+    expected = cross_val_score(RIDGE, X, PRICE, cv=cv)
+    np.testing.assert_allclose(scores_of(report, "ridge"), expected)
 
 
 def test_each_contender_lacks_a_score_for_its_own_reason():

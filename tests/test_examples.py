@@ -17,8 +17,8 @@ EXAMPLES = REPOSITORY / "examples"
 SCRIPTS = {
     "choose_layers": "",
     "choose_network": "",
-    "find_crossover": "--sizes 20 60 --draws 3",
-    "search_on_cluster": "--images 60",
+    "find_crossover": "--sizes 20 40 --draws 2",
+    "search_on_cluster": "--images 40",
     "extract_on_cluster": "--images 1000",
     "compare_photographs": "--images 20 --folds 2 --image-size 64 --sets hymenoptera",
 }

@@ -293,12 +293,9 @@ class Findings:
     def _say_nothing_is_learnt(self):
         """Whether a contender that knows `y` alone is as good as all that see more."""
         sentences = []
+        names = dict.fromkeys(self.results["contender"])
+        others = [name for name in names if name not in self.blind]
         for blind in self.blind:
-            others = [
-                n
-                for n in dict.fromkeys(self.results["contender"])
-                if n not in self.blind
-            ]
             gains = [self.evidence.gain(self.results, n, blind) for n in others]
             verdicts, _ = verdicts_on(gains, margin=None)
             if any(verdicts) and BETTER not in verdicts:

@@ -83,15 +83,17 @@ def get_one_scorer(scoring, target, y):
 def check_defined(scoring, scorer, y, splits, target, cv):
     """Refuse a score that the rows of some test part cannot have, before any fit.
 
-    Not a scorer of the user's, who may mean it so.
+    Not a scorer of the user's, which is not tried.
 
     Parameters
     ----------
     scoring, scorer, y, splits, target, cv
         As of `say_undefined`.
     """
+    if callable(scoring):
+        return
     reason = say_undefined(scoring, scorer, y, splits, target, cv)
-    if reason and not callable(scoring):
+    if reason:
         raise ValueError(
             f"scoring={scoring or target.scoring!r} {reason}. Pass fewer folds, a cv "
             f"whose test parts hold {target.complete}, or another score."

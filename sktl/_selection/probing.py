@@ -12,10 +12,8 @@ from tqdm import tqdm
 from sktl._display.layer_probe import LayerProbeDisplay
 from sktl._display.table import TableMixin, numbers, score_form, words
 from sktl._extractor import as_extractor
-from sktl._selection.ranking import check_finite, probe_scores
+from sktl._selection.linear_probe import LinearProbe, check_finite
 from sktl._targets.kinds import TARGETS, check_rows
-from sktl._targets.scoring import check_defined, get_one_scorer
-from sktl._targets.splits import make_splits
 
 # Standard errors by which a layer has to be below the best one to count as worse: the
 # rule of Breiman et al. (Classification and Regression Trees, 1984).
@@ -263,9 +261,7 @@ def probe_layers(
     """
     extractor = as_extractor(backbone)
     y, target = check_rows(X, y, target)
-    folds = make_splits(np.zeros(len(y)), y, cv, None, target)
-    what, scorer = get_one_scorer(scoring, target, y)
-    check_defined(scoring, scorer, y, folds, target, cv)
+    probe = LinearProbe(y, target, cv, scoring)
     network, name = _load_network(extractor)
     ends = network.stage_ends()
     extractor.set_params(
@@ -278,16 +274,16 @@ def probe_layers(
     widths = extractor.layer_widths_
     parts = np.split(features, np.cumsum(widths)[:-1], axis=1)
     with tqdm(parts, disable=not verbose, unit="layer") as bar:
-        scores = [probe_scores(part, y, target, folds, scorer, n_jobs) for part in bar]
+        scores = [probe.scores(part, n_jobs) for part in bar]
     late = np.hstack(parts[first_advised(np.array(scores)) :])
-    together = probe_scores(late, y, target, folds, scorer, n_jobs)
+    together = probe.scores(late, n_jobs)
     return LayerProbe(
         list(ends),
         list(ends.values()),
         widths,
         scores,
         together,
-        what,
+        probe.scoring,
         target.name,
     )
 

@@ -26,12 +26,10 @@ import sktl
 from sktl import GlobalScaler, Preprocessing, PretrainedFeatureExtractor
 from sktl._networks import backbones
 from sktl._networks.kept import free_networks
-from sktl._selection.ranking import (
-    METHODS,
-    BackboneRanking,
+from sktl._selection.ranking import METHODS, BackboneRanking, rank_backbones
+from sktl._selection.transferability import (
     log_maximum_evidence,
     neighbours_accuracy,
-    rank_backbones,
     shrunk_h_score,
 )
 from sktl.exceptions import UnknownBackboneError, WeightsNotAvailableError

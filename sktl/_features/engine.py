@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import backends
 
+from sktl._utils.partitions import partition_name
 from sktl._utils.torch_state import exact_float32, plain_torch
 from sktl._utils.warning import warn_caller
 
@@ -28,9 +29,9 @@ _DTYPES = {
 # Maps of few images stay in a CPU's caches, and in memory that the allocator reuses:
 # eight of 224 pixels at once are 1.4 to 1.7 times as fast as 32 (benchmarks/README.md).
 MAX_PIXELS_ON_CPU = 8 * 224**2
-# An `X` of at most this many rows, as when a service is asked for one image, is not
-# padded to a batch, unless a whole batch is computed in a moment.
+# For `is_padded`: what counts as few rows, and a batch that is computed in a moment.
 FEW_ROWS = 3
+FEW_NUMBERS = 3 * 2**13
 # Launched and not yet fetched: one that a GPU computes, one to go on with.
 BATCHES_UNDER_WAY = 2
 
@@ -210,6 +211,23 @@ def _cpu_numerics(device):
 def _rounding(part):
     """How a backend rounds float32; not at all if nothing was set."""
     return part.fp32_precision.replace("none", "ieee")
+
+
+def is_padded(n_rows, n_numbers):
+    """Whether an `X` is computed in batches of one size, the last one padded.
+
+    Few rows, as when a service is asked for one image, are not: most of the batch would
+    be computed for nothing. Unless a whole batch is computed in a moment, or the rows
+    are a part of a larger collection.
+
+    Parameters
+    ----------
+    n_rows : int
+    n_numbers : int
+        In a whole batch.
+    """
+    is_part = partition_name.get() is not None
+    return n_rows > FEW_ROWS or n_numbers <= FEW_NUMBERS or is_part
 
 
 def is_out_of_memory(error):

@@ -33,19 +33,16 @@ from tqdm import tqdm
 
 from sktl._features.blocks import MUCH_LARGER, Blocks, look_up
 from sktl._features.cache import fingerprint, open_cache
-from sktl._features.engine import FEW_ROWS, Engine, is_of_device, is_out_of_memory
+from sktl._features.engine import Engine, is_of_device, is_out_of_memory, is_padded
 from sktl._features.pixel_network import place
 from sktl._images.decoding import decoding_stack
 from sktl._images.forms import report_unreadable
 from sktl._images.value_range import warn_of_darkness
 from sktl._networks.backbones import Backbone
-from sktl._utils.partitions import partition_name
 from sktl._utils.torch_state import plain_torch
 from sktl._utils.warning import warn_caller
 from sktl.exceptions import BatchSizeWarning, ImageSizeWarning
 
-# Pixels of a batch that is computed in a moment.
-FEW_PIXELS = 2**13
 # What most networks see; for these, no other network is suggested.
 IMAGENET_SIZE = 224
 
@@ -179,9 +176,8 @@ class FrozenPrefix:
     def _compute(self, block, cache, result):
         """Compute, keep and write a block; False if another process is computing it."""
         missing = [content for content in block.contents if content.missing()]
-        is_small = self.engine.batch_size * self._side() ** 2 <= FEW_PIXELS
-        is_part = partition_name.get() is not None
-        is_short = result.n_rows <= FEW_ROWS and not is_small and not is_part
+        n_numbers = self.engine.batch_size * 3 * self._side() ** 2
+        is_short = not is_padded(result.n_rows, n_numbers)
         locks = {content.lock() for content in missing if not is_short}
         computed = {}
         with plain_torch(), cache.locked(locks, block.patience) as is_ours:

@@ -20,14 +20,11 @@ from skorch.utils import is_dataset, to_device, to_tensor
 from torch.utils.data import DataLoader, Subset, default_convert
 from tqdm import tqdm
 
-from sktl._features.engine import FEW_ROWS, resolve_device
-from sktl._utils.partitions import partition_name
+from sktl._features.engine import is_padded, resolve_device
 from sktl._utils.torch_state import plain_torch
 
 # Our data sets and batches are dicts of these; the last two only where there are some.
 ROWS, WEIGHT, GROUP = "rows", "sample_weight", "group"
-# Numbers of a batch that is computed in a moment: a fraction of a millisecond.
-FEW_NUMBERS = 2**14
 # Parameters of what is built anew whenever it is used.
 OF_READERS = ("iterator_train__", "iterator_valid__", "dataset__")
 
@@ -374,24 +371,28 @@ class EstimatorNet(NeuralNet):
     def forward_iter(self, X, training=False, device="cpu"):
         """As skorch's; few rows are computed without padding."""
         dataset = self.get_dataset(X)
-        pads = len(dataset) > FEW_ROWS or partition_name.get() is not None
+        n_rows = len(dataset)
         # A DataLoader makes tensors on torch's default device.
         with plain_torch():
             batches = self.get_iterator(dataset, training=training)
-            if not len(dataset):  # no rows make no batch
+            if not n_rows:  # no rows make no batch
                 batches = [({ROWS: torch.from_numpy(dataset.X[ROWS])}, None)]
             outputs = [
-                to_device(self.evaluation_step(batch, training, pads), device=device)
+                to_device(self.evaluation_step(batch, training, n_rows), device=device)
                 for batch in batches
             ]
         yield from outputs
 
-    def evaluation_step(self, batch, training=False, pads=True):
-        """Compute outputs in batches of one size: rows do not influence one another."""
+    def evaluation_step(self, batch, training=False, n_rows=None):
+        """Compute outputs in batches of one size: rows do not influence one another.
+
+        Few rows, `n_rows` in all, are not padded, unless they are features, which costs
+        nothing.
+        """
         x, y = unpack_data(batch)
         x = x[ROWS]
-        # Features, unlike maps, cost nothing to pad.
-        pads = pads or x.ndim == 2 or x[:1].numel() * self.batch_size <= FEW_NUMBERS
+        n_numbers = self.batch_size * x[:1].numel()
+        pads = n_rows is None or x.ndim == 2 or is_padded(n_rows, n_numbers)
         n_missing = max(0, self.batch_size - len(x)) if pads else 0
         padded = torch.cat([x, x.new_zeros(n_missing, *x.shape[1:])])
         outputs = super().evaluation_step(({ROWS: padded}, y), training)

@@ -9,6 +9,7 @@ from sktl._display.predictions import PredictionsDisplay
 from sktl._display.time_to_score import TimeToScoreDisplay
 from sktl._extractor import PretrainedFeatureExtractor
 from sktl._features.cache import cache_info, clear_cache, prune_cache
+from sktl._global_scaler import GlobalScaler
 from sktl._images.forms import check_images
 from sktl._networks.backbones import layer_names, list_backbones
 from sktl._networks.preprocessing import Preprocessing
@@ -16,7 +17,6 @@ from sktl._raw_pixels import RawPixels
 from sktl._regressor import FineTunedCNNRegressor
 from sktl._selection.probing import LayerProbe, probe_layers
 from sktl._selection.ranking import BackboneRanking, rank_backbones
-from sktl._targets.scaling import GlobalScaler
 
 __version__ = "0.1.0"
 

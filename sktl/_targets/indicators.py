@@ -10,8 +10,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.svm import SVC
 
-from sktl._targets.head import solve_each_by_logistic_regression
-from sktl._targets.scaling import GlobalScaler
+from sktl._global_scaler import GlobalScaler
+from sktl._targets.linear_head import solve_each_by_logistic_regression
 from sktl._targets.target import (
     BOOSTING,
     OF_SIGNS,

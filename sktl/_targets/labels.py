@@ -10,8 +10,8 @@ from sklearn.svm import SVC
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d
 
-from sktl._targets.head import solve_by_logistic_regression
-from sktl._targets.scaling import GlobalScaler
+from sktl._global_scaler import GlobalScaler
+from sktl._targets.linear_head import solve_by_logistic_regression
 from sktl._targets.target import (
     BOOSTING,
     OF_NUMBERS,

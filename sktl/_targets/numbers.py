@@ -15,8 +15,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
 from sklearn.utils.validation import check_array
 
-from sktl._targets.head import solve_by_ridge
-from sktl._targets.scaling import GlobalScaler
+from sktl._global_scaler import GlobalScaler
+from sktl._targets.linear_head import solve_by_ridge
 from sktl._targets.target import (
     BOOSTING,
     OF_PROBABILITIES,

@@ -40,8 +40,8 @@ from sktl._features.image_input import COUNT, IMAGE_CONSTRAINTS, NetworkInputMix
 from sktl._features.pixel_network import channels_last, normalize
 from sktl._networks.backbones import Backbone
 from sktl._networks.stages import StagedNetwork
-from sktl._targets.head import HeadRows, linear_layer
 from sktl._targets.kinds import recognise
+from sktl._targets.linear_head import HeadRows
 from sktl._targets.scoring import get_scorers
 from sktl._training.augmentation import make_augment
 from sktl._training.averaging import AverageWithStart, share_for
@@ -55,7 +55,7 @@ from sktl._training.early_stopping import (
     n_epochs_kept,
     restores_best,
 )
-from sktl._training.module import FineTunedModule
+from sktl._training.module import FineTunedModule, linear_layer
 from sktl._training.net import GROUP, ROWS, WEIGHT, EstimatorNet, holds_rows
 from sktl._training.rows import make_rows
 from sktl._training.schedule import OneCycle

@@ -2,11 +2,11 @@
 
 import copy
 import functools
+import itertools
 
 import torch
 
 from sktl._features.pixel_network import channels_last, pool, to_channels_last
-from sktl._targets.head import make_head
 
 
 class FineTunedModule(torch.nn.Module):
@@ -152,3 +152,22 @@ def _skip(strides, module, inputs):
     """Leave out the pixels that a kernel of one pixel steps over."""
     (images,) = inputs
     return images[..., :: strides[0], :: strides[1]]
+
+
+def make_head(widths, dropout):
+    """Build linear layers of these widths, with ReLU between and dropout before each.
+
+    One layer without dropout is a plain `torch.nn.Linear`.
+    """
+    layers = []
+    for n_in, n_out in itertools.pairwise(widths):
+        layers += [torch.nn.Dropout(dropout)] if dropout else []
+        layers += [torch.nn.Linear(n_in, n_out), torch.nn.ReLU()]
+    layers = layers[:-1]  # no ReLU behind the logits
+    return layers[0] if len(layers) == 1 else torch.nn.Sequential(*layers)
+
+
+def linear_layer(head):
+    """The only linear layer of a head without hidden units."""
+    (layer,) = (m for m in head.modules() if isinstance(m, torch.nn.Linear))
+    return layer

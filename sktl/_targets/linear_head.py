@@ -1,13 +1,12 @@
-"""The new head of a network: built, and solved where it is one linear layer."""
+"""A new head that is one linear layer: solved instead of trained."""
 
-import itertools
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from sktl._targets.scaling import GlobalScaler
+from sktl._global_scaler import GlobalScaler
 from sktl._utils.warning import silenced
 
 # Largest slope at which the head counts as solved; scikit-learn's 1e-4 is seen in the
@@ -15,25 +14,6 @@ from sktl._utils.warning import silenced
 SLOPE = 1e-8
 # How far the logit of a class without examples lies below the others.
 ABSENT = 5.0
-
-
-def make_head(widths, dropout):
-    """Build linear layers of these widths, with ReLU between and dropout before each.
-
-    One layer without dropout is a plain `torch.nn.Linear`.
-    """
-    layers = []
-    for n_in, n_out in itertools.pairwise(widths):
-        layers += [torch.nn.Dropout(dropout)] if dropout else []
-        layers += [torch.nn.Linear(n_in, n_out), torch.nn.ReLU()]
-    layers = layers[:-1]  # no ReLU behind the logits
-    return layers[0] if len(layers) == 1 else torch.nn.Sequential(*layers)
-
-
-def linear_layer(head):
-    """The only linear layer of a head without hidden units."""
-    (layer,) = (m for m in head.modules() if isinstance(m, torch.nn.Linear))
-    return layer
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,8 +5,8 @@ import time
 import numpy as np
 from skorch.callbacks import Callback
 
-from sktl._comparison.named_rows import rows_named
 from sktl._training.scoring import NetInTraining
+from sktl._utils.parts import reading
 
 
 class ScoreCurve(Callback):
@@ -81,7 +81,7 @@ class ScoreCurve(Callback):
         now = time.perf_counter()
         self.seconds_.append(now - self.start_ - self.seconds_outside_)
         if not self.scores_:
-            with rows_named("test part", self.rows):
+            with reading("test part", self.rows):
                 self.data_ = net.get_dataset(self.X)  # passes the frozen part once
         so_far = NetInTraining(net, (self.X, self.data_))
         self.scores_.append(self.scorer(so_far, self.X, self.y))

@@ -13,10 +13,10 @@ from sklearn.utils.metadata_routing import get_routing_for_object
 from sklearn.utils.parallel import Parallel, delayed
 
 from sktl._comparison.influence import Predicted, influence
-from sktl._comparison.named_rows import rows_named
 from sktl._comparison.score_curve import ScoreCurve
 from sktl._comparison.summary import describe
 from sktl._training.fine_tuning import FineTunedNet
+from sktl._utils.parts import reading
 
 
 class Trial(NamedTuple):
@@ -104,10 +104,10 @@ def run_trial(contender, setting, split, seed, is_largest):
             _watch(contender, curve)
         params = _groups_for(contender, groups, split.train)
         start = time.perf_counter()
-        with rows_named("training part", split.train):
+        with reading("training part", split.train):
             contender.fit(X_train, y_train, **params)
         fitted = time.perf_counter()
-        with rows_named("test part", split.test):
+        with reading("test part", split.test):
             score = float(scorer(contender, X_test, y_test))
         scored = time.perf_counter()
         if not np.isfinite(score):

@@ -9,7 +9,6 @@ import operator
 import os
 import reprlib
 from collections.abc import Sequence
-from contextvars import ContextVar
 
 import numpy as np
 from joblib import Parallel, delayed
@@ -34,11 +33,9 @@ from sktl._images.value_range import (
     require_no_range,
 )
 from sktl._utils.partitions import partition_name, refuse_collection
+from sktl._utils.parts import note_row, rows_of_X
 from sktl._utils.warning import warn_caller
 from sktl.exceptions import ImageLayoutError, ImageOrientationWarning, ImageReadError
-
-# Where a part of X is read, which rows of X it holds; for warnings.
-rows_of_part = ContextVar("rows_of_part", default=None)
 
 
 def open_images(
@@ -182,12 +179,9 @@ def report_unreadable(errors, on_error):
     failures = [f for row in sorted(errors) for f in errors[row].failures]
     if not failures:
         return
-    if on_error == "raise":
-        raise ImageReadError(failures, partition_name.get())
-    rows = rows_of_part.get()
-    if rows is not None:
-        failures = [(int(rows[i]), *why) for i, *why in failures]
     error = ImageReadError(failures, partition_name.get())
+    if on_error == "raise":
+        raise error
     warn_caller(f"{error} Their features are NaN.", UserWarning)
 
 
@@ -295,11 +289,12 @@ def _rows_in_cells(X):
     if len(others) == len(rows):
         return None
     if others:
-        raise ImageLayoutError(
+        error = ImageLayoutError(
             f"X holds rows of numbers, but {reprlib.repr(rows[others[0]])} in row "
             f"{others[0]}. Leave such rows out, or pass arrays of shape (h, w), of "
             "which single ones may be missing."
         )
+        raise note_row(error, others[0], len(rows))
     return [np.asarray(row) for row in rows]
 
 
@@ -368,6 +363,7 @@ class ItemSource:
     def __init__(self, items, layout, n_columns):
         self.n_columns = n_columns
         self._items, self._layout = items, layout
+        self._rows_of_X = rows_of_X(len(items))
         self._warn_of_turns()
 
     def __len__(self):
@@ -385,7 +381,7 @@ class ItemSource:
         return form_of(self._items[row]).numbers()
 
     def image(self, row, ranges):
-        form = form_of(self._items[row])
+        form, row = form_of(self._items[row]), self._rows_of_X[row]
         try:
             image = form.open(row, ranges, self._layout)
             if self._layout.image_shape is not None:
@@ -399,8 +395,9 @@ class ItemSource:
     def _warn_of_turns(self):
         edited = [n for n, x in enumerate(self._items) if is_pil(x) and is_edited(x)]
         if edited:
+            first = self._rows_of_X[edited[0]]
             warn_caller(
-                f"{len(edited)} PIL images, the first in row {edited[0]}, were "
+                f"{len(edited)} PIL images, the first in row {first}, were "
                 "processed after PIL read them and still have an EXIF orientation, by "
                 "which sktl rotates them. If you had already rotated them upright, "
                 "they are now rotated twice: use PIL.ImageOps.exif_transpose(image), "

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from sklearn.utils import assert_all_finite, check_array
 
+from sktl._utils.parts import note_row
 from sktl.exceptions import ImageLayoutError
 
 # Grey, RGB, RGBA. Two channels (grey and alpha) are read where `channels` is given.
@@ -42,10 +43,11 @@ def check_numbers(X, single=False, may_be_empty=False):
         if single:
             raise ValueError("contains NaN or infinity") from error
         bad = np.unique(np.argwhere(~np.isfinite(array))[:, 0])
-        raise ValueError(
+        named = ValueError(
             f"X contains NaN or infinity in {len(bad)} of {len(array)} rows, first in "
             f"row {bad[0]}. Leave these rows out or fill them in."
-        ) from error
+        )
+        raise note_row(named, bad[0], len(array)) from error
     return array
 
 

@@ -41,6 +41,7 @@ import sktl
 from sktl import (
     FineTunedCNNClassifier,
     PretrainedFeatureExtractor,
+    RawPixels,
     compare_transfer,
     probe_layers,
     rank_backbones,
@@ -766,6 +767,30 @@ def test_row_that_is_no_image_of_numbers_is_named_by_its_row_in_x(digits, make):
     ok, error = report.results_["error"]
     assert ok == ""
     assert "Row 10 of the training part is row 70 of X." in error
+
+
+def test_error_of_an_inner_fold_or_of_others_is_not_taken_for_a_row_of_x(digits):
+    """Only the rows of the whole part are known."""
+
+    class Configured(DummyClassifier):
+        def fit(self, X, y):
+            raise ValueError("config table: row 3 has no value")
+
+    images = [encode(np.uint8(x.reshape(8, 8) * 15)) for x in digits[0]]
+    images[100] = b"no image"
+    model = make_pipeline(RawPixels(), DummyClassifier())
+    search = GridSearchCV(
+        model, {"dummyclassifier__strategy": ["prior"]}, cv=2, error_score="raise"
+    )
+    contenders = {"any": DummyClassifier(), "search": search, "other": Configured()}
+    report = compare_transfer(images, np.arange(120) % 2, contenders, cv=KFold(2))
+    ok, search, other = report.results_["error"]
+    assert ok == ""
+    assert "\n  row 10: " in search  # of the second half of the training part
+    assert other == (
+        "split 0: ValueError: config table: row 3 has no value (failed on 2 of 2 "
+        "splits)"
+    )
 
 
 def test_failure_on_a_file_of_any_name_is_printed_and_saved(

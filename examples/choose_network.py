@@ -11,6 +11,7 @@ two cores.
 """
 
 # %%
+import argparse
 import tempfile
 from pathlib import Path
 
@@ -24,7 +25,6 @@ from sktl import (
     rank_backbones,
 )
 
-N_SOURCE, N_TARGET, N_FOLDS = 200, 80, 3
 IMAGE_SIZE = 32  # instead of the 64 of sktl_mini: enough for digits, and quicker
 N_COMPARED = 2
 PLOT = Path("choose_network.png")
@@ -80,19 +80,26 @@ def candidates(images, labels, folder):
 
 # %%
 def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--source-images", type=int, default=200)
+    parser.add_argument("--images", type=int, default=80)
+    parser.add_argument("--folds", type=int, default=3)
+    options = parser.parse_args()
+    n_source = options.source_images
     digits = load_digits()
     is_source = digits.target < 5
     images, labels = digits.images[is_source], digits.target[is_source]
-    X, y = digits.data[~is_source][:N_TARGET], digits.target[~is_source][:N_TARGET]
+    chosen = np.flatnonzero(~is_source)[: options.images]
+    X, y = digits.data[chosen], digits.target[chosen]
     with tempfile.TemporaryDirectory() as folder:
-        networks = candidates(images[:N_SOURCE], labels[:N_SOURCE], Path(folder))
+        networks = candidates(images[:n_source], labels[:n_source], Path(folder))
         ranking = rank_backbones(X, y, networks, method="logme")
         print(ranking, "\n")
         report = compare_transfer(
             X,
             y,
             backbone=ranking.best(N_COMPARED),
-            cv=N_FOLDS,
+            cv=options.folds,
             random_state=0,
             verbose=1,
         )

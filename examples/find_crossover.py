@@ -19,7 +19,6 @@ from sklearn.svm import SVC
 
 from sktl import FineTunedCNNClassifier, compare_transfer
 
-N_TEST = 200
 IMAGE_SIZE = 32  # half of what sktl_mini was made for: enough for digits, and quicker
 PLOT = Path("find_crossover.png")
 
@@ -52,11 +51,11 @@ CONTENDERS = {
 
 
 # %%
-def compare(sizes, n_draws):
+def compare(sizes, n_draws, n_test):
     """Score every contender on each size of the training part."""
     X, y = load_digits(return_X_y=True)
     draws = StratifiedShuffleSplit(
-        n_draws, train_size=sizes[-1], test_size=N_TEST, random_state=0
+        n_draws, train_size=sizes[-1], test_size=n_test, random_state=0
     )
     return compare_transfer(
         X, y, CONTENDERS, cv=draws, train_sizes=sizes, random_state=0, verbose=1
@@ -77,8 +76,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=[20, 60, 200, 600])
     parser.add_argument("--draws", type=int, default=4)
+    parser.add_argument("--test-images", type=int, default=200)
     options = parser.parse_args()
-    report = compare(options.sizes, options.draws)
+    report = compare(options.sizes, options.draws, options.test_images)
     print(report)
     report.plot().figure_.savefig(PLOT, dpi=120)
     print(f"\nPlot: {PLOT.resolve()}")

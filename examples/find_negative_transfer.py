@@ -4,7 +4,7 @@
 A pretrained network helps if what it learned is useful for your task. Here one network
 learned nothing useful: its labels were shuffled, as in a spreadsheet in which only one
 column was sorted, and it memorised them. The images are scikit-learn's handwritten
-digits (grey scans of 8 x 8 pixels). On 250 other digits, this network is compared with
+digits (grey scans of 8 x 8 pixels). On 150 other digits, this network is compared with
 `sktl_mini`, which comes with the package and is sound, and with the same architecture
 trained from scratch. `compare_transfer` pairs each pretrained model with its twin, the
 counterpart without transfer: the same model on an untrained network, or a network
@@ -28,7 +28,7 @@ from sktl import (
     compare_transfer,
 )
 
-N_SOURCE, N_TARGET, N_FOLDS = 300, 250, 5
+N_SOURCE, N_TARGET, N_FOLDS = 250, 150, 3
 IMAGE_SIZE = 32  # half of what sktl_mini was made for: enough for digits, and quicker
 PLOT = Path("find_negative_transfer.png")
 
@@ -46,7 +46,7 @@ def network(**settings):
         image_size=IMAGE_SIZE,
         augment=None,
         batch_size=32,
-        max_epochs=10,
+        max_epochs=8,
         **settings,
     )
 

@@ -1,6 +1,7 @@
 """How far each row that is tested on moves a score."""
 
 import warnings
+from contextlib import suppress
 
 import numpy as np
 from sklearn.base import BaseEstimator, is_regressor
@@ -8,7 +9,7 @@ from sklearn.metrics import get_scorer
 from sklearn.utils import get_tags
 from sklearn.utils.metaestimators import available_if
 
-from sktl._targets.scoring import is_set
+from sktl._targets.scoring import is_set, reads_predictions_alone
 
 MOST_UNITS = 200  # of rows: more take time, and make the intervals hardly better
 ACCURACY = repr(get_scorer("accuracy"))
@@ -123,7 +124,14 @@ def _recall(method):
 
 
 class Predicted(BaseEstimator):
-    """A fitted estimator that predicts some rows once, and takes their positions."""
+    """A fitted estimator that predicts some rows once, and takes their positions.
+
+    Parameters
+    ----------
+    estimator : estimator
+    X : sequence of images
+        The rows.
+    """
 
     def __init__(self, estimator, X):
         self.estimator, self.X = estimator, X
@@ -133,6 +141,24 @@ class Predicted(BaseEstimator):
     predict = _recall("predict")
     predict_proba = _recall("predict_proba")
     decision_function = _recall("decision_function")
+
+    def score_by(self, scorer, y):
+        """Score the estimator on the rows, from what it predicted before if possible.
+
+        Parameters
+        ----------
+        scorer : callable
+            As scikit-learn's. One of the user's gets the estimator itself.
+        y : ndarray of shape (n_rows,) or (n_rows, n_outputs)
+
+        Returns
+        -------
+        score : float
+        """
+        if reads_predictions_alone(scorer):
+            with suppress(Exception):  # the estimator's own error is the one to show
+                return float(scorer(self, np.arange(len(y)), y))
+        return float(scorer(self.estimator, self.X, y))
 
     def __sklearn_tags__(self):
         return get_tags(self.estimator)

@@ -107,8 +107,9 @@ def run_trial(contender, setting, split, seed, is_largest):
         with reading("training part", split.train):
             contender.fit(X_train, y_train, **params)
         fitted = time.perf_counter()
+        predicted = Predicted(contender, X_test)
         with reading("test part", split.test):
-            score = float(scorer(contender, X_test, y_test))
+            score = predicted.score_by(scorer, y_test)
         scored = time.perf_counter()
         if not np.isfinite(score):
             raise ValueError(
@@ -123,21 +124,15 @@ def run_trial(contender, setting, split, seed, is_largest):
                 "routing is enabled: sklearn.set_config(enable_metadata_routing=True)."
             )
         return Trial(error=error)
-    predicted = Predicted(contender, X_test)
-    predictions = _all_of(predicted, len(y_test)) if is_largest else None
-    moved = None
-    if units is not None:
-        here, n_units = units[split.test], units.max() + 1
-        with contextlib.suppress(Exception):  # unknown then; the findings say so
-            moved = influence(predicted, y_test, here, scorer, score, n_units)
-    further, unscored = {}, {}
-    for name, other in others.items():
-        try:
-            further[name] = float(other(contender, X_test, y_test))
-            if np.isnan(further[name]):
-                unscored[name] = "it is not defined for all test parts."
-        except Exception as error:  # which not all contenders have
-            further[name], unscored[name] = np.nan, describe(error)
+    predictions = moved = None
+    with reading("test part", split.test):
+        if is_largest:
+            predictions = _all_of(predicted, len(y_test))
+        if units is not None:
+            here, n_units = units[split.test], units.max() + 1
+            with contextlib.suppress(Exception):  # unknown then; the findings say so
+                moved = influence(predicted, y_test, here, scorer, score, n_units)
+        further, unscored = _score_by_others(predicted, others, y_test)
     return Trial(
         score,
         fitted - start - curve.seconds_outside_,
@@ -149,6 +144,19 @@ def run_trial(contender, setting, split, seed, is_largest):
         influence=moved,
         trained_share=_trained_share(contender),
     )
+
+
+def _score_by_others(predicted, others, y):
+    """Scores by name, NaN where the contender has none, and the reasons for that."""
+    further, unscored = {}, {}
+    for name, other in others.items():
+        try:
+            further[name] = predicted.score_by(other, y)
+            if np.isnan(further[name]):
+                unscored[name] = "it is not defined for all test parts."
+        except Exception as error:  # which not all contenders have
+            further[name], unscored[name] = np.nan, describe(error)
+    return further, unscored
 
 
 def _groups_for(contender, groups, rows):

@@ -4,13 +4,14 @@ import warnings
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
-from sklearn.metrics import check_scoring
+from sklearn.metrics import check_scoring, get_scorer
 from sklearn.pipeline import make_pipeline
 
 from sktl._utils.printable import shown
 from sktl._utils.warning import silenced
 
 N_BINS = 15  # as Guo et al. (ICML 2017)
+OF_MAKE_SCORER = type(get_scorer("accuracy"))
 
 
 def get_scorers(scoring, target, y, parameter="scoring"):
@@ -307,6 +308,12 @@ def _check_scores(scorer, target, y, asked):
 def scoring_name(scoring):
     """Say in a word what a `scoring` measures."""
     return getattr(scoring, "__name__", "score") if callable(scoring) else scoring
+
+
+def reads_predictions_alone(scorer):
+    """Whether all that a scorer asks of an estimator is to predict."""
+    own = scorer is neg_expected_calibration_error
+    return own or isinstance(scorer, OF_MAKE_SCORER)
 
 
 def neg_expected_calibration_error(estimator, X, y):

@@ -3,6 +3,7 @@
 import itertools
 import os
 import re
+from collections import Counter
 from html import unescape
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +21,7 @@ from sklearn.ensemble import AdaBoostClassifier, ExtraTreesClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression, RidgeCV
-from sklearn.metrics import accuracy_score, get_scorer, r2_score
+from sklearn.metrics import accuracy_score, get_scorer, make_scorer, r2_score
 from sklearn.model_selection import (
     GridSearchCV,
     GroupKFold,
@@ -703,7 +704,33 @@ def test_contender_without_what_a_score_needs_fails_alone(digits):
     both = {"svm": SVC(), "logistic": LogisticRegression(max_iter=500)}
     report = compare_transfer(X, y, both, cv=2, scoring="neg_log_loss")
     assert np.isnan(report.results_["mean_test_score"]).tolist() == [True, False]
+    assert "SVC has none" in report.results_["error"][0]
     assert "predict_proba" in report.results_["error"][0]
+
+
+def test_contender_predicts_a_test_part_once_by_each_method(digits):
+    """However many scores read that; one of the user's gets the contender itself."""
+    calls = Counter()
+
+    class Counting(LogisticRegression):
+        def predict(self, X):
+            calls["predict"] += 1
+            return super().predict(X)
+
+        def predict_proba(self, X):
+            calls["predict_proba"] += 1
+            return super().predict_proba(X)
+
+    def n_epochs(model, X, y):
+        assert isinstance(model, Counting)
+        return model.n_iter_[0]
+
+    scoring = [make_scorer(accuracy_score), "neg_log_loss", "roc_auc_ovr"]
+    report = compare_transfer(
+        *digits, {"one": Counting(max_iter=300)}, cv=2, scoring=[*scoring, n_epochs]
+    )
+    assert calls == {"predict": 2, "predict_proba": 2}
+    assert report.results_["mean_test_n_epochs"] > 1
 
 
 @pytest.mark.parametrize(

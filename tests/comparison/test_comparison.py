@@ -370,7 +370,7 @@ def test_features_and_fine_tuning_share_one_pass(tiny_network, count_images):
 @pytest.mark.slow
 def test_default_contenders_run_and_transfer_helps(digits, count_images):
     sktl.clear_cache()
-    X, y = digits[0][:80], digits[1][:80]
+    X, y = digits[0][:40], digits[1][:40]
     network = PretrainedFeatureExtractor("sktl_mini", image_size=32)
     report = compare_transfer(X, y, backbone=network, cv=2, random_state=0)
     scores = scores_of(report)

@@ -27,14 +27,14 @@ vit_small_patch16_dinov3 eva02_tiny_patch14_224 vit_base_patch16_siglip_224 repv
 levit_128s swin_tiny_patch4_window7_224 maxvit_pico_rw_256 mobilevit_xxs""".split()
 HEADS = ["deit_tiny_distilled_patch16_224", "volo_d1_224"]  # several, of several tokens
 # What computes the same with less: fewer blocks, smaller images.
-TWO_BLOCKS = """beit_base_patch16_224 deit_tiny_distilled_patch16_224 deit_tiny_patch16_224
-eva02_tiny_patch14_224 vit_base_patch16_siglip_224 vit_small_patch16_dinov3
-vit_tiny_patch16_224 xcit_nano_12_p16_224""".split()
+TWO_BLOCKS = """beit_base_patch16_224 deit_tiny_distilled_patch16_224
+deit_tiny_patch16_224 eva02_tiny_patch14_224 vit_base_patch16_siglip_224
+vit_small_patch16_dinov3 vit_tiny_patch16_224 xcit_nano_12_p16_224""".split()
 FEW_OF_EACH_STAGE = """coatnet_nano_rw_224 efficientformerv2_s0 inception_next_atto
 maxvit_pico_rw_256 nfnet_l0 swin_tiny_patch4_window7_224""".split()
 SMALLER = {
-    **dict.fromkeys(TWO_BLOCKS, {"depth": 2}),
-    **dict.fromkeys(FEW_OF_EACH_STAGE, {"depths": (2, 1, 1, 1)}),
+    **{name: {"depth": 2} for name in TWO_BLOCKS},
+    **{name: {"depths": (2, 1, 1, 1)} for name in FEW_OF_EACH_STAGE},
     "vit_small_patch14_dinov2": {
         "depth": 2,
         "pretrained_cfg_overlay": {"input_size": (3, 98, 98)},

@@ -2,7 +2,7 @@
 =======================================
 
 The images are scikit-learn's handwritten digits (1,797 grey images of 8 x 8 pixels).
-Models are trained on 5 or 20 labels per class and tested on 200 other images, in five
+Models are trained on 5 or 20 labels per class and tested on 200 other images, in three
 random splits. Six models are compared on the same splits: classical models on raw
 pixels, the same models on the features of a frozen network, that network fine-tuned,
 and the same network trained from scratch. The network, `sktl_mini`, comes with the
@@ -25,7 +25,7 @@ from sktl import FineTunedCNNClassifier, PretrainedFeatureExtractor, compare_tra
 
 TRAIN_SIZES = (50, 200)  # 5 and 20 of each class
 N_TEST = 200
-N_DRAWS = 5
+N_DRAWS = 3
 PLOT = Path("compare_digits.png")
 
 # %% [markdown]

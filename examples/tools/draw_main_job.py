@@ -18,7 +18,7 @@ from sktl import TransferComparisonDisplay
 GUIDE = Path(__file__).resolve().parents[1] / "guide"
 TABLE, FIGURE = GUIDE / "getting_started.md", GUIDE / "main_job.svg"
 ROWS = (50, 200)  # 5 and 20 labels of each of ten digits
-N_DRAWS, CHANCE = 5, 0.1
+N_DRAWS, CHANCE = 3, 0.1
 KINDS = {
     "raw": "classical",
     "frozen": "frozen features",

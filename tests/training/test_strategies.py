@@ -268,14 +268,15 @@ def test_training_goes_on_after_a_callback_got_another_parameter(strategy):
     assert phases[4:] == phases[3:4] * 4
 
 
+# Each stands for others: chains with and without norms, branches, dense connections,
+# a side head, a head that is a convolution, squeezed channels, paths that are dropped,
+# norms over channels, windows, and tokens.
 BACKBONES = """
-    alexnet resnet18 densenet121 googlenet inception_v3 squeezenet1_1 mobilenet_v2
-    mobilenet_v3_small shufflenet_v2_x0_5 mnasnet0_5 efficientnet_b0 regnet_y_400mf
-    convnext_tiny swin_t vit_b_32 maxvit_t
+    alexnet resnet18 densenet121 googlenet squeezenet1_1 shufflenet_v2_x0_5
+    efficientnet_b0 convnext_tiny swin_t vit_b_32
 """.split()
 # These need maps of a certain size.
-SIDES = {"alexnet": 64, "inception_v3": 80, "swin_t": 64, "vit_b_32": 224}
-SIDES |= {"maxvit_t": 224}
+SIDES = {"alexnet": 64, "swin_t": 64, "vit_b_32": 224}
 
 
 @pytest.mark.slow

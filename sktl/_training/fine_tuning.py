@@ -91,11 +91,6 @@ OF_CALLBACKS = {
     "monitor",
     "n_iter_no_change",
 }
-# What `fit` learns; a fit that fails deletes it.
-LEARNT = (
-    "target_ module_ criterion_ optimizer_ scaler_ backbone_ plan_ frozen_up_to_ "
-    "augment_ initial_share_ n_epochs_ value_range_ n_features_in_ feature_names_in_"
-).split()
 
 
 def has_epochs(net):
@@ -507,11 +502,9 @@ class FineTunedNet(NetworkInputMixin, CallbackSupportMixin, EstimatorNet):
     # ---- the network and its optimiser
 
     def _forget(self):
-        """Be unfitted."""
-        for name in LEARNT:
-            if name in vars(self):
-                delattr(self, name)
-        self.initialized_, self.virtual_params_ = False, {}
+        super()._forget()
+        # skorch sets these before `fit`.
+        self.initialized_, self.virtual_params_, self.history_ = False, {}, None
 
     def initialize(self, backbone=None):
         """As skorch's, with a given backbone, or one that is loaded."""

@@ -55,7 +55,9 @@ def is_unfitted(clf):
     for use in (clf.predict, clf.predict_proba, clf.decision_function):
         with pytest.raises(NotFittedError):
             use(X)
-    return not clf.__sklearn_is_fitted__() and not hasattr(clf, "classes_")
+    if clf.__sklearn_is_fitted__() or hasattr(clf, "classes_"):
+        return False
+    return clf.history is None
 
 
 # ---- after a failure

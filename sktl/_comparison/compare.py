@@ -11,8 +11,6 @@ from tqdm import tqdm
 from sktl._comparison.contenders import check_contenders
 from sktl._comparison.evidence import (
     LARGEST,
-    UNBOUNDED,
-    bounds_of,
     check_margin,
     collect_evidence,
     evidence_of_sizes,
@@ -35,13 +33,7 @@ from sktl._display.comparison import TransferComparisonDisplay
 from sktl._display.html import write_html
 from sktl._display.table import TableMixin, numbers, ranges, score_form, words
 from sktl._targets.kinds import check_rows
-from sktl._targets.scoring import (
-    UndefinedScore,
-    check_defined,
-    cost_of_an_error,
-    get_scorers,
-    say_undefined,
-)
+from sktl._targets.scoring import bounds_of, cost_of_an_error, get_scorers
 from sktl._targets.splits import make_splits
 from sktl._utils.environment import versions
 from sktl._utils.printable import shown
@@ -566,9 +558,8 @@ def compare_transfer(
     """
     y, target = check_rows(X, y, target)
     contenders = check_contenders(contenders, backbone, target)
-    (scoring_name, scorer), *others = get_scorers(scoring, target, y).items()
-    first, *further = scoring if isinstance(scoring, list | tuple) else [scoring]
-    bounds = UNBOUNDED if callable(first) else bounds_of(scoring_name)
+    scorer, *others = get_scorers(scoring, target, y)
+    bounds = scorer.bounds
     check_margin(margin, bounds)
     # Without a seed, a new generator, not NumPy's global one.
     own = np.random.RandomState() if random_state is None else random_state
@@ -578,11 +569,8 @@ def compare_transfer(
     if random_state is not None:
         seeds = rng.randint(2**31, size=len(seeds)).tolist()
     splits = shrink(splits, y, target, train_sizes, rng)
-    check_defined(first, scorer, y, splits[-1], target, cv)
-    other_scorers = {}
-    for asked, (name, other) in zip(further, others, strict=True):
-        reason = say_undefined(asked, other, y, splits[-1], target, cv)
-        other_scorers[name] = UndefinedScore(reason) if reason else other
+    scorer.check_defined(y, splits[-1], target, cv)
+    others = [other.or_why_not(y, splits[-1], target, cv) for other in others]
     # These fail before the first fit if a contender is not a proper estimator.
     clones = {name: clone(contender) for name, contender in contenders.items()}
     described = {name: repr(contender) for name, contender in contenders.items()}
@@ -590,7 +578,7 @@ def compare_transfer(
         "rows": str(len(y)),
         target.outputs: str(target.n_outputs),
         "cv": shown(cv),
-        "scoring": ", ".join([scoring_name, *other_scorers]),
+        "scoring": ", ".join(one.name for one in (scorer, *others)),
         "train_sizes": shown(train_sizes),
         "random_state": repr(random_state),
     }
@@ -602,7 +590,7 @@ def compare_transfer(
     groups = None if groups is None else np.asarray(groups)
     group_of_row = np.arange(len(y)) if groups is None else groups
     units = make_units(group_of_row, np.concatenate(tests))
-    setting = Setting(X, y, scorer, other_scorers, units, groups)
+    setting = Setting(X, y, scorer, others, units, groups)
     trials = {}
     with tqdm(clones.items(), disable=not verbose, unit="contender") as bar:
         for name, contender in bar:
@@ -630,7 +618,7 @@ def compare_transfer(
     passes = "in the fits" if np.isnan(seconds) else f"{seconds:.2f}"
     return TransferComparison(
         results,
-        scoring_name,
+        scorer.name,
         effects=effects,
         indicators=indicators,
         curves=curves,

@@ -7,13 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from sktl._comparison.statistics import Scores, mean_of
+from sktl._targets.scoring import UNBOUNDED
 
-FROM_ZERO_TO_ONE = (
-    *("accuracy", "average_precision", "f1", "jaccard", "precision", "recall"),
-    *("roc_auc", "top_k_accuracy", "balanced_accuracy"),
-)
-UP_TO_ONE = ("r2", "explained_variance", "d2_")
-UNBOUNDED = (-inf, inf)  # a score of the user's
 DEFAULT_MARGIN = 0.01  # of scores that are at best 1
 LARGEST = -1  # position of the training size
 # A model that is right on all of n rows may be wrong on 3 in n (Hanley & Lippman-Hand,
@@ -272,17 +267,6 @@ def shared_units(tests):
     size = is_in.sum(axis=1)
     shares = is_in @ is_in.T / np.sqrt(np.outer(size, size))  # 1 if they are the same
     return float((shares.sum() - len(tests)) / (len(tests) * (len(tests) - 1)))
-
-
-def bounds_of(scoring):
-    """The least and the most that a score of scikit-learn can be, by its name."""
-    if scoring.startswith(FROM_ZERO_TO_ONE):
-        return 0.0, 1.0
-    if scoring == "matthews_corrcoef":
-        return -1.0, 1.0
-    if scoring.startswith(UP_TO_ONE):
-        return -inf, 1.0
-    return -inf, 0.0 if scoring.startswith("neg_") else inf
 
 
 def check_margin(margin, bounds):

@@ -5,14 +5,12 @@ from contextlib import suppress
 
 import numpy as np
 from sklearn.base import BaseEstimator, is_regressor
-from sklearn.metrics import get_scorer
 from sklearn.utils import get_tags
 from sklearn.utils.metaestimators import available_if
 
-from sktl._targets.scoring import is_set, reads_predictions_alone
+from sktl._targets.scoring import is_set
 
 MOST_UNITS = 200  # of rows: more take time, and make the intervals hardly better
-ACCURACY = repr(get_scorer("accuracy"))
 
 
 def make_units(whose, tested):
@@ -50,8 +48,7 @@ def influence(predicted, y, units, scorer, score, n_units):
     y : ndarray of shape (n_rows,) or (n_rows, n_outputs)
     units : ndarray of shape (n_rows,)
         As from `make_units`.
-    scorer : callable
-        As scikit-learn's.
+    scorer : Scorer
     score : float
         What it gave on these rows.
     n_units : int
@@ -67,7 +64,7 @@ def influence(predicted, y, units, scorer, score, n_units):
     present, unit_of_row = np.unique(units, return_inverse=True)
     if len(present) < 2:
         return None
-    if repr(scorer) == ACCURACY:
+    if scorer.name == "accuracy" and not scorer.is_of_user:
         hits = predicted.predict(np.arange(len(y))) == y
         hits = hits.reshape(len(y), -1).all(axis=1)  # all tags of a row
         without = _accuracy_without(hits, unit_of_row)
@@ -147,15 +144,15 @@ class Predicted(BaseEstimator):
 
         Parameters
         ----------
-        scorer : callable
-            As scikit-learn's. One of the user's gets the estimator itself.
+        scorer : Scorer
+            One that may read more than predictions gets the estimator itself.
         y : ndarray of shape (n_rows,) or (n_rows, n_outputs)
 
         Returns
         -------
         score : float
         """
-        if reads_predictions_alone(scorer):
+        if scorer.reads_predictions_alone:
             with suppress(Exception):  # the estimator's own error is the one to show
                 return float(scorer(self, np.arange(len(y)), y))
         return float(scorer(self.estimator, self.X, y))

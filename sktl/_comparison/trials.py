@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from sktl._comparison.influence import Predicted, influence
 from sktl._comparison.score_curve import ScoreCurve
 from sktl._comparison.summary import describe
+from sktl._targets.scoring import Scorer
 from sktl._training.fine_tuning import FineTunedNet
 from sktl._utils.parts import reading
 
@@ -41,10 +42,9 @@ class Setting(NamedTuple):
     ----------
     X : sequence of images
     y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
-    scorer : callable
-        As scikit-learn's.
-    others : dict of str to callable
-        Additional scorers; if one of them fails, its score is NaN.
+    scorer : Scorer
+    others : sequence of Scorer
+        Additional ones; if one of them fails, its score is NaN.
     units : ndarray of shape (n_samples,) or None
         As from `make_units`; None: do not ask what each moves the score.
     groups : ndarray of shape (n_samples,) or None
@@ -53,8 +53,8 @@ class Setting(NamedTuple):
 
     X: object
     y: np.ndarray
-    scorer: Callable
-    others: dict = {}
+    scorer: Scorer
+    others: Sequence[Scorer] = ()
     units: np.ndarray | None = None
     groups: np.ndarray | None = None
 
@@ -149,13 +149,13 @@ def run_trial(contender, setting, split, seed, is_largest):
 def _score_by_others(predicted, others, y):
     """Scores by name, NaN where the contender has none, and the reasons for that."""
     further, unscored = {}, {}
-    for name, other in others.items():
+    for other in others:
         try:
-            further[name] = predicted.score_by(other, y)
-            if np.isnan(further[name]):
-                unscored[name] = "it is not defined for all test parts."
+            further[other.name] = predicted.score_by(other, y)
+            if np.isnan(further[other.name]):
+                unscored[other.name] = "it is not defined for all test parts."
         except Exception as error:  # which not all contenders have
-            further[name], unscored[name] = np.nan, describe(error)
+            further[other.name], unscored[other.name] = np.nan, describe(error)
     return further, unscored
 
 

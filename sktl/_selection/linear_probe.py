@@ -4,7 +4,7 @@ import numpy as np
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 
-from sktl._targets.scoring import check_defined, get_one_scorer
+from sktl._targets.scoring import get_one_scorer
 from sktl._targets.splits import make_splits
 from sktl._utils.warning import silenced
 
@@ -34,8 +34,9 @@ class LinearProbe:
     def __init__(self, y, target, cv, scoring):
         self.y = y
         self.folds = make_splits(np.zeros(len(y)), y, cv, None, target)
-        self.scoring, self.scorer = get_one_scorer(scoring, target, y)
-        check_defined(scoring, self.scorer, y, self.folds, target, cv)
+        self.scorer = get_one_scorer(scoring, target, y)
+        self.scorer.check_defined(y, self.folds, target, cv)
+        self.scoring = self.scorer.name
         self.model = make_pipeline(*target.linear())
 
     def scores(self, features, n_jobs=None):

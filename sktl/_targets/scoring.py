@@ -1,6 +1,9 @@
-"""What a `scoring` asks for: scorers by name, the calibration among them."""
+"""What a `scoring` asks for: scorers with a name, the calibration among them."""
 
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import inf
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
@@ -12,10 +15,144 @@ from sktl._utils.warning import silenced
 
 N_BINS = 15  # as Guo et al. (ICML 2017)
 OF_MAKE_SCORER = type(get_scorer("accuracy"))
+FROM_ZERO_TO_ONE = (
+    *("accuracy", "average_precision", "f1", "jaccard", "precision", "recall"),
+    *("roc_auc", "top_k_accuracy", "balanced_accuracy"),
+)
+UP_TO_ONE = ("r2", "explained_variance", "d2_")
+UNBOUNDED = (-inf, inf)
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """One score that is asked for. It is called as scikit-learn's scorers are.
+
+    Parameters
+    ----------
+    name : str
+    function : callable
+        Of estimator, X and y; more is better.
+    is_of_user : bool
+        Whether it came as a callable, which may need more of a model than predictions,
+        and whose name says nothing.
+    """
+
+    name: str
+    function: Callable
+    is_of_user: bool = False
+
+    def __call__(self, estimator, X, y):
+        """Score an estimator."""
+        return self.function(estimator, X, y)
+
+    @property
+    def bounds(self):
+        """The least and the most that it can be."""
+        return UNBOUNDED if self.is_of_user else bounds_of(self.name)
+
+    @property
+    def reads_predictions_alone(self):
+        """Whether all that it asks of an estimator is to predict."""
+        return not self.is_of_user or isinstance(self.function, OF_MAKE_SCORER)
+
+    def check_defined(self, y, splits, target, cv):
+        """Refuse a score that the rows of some test part cannot have, before any fit.
+
+        Not one of the user's, which is not tried.
+
+        Parameters
+        ----------
+        y, splits, target, cv
+            As of `undefined_on`.
+
+        Raises
+        ------
+        ValueError
+            If it is not defined.
+        """
+        reason = "" if self.is_of_user else self.undefined_on(y, splits, target, cv)
+        if reason:
+            raise ValueError(
+                f"scoring={self.name!r} {reason}. Pass fewer folds, a cv whose test "
+                f"parts hold {target.complete}, or another score."
+            )
+
+    def undefined_on(self, y, splits, target, cv):
+        """Say where it is not defined, without a fit to images.
+
+        One of the user's is only asked whether it is set to a number.
+
+        Parameters
+        ----------
+        y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
+        splits : list of Split
+        target : Labels, Indicators or Numbers
+            What `y` is.
+        cv : int, splitter or iterable of splits
+            What made the splits.
+
+        Returns
+        -------
+        reason : str
+            On the first such split; "" if there is none.
+        """
+        guesses = {}  # by the classes they know
+        for i, (train, test) in enumerate(splits):
+            lack = target.lack(y[test])
+            if not lack:
+                continue
+            known = np.unique(y[train]).tobytes() if target.stratified else None
+            if known not in guesses and not self.is_of_user:
+                guesses[known] = constant_guess(target, y[train])
+            if is_set(self, y, y[test], target.has_scale) or (
+                not self.is_of_user and not _has_score(self, guesses[known], y[test])
+            ):
+                return (
+                    f"is not defined on split {i} of cv={shown(cv)}, whose {len(test)} "
+                    f"test row(s) {lack}"
+                )
+        return ""
+
+    def or_why_not(self, y, splits, target, cv):
+        """Return it, or where it is undefined, one that fails with the reason.
+
+        Parameters
+        ----------
+        y, splits, target, cv
+            As of `undefined_on`.
+
+        Returns
+        -------
+        scorer : Scorer
+        """
+        reason = self.undefined_on(y, splits, target, cv)
+        return replace(self, function=_Undefined(reason)) if reason else self
+
+
+class _Undefined:
+    """Takes the place of a scorer, and gives the reason why there is no score."""
+
+    def __init__(self, reason):
+        self.reason = reason
+
+    def __call__(self, estimator, X, y):
+        """Score nothing."""
+        raise ValueError(f"it {self.reason}.")
+
+
+def bounds_of(name):
+    """The least and the most that a score of scikit-learn can be, by its name."""
+    if name.startswith(FROM_ZERO_TO_ONE):
+        return 0.0, 1.0
+    if name == "matthews_corrcoef":
+        return -1.0, 1.0
+    if name.startswith(UP_TO_ONE):
+        return -inf, 1.0
+    return -inf, 0.0 if name.startswith("neg_") else inf
 
 
 def get_scorers(scoring, target, y, parameter="scoring"):
-    """Return scorers by name, the one that contenders are compared by first.
+    """Return what is asked for, the score that contenders are compared by first.
 
     Parameters
     ----------
@@ -30,8 +167,7 @@ def get_scorers(scoring, target, y, parameter="scoring"):
 
     Returns
     -------
-    scorers : dict of str to callable
-        Of estimator, X and y; more is better.
+    scorers : list of Scorer
     """
     several = scoring if isinstance(scoring, list | tuple) else [scoring]
     if not several:
@@ -53,8 +189,8 @@ def get_scorers(scoring, target, y, parameter="scoring"):
         )
         if not callable(one):
             _check_scores(known, target, y, f"{parameter}={name!r}")
-        scorers[name] = known
-    return scorers
+        scorers[name] = Scorer(name, known, callable(one))
+    return list(scorers.values())
 
 
 def _check_kind(one, scoring, parameter):
@@ -71,85 +207,14 @@ def _check_kind(one, scoring, parameter):
 
 
 def get_one_scorer(scoring, target, y):
-    """As `get_scorers`, for what takes one score: its name, and the scorer."""
+    """As `get_scorers`, for what takes one score."""
     if not (scoring is None or isinstance(scoring, str) or callable(scoring)):
         raise ValueError(
             f"scoring={shown(scoring)} must be one score: a name, a callable or None, "
             f"which is {target.scoring}."
         )
-    (named,) = get_scorers(scoring, target, y).items()
-    return named
-
-
-def check_defined(scoring, scorer, y, splits, target, cv):
-    """Refuse a score that the rows of some test part cannot have, before any fit.
-
-    Not a scorer of the user's, which is not tried.
-
-    Parameters
-    ----------
-    scoring, scorer, y, splits, target, cv
-        As of `say_undefined`.
-    """
-    if callable(scoring):
-        return
-    reason = say_undefined(scoring, scorer, y, splits, target, cv)
-    if reason:
-        raise ValueError(
-            f"scoring={scoring or target.scoring!r} {reason}. Pass fewer folds, a cv "
-            f"whose test parts hold {target.complete}, or another score."
-        )
-
-
-def say_undefined(scoring, scorer, y, splits, target, cv):
-    """Say where a score is not defined, without a fit to images.
-
-    Parameters
-    ----------
-    scoring : str, callable or None
-        As the user passed it. A callable may need more of a model than there is here:
-        it is only asked whether it is set to a number.
-    scorer : callable
-        What it stands for.
-    y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
-    splits : list of Split
-    target : Labels, Indicators or Numbers
-        What `y` is.
-    cv : int, splitter or iterable of splits
-        What made the splits.
-
-    Returns
-    -------
-    reason : str
-        On the first such split; "" if there is none.
-    """
-    guesses = {}  # by the classes they know
-    for i, (train, test) in enumerate(splits):
-        lack = target.lack(y[test])
-        if not lack:
-            continue
-        known = np.unique(y[train]).tobytes() if target.stratified else None
-        if known not in guesses and not callable(scoring):
-            guesses[known] = constant_guess(target, y[train])
-        if is_set(scorer, y, y[test], target.has_scale) or (
-            not callable(scoring) and not _has_score(scorer, guesses[known], y[test])
-        ):
-            return (
-                f"is not defined on split {i} of cv={shown(cv)}, whose {len(test)} "
-                f"test row(s) {lack}"
-            )
-    return ""
-
-
-class UndefinedScore:
-    """Takes the place of a scorer, and gives the reason why there is no score."""
-
-    def __init__(self, reason):
-        self.reason = reason
-
-    def __call__(self, estimator, X, y):
-        """Score nothing."""
-        raise ValueError(f"it {self.reason}.")
+    (scorer,) = get_scorers(scoring, target, y)
+    return scorer
 
 
 def _has_score(scorer, guess, y_test):
@@ -308,12 +373,6 @@ def _check_scores(scorer, target, y, asked):
 def scoring_name(scoring):
     """Say in a word what a `scoring` measures."""
     return getattr(scoring, "__name__", "score") if callable(scoring) else scoring
-
-
-def reads_predictions_alone(scorer):
-    """Whether all that a scorer asks of an estimator is to predict."""
-    own = scorer is neg_expected_calibration_error
-    return own or isinstance(scorer, OF_MAKE_SCORER)
 
 
 def neg_expected_calibration_error(estimator, X, y):

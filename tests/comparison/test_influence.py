@@ -13,6 +13,7 @@ from sklearn.svm import SVC
 
 from sktl import PretrainedFeatureExtractor, compare_transfer
 from sktl._comparison.influence import Predicted, influence, make_units
+from sktl._targets.scoring import Scorer
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +29,10 @@ def fitted():
 
 
 def moved(fitted, scorer, units=None):
+    if isinstance(scorer, str):
+        scorer = Scorer(scorer, get_scorer(scorer))
+    else:
+        scorer = Scorer("score", scorer, is_of_user=True)
     model, X, y = fitted
     units = np.arange(len(y)) if units is None else units
     score = scorer(model, X, y)
@@ -39,7 +44,7 @@ def moved(fitted, scorer, units=None):
 def test_accuracy_is_moved_as_a_mean_of_hits(fitted):
     model, X, y = fitted
     hits = model.predict(X) == y
-    found = moved(fitted, get_scorer("accuracy"))
+    found = moved(fitted, "accuracy")
     expected = (hits - hits.mean()) / np.sqrt(len(y) * (len(y) - 1))
     assert found == pytest.approx(expected)
 
@@ -51,7 +56,7 @@ def test_accuracy_at_once_is_accuracy_without_each_unit(fitted):
     def score(y_true, y_predicted):
         return accuracy_score(y_true, y_predicted)
 
-    found = moved(fitted, get_scorer("accuracy"), units)
+    found = moved(fitted, "accuracy", units)
     assert found == pytest.approx(moved(fitted, make_scorer(score), units))
 
 
@@ -59,7 +64,7 @@ def test_log_loss_is_moved_as_a_mean_of_losses(fitted):
     model, X, y = fitted
     least = np.finfo(float).eps  # as scikit-learn bounds what is surely wrong
     losses = -np.log(np.maximum(model.predict_proba(X)[np.arange(len(y)), y], least))
-    found = moved(fitted, get_scorer("neg_log_loss"))
+    found = moved(fitted, "neg_log_loss")
     expected = (losses.mean() - losses) / np.sqrt(len(y) * (len(y) - 1))
     assert found == pytest.approx(expected)
 
@@ -80,7 +85,7 @@ def test_other_scores_have_the_standard_error_of_the_bootstrap(fitted, scoring):
     rng = np.random.default_rng(0)
     parts = rng.integers(len(y), size=(400, len(y)))
     expected = np.std([scorer(model, X[part], y[part]) for part in parts])
-    found = np.sqrt(np.sum(moved(fitted, scorer) ** 2))
+    found = np.sqrt(np.sum(moved(fitted, scoring) ** 2))
     assert found == pytest.approx(expected, rel=0.12)
 
 
@@ -88,7 +93,7 @@ def test_margins_of_an_svm_are_enough_for_an_area(fitted):
     """It has no probabilities."""
     _, X, y = fitted
     model = SVC().fit(X[:75], y[:75])
-    assert moved((model, X[75:], y[75:]), get_scorer("roc_auc")) is not None
+    assert moved((model, X[75:], y[75:]), "roc_auc") is not None
 
 
 def needs_all_rows(model, X, y):
@@ -110,7 +115,7 @@ def test_score_of_more_than_predictions_is_not_known_by_rows(fitted, scorer):
 
 
 def test_one_unit_alone_moves_nothing_that_could_be_told(fitted):
-    assert moved(fitted, get_scorer("accuracy"), np.zeros(150, dtype=int)) is None
+    assert moved(fitted, "accuracy", np.zeros(150, dtype=int)) is None
 
 
 def test_units_are_groups_and_not_too_many():
@@ -193,9 +198,9 @@ def test_score_that_is_set_to_zero_anyhow_is_known_without_each_row(fitted):
     units = np.arange(150) % 20
     never = DummyClassifier().fit(X, y)  # predicts no positive row
     for scoring in ("precision", "f1", "f1_macro"):
-        assert moved((never, X, y), get_scorer(scoring), units) is not None
+        assert moved((never, X, y), scoring, units) is not None
     for scoring in ("f1", "f1_macro", "precision", "recall", "average_precision"):
-        assert (moved(fitted, get_scorer(scoring), units) != 0).sum() > 10
+        assert (moved(fitted, scoring, units) != 0).sum() > 10
 
 
 def test_labels_predicted_in_one_column_are_those_without_the_axis():

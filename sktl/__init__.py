@@ -1,7 +1,8 @@
 """Transfer learning with convolutional networks inside scikit-learn."""
 
 from sktl._classifier import FineTunedCNNClassifier
-from sktl._comparison.compare import TransferComparison, compare_transfer
+from sktl._comparison.compare import compare_transfer
+from sktl._comparison.result import TransferComparison
 from sktl._display.comparison import TransferComparisonDisplay
 from sktl._display.history import TrainingHistoryDisplay
 from sktl._display.layer_probe import LayerProbeDisplay

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sktl._utils.printable import printable
+from sktl._utils.printable import describe
 
 
 def summarize(trials, splits):
@@ -136,12 +136,6 @@ def _describe_errors(row):
     i, error = next(iter(errors.items()))
     first = f"split {i}: {describe(error)}"
     return f"{first} (failed on {len(errors)} of {len(row)} splits)"
-
-
-def describe(error):
-    """An exception in words, with its notes."""
-    lines = [f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())]
-    return printable("\n".join(lines), keep="\n")
 
 
 def _raise_if_all_failed(trials):

@@ -14,10 +14,10 @@ from sklearn.utils.parallel import Parallel, delayed
 
 from sktl._comparison.influence import Predicted, influence
 from sktl._comparison.score_curve import ScoreCurve
-from sktl._comparison.summary import describe
 from sktl._targets.scoring import Scorer
 from sktl._training.fine_tuning import FineTunedNet
 from sktl._utils.parts import reading
+from sktl._utils.printable import describe
 
 
 class Trial(NamedTuple):

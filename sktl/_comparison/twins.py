@@ -82,7 +82,7 @@ def kind_of(contender):
     """Say what a contender takes from a network: one of the four above."""
     networks = parts_of(contender, FineTunedNet)
     extractors = parts_of(contender, PretrainedFeatureExtractor)
-    if any(not is_from_scratch(network) for network in networks):
+    if any(not begins_random(network) for network in networks):
         return FROZEN if all(map(_is_probe, networks)) else TUNED
     if any(extractor.weights is not None for extractor in extractors):
         return FROZEN
@@ -107,7 +107,7 @@ def _is_frozen(value):
     return isinstance(value, FrozenEstimator)
 
 
-def is_from_scratch(net):
+def begins_random(net):
     """Whether a `FineTunedNet` begins with random weights."""
     return net.strategy == "scratch" or net.weights is None
 
@@ -148,14 +148,14 @@ def _untrained_twin(contender, contenders):
 
 def _network_twin(contender, contenders):
     networks = parts_of(contender, FineTunedNet)
-    if len(networks) != 1 or is_from_scratch(networks[0]):
+    if len(networks) != 1 or begins_random(networks[0]):
         return None
     _, own = comparable(networks[0])
     n_different = {}
     for name, other in contenders.items():
         others = parts_of(other, FineTunedNet)
         alike = _is_probe(networks[0]) or not any(map(_is_probe, others))
-        if len(others) == 1 and is_from_scratch(others[0]) and alike:
+        if len(others) == 1 and begins_random(others[0]) and alike:
             _, its = comparable(others[0])
             if own["backbone"] == its["backbone"]:
                 n_different[name] = _count_different(own, its)

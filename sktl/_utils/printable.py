@@ -38,3 +38,9 @@ def shown(value):
 def shorten(text):
     """Leave out what is in the middle of a text that is too long for a message."""
     return text if len(text) <= 500 else f"{text[:200]}...{text[-200:]}"
+
+
+def describe(error):
+    """An exception in words, with its notes."""
+    lines = [f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())]
+    return printable("\n".join(lines), keep="\n")

@@ -9,7 +9,6 @@ from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import RidgeClassifier
-from sklearn.metrics import get_scorer
 from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
@@ -23,6 +22,7 @@ from sktl._comparison.summary import summarize
 from sktl._comparison.train_sizes import shrink
 from sktl._comparison.trials import Setting, run_trials
 from sktl._targets.kinds import Labels
+from sktl._targets.scoring import get_one_scorer
 from sktl._targets.splits import Split, make_splits
 
 SIZES = [20, 40, 80]
@@ -78,7 +78,7 @@ def report(X, y, actors, cv, seed):
     seeds = rng.randint(2**31, size=len(splits[0])).tolist()
     whose = np.arange(len(y))
     units = make_units(whose, np.concatenate([split.test for split in splits[-1]]))
-    setting = Setting(X, y, get_scorer("accuracy"), units=units)
+    setting = Setting(X, y, get_one_scorer("accuracy", labels, y), units=units)
     trials = {
         name: run_trials(actor, setting, splits, seeds)
         for name, actor in actors.items()

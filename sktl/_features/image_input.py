@@ -74,7 +74,7 @@ class ImageInputMixin:
     def _forget(self):
         """Be unfitted."""
         for name in [n for n in vars(self) if n.endswith("_") and n[0] != "_"]:
-            delattr(self, name)
+            del vars(self)[name]  # by `delattr`, skorch would unregister callbacks too
 
     @contextmanager
     def _forgetting(self, unless=False):

@@ -85,16 +85,20 @@ OTHERS = {
 
 
 SETTINGS = TORCH | OTHERS
-APART = ("transform_output polars",)  # excludes that of pandas
+APART = ("float16", "transform_output polars")  # exclude float64 and that of pandas
 
 
 @contextlib.contextmanager
 def all_at_once():
-    """Every setting that goes with the others."""
+    """Every setting that goes with the others: each is of something else."""
     with contextlib.ExitStack() as stack:
-        for name in SETTINGS.keys() - {"float16", *APART}:
-            stack.enter_context(SETTINGS[name]())
+        for name in SETTINGS:
+            if name not in APART:
+                stack.enter_context(SETTINGS[name]())
         yield
+
+
+LABELS = [0, 1] * 4
 
 
 @pytest.fixture(scope="module")
@@ -111,12 +115,16 @@ def extract(images, backbone):
     return extractor.fit_transform(images)
 
 
-@pytest.mark.parametrize("setting", TORCH.values(), ids=TORCH)
 @pytest.mark.parametrize(
-    "backbone", first_and_slow(["sktl_mini", "shufflenet_v2_x0_5"])
+    ("backbone", "setting"),
+    [
+        *(("sktl_mini", setting) for setting in TORCH.values()),
+        pytest.param("shufflenet_v2_x0_5", all_at_once, marks=pytest.mark.slow),
+    ],
+    ids=[*TORCH, "all at once"],
 )
 def test_features_are_the_same_under_a_setting_of_the_process(
-    images, setting, backbone
+    images, backbone, setting
 ):
     expected = extract(images, backbone)
     with setting():
@@ -127,30 +135,36 @@ def test_features_are_the_same_under_a_setting_of_the_process(
     assert after == before
 
 
-@pytest.mark.parametrize("setting", first_and_slow(TORCH.values()), ids=TORCH)
-def test_networks_made_under_a_setting_serve_after_it(images, setting):
-    """They are kept for the process, and a classifier trains copies of them."""
-    free_networks()
+@pytest.fixture(scope="module")
+def served(images):
+    """An extractor, a classifier, and what both give where nothing is set."""
+    exact = {"precision": "float32", "cache": None}
+    extractor = PretrainedFeatureExtractor("sktl_mini", **exact)
     classifier = FineTunedCNNClassifier(
         "sktl_mini",
         strategy="full",
         max_epochs=1,
         batch_size=8,
         device="cpu",
-        precision="float32",
         random_state=0,
-        cache=None,
+        **exact,
     )
-    y = [0, 1] * 4
-    expected = classifier.fit(images, y).predict_proba(images)
     free_networks()
-    extractor = PretrainedFeatureExtractor("sktl_mini", precision="float32", cache=None)
-    plain = extractor.fit_transform(images)
+    expected = classifier.fit(images, LABELS).predict_proba(images)
+    free_networks()
+    return extractor, classifier, extractor.fit_transform(images), expected
+
+
+@pytest.mark.parametrize("setting", first_and_slow(TORCH.values()), ids=TORCH)
+def test_networks_made_under_a_setting_serve_after_it(images, served, setting):
+    """They are kept for the process, and a classifier trains copies of them."""
+    extractor, classifier, features, expected = served
     free_networks()
     with setting():
         extractor.fit_transform(images)
-    assert np.array_equal(extractor.transform(images), plain)
-    assert np.array_equal(classifier.fit(images, y).predict_proba(images), expected)
+    assert np.array_equal(extractor.transform(images), features)
+    classifier.fit(images, LABELS)
+    assert np.array_equal(classifier.predict_proba(images), expected)
 
 
 class _Precision(Callback):
@@ -169,7 +183,7 @@ def test_gradients_in_float32_are_computed_without_tf32(
     """Fault 32."""
     callback = _Precision()
     classifier = make("full", precision=precision, callbacks=[("precision", callback)])
-    classifier.fit(images, [0, 1] * 4)
+    classifier.fit(images, LABELS)
     seen = dict(classifier.callbacks_)["precision"].seen
     assert (seen, torch.backends.cudnn.conv.fp32_precision) == (expected, "tf32")
 
@@ -533,6 +547,21 @@ def test_other_public_call_gives_the_same_under_all_settings(call, world, pyplot
 
 @pytest.mark.slow
 @pytest.mark.parametrize("call", OF_EACH_KIND)
-@pytest.mark.parametrize("setting", [*TORCH, *APART])
+@pytest.mark.parametrize("setting", APART)
+def test_public_call_gives_the_same_under_a_setting_apart(call, setting, world, pyplot):
+    check_same(call, SETTINGS[setting], world)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "call",
+    [
+        "PretrainedFeatureExtractor.transform",
+        "FineTunedCNNClassifier.fit lp_ft",
+        "rank_backbones",
+    ],
+)
+@pytest.mark.parametrize("setting", [name for name in TORCH if name not in APART])
 def test_public_call_gives_the_same_under_a_setting(call, setting, world, pyplot):
+    """So that none is seen only where another is undone."""
     check_same(call, SETTINGS[setting], world)

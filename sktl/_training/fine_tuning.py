@@ -701,8 +701,11 @@ class FineTunedNet(NetworkInputMixin, CallbackSupportMixin, EstimatorNet):
             )
             kind = type(self.target) if goes_on else recognise(y, self._kinds)
             learnt = self.target if goes_on else None
-            rows = self._label(images, y, sample_weight, groups, kind, learnt)
-            fit_params = self._split_params(fit_params, groups, len(images), rows)
+            class_weight = getattr(self, "class_weight", None)
+            rows = make_rows(
+                images, y, kind, learnt, sample_weight, class_weight, groups
+            )
+            split_params = self._split_params(fit_params, groups, len(images), rows)
             if self.early_stopping and self.monitor != "loss" and not goes_on:
                 known = rows.target.decode(rows.codes)
                 get_scorers(self.monitor, rows.target, known, "monitor")
@@ -710,14 +713,15 @@ class FineTunedNet(NetworkInputMixin, CallbackSupportMixin, EstimatorNet):
                 rows,
                 n_epochs,
                 self.checkpoint,
+                task,
                 goes_on=goes_on,
-                task=task,
-                split_params=fit_params,
+                is_complete=not self.warm_start,
+                split_params=split_params,
             )
             if self.early_stopping and self.refit:
                 # Beside the checkpoint of the search.
                 beside = self.checkpoint and f"{os.fspath(self.checkpoint)}.refit"
-                self._train(rows, self.n_epochs_, beside, task=task, holds_out=False)
+                self._train(rows, self.n_epochs_, beside, task, is_complete=True)
             task.end()
         return self
 
@@ -736,33 +740,30 @@ class FineTunedNet(NetworkInputMixin, CallbackSupportMixin, EstimatorNet):
                         f"classes={shown(classes)}, but in the first call they were "
                         f"{shown(learnt.classes.tolist())}. Leave them out."
                     )
-            rows = self._label(images, y, sample_weight, groups, kind, learnt)
-            fit_params = self._split_params(fit_params, groups, len(images), rows)
+            class_weight = getattr(self, "class_weight", None)
+            rows = make_rows(
+                images, y, kind, learnt, sample_weight, class_weight, groups
+            )
+            split_params = self._split_params(fit_params, groups, len(images), rows)
             self._train(
                 rows,
                 self.plan.n_epochs,
                 self.checkpoint,
+                FitTask(self, None),
                 goes_on=not first,
-                split_params=fit_params,
+                split_params=split_params,
             )
         return self
-
-    def _label(self, images, y, sample_weight, groups, kind, learnt):
-        """Give images their codes and weights, and learn what the codes mean."""
-        class_weight = getattr(self, "class_weight", None)
-        rows = make_rows(images, y, kind, learnt, sample_weight, class_weight, groups)
-        self.target_ = rows.target
-        return rows
 
     def _train(
         self,
         rows,
         n_epochs,
         checkpoint,
+        task,
         *,
         goes_on=False,
-        task=None,
-        holds_out=True,
+        is_complete=False,
         split_params=None,
     ):
         """Solve the head if the strategy begins with that, and run the epochs.
@@ -773,34 +774,27 @@ class FineTunedNet(NetworkInputMixin, CallbackSupportMixin, EstimatorNet):
         n_epochs : int
             At most, as callbacks may end training earlier.
         checkpoint : path-like or None
+        task : FitTask
+            Is told of each epoch.
         goes_on : bool
             Whether from the present weights.
-        task : FitTask or None
-            Is told of each epoch.
-        holds_out : bool
-            Whether `early_stopping` or `train_split` may set some rows aside.
+        is_complete : bool
+            Whether these are all epochs there will be; else later calls may add some.
         split_params : dict or None
-            What `get_split_datasets` gets besides.
+            What `get_split_datasets` gets besides; None: hold no rows out.
         """
+        self.target_ = rows.target
         with self._seeded():
             if not goes_on:
                 self.initialize()
             self._refuse_loading()
             dataset = self._training_set(rows)
-            train, valid = dataset, None
-            if holds_out:
-                split = self.get_split_datasets
-                train, valid = split(dataset, rows.codes, **split_params or {})
-                self._check_monitors(valid)
-                if self.early_stopping:
-                    check_monitor(self, train, valid)
-                if self.early_stopping and self.refit and task is not None:
-                    self._check_monitors(None, " in the second fit of refit=True")
-            complete = task is not None and not self.warm_start
+            train, valid = self._hold_out(
+                dataset, rows.codes, split_params, is_complete
+            )
             for _, callback in self.callbacks_:
                 if isinstance(callback, UnfreezeByStrategy):
-                    by_turns = self.plan.strategy == "gradual"
-                    callback.is_complete_ = complete and by_turns
+                    callback.is_complete_ = is_complete and self.plan.by_turns
             # Callbacks index this as skorch indexes its data sets.
             told = getattr(dataset, "X", dataset), rows.codes
             # What went wrong up to here has not changed the weights.
@@ -813,6 +807,18 @@ class FineTunedNet(NetworkInputMixin, CallbackSupportMixin, EstimatorNet):
                 self._run_epochs(train, valid, rows, n_epochs, checkpoint, task)
         callbacks = [callback for _, callback in self.callbacks_]
         self.n_epochs_ = n_epochs_kept(callbacks, self.history)
+
+    def _hold_out(self, dataset, codes, split_params, is_complete):
+        """Divide rows into those that are trained on and those, if any, that judge."""
+        if split_params is None:
+            return dataset, None
+        train, valid = self.get_split_datasets(dataset, codes, **split_params)
+        self._check_monitors(valid)
+        if self.early_stopping:
+            check_monitor(self, train, valid)
+            if is_complete and self.refit:
+                self._check_monitors(None, " in the second fit of refit=True")
+        return train, valid
 
     @contextlib.contextmanager
     def _naming_images_it_cannot_take(self):
@@ -833,7 +839,6 @@ class FineTunedNet(NetworkInputMixin, CallbackSupportMixin, EstimatorNet):
         checkpoint = Checkpoint(path, self, rows, numbers, n_epochs)
         if not self.history:
             self._begin(train, rows)
-        task = task or FitTask(self, None)
         for _ in range(checkpoint.n_epochs_done(), n_epochs):
             epoch = task.subtask("epoch")
             self._run_epoch(train, valid)

@@ -59,6 +59,11 @@ class Strategy:
         return self.strategy != "linear_probe" or not self.solves_head
 
     @property
+    def by_turns(self):
+        """Whether the epochs unfreeze one stage after another."""
+        return self.strategy == "gradual"
+
+    @property
     def n_epochs(self):
         """Epochs that are planned."""
         return self.max_epochs if self.has_epochs else 0

@@ -1,1 +1,1 @@
-"""What is predicted: what `y` means, how a head learns it, how it is scored."""
+"""What is predicted: what `y` means, how it is split, learnt by a head and scored."""

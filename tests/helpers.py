@@ -1,4 +1,4 @@
-"""What tests of several rooms share: image files, a small network, other processes."""
+"""What tests of several files share: image files, a small network, other processes."""
 
 import io
 import os
@@ -6,9 +6,11 @@ import subprocess
 import sys
 from collections import OrderedDict
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 
@@ -85,3 +87,28 @@ def first_and_slow(values):
     first, *others = values
     as_tuples = (other if isinstance(other, tuple) else (other,) for other in others)
     return [first, *(pytest.param(*one, marks=pytest.mark.slow) for one in as_tuples)]
+
+
+def scores_of(report):
+    """{contender: mean score at its last, largest size}."""
+    results = report.results_
+    return dict(zip(results["contender"], results["mean_test_score"], strict=True))
+
+
+def splits_of(report, row=0):
+    """Scores of one row, by split."""
+    columns = [f"split{i}_test_score" for i in range(report.n_splits_)]
+    return np.array([report.results_[column][row] for column in columns])
+
+
+class FailsWithout(LogisticRegression):
+    """Fails where a row is not in the training part."""
+
+    def __init__(self, row=0):
+        super().__init__(max_iter=500)
+        self.row = row
+
+    def fit(self, X, y):
+        if not (X == self.row).all(axis=1).any():
+            raise RuntimeError("the row is not here")
+        return super().fit(X, y)

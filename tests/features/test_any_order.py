@@ -151,44 +151,42 @@ import torch
 from sktl import PretrainedFeatureExtractor
 
 torch.set_num_threads(1)
-path, seed, n_rounds = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-rng = np.random.default_rng(seed)
+rng = np.random.default_rng(0)
 X = rng.integers(0, 256, (1500, 8, 8, 3), dtype=np.uint8)
 expected = PretrainedFeatureExtractor("sktl_mini", cache=None).fit_transform(X)
-extractor = PretrainedFeatureExtractor("sktl_mini", cache=path, n_jobs=2)
-n_interrupted = 0
-for n in range(n_rounds):
-    timer = threading.Timer(rng.uniform(0, 0.5), os.kill, (os.getpid(), signal.SIGINT))
-    try:
-        timer.start()
-        part = X[: int(rng.integers(4, 1500))]
-        found = extractor.fit(part).transform(part)
-        timer.join()
-    except KeyboardInterrupt:
-        n_interrupted += 1
-    timer.cancel()
-    try:
-        timer.join()
-    except KeyboardInterrupt:
-        pass
-found = extractor.fit(X).transform(X)
-assert np.array_equal(found, expected)
-assert np.array_equal(extractor.transform(X), expected)
-print(n_interrupted)
+for cache in ("memory", sys.argv[1]):
+    extractor = PretrainedFeatureExtractor("sktl_mini", cache=cache, n_jobs=2)
+    n_interrupted = 0
+    for n in range(3):
+        args = os.getpid(), signal.SIGINT
+        timer = threading.Timer(rng.uniform(0, 0.5), os.kill, args)
+        try:
+            timer.start()
+            part = X[: int(rng.integers(4, 1500))]
+            found = extractor.fit(part).transform(part)
+            timer.join()
+        except KeyboardInterrupt:
+            n_interrupted += 1
+        timer.cancel()
+        try:
+            timer.join()
+        except KeyboardInterrupt:
+            pass
+    found = extractor.fit(X).transform(X)
+    assert np.array_equal(found, expected)
+    assert np.array_equal(extractor.transform(X), expected)
+    assert n_interrupted > 0
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cache", ["memory", "directory"])
-def test_interrupts_at_any_moment_leave_the_right_numbers(cache, tmp_path):
+def test_interrupts_at_any_moment_leave_the_right_numbers(tmp_path):
     """The same objects in the same process go on."""
-    path = cache if cache == "memory" else tmp_path / "cache"
     done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED, path, "0", "5"],
+        [sys.executable, "-c", INTERRUPTED, tmp_path / "cache"],
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 2

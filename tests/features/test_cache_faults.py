@@ -130,7 +130,7 @@ while True:
 
 
 @pytest.mark.parametrize(
-    "n_rounds", [2, pytest.param(12, marks=pytest.mark.slow)], ids="{} kills".format
+    "n_rounds", [2, pytest.param(6, marks=pytest.mark.slow)], ids="{} kills".format
 )
 def test_kill_while_writing_loses_nothing_that_was_written(tmp_path, n_rounds):
     """What `put` had returned from is there, whole; nothing else stays behind.
@@ -177,7 +177,7 @@ print(hashlib.sha256(bytes(seen[key(number)] for number in range(n_keys))).hexdi
 
 
 @pytest.mark.parametrize(
-    "n_keys", [200, pytest.param(5000, marks=pytest.mark.slow)], ids="{} keys".format
+    "n_keys", [200, pytest.param(2500, marks=pytest.mark.slow)], ids="{} keys".format
 )
 def test_eight_writers_of_the_same_keys_agree_on_the_first(tmp_path, n_keys):
     """Each wants to store its own value; all read the same one, at all times.
@@ -642,7 +642,7 @@ def check_survives(store):
 
 @pytest.mark.parametrize("damage", [flip, cut, smear])
 @pytest.mark.parametrize(
-    "n_rounds", [30, pytest.param(120, marks=pytest.mark.slow)], ids="{} times".format
+    "n_rounds", [30, pytest.param(60, marks=pytest.mark.slow)], ids="{} times".format
 )
 def test_damaged_file_never_gives_a_wrong_number(tmp_path, sound, damage, n_rounds):
     """And heals: what is put again is found again. Faults 3 and 4."""

@@ -105,7 +105,7 @@ class Tempered(nn.CrossEntropyLoss):
 
 SETTINGS = list(make_settings())
 KILLED = ["lp_ft", "gradual_hidden_momentum_schedule", "early_stopping_refit"]
-N_KILLS = 4
+N_KILLS = 2
 
 
 def make_data(seed=0):
@@ -343,7 +343,7 @@ def test_fit_goes_on_after_interrupts_at_any_moment(tmp_path, setting, interrupt
     make_classifier(setting, checkpoint=tmp_path / "unbroken").fit(*data)
     duration = time.perf_counter() - start
     n_interrupts = 0
-    for i in range(8):
+    for i in range(4):
         clf = make_classifier(setting, checkpoint=tmp_path / f"{i}")
         for _ in range(4):
             with contextlib.suppress(KeyboardInterrupt):
@@ -352,7 +352,7 @@ def test_fit_goes_on_after_interrupts_at_any_moment(tmp_path, setting, interrupt
                     clf.fit(*data)
                 n_interrupts -= 1
         assert_same(results(clf.fit(*data)), results(unbroken))
-    assert n_interrupts > 2  # fewer where the fit that was timed was a slow one
+    assert n_interrupts > 1  # fewer where the fit that was timed was a slow one
 
 
 def test_global_generators_are_left_alone_when_training_goes_on(tmp_path, steps):

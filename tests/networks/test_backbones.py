@@ -30,8 +30,7 @@ from tests.helpers import first_and_slow
 # The layer that makes class scores, as torchvision's source has it.
 HEADS = {
     "resnet18": "fc",
-    "resnet50": "fc",
-    "vgg11_bn": "classifier.6",
+    "alexnet": "classifier.6",
     "mobilenet_v2": "classifier.1",
     "mobilenet_v3_small": "classifier.3",
     "squeezenet1_1": "classifier.1",

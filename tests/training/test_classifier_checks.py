@@ -77,7 +77,7 @@ PROBE = functools.partial(
 
 def by_epochs(strategy, **params):
     """A classifier that learns two numbers within seconds."""
-    quick = {"image_size": 8, "batch_size": 8, "max_epochs": 3, "lr": 0.04}
+    quick = {"image_size": 8, "batch_size": 16, "max_epochs": 3, "lr": 0.08}
     return FineTunedCNNClassifier(
         SmallNetwork(), strategy=strategy, image_shape=(1, -1), **quick | params
     )
@@ -137,10 +137,28 @@ def assert_checks_pass(classifier, **expected_failures):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("class_weight", [None, "balanced"])
-def test_all_estimator_checks_pass_where_the_head_is_fitted(class_weight):
+def test_all_estimator_checks_pass_where_the_head_is_fitted():
     """None fails, is skipped or expected to fail; a weight of two is two rows."""
-    assert_checks_pass(PROBE(class_weight=class_weight))
+    assert_checks_pass(PROBE())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "check",
+    [
+        "check_sample_weight_equivalence_on_dense_data",
+        "check_sample_weights_not_overwritten",
+        "check_classifiers_one_label_sample_weights",
+        "check_classifiers_one_label",
+        "check_classifiers_classes",
+        "check_classifiers_train",
+        "check_class_weight_classifiers",
+    ],
+)
+def test_estimator_check_passes_where_classes_are_balanced(check):
+    """Those that weights or classes make a difference to."""
+    balanced = PROBE(class_weight="balanced")
+    getattr(estimator_checks, check)("FineTunedCNNClassifier", balanced)
 
 
 @pytest.mark.slow

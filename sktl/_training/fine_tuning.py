@@ -502,9 +502,11 @@ class FineTunedNet(NetworkInputMixin, CallbackSupportMixin, EstimatorNet):
     # ---- the network and its optimiser
 
     def _forget(self):
+        # How far a training that failed had come can still be seen, as in skorch.
+        seen = {n: vars(self)[n] for n in ("callbacks_", "history_") if n in vars(self)}
         super()._forget()
-        # skorch sets these before `fit`.
-        self.initialized_, self.virtual_params_, self.history_ = False, {}, None
+        vars(self).update(seen)
+        self.initialized_, self.virtual_params_ = False, {}
 
     def initialize(self, backbone=None):
         """As skorch's, with a given backbone, or one that is loaded."""
@@ -687,6 +689,7 @@ class FineTunedNet(NetworkInputMixin, CallbackSupportMixin, EstimatorNet):
         with self._forgetting(unless=goes_on):
             if not goes_on:
                 self._forget()
+                self.history_ = None
             self._check_params()
             if goes_on:
                 self._refuse_another_network(

@@ -55,9 +55,7 @@ def is_unfitted(clf):
     for use in (clf.predict, clf.predict_proba, clf.decision_function):
         with pytest.raises(NotFittedError):
             use(X)
-    if clf.__sklearn_is_fitted__() or hasattr(clf, "classes_"):
-        return False
-    return clf.history is None
+    return not clf.__sklearn_is_fitted__() and not hasattr(clf, "classes_")
 
 
 # ---- after a failure
@@ -88,6 +86,7 @@ def test_fit_that_failed_leaves_nothing_that_predicts(make, strategy, failure, a
     with pytest.raises((ValueError, TypeError, RuntimeError, KeyboardInterrupt)):
         FAILURES[failure](clf)
     assert is_unfitted(clf)
+    assert not clf.history or failure in ("training", "Ctrl-C")
     clf.set_params(callbacks=None, lr=0.001, hidden_units=())
     expected = make(strategy, lr=0.001).fit(X, Y).predict_proba(X)
     assert np.array_equal(clf.fit(X, Y).predict_proba(X), expected)

@@ -205,13 +205,12 @@ class Interrupt(Callback):
 @pytest.mark.parametrize("real", [True, False])
 @pytest.mark.parametrize("strategy", ["full", "gradual"])
 def test_interruption_raises_and_leaves_neither_bar_nor_freeze(make, strategy, real):
-    interrupt = Interrupt(real)
-    clf = make(strategy, verbose=1, callbacks=[("interrupt", interrupt)])
+    clf = make(strategy, verbose=1, callbacks=[("interrupt", Interrupt(real))])
     bars = set(tqdm._instances)
     with pytest.raises(KeyboardInterrupt):
         clf.fit(X, Y)
     assert bars.issuperset(tqdm._instances)
-    optimizer, module = interrupt.seen
+    optimizer, module = dict(clf.callbacks_)["interrupt"].seen
     assert not optimizer._optimizer_step_pre_hooks
     assert all(p.requires_grad for p in module.tail.parameters())
     clf.set_params(callbacks__interrupt=None, verbose=0)

@@ -7,7 +7,6 @@ on that. What is trained, when and at which rates, the strategy says.
 import contextlib
 import copy
 import os
-from collections.abc import Iterable
 from functools import partial
 from itertools import chain
 from numbers import Integral, Real
@@ -17,20 +16,11 @@ import numpy as np
 import torch
 from sklearn import get_config
 from sklearn.exceptions import NotFittedError
-from sklearn.metrics import get_scorer
-from sklearn.model_selection import PredefinedSplit
 from sklearn.utils import gen_batches
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metadata_routing import process_routing
 from sklearn.utils.validation import _check_method_params
-from skorch.callbacks import (
-    BatchScoring,
-    EarlyStopping,
-    EpochScoring,
-    LoadInitState,
-    LRScheduler,
-)
-from skorch.callbacks import Checkpoint as SkorchCheckpoint
+from skorch.callbacks import BatchScoring, EpochScoring
 from skorch.dataset import unpack_data
 from skorch.utils import data_from_dataset, is_dataset, to_device, to_tensor
 from torch.utils.data import BatchSampler, Subset
@@ -46,6 +36,15 @@ from sktl._targets.scoring import get_scorers
 from sktl._training.augmentation import make_augment
 from sktl._training.averaging import AverageWithStart, share_for
 from sktl._training.checkpoint import Checkpoint
+from sktl._training.checks import (
+    check_names,
+    check_no_loading,
+    check_not_disabled,
+    check_same_network,
+    check_split,
+    check_values,
+    check_watched,
+)
 from sktl._training.early_stopping import (
     LOSS,
     SCORE,
@@ -79,11 +78,6 @@ STOP = "early_stopping"  # the name of a callback
 # them when mirrored: for 0.98 and more of photographs, for 0.85 and less of letters.
 SAME_WHEN_MIRRORED = 0.95
 RATES = {"lr", "optimizer__lr", "backbone_lr_ratio", "layer_decay"}
-# Predictions are read row by row, in the order of `X`.
-REORDERS = {
-    f"iterator_valid__{name}"
-    for name in ("shuffle", "drop_last", "sampler", "batch_sampler")
-}
 OF_CALLBACKS = {
     "callbacks",
     "early_stopping",
@@ -346,7 +340,7 @@ class FineTunedNet(NetworkInputMixin, CallbackSupportMixin, EstimatorNet):
             Other values are checked by `fit`.
         """
         names = set(params)
-        self._refuse_params_of_skorch(params)
+        check_names(params)
         super().set_params(**params)
         if not self.initialized_:
             return self
@@ -404,21 +398,6 @@ class FineTunedNet(NetworkInputMixin, CallbackSupportMixin, EstimatorNet):
         cycles = [cb for _, cb in self.callbacks_ if isinstance(cb, OneCycle)]
         return any(getattr(cycle, "n_epochs_", 0) for cycle in cycles)
 
-    def _refuse_params_of_skorch(self, params):
-        for name, value in sorted(params.items()):
-            if name == "module" or name.startswith(("module__", "compile__")):
-                raise ValueError(
-                    f"{name} is skorch's parameter and not used here: the network is "
-                    "built from backbone, weights, hidden_units and dropout, and not "
-                    "compiled. Leave it out."
-                )
-            if name in REORDERS and value:
-                raise ValueError(
-                    f"{name}={shown(value)} would change the order or the number of "
-                    "rows that predictions are made for. Leave it out. Training rows "
-                    "are read by iterator_train, which has such parameters too."
-                )
-
     def _move(self):
         """Move what was fitted to another device."""
         device = self.device
@@ -444,45 +423,11 @@ class FineTunedNet(NetworkInputMixin, CallbackSupportMixin, EstimatorNet):
                 self.optimizer_.param_groups.append(part)
 
     def _check_params(self):
-        if isinstance(self.callbacks, str):
-            raise ValueError(
-                f"callbacks={self.callbacks!r} must be a list or None. skorch's "
-                "'disable' would switch off what strategy, early_stopping, lr_schedule "
-                "and initial_share set, as these work by callbacks. To switch off "
-                "others, name them, as in callbacks__print_log=None."
-            )
+        check_not_disabled(self.callbacks)
         super()._check_params()
         params = {n: v for n, v in vars(self).items() if n != "module"}
-        self._refuse_params_of_skorch(params)
-        if self.compile:
-            raise ValueError(
-                "compile=True is not supported: torch.compile renames the weights, by "
-                "whose names layers are frozen and get their learning rates. Leave it "
-                "out."
-            )
-        if self.augment != "auto":
-            make_augment(self.augment)
-        if self.monitor != "loss":
-            get_scorer(self.monitor)  # or it says which scorers there are
-        if self.warm_start and self.refit:
-            raise ValueError(
-                "warm_start=True continues from the weights of the last fit, and "
-                "refit=True starts over. Set one of them to False."
-            )
-        if self.checkpoint is not None and not isinstance(self.random_state, Integral):
-            raise ValueError(
-                f"checkpoint={self.checkpoint!r} with "
-                f"random_state={self.random_state!r}: without a fixed seed no later "
-                "fit would be the same. Pass an int as random_state."
-            )
-        wrong = [
-            width for width in self.hidden_units if not COUNT.is_satisfied_by(width)
-        ]
-        if wrong:
-            raise ValueError(
-                f"hidden_units={self.hidden_units!r} holds {wrong[0]!r}. Pass the "
-                "widths of hidden layers, whole numbers of 1 or more; () for none."
-            )
+        check_names(params)
+        check_values(params)
 
     def _refuse_another_network(self, remedy):
         """Refuse parameters by which another network would be built."""
@@ -492,12 +437,8 @@ class FineTunedNet(NetworkInputMixin, CallbackSupportMixin, EstimatorNet):
         built["dropout"] = dropouts[0] if dropouts else 0.0
         if isinstance(self.backbone, str):
             built["backbone"] = self.backbone_.name
-        for name, value in built.items():
-            if getattr(self, name) != value:
-                raise ValueError(
-                    f"{name} was set to {shown(getattr(self, name))} after fit, which "
-                    f"built the network with {shown(value)}. {remedy}."
-                )
+        asked = {name: getattr(self, name) for name in built}
+        check_same_network(asked, built, remedy)
 
     # ---- the network and its optimiser
 
@@ -790,7 +731,7 @@ class FineTunedNet(NetworkInputMixin, CallbackSupportMixin, EstimatorNet):
         with self._seeded():
             if not goes_on:
                 self.initialize()
-            self._refuse_loading()
+            check_no_loading(self.callbacks_)
             dataset = self._training_set(rows)
             train, valid = self._hold_out(
                 dataset, rows.codes, split_params, is_complete
@@ -816,11 +757,12 @@ class FineTunedNet(NetworkInputMixin, CallbackSupportMixin, EstimatorNet):
         if split_params is None:
             return dataset, None
         train, valid = self.get_split_datasets(dataset, codes, **split_params)
-        self._check_monitors(valid)
+        if not valid:
+            check_watched(self.callbacks_)
         if self.early_stopping:
             check_monitor(self, train, valid)
             if is_complete and self.refit:
-                self._check_monitors(None, " in the second fit of refit=True")
+                check_watched(self.callbacks_, of_refit=True)
         return train, valid
 
     @contextlib.contextmanager
@@ -865,89 +807,20 @@ class FineTunedNet(NetworkInputMixin, CallbackSupportMixin, EstimatorNet):
             share = share_for(features) if auto else self.initial_share
             self.initial_share_ = float(share)
 
-    def _refuse_loading(self):
-        """Refuse callbacks that put other weights in the place of the first ones.
-
-        What `_begin` chooses besides, skorch's files do not hold.
-        """
-        for name, callback in self.callbacks_:
-            if isinstance(callback, LoadInitState):
-                raise ValueError(
-                    f"callback {name!r} is skorch's LoadInitState, which begins with "
-                    "weights of another training. To resume a fit that was "
-                    "interrupted, pass a path as checkpoint= instead of the callback. "
-                    "To go on from a fitted estimator, save it, and call partial_fit "
-                    "on what load returns."
-                )
-
-    def _check_monitors(self, valid, when=""):
-        """Refuse callbacks of skorch's that have nothing to watch."""
-        for name, callback in self.callbacks_ if not valid else ():
-            watches = isinstance(
-                callback, EarlyStopping | SkorchCheckpoint | LRScheduler
-            ) and not isinstance(callback, KeepBest)
-            monitor = callback.monitor if watches else None
-            if isinstance(monitor, str) and monitor.startswith("valid_"):
-                cure = "use early_stopping=True instead of the callback"
-                if isinstance(callback, SkorchCheckpoint):
-                    cure = "let the callback watch 'train_loss_best'"
-                if isinstance(callback, LRScheduler):
-                    cure = "let the callback watch 'train_loss'"
-                split = "Pass train_split=ValidSplit(5, stratified=True), or "
-                if when:
-                    split, cure = "Set refit=False, or ", "leave the callback out"
-                raise ValueError(
-                    f"callback {name!r} watches {monitor!r}, but no rows are held "
-                    f"out{when}. {split}{cure}."
-                )
-
     def _split_params(self, fit_params, groups, n, rows):
         """Arguments of `fit` for the split, of the rows that are trained on.
 
         Nothing else reads any but `groups`. `n` is how many rows there were in all.
         """
-        if "epochs" in fit_params:
-            raise TypeError(
-                "fit() takes no argument `epochs`. Set max_epochs, as in "
-                f"set_params(max_epochs={fit_params['epochs']!r})."
-            )
-        if fit_params and self.train_split is None:
-            raise TypeError(
-                f"fit() got an unexpected keyword argument {next(iter(fit_params))!r}. "
-                "Such arguments are passed to train_split, which is not set."
-            )
+        check_split(self.train_split, fit_params, n - len(rows.numbers))
         if groups is not None:
             fit_params = fit_params | {"groups": groups}
-        cv = getattr(self.train_split, "cv", None)
-        if len(rows.numbers) < n and isinstance(cv, PredefinedSplit | Iterable):
-            raise ValueError(
-                f"sample_weight is zero in {n - len(rows.numbers)} row(s), which fit "
-                "leaves out, and train_split names rows by their numbers. Leave these "
-                "rows out yourself, and number the others accordingly."
-            )
         routes = get_config()["enable_metadata_routing"]
         if fit_params and self.train_split is not None and routes:
             # Requests for `fit` and `partial_fit` are the same (skorch/net.py, 1.4).
             routed = process_routing(self, "fit", **fit_params)
             fit_params = routed.get("splitter", {"split": {}})["split"]
         return _check_method_params(np.arange(n), fit_params, rows.numbers)
-
-    def _run_epoch(self, train, valid):
-        """As skorch's `fit_loop` does (skorch/net.py, 1.4)."""
-        sets = {"dataset_train": train, "dataset_valid": valid}
-        batches = self.get_iterator(train, training=True)
-        held_out = None if valid is None else self.get_iterator(valid)
-        self.notify("on_epoch_begin", **sets)
-        self.run_single_epoch(batches, True, "train", self.train_step)
-        if not self.history[-1, "train_batch_count"]:
-            raise ValueError(
-                f"{len(train)} training rows do not fill a batch of "
-                f"batch_size={self.batch_size}, and iterator_train__drop_last=True "
-                "leaves out incomplete batches. Set it to False, or a smaller "
-                "batch_size."
-            )
-        self.run_single_epoch(held_out, False, "valid", self.validation_step)
-        self.notify("on_epoch_end", **sets)
 
     def train_step(self, batch, **fit_params):
         """As skorch's, on augmented images."""

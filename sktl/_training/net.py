@@ -423,6 +423,23 @@ class EstimatorNet(NeuralNet):
         finally:
             self.history.clear()
 
+    def _run_epoch(self, train, valid):
+        """As skorch's `fit_loop` does (skorch/net.py, 1.4)."""
+        sets = {"dataset_train": train, "dataset_valid": valid}
+        batches = self.get_iterator(train, training=True)
+        held_out = None if valid is None else self.get_iterator(valid)
+        self.notify("on_epoch_begin", **sets)
+        self.run_single_epoch(batches, True, "train", self.train_step)
+        if not self.history[-1, "train_batch_count"]:
+            raise ValueError(
+                f"{len(train)} training rows do not fill a batch of "
+                f"batch_size={self.batch_size}, and iterator_train__drop_last=True "
+                "leaves out incomplete batches. Set it to False, or a smaller "
+                "batch_size."
+            )
+        self.run_single_epoch(held_out, False, "valid", self.validation_step)
+        self.notify("on_epoch_end", **sets)
+
     def __setstate__(self, state):
         # skorch maps tensors to the device named here, and "auto" names none.
         try:

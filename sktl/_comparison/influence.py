@@ -1,12 +1,12 @@
 """How far each row that is tested on moves a score."""
 
 import warnings
-from contextlib import suppress
 
 import numpy as np
 from sklearn.base import BaseEstimator, is_regressor
 from sklearn.utils import get_tags
 from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import _num_samples
 
 from sktl._targets.scoring import is_set
 
@@ -103,17 +103,32 @@ def _score_without(predicted, y, unit_of_row, scorer, score):
     return without if np.isfinite(without).all() else None
 
 
+class _OtherRowsError(Exception):
+    """What is predicted is not one answer for each row."""
+
+
+def _by_rows(answer, n_rows):
+    """An answer of `predict`, `predict_proba` or `decision_function` as an array."""
+    if isinstance(answer, list) and all(np.ndim(part) == 2 for part in answer):
+        answer = np.transpose([of_tag[:, -1] for of_tag in answer])  # of having the tag
+    try:
+        answer = np.asarray(answer)
+    except ValueError as error:  # it is ragged
+        raise _OtherRowsError from error
+    if answer.shape[:1] != (n_rows,):
+        raise _OtherRowsError
+    # As `y` is; CatBoost gives labels in one column.
+    return answer[:, 0] if answer.shape[1:] == (1,) else answer
+
+
 def _recall(method):
     """A method that takes positions of rows and remembers what is predicted of them."""
 
     def predict(self, positions):
+        self.was_asked_ = True
         if method not in self.known_:
             answer = getattr(self.estimator, method)(self.X)
-            if isinstance(answer, list):  # an array per tag: that of having it
-                answer = np.transpose([of_tag[:, -1] for of_tag in answer])
-            answer = np.asarray(answer)
-            # As `y` is; CatBoost gives labels in one column.
-            self.known_[method] = answer[:, 0] if answer.shape[1:] == (1,) else answer
+            self.known_[method] = _by_rows(answer, _num_samples(self.X))
         return self.known_[method][positions]
 
     predict.__name__ = method
@@ -153,8 +168,16 @@ class Predicted(BaseEstimator):
         score : float
         """
         if scorer.reads_predictions_alone:
-            with suppress(Exception):  # the estimator's own error is the one to show
+            self.was_asked_ = False
+            try:
                 return float(scorer(self, np.arange(len(y)), y))
+            except _OtherRowsError:
+                pass  # scikit-learn says what is wrong with them
+            except Exception:
+                # Before any prediction, it is of what the estimator has or is: let the
+                # message name its class.
+                if self.was_asked_:
+                    raise
         return float(scorer(self.estimator, self.X, y))
 
     def __sklearn_tags__(self):

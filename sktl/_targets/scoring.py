@@ -53,7 +53,7 @@ class Scorer:
     @property
     def reads_predictions_alone(self):
         """Whether all that it asks of an estimator is to predict."""
-        return not self.is_of_user or isinstance(self.function, OF_MAKE_SCORER)
+        return not self.is_of_user or type(self.function) is OF_MAKE_SCORER
 
     def check_defined(self, y, splits, target, cv):
         """Refuse a score that the rows of some test part cannot have, before any fit.
@@ -182,7 +182,7 @@ def get_scorers(scoring, target, y, parameter="scoring"):
                 "a __name__ after the first score. Pass each score once; to name a "
                 "scorer of make_scorer, set scorer.__name__."
             )
-        own = name == neg_expected_calibration_error.__name__
+        own = not callable(one) and name == neg_expected_calibration_error.__name__
         # Unlike get_scorer, it refuses a metric, such as accuracy_score.
         known = check_scoring(
             scoring=neg_expected_calibration_error if own else one or name

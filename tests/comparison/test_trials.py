@@ -192,6 +192,91 @@ def test_contender_predicts_a_test_part_once_by_each_method(digits):
     assert report.results_["mean_test_n_epochs"] > 1
 
 
+class Answers(SVC):
+    """Answers what a function makes of the right number of answers; counts passes."""
+
+    def __init__(self, change=None):
+        super().__init__()
+        self.change = change
+
+    def predict(self, X):
+        PASSES["predict"] += 1
+        return self.change(super().predict(X))
+
+
+PASSES = Counter()
+
+
+def too_many(answers):
+    return np.append(answers, answers[:3])
+
+
+def out_of_memory(answers):
+    raise MemoryError("the pass is too large")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (too_many, "ValueError: Found input variables with inconsistent numbers"),
+        (out_of_memory, "MemoryError: the pass is too large"),
+    ],
+)
+def test_answers_that_cannot_be_scored_are_an_error(digits, change, words):
+    PASSES.clear()
+    report = compare_transfer(
+        *digits, {"bad": Answers(change), "good": DummyClassifier()}, cv=2
+    )
+    assert words in str(report)
+    assert PASSES["predict"] == (2 if change is out_of_memory else 4)
+
+
+def test_answers_in_a_list_are_those_in_an_array(digits):
+    PASSES.clear()
+    report = compare_transfer(*digits, {"list": Answers(list)}, cv=2)
+    assert PASSES["predict"] == 2
+    assert "is not known" not in str(report)
+    same = compare_transfer(*digits, {"list": Answers(np.asarray)}, cv=2)
+    for name in ("mean_test_score", "low_test_score"):
+        assert report.results_[name] == same.results_[name] > 0
+
+
+def test_error_of_a_score_is_shown_after_one_pass(digits):
+    PASSES.clear()
+
+    def broken(y, answers):
+        raise RuntimeError("no such score")
+
+    scoring = make_scorer(broken)
+    contenders = {"a": Answers(np.asarray), "b": DummyClassifier()}
+    with pytest.raises(Exception, match="no such score"):
+        compare_transfer(*digits, contenders, cv=2, scoring=scoring)
+    assert PASSES["predict"] == 2
+
+
+def test_scorer_class_of_the_users_gets_images(digits):
+    class OfShape(type(get_scorer("accuracy"))):
+        def __call__(self, estimator, X, y, **kwargs):
+            return float(np.ndim(X) > 1)
+
+    scorer = OfShape(accuracy_score, 1, {}, "predict")
+    report = compare_transfer(*digits, {"one": DummyClassifier()}, cv=2, scoring=scorer)
+    assert report.results_["mean_test_score"] == 1
+
+
+def test_callable_with_the_name_of_a_score_is_called(digits):
+    def neg_expected_calibration_error(estimator, X, y):
+        return 7.0
+
+    report = compare_transfer(
+        *digits,
+        {"one": DummyClassifier()},
+        cv=2,
+        scoring=neg_expected_calibration_error,
+    )
+    assert report.results_["mean_test_score"] == 7
+
+
 @pytest.mark.slow
 def test_process_that_dies_is_the_failure_of_its_contender(digits, contenders):
     class Dies(DummyClassifier):

@@ -120,8 +120,9 @@ def extract(images, backbone):
     [
         *(("sktl_mini", setting) for setting in TORCH.values()),
         pytest.param("shufflenet_v2_x0_5", all_at_once, marks=pytest.mark.slow),
+        pytest.param("shufflenet_v2_x0_5", TORCH["float16"], marks=pytest.mark.slow),
     ],
-    ids=[*TORCH, "all at once"],
+    ids=[*TORCH, "all at once", "float16 alone"],
 )
 def test_features_are_the_same_under_a_setting_of_the_process(
     images, backbone, setting

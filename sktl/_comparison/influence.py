@@ -109,9 +109,10 @@ class _OtherRowsError(Exception):
 
 def _by_rows(answer, n_rows):
     """An answer of `predict`, `predict_proba` or `decision_function` as an array."""
-    if isinstance(answer, list) and all(np.ndim(part) == 2 for part in answer):
-        answer = np.transpose([of_tag[:, -1] for of_tag in answer])  # of having the tag
     try:
+        if isinstance(answer, list) and all(np.ndim(part) == 2 for part in answer):
+            # An array per tag: the last column is of having it.
+            answer = np.transpose([of_tag[:, -1] for of_tag in answer])
         answer = np.asarray(answer)
     except ValueError as error:  # it is ragged
         raise _OtherRowsError from error

@@ -555,6 +555,7 @@ class FineTunedNet(NetworkInputMixin, CallbackSupportMixin, EstimatorNet):
 
     def forward_iter(self, X, training=False, device="cpu"):
         """As skorch's, for a part of the images at a time: memory may not hold all."""
+        self.check_is_fitted()
         parts = [X]
         if not holds_rows(X):
             parts = _divide(self._open_images(X), self.batch_size)
@@ -630,6 +631,7 @@ class FineTunedNet(NetworkInputMixin, CallbackSupportMixin, EstimatorNet):
         with self._forgetting(unless=goes_on):
             if not goes_on:
                 self._forget()
+                vars(self).pop("callbacks_", None)
                 self.history_ = None
             self._check_params()
             if goes_on:

@@ -25,6 +25,8 @@ from sktl._utils.torch_state import plain_torch
 
 # Our data sets and batches are dicts of these; the last two only where there are some.
 ROWS, WEIGHT, GROUP = "rows", "sample_weight", "group"
+# In a batch that predictions are made for: how many rows there are in all.
+N_ROWS = "n_rows"
 # Parameters of what is built anew whenever it is used.
 OF_READERS = ("iterator_train__", "iterator_valid__", "dataset__")
 
@@ -377,20 +379,20 @@ class EstimatorNet(NeuralNet):
             batches = self.get_iterator(dataset, training=training)
             if not n_rows:  # no rows make no batch
                 batches = [({ROWS: torch.from_numpy(dataset.X[ROWS])}, None)]
-            outputs = [
-                to_device(self.evaluation_step(batch, training, n_rows), device=device)
-                for batch in batches
-            ]
+            steps = (
+                self.evaluation_step((x | {N_ROWS: n_rows}, y), training)
+                for x, y in map(unpack_data, batches)
+            )
+            outputs = [to_device(step, device=device) for step in steps]
         yield from outputs
 
-    def evaluation_step(self, batch, training=False, n_rows=None):
+    def evaluation_step(self, batch, training=False):
         """Compute outputs in batches of one size: rows do not influence one another.
 
-        Few rows, `n_rows` in all, are not padded, unless they are features, which costs
-        nothing.
+        Few rows are not padded, unless they are features, which costs nothing.
         """
         x, y = unpack_data(batch)
-        x = x[ROWS]
+        x, n_rows = x[ROWS], x.get(N_ROWS)
         n_numbers = self.batch_size * x[:1].numel()
         pads = n_rows is None or x.ndim == 2 or is_padded(n_rows, n_numbers)
         n_missing = max(0, self.batch_size - len(x)) if pads else 0

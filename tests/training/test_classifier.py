@@ -257,6 +257,22 @@ def test_few_rows_are_computed_alone_and_differ_by_rounding(digits, strategy, n_
     np.testing.assert_allclose(few, together, rtol=1e-4, atol=1e-4)
 
 
+def test_subclass_predicts_with_dropout_by_the_arguments_of_skorch(make, digits):
+    """Its `evaluation_step` has two, as skorch documents it."""
+    X, y, X_test, _ = digits
+
+    class WithDropout(FineTunedCNNClassifier):
+        def evaluation_step(self, batch, training=False):
+            return super().evaluation_step(batch, training=True)
+
+    settings = make("full", max_epochs=1, dropout=0.5).get_params(deep=False)
+    clf = WithDropout(**settings).fit(X, y)
+    for n_rows in (2, len(X_test)):
+        first, second = (clf.predict_proba(X_test[:n_rows]) for _ in range(2))
+        assert first.shape == (n_rows, len(clf.classes_))
+        assert not np.array_equal(first, second)
+
+
 @pytest.mark.parametrize(
     ("strategy", "n_rows"),
     first_and_slow([("full", 1030), ("lp_ft", 1030), ("full", 1024), ("full", 2050)]),

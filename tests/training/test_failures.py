@@ -83,10 +83,17 @@ def test_fit_that_failed_leaves_nothing_that_predicts(make, strategy, failure, a
     clf = make(strategy)
     if again:
         clf.fit(X[:30], np.array(["x", "y", "z"])[Y[:30]])
+    former = vars(clf).get("callbacks_")
     with pytest.raises((ValueError, TypeError, RuntimeError, KeyboardInterrupt)):
         FAILURES[failure](clf)
     assert is_unfitted(clf)
-    assert not clf.history or failure in ("training", "Ctrl-C")
+    with pytest.raises(NotFittedError):
+        clf.forward(X)
+    # How far the training came that failed, and nothing of an earlier one.
+    assert former is None or vars(clf).get("callbacks_") is not former
+    trained = failure in ("training", "Ctrl-C")
+    assert bool(clf.history) == (trained and strategy != "linear_probe")
+    assert "callbacks" in clf.prefixes_  # so that they can be set
     clf.set_params(callbacks=None, lr=0.001, hidden_units=())
     expected = make(strategy, lr=0.001).fit(X, Y).predict_proba(X)
     assert np.array_equal(clf.fit(X, Y).predict_proba(X), expected)

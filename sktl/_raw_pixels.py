@@ -1,7 +1,8 @@
 """`RawPixels`: images in, their pixels out, which is what a network has to beat."""
 
+from functools import partial
+
 import numpy as np
-from joblib import Parallel, delayed
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
@@ -9,7 +10,6 @@ from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 from sktl._features.image_input import IMAGE_CONSTRAINTS, OF_IMAGES, ImageInputMixin
 from sktl._images.forms import report_unreadable
 from sktl._images.geometry import Geometry, fit_to
-from sktl.exceptions import ImageReadError
 
 LARGEST_SIZE = 32  # where the user names none
 COLOURS = ("red", "green", "blue")
@@ -183,7 +183,7 @@ class RawPixels(ImageInputMixin, TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         images = self._open_images(X)
-        return self._rows(*self._decode(images, self.image_size_))
+        return self._rows(*self._read(images, self.image_size_))
 
     def get_feature_names_out(self, input_features=None):
         """Name the columns by line, column and colour of the pixel.
@@ -216,7 +216,7 @@ class RawPixels(ImageInputMixin, TransformerMixin, BaseEstimator):
             self._check_params()
             images = self._open_images(X, reset=True)
             size = self.image_size or LARGEST_SIZE
-            pixels, errors = self._decode(images, size)
+            pixels, errors = self._read(images, size)
             if len(errors) == len(images):
                 report_unreadable(errors, "raise")
             sides = {side for image in pixels.values() for side in image.shape[:2]}
@@ -226,22 +226,9 @@ class RawPixels(ImageInputMixin, TransformerMixin, BaseEstimator):
             self.image_size_, self.n_channels_ = size, 3 if has_colour else 1
             return self._rows(pixels, errors)
 
-    def _decode(self, images, size):
-        """Read all images; those larger than `size` are stretched at once.
-
-        So no two large ones are held together.
-
-        Returns
-        -------
-        pixels : dict of int to ndarray of shape (h, w, 3), dtype uint8
-            By row of `X`.
-        errors : dict of int to ImageReadError
-            By row of `X`, for images that cannot be read.
-        """
-        threads = Parallel(n_jobs=self.n_jobs, require="sharedmem")
-        found = threads(delayed(_read)(images, i, size) for i in range(len(images)))
-        errors = {i: e for i, e in enumerate(found) if isinstance(e, ImageReadError)}
-        return {i: p for i, p in enumerate(found) if i not in errors}, errors
+    def _read(self, images, size):
+        # At once, so that no two large images are held together.
+        return images.map(partial(_shrink, size=size), self.n_jobs)
 
     def _rows(self, pixels, errors):
         report_unreadable(errors, self.on_error)
@@ -254,11 +241,7 @@ class RawPixels(ImageInputMixin, TransformerMixin, BaseEstimator):
         return rows
 
 
-def _read(images, row, size):
-    try:
-        pixels = images[row].pixels()
-    except ImageReadError as error:
-        return error
+def _shrink(pixels, size):
     return _stretch(pixels, size) if max(pixels.shape[:2]) > size else pixels
 
 

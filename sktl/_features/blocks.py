@@ -77,9 +77,7 @@ class Block:
     n_large : int
         Number of images of which detail was lost.
     peaks : list of (bits, peak)
-        For each row that was decoded: the bits of its format and its brightest level,
-        from 0 to 255. No bits where no range was assumed, and no level where the image
-        is of one dark colour.
+        What `brightest` gives, for each row that was decoded.
     patience : float
         Seconds to wait for another process that computes some of them.
     """
@@ -290,8 +288,7 @@ class Blocks:
                 errors.append((row, error))
                 continue
             is_large = min(size) > MUCH_LARGER * self.geometry.crop
-            peak = None if bits is None else brightest(pixels[number])
-            return errors, is_large, (bits, peak)
+            return errors, is_large, brightest(pixels[number], bits)
         return errors, False, None  # and no row is left
 
     def _map(self, function, items):

@@ -26,11 +26,13 @@ from sktl._images.lazy_image import PixelImage, unreadable
 from sktl._images.pixels import array_pixels
 from sktl._images.value_range import (
     ValueRange,
+    brightest,
     check_value_range,
     extent,
     joint_extent,
     learn_range,
     require_no_range,
+    warn_of_darkness,
 )
 from sktl._utils.partitions import partition_name, refuse_collection
 from sktl._utils.parts import note_row, rows_of_X
@@ -144,6 +146,12 @@ def check_images(
     unreadable : list of (int, str or None, str)
         Row, path (None if the image was not given as a path) and reason for each image
         that cannot be read, in the order of `X`. Empty if all can be read.
+
+    Warns
+    -----
+    ImageRangeWarning
+        The numbers of `X` do not fit the range they are read by, or all images of 8
+        bits, or all of 16, are nearly black.
     """
     images = open_images(
         X,
@@ -152,18 +160,8 @@ def check_images(
         value_range=value_range,
         only_images=True,
     )
-    found = Parallel(n_jobs=n_jobs, require="sharedmem")(
-        delayed(_failures)(images, index) for index in range(len(images))
-    )
-    return [failure for failures in found for failure in failures]
-
-
-def _failures(images, index):
-    try:
-        images[index].pixels()
-    except ImageReadError as error:
-        return error.failures
-    return []
+    _, errors = images.map(lambda pixels: None, n_jobs)
+    return [failure for error in errors.values() for failure in error.failures]
 
 
 def report_unreadable(errors, on_error):
@@ -212,6 +210,44 @@ class Images(Sequence):
         """Open one image: reads a file's bytes, once; raises ImageReadError."""
         row = self._rows[operator.index(index)]
         return self._source.image(row, self._ranges)
+
+    def map(self, function, n_jobs=None):
+        """Decode all images and apply a function to the pixels of each, by threads.
+
+        Parameters
+        ----------
+        function : callable
+            Of an ndarray of shape (h, w, 3), dtype uint8. No image is kept, unless in
+            what this returns.
+        n_jobs : int or None
+
+        Returns
+        -------
+        results : dict of int to object
+            By row, in order, for images that can be read.
+        errors : dict of int to ImageReadError
+            By row, in order, for the others.
+
+        Warns
+        -----
+        ImageRangeWarning
+            All images of 8 bits, or all of 16, are nearly black.
+        """
+
+        def apply(row):
+            try:
+                image, bits = self[row].decode()
+            except ImageReadError as error:
+                return error
+            pixels = np.asarray(image)
+            return function(pixels), brightest(pixels, bits)
+
+        threads = Parallel(n_jobs=n_jobs, require="sharedmem")
+        found = dict(enumerate(threads(delayed(apply)(i) for i in range(len(self)))))
+        errors = {i: e for i, e in found.items() if isinstance(e, ImageReadError)}
+        found = {i: pair for i, pair in found.items() if i not in errors}
+        warn_of_darkness(len(self), [peak for _, peak in found.values()])
+        return {i: result for i, (result, _) in found.items()}, errors
 
     def take(self, rows):
         """Choose some rows; errors name them by their numbers in `X`."""

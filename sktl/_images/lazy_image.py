@@ -43,10 +43,20 @@ class LazyImage(ABC):
         """Give the SHA-256 of the content: equal digests, equal pixels."""
 
     @abstractmethod
+    def decode(self):
+        """Give the upright image, as `decoding.decode` does, and its assumed bits.
+
+        Returns
+        -------
+        image : PIL image of mode RGB, or ndarray of shape (h, w, 3), dtype uint8
+        bits : 8, 16 or None
+            Of a format whose black and white are assumed, whatever the numbers are.
+        """
+
     def pixels(self):
         """Give the upright image, uint8 (h, w, 3), C-contiguous."""
+        return np.asarray(self.decode()[0])
 
-    @abstractmethod
     def fit_to(self, geometry):
         """Give what a network sees, uint8 (crop, crop, 3), and what it is made from.
 
@@ -56,8 +66,10 @@ class LazyImage(ABC):
         size : (h, w)
             Of the image.
         bits : 8, 16 or None
-            Of a format whose black and white are assumed, whatever the numbers are.
+            As `decode` gives them.
         """
+        image, bits = self.decode()
+        return fit_to(image, geometry), size_of(image), bits
 
 
 class EncodedImage(LazyImage):
@@ -76,14 +88,7 @@ class EncodedImage(LazyImage):
         digest.update(self._data)
         return digest.digest()
 
-    def pixels(self):
-        return np.asarray(self._decode()[0])
-
-    def fit_to(self, geometry):
-        image, bits = self._decode()
-        return fit_to(image, geometry), size_of(image), bits
-
-    def _decode(self):
+    def decode(self):
         data = self._data
         try:
             return decode(data, self._value_range)
@@ -128,11 +133,11 @@ class ImageFile(EncodedImage):
         except (OSError, ValueError):
             return False
 
-    def _decode(self):
+    def decode(self):
         if self._known is not None and super().digest() != self._known:
             error = OSError("changed while it was read; call again")
             raise unreadable(self._row, self.path, error)
-        return super()._decode()
+        return super().decode()
 
 
 class PixelImage(LazyImage):
@@ -148,11 +153,8 @@ class PixelImage(LazyImage):
         digest.update(self._pixels)
         return digest.digest()
 
-    def pixels(self):
-        return self._pixels
-
-    def fit_to(self, geometry):
-        return fit_to(self._pixels, geometry), size_of(self._pixels), self._bits
+    def decode(self):
+        return self._pixels, self._bits
 
 
 def unreadable(row, path, error):

@@ -130,10 +130,27 @@ class _Seen:
         return cls(array.dtype, (lo, hi), low, high, reach, n_outside, array.size)
 
 
-def brightest(pixels):
-    """Largest level of an image of 8 bits; None if it is dark and of one colour."""
+def brightest(pixels, bits):
+    """What `warn_of_darkness` has to know of an image.
+
+    Parameters
+    ----------
+    pixels : ndarray, dtype uint8
+    bits : 8, 16 or None
+        Of its format; None where no range was assumed.
+
+    Returns
+    -------
+    bits : 8, 16 or None
+    peak : int or None
+        The largest level, from 0 to 255; None if the image is of one dark colour, or if
+        no range was assumed.
+    """
+    if bits is None:
+        return bits, None
     peak = int(pixels.max())
-    return peak if _fills_range(peak) or pixels.min() < peak else None
+    is_telling = _fills_range(peak) or pixels.min() < peak
+    return bits, peak if is_telling else None
 
 
 def warn_of_darkness(n, peaks):
@@ -145,8 +162,7 @@ def warn_of_darkness(n, peaks):
     ----------
     n : int
     peaks : list of (bits, peak)
-        The format of each image that was decoded, None where nothing was assumed, and
-        what `brightest` gives for it.
+        What `brightest` gives for each image that was decoded.
     """
     by_format = {}
     for bits, peak in peaks:

@@ -3,7 +3,6 @@
 import struct
 import warnings
 import zlib
-from functools import partial
 
 import numpy as np
 import pytest
@@ -12,7 +11,12 @@ from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.pipeline import make_pipeline
 
-from sktl import FineTunedCNNClassifier, PretrainedFeatureExtractor
+from sktl import (
+    FineTunedCNNClassifier,
+    PretrainedFeatureExtractor,
+    RawPixels,
+    check_images,
+)
 from sktl.exceptions import ImageRangeWarning
 from tests.helpers import encode
 
@@ -209,16 +213,28 @@ def _grey(level):
     return Image.new("L", (9, 9), level)
 
 
+def _train(X):
+    probe = FineTunedCNNClassifier("sktl_mini", strategy="linear_probe", cache=None)
+    make_pipeline(probe).fit(X, [0, 1] * 3)
+
+
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PIL"])
-@pytest.mark.parametrize("train", [False, True])
-def test_camera_of_12_bits_in_files_of_16_is_warned_of(kind, train):
-    make = PretrainedFeatureExtractor
-    if train:
-        make = partial(FineTunedCNNClassifier, strategy="linear_probe")
-    model = make_pipeline(make("sktl_mini", cache=None))
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda X: make_pipeline(fit(X)).transform(X),
+        _train,
+        lambda X: make_pipeline(RawPixels()).fit_transform(X),
+        lambda X: RawPixels().fit(DIGITS).transform(X),
+        check_images,
+    ],
+    ids=["features", "training", "pixels", "pixels after fit", "check"],
+)
+def test_camera_of_12_bits_in_files_of_16_is_warned_of(kind, use):
     message = r"6 of 6 .*black.*such as \(0, 4095\)"
-    with pytest.warns(ImageRangeWarning, match=message):
-        (model.fit if train else model.fit_transform)(_deep(4095, kind), [0, 1] * 3)
+    with pytest.warns(ImageRangeWarning, match=message) as caught:
+        use(_deep(4095, kind))
+    assert len(caught) == 1
 
 
 def test_class_numbers_in_files_of_8_bits_are_warned_of():

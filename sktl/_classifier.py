@@ -131,10 +131,10 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         `valid_score`.
     validation_fraction : float, default=0.1
         Share of each class that `early_stopping` holds out; with `groups`, a share of
-        the groups. With indicators, a row counts to its rarest tag, and with `groups`,
-        a group counts to that of its classes or tags which is in the fewest groups;
-        shares are then kept only nearly, and none that is in a single row or group is
-        held out. Not used if there are no epochs.
+        the groups. With indicators or groups, shares are kept only nearly: a row counts
+        to its rarest tag, and a group to that of its classes or tags which is in the
+        fewest groups. A tag of a single row, or a class or tag of a single group, is
+        never held out. Not used if there are no epochs.
     n_iter_no_change : int, default=5
         Epochs without improvement after which `early_stopping` stops.
     refit : bool, default=False

@@ -266,12 +266,19 @@ def _open_source(X, layout, only_images, may_be_empty):
         if rows is not None:  # these are no columns of X
             source.n_columns = n_columns
         return source
-    if not items and not may_be_empty:
+    if not may_be_empty:
+        refuse_nothing(items)
+    return ItemSource(items, layout, n_columns)
+
+
+def refuse_nothing(items):
+    """Raise ValueError if there are no rows, as from a search for files in vain."""
+    if not len(items):
         raise ValueError(
             "Found array with 0 sample(s) (shape=(0,)) while a minimum of 1 is "
-            "required."
+            "required. If X lists files, is their folder right, and the pattern of "
+            "their names?"
         )
-    return ItemSource(items, layout, n_columns)
 
 
 def refuse_single_image(X):

@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.utils.validation import check_consistent_length
 
-from sktl._images.forms import refuse_single_image
+from sktl._images.forms import refuse_nothing, refuse_single_image
 from sktl._targets.indicators import Indicators
 from sktl._targets.labels import Labels
 from sktl._targets.numbers import Numbers
@@ -46,6 +46,7 @@ def check_rows(X, y, target="auto"):
     """
     refuse_single_image(X)
     check_consistent_length(X, y)
+    refuse_nothing(y)
     if not isinstance(target, str) or target not in ("auto", *TARGETS):
         raise ValueError(
             f"target={shown(target)} must be 'auto', 'labels', 'indicators' or "

@@ -101,11 +101,34 @@ def make_splits(X, y, cv, groups, target):
         except ValueError as error:
             raise ValueError(
                 f"Split {i} of cv={shown(cv)} trains on {len(train)} rows that are not "
-                f"enough: {error} Shuffle the rows, or pass another splitter."
+                f"enough: {error} {_advice(groups)}"
             ) from error
+    if target.stratified:
+        _warn_of_untrained(y, splits, cv, groups)
     if isinstance(n_folds, Integral) and groups is None and target.has_scale:
         _warn_of_order(y, splits)
     return splits
+
+
+def _advice(groups):
+    """What to do about classes that a training part lacks."""
+    if groups is None:
+        return "Shuffle the rows, or pass another splitter."
+    return "Rows of a group stay together: each class needs rows in several groups."
+
+
+def _warn_of_untrained(y, splits, cv, groups):
+    """Warn of classes that a split tests on without having trained on them."""
+    missing = [np.setdiff1d(y[test], y[train]) for train, test in splits]
+    numbers = [i for i, classes in enumerate(missing) if len(classes)]
+    if numbers:
+        classes = np.unique(np.concatenate(missing)).tolist()
+        warn_caller(
+            f"Class(es) {shown(classes)} of y are tested on but not trained on in "
+            f"{len(numbers)} of the {len(splits)} splits of cv={shown(cv)} (first in "
+            f"split {numbers[0]}), so every model is wrong there. {_advice(groups)}",
+            UserWarning,
+        )
 
 
 def _warn_of_order(y, splits):
@@ -235,7 +258,12 @@ def split_groups(strata, groups, fraction, seed):
     n_groups = np.bincount(pairs[:, 1])
     by_rarity = np.lexsort([n_groups[strata], group_of_row])
     _, first = np.unique(group_of_row[by_rarity], return_index=True)
-    order = nested_order(strata[by_rarity[first]], np.random.RandomState(seed))
+    stratum = strata[by_rarity[first]]  # of each group
+    order = nested_order(stratum, np.random.RandomState(seed))
+    # One group of each stratum comes first; of these, what no other group has.
+    n_strata = len(np.unique(stratum))
+    ahead = order[:n_strata]
+    order[:n_strata] = ahead[np.argsort(n_groups[stratum[ahead]], kind="stable")]
     n_kept = len(order) - math.ceil(fraction * len(order))
     if not n_kept:
         raise ValueError("nothing would be left to train on")

@@ -90,10 +90,17 @@ def hold_out(codes, target, groups, fraction, seed):
             splitter = kind(1, test_size=fraction, random_state=seed)
             return Split(*next(splitter.split(codes, strata)))
         each = np.arange(len(codes)) if groups is None else groups
-        return split_groups(strata, each, fraction, seed)
+        split = split_groups(strata, each, fraction, seed)
+        lack = target.lack(target.decode(codes[split.train]))
+        if lack != target.lack(target.decode(codes)):
+            raise ValueError(f"the rows left to train on {lack}")
+        return split
     except ValueError as error:
         why, what = f"{error}.", "Pass another fraction, or more rows."
-        where = "" if groups is None else f" in {len(np.unique(groups))} group(s)"
+        where = ""
+        if groups is not None:
+            where = f" in {len(np.unique(groups))} group(s)"
+            what = "Pass another fraction, or rows of more groups."
         classes, counts = np.unique(codes, return_counts=True)
         if groups is None and target.stratified and counts.min() < 2:
             rare = target.decode(classes[counts < 2]).tolist()

@@ -379,6 +379,20 @@ def test_groups_stay_together_with_a_number_of_folds(digits):
     assert splits_of(report).tolist() == expected.tolist()
 
 
+def test_class_that_is_tested_but_not_trained_on_is_warned_of(digits):
+    X, y = digits
+    groups = np.where(y == 3, 0, 1 + np.arange(120) % 8)  # all threes are one group
+    said = r"Class\(es\) \[3\] .* in 1 of the 3 splits .* needs rows in several groups"
+    contender = {"one": LogisticRegression(max_iter=500)}
+    with pytest.warns(UserWarning, match=said):
+        compare_transfer(X, y, contender, cv=3, groups=groups)
+
+
+def test_nothing_is_not_taken_for_one_class(unfitted):
+    with pytest.raises(ValueError, match="0 sample.* is their folder right"):
+        compare_transfer([], [], unfitted)
+
+
 @pytest.mark.parametrize(
     "step", ["Findings", "collect_evidence", "collect_predictions"]
 )

@@ -529,6 +529,22 @@ def test_fraction_that_leaves_a_class_out_is_refused(make):
         stopping(make, validation_fraction=0.01).fit(X, Y)
 
 
+def test_class_of_one_group_among_others_is_trained_on(make):
+    groups = np.where(Y == 0, 0, 1 + np.arange(36) % 5)  # class 0 is in one group
+    for seed in range(5):
+        keep = [("keep", Keep())]
+        clf = stopping(make, callbacks=keep, max_epochs=1, random_state=seed)
+        clf.fit(X, Y, groups=groups)
+        held_out = dict(clf.callbacks_)["keep"].valid.indices
+        assert set(Y) == set(np.delete(Y, held_out))
+
+
+def test_groups_of_which_none_can_be_held_out_are_refused(make):
+    lack = r"in 3 group\(s\): the rows left to train on do not hold class\(es\) \['"
+    with pytest.raises(ValueError, match=lack):
+        stopping(make).fit(X, NAMES[Y], groups=Y)
+
+
 def test_split_of_the_user_is_what_early_stopping_judges_by(make):
     split = ValidSplit(4, stratified=True)
     clf = stopping(make, train_split=split, callbacks=[("keep", Keep())])

@@ -173,12 +173,18 @@ def _read_dict(state):
 
 
 def _stated_preprocessing(metadata, source):
-    """How images were prepared in training, as `save_backbone` wrote it; else None."""
-    if not {"sktl", "preprocessing"} <= metadata.keys():
-        return None
+    """How images were prepared in training, as sktl wrote it; else None.
+
+    `save` writes it into its manifest, `save_backbone` beside the version of sktl.
+    """
+    by_sktl = str(metadata.get("sktl", ""))
     try:
-        return from_plain(json.loads(metadata["preprocessing"]))
-    except (TypeError, ValueError, RecursionError) as error:
+        if by_sktl.startswith("{"):
+            return from_plain(json.loads(by_sktl)["backbone"]["preprocessing"])
+        if by_sktl and "preprocessing" in metadata:
+            return from_plain(json.loads(metadata["preprocessing"]))
+        return None
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise WeightsMismatchError(
             f"{source} describe how images are prepared in a way that this version of "
             f"sktl cannot read ({str(error)[:200]}). Save them again with "

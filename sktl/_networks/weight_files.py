@@ -439,16 +439,16 @@ def _without_prefix(state, own, source):
 
     What has another name belongs to what the network was a part of.
     """
-    if not state.keys().isdisjoint(own):
-        return state
     prefixes = Counter(
         name[: dot.end()]
         for name in state
-        for dot in re.finditer(r"\.", name)
+        for dot in re.finditer(r"^|\.", name)
         if name[dot.end() :] in own
     )
     # Some names of parts ("0.weight") are in any network.
-    fitting = [p for p, n in prefixes.most_common(2) if n > len(own) / 2]
+    fitting = [p for p, n in prefixes.most_common() if n > len(own) / 2]
+    if "" in fitting:
+        return state
     if len(fitting) > 1:
         raise WeightsMismatchError(
             f"{source} hold this network more than once, under {fitting[0]!r} and "

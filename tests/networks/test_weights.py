@@ -110,6 +110,10 @@ WRAPPED = {
         **{f"module.backbone.{k}": v for k, v in state.items() if "fc" not in k},
         "module.head.weight": torch.zeros(3, 1024),
     },
+    "beside a head that is named as the network's own": lambda state: {
+        **{f"backbone.{k}": v for k, v in state.items() if "fc" not in k},
+        "fc.weight": torch.zeros(3, 1024),
+    },
     "of Lightning, under a name of the user's": lambda state: {
         "state_dict": {f"net.cnn.{k}": v for k, v in state.items()},
         "hyper_parameters": {"lr": 0.1},
@@ -242,9 +246,10 @@ def test_file_that_garbles_how_images_are_prepared_is_refused(state, tmp_path, s
     of_others = {"preprocessing": said}
     safetensors.torch.save_file(state, path, of_others)
     make(path).fit(np.zeros((4, 8, 8, 3)))
-    safetensors.torch.save_file(state, path, of_others | {"sktl": "0.1.0"})
-    with pytest.raises(WeightsMismatchError, match="describe how images are prep"):
-        make(path).fit(np.zeros((4, 8, 8, 3)))
+    for by_sktl in ("0.1.0", "{}"):  # of save_backbone and of save
+        safetensors.torch.save_file(state, path, of_others | {"sktl": by_sktl})
+        with pytest.raises(WeightsMismatchError, match="describe how images are prep"):
+            make(path).fit(np.zeros((4, 8, 8, 3)))
 
 
 def test_home_directory_is_expanded(state, tmp_path, monkeypatch):

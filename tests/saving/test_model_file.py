@@ -460,6 +460,23 @@ def test_saved_backbone_gives_the_features_of_the_classifier(
     assert kinds == {getattr(torch, precision), torch.int64}
 
 
+def test_saved_model_is_used_as_weights_as_its_saved_backbone(tmp_path, data):
+    X, y = data
+    clf = make_classifier(strategy="linear_probe", image_size=16).fit(X, y)
+    clf.save(tmp_path / "whole.safetensors")
+    clf.save_backbone(tmp_path / "backbone.safetensors")
+
+    def fitted(name):
+        return PretrainedFeatureExtractor("sktl_mini", weights=tmp_path / name).fit(X)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the file says how its images are prepared
+        whole = fitted("whole.safetensors")
+    assert whole.preprocessing_ == clf.preprocessing_
+    expected = fitted("backbone.safetensors").transform(X)
+    assert np.array_equal(whole.transform(X), expected)
+
+
 def test_backbone_with_tied_weights_is_saved(tmp_path, data, tiny_network):
     first, last = nn.Conv2d(8, 8, 1, bias=False), nn.Conv2d(8, 8, 1, bias=False)
     last.weight = first.weight

@@ -126,27 +126,32 @@ class CheckpointWarning(UserWarning):
 
 
 class _UnknownNameError(ValueError):
-    """A name is not known; the message suggests similar ones."""
+    """A name is not known; the message suggests similar ones.
+
+    `note`, a sentence, says what the name is where it is one of something else.
+    """
 
     hint = ""
 
-    def __init__(self, parameter, name, known):
+    def __init__(self, parameter, name, known, note=""):
         self.parameter, self.name, self.known = parameter, name, list(known)
+        self.note = note
         super().__init__(self._message())
 
     def _message(self):
         close = self._closest()
         nearest = f" Closest: {', '.join(map(repr, close))}." if close else ""
+        note = f" {self.note}" if self.note else ""
         return (
             f"{self.parameter}={shown(self.name)} is not one of the {len(self.known)} "
-            f"known names.{nearest} {self.hint}"
+            f"known names.{nearest}{note} {self.hint}"
         )
 
     def _closest(self):
         return difflib.get_close_matches(str(self.name), self.known, n=3, cutoff=0.4)
 
     def __reduce__(self):
-        return type(self), (self.parameter, self.name, self.known)
+        return type(self), (self.parameter, self.name, self.known, self.note)
 
 
 class UnknownBackboneError(_UnknownNameError):

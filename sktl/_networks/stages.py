@@ -158,7 +158,11 @@ class StagedNetwork:
     def check_cut(self, name):
         """Return `name` if it is a cut, or raise with the nearest names."""
         if name not in self.cuts:
-            raise UnknownLayerError("layers", name, self.cuts)
+            is_stage = name in [stage.name for stage in self.stages]
+            is_block = any(cut.startswith(f"{name}.") for cut in self.cuts)
+            note = f"{name!r} is a {'stage' if is_stage else 'block'}"
+            note = f"{note}; that is its last layer." if is_block else ""
+            raise UnknownLayerError("layers", name, self.cuts, note)
         return name
 
     def describe(self):
@@ -364,7 +368,11 @@ class StagedNetwork:
                     earlier.append(node.target)
                 if node in cuts:
                     cut, earlier = self._names[node], []
-        raise UnknownStageError(parameter, stage, names)
+        ends = self.stage_ends().items()
+        order = self.cuts.index
+        within = [n for n, e in ends if stage in self.cuts and order(stage) <= order(e)]
+        note = f"{stage!r} is a layer of the stage {within[0]!r}." if within else ""
+        raise UnknownStageError(parameter, stage, names, note)
 
     def share_after(self, cut):
         """Share of the parameters before the head that come after `cut`."""

@@ -1,5 +1,7 @@
 """A network cut in two computes what the whole computes."""
 
+import pickle
+import re
 import warnings
 
 import pytest
@@ -124,6 +126,24 @@ def test_unfreeze_from_means_the_cut_before_it(resnet, unfreeze_from, cut):
 def test_unfreeze_from_without_match_names_the_nearest(resnet, unfreeze_from):
     with pytest.raises(UnknownStageError, match=r"unfreeze_from=.*'layer4'; the path"):
         resnet.resolve_stage(unfreeze_from)
+
+
+@pytest.mark.parametrize(
+    ("layer", "stage"),
+    [("maxpool", "conv1"), ("layer1.1.relu_1", "layer1"), ("flatten", "layer4")],
+)
+def test_layer_in_place_of_a_stage_is_told_its_stage(resnet, layer, stage):
+    said = f"{layer!r} is a layer of the stage {stage!r}. The stages are"
+    with pytest.raises(UnknownStageError, match=re.escape(said)) as caught:
+        resnet.resolve_stage(layer)
+    assert said in str(pickle.loads(pickle.dumps(caught.value)))  # from a worker
+
+
+@pytest.mark.parametrize(("name", "kind"), [("layer4", "stage"), ("layer4.1", "block")])
+def test_stage_in_place_of_a_layer_is_told_its_last_layer(resnet, name, kind):
+    said = f"Closest: 'layer4.1.relu_1'. {name!r} is a {kind}; that is its last layer. "
+    with pytest.raises(UnknownLayerError, match=re.escape(said)):
+        resnet.check_cut(name)
 
 
 class Skipping(nn.Module):

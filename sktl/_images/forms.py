@@ -15,10 +15,12 @@ from joblib import Parallel, delayed
 
 from sktl._images.decoding import is_edited, is_pil
 from sktl._images.image_forms import (
-    ArrayForm,
-    PathForm,
-    form_of,
+    is_array,
     is_image,
+    is_path,
+    numbers_of,
+    open_item,
+    path_of,
     tensors_to_numpy,
 )
 from sktl._images.layout import Layout, check_numbers
@@ -283,10 +285,10 @@ def refuse_nothing(items):
 
 def refuse_single_image(X):
     """Raise TypeError if `X` is one path, or one image that is no array."""
-    if not is_image(X) or ArrayForm.recognises(X):
+    if not is_image(X) or is_array(X):
         return
     message = f"X is one image ({reprlib.repr(X)}); pass a list of images, [X]"
-    if PathForm.recognises(X) and os.path.isdir(os.path.expanduser(X)):
+    if is_path(X) and os.path.isdir(os.path.expanduser(X)):
         message += (
             ". This one is a folder: sorted(pathlib.Path(X).glob('**/*.jpg')) lists "
             "the files in it that end in .jpg"
@@ -421,18 +423,18 @@ class ItemSource:
         return joint_extent(extent(array) for array in arrays if array is not None)
 
     def numbers(self, row):
-        return form_of(self._items[row]).numbers()
+        return numbers_of(self._items[row])
 
     def image(self, row, ranges):
-        form, row = form_of(self._items[row]), self._rows_of_X[row]
+        item, row = self._items[row], self._rows_of_X[row]
         try:
-            image = form.open(row, ranges, self._layout)
+            image = open_item(item, row, ranges, self._layout)
             if self._layout.image_shape is not None:
                 self._layout.check_size(image.pixels())
         except ImageReadError:
             raise
         except Exception as error:  # whatever it is, it is this row's
-            raise unreadable(row, form.path, error) from error
+            raise unreadable(row, path_of(item), error) from error
         return image
 
     def _warn_of_turns(self):

@@ -1,14 +1,12 @@
 """What one image may be given as: a path, bytes, an open file, a PIL image, an array.
 
-Each form is a class that recognises such an item and opens it. All of them are here:
-another form is one more class.
+All forms are here: `is_image` recognises them, and `open_item` opens them.
 """
 
 import io
 import os
 import reprlib
 import threading
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 import numpy as np
@@ -19,140 +17,78 @@ from sktl._images.lazy_image import LONGEST_PATH, EncodedImage, ImageFile, Pixel
 from sktl._images.pixels import array_pixels
 from sktl._utils.missing import is_missing
 
-
-class Form(ABC):
-    """One kind of thing that an image is read from.
-
-    Attributes
-    ----------
-    path : str or None
-        Where it lies, if it says so.
-    """
-
-    path = None
-
-    def __init__(self, item):
-        self.item = item
-
-    @staticmethod
-    @abstractmethod
-    def recognises(item):
-        """Whether `item` is of this kind."""
-
-    @abstractmethod
-    def open(self, row, ranges, layout):
-        """Make a LazyImage of it; may raise anything: the caller names the row."""
-
-    def numbers(self):
-        """Give the array that it is, or None."""
-        return None
+_reading = threading.Lock()  # one open file at a time
 
 
-class PathForm(Form):
-    """A str or path-like; a leading ~ is the home directory."""
-
-    def __init__(self, item):
-        self.item = os.fsdecode(item)
-        self.path = self.item if len(self.item) <= LONGEST_PATH else None
-
-    @staticmethod
-    def recognises(item):
-        return isinstance(item, (str, os.PathLike))
-
-    def open(self, row, ranges, layout):
-        return ImageFile(row, self.path, self.item, ranges.given)
-
-
-class BytesForm(Form):
-    """An encoded image."""
-
-    @staticmethod
-    def recognises(item):
-        if isinstance(item, memoryview):
-            return item.ndim == 1
-        return isinstance(item, (bytes, bytearray))
-
-    def open(self, row, ranges, layout):
-        return EncodedImage(row, None, bytes(self.item), ranges.given)
-
-
-class FileForm(Form):
-    """An open binary file, or what reads like one; its position is left alone."""
-
-    _one_at_a_time = threading.Lock()
-
-    @staticmethod
-    def recognises(item):
-        return hasattr(item, "read") and hasattr(item, "seek")
-
-    def open(self, row, ranges, layout):
-        return EncodedImage(row, None, self._read(), ranges.given)
-
-    def _read(self):
-        if isinstance(self.item, io.BytesIO):
-            return self.item.getvalue()
-        with self._one_at_a_time:
-            position = self.item.tell()
-            self.item.seek(0)
-            data = self.item.read()
-            self.item.seek(position)
-        if isinstance(data, str):
-            raise ValueError("is a file opened as text; open it in mode 'rb'")
-        return data
-
-
-class PilForm(Form):
-    """A PIL image; it stays as it is."""
-
-    @staticmethod
-    def recognises(item):
-        return is_pil(item)
-
-    def open(self, row, ranges, layout):
-        pixels = pil_pixels(self.item, ranges.given)
-        return PixelImage(pixels, assumed_bits(self.item, ranges.given))
-
-
-class ArrayForm(Form):
-    """An array or tensor of two axes, or of three."""
-
-    @staticmethod
-    def recognises(item):
-        return getattr(item, "ndim", 0) >= 2
-
-    def open(self, row, ranges, layout):
-        if self.item.ndim > 3:
-            raise ValueError(_no_image(self.item))
-        array = check_numbers(tensors_to_numpy(self.item), single=True)
+def open_item(item, row, ranges, layout):
+    """Make a LazyImage of an item; may raise anything: the caller names the row."""
+    if is_path(item):
+        return ImageFile(row, path_of(item), os.fsdecode(item), ranges.given)
+    if _is_bytes(item):
+        return EncodedImage(row, None, bytes(item), ranges.given)
+    if is_pil(item):
+        pixels = pil_pixels(item, ranges.given)
+        return PixelImage(pixels, assumed_bits(item, ranges.given))
+    if is_array(item) and item.ndim <= 3:
+        array = check_numbers(tensors_to_numpy(item), single=True)
         name = f"an array has shape {array.shape}"
         image = layout.arrange(array[None], name)[0]
         return PixelImage(array_pixels(image, ranges.of(array.dtype)))
-
-    def numbers(self):
-        return np.asarray(tensors_to_numpy(self.item))
-
-
-class NoForm(Form):
-    """What is no image, a missing value above all."""
-
-    @staticmethod
-    def recognises(item):
-        return True
-
-    def open(self, row, ranges, layout):
-        raise ValueError(_no_image(self.item))
-
-
-FORMS = (PathForm, BytesForm, PilForm, ArrayForm, FileForm)
-
-
-def form_of(item):
-    return next(form(item) for form in (*FORMS, NoForm) if form.recognises(item))
+    if not is_array(item) and _is_file(item):
+        return EncodedImage(row, None, _read(item), ranges.given)
+    raise ValueError(_no_image(item))
 
 
 def is_image(item):
     """Whether an item is an image by itself, not a row of numbers or a cell."""
-    return any(form.recognises(item) for form in FORMS)
+    kinds = is_path, _is_bytes, is_pil, is_array, _is_file
+    return any(is_kind(item) for is_kind in kinds)
+
+
+def is_path(item):
+    """Whether it is a str or path-like."""
+    return isinstance(item, str | os.PathLike)
+
+
+def path_of(item):
+    """Where the image lies, if the item says so; None for any other text."""
+    text = os.fsdecode(item) if is_path(item) else None
+    return text if text is None or len(text) <= LONGEST_PATH else None
+
+
+def _is_bytes(item):
+    if isinstance(item, memoryview):
+        return item.ndim == 1
+    return isinstance(item, bytes | bytearray)
+
+
+def is_array(item):
+    """Whether it is an array or tensor of two axes or more."""
+    return getattr(item, "ndim", 0) >= 2
+
+
+def numbers_of(item):
+    """The array that an item is, or None."""
+    is_numbers = is_array(item) and not is_pil(item) and not _is_bytes(item)
+    return np.asarray(tensors_to_numpy(item)) if is_numbers else None
+
+
+def _is_file(item):
+    return hasattr(item, "read") and hasattr(item, "seek")
+
+
+def _read(file):
+    """Read an open binary file; its position is left alone."""
+    if isinstance(file, io.BytesIO):
+        return file.getvalue()
+    with _reading:
+        position = file.tell()
+        file.seek(0)
+        data = file.read()
+        file.seek(position)
+    if isinstance(data, str):
+        raise ValueError("is a file opened as text; open it in mode 'rb'")
+    return data
 
 
 def _no_image(item):

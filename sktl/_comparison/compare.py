@@ -139,6 +139,9 @@ def compare_transfer(
         of range; if a `scoring` is unknown, does not suit `y`, or is given twice; if
         the first, passed by name, is not defined on some test part, such as an area
         under a curve where there is a single class; if `margin` is not above 0.
+    ImageLayoutError
+        If `X` has several columns, or rows that are no images, and `contenders` is
+        "default".
     UnknownBackboneError, WeightsNotAvailableError
         If there is no such `backbone`, or its weights cannot be downloaded.
     Exception
@@ -191,7 +194,7 @@ def compare_transfer(
     array([ True])
     """
     y, target = check_rows(X, y, target)
-    contenders = check_contenders(contenders, backbone, target)
+    contenders = check_contenders(contenders, backbone, target, X)
     scorer, *others = get_scorers(scoring, target, y)
     bounds = scorer.bounds
     check_margin(margin, bounds)

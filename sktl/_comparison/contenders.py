@@ -25,12 +25,15 @@ DEPENDING_ON_SCALE = (BaseDecisionTree, BaseEnsemble, LinearSVC, LinearSVR)
 MODULES_DEPENDING_ON_SCALE = ("sklearn.linear_model", "sklearn.neural_network")
 
 
-def check_contenders(contenders, backbone, target):
+def check_contenders(contenders, backbone, target, X):
     """Return the contenders by name; they have to predict what the target is."""
     if isinstance(contenders, str) and contenders == "default":
         contenders = default_contenders(backbone, target)
+        # If X holds no images, or a network is not available, fail now, not in some
+        # contenders later.
+        _, pixels, *_ = contenders.values()
+        clone(pixels.steps[0][1])._open_images(X, reset=True)
         for name in feature_contenders(contenders):
-            # If the network is not available, fail now, not in some contenders later.
             contenders[name].steps[0][1]._load_backbone()
         return contenders
     if not isinstance(contenders, dict) or not contenders:

@@ -323,18 +323,21 @@ class Findings:
         ]
 
     def _say_failures(self):
-        """One sentence per contender, with its first failure."""
+        """One sentence for all contenders with the same first failure."""
         columns = (self.results[name] for name in ("contender", "train_size", "error"))
         failures = {}
         for name, size, error in zip(*columns, strict=True):
             if error:
                 failures.setdefault(name, []).append((str(size), error))
-        sentences = []
+        alike = {}
         for name, of_sizes in failures.items():
             sizes, errors = zip(*of_sizes, strict=True)
-            several = len(set(self.results["train_size"])) > 1
+            alike.setdefault((sizes, errors[0]), []).append(repr(name))
+        several = len(set(self.results["train_size"])) > 1
+        sentences = []
+        for (sizes, error), names in alike.items():
             where = f" with {', '.join(sizes)} training rows" if several else ""
-            sentences.append(f"{name!r} failed{where}: {errors[0]}")
+            sentences.append(f"{_enumerate(names)} failed{where}: {error}")
         return sentences
 
 
@@ -349,6 +352,11 @@ def _columns(rows, names, texts):
         name: column.astype(object if name in texts else float)
         for name, column in zip(names, table.T, strict=True)
     }
+
+
+def _enumerate(names):
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _round_up(number):

@@ -373,8 +373,8 @@ def _refuse_table(X):
             raise ImageLayoutError(
                 f"X has {shape[1]} columns, and column {name!r} holds "
                 f"{reprlib.repr(cell)}. Pass a column of images or paths alone, for "
-                "instance by ColumnTransformer([('image', extractor, "
-                f"[{name!r}])], remainder=...)."
+                "instance by ColumnTransformer([('image', "
+                f"PretrainedFeatureExtractor(), [{name!r}])], remainder=...)."
             )
 
 

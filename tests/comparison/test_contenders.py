@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from functools import partial
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.base import clone
@@ -35,6 +36,7 @@ from sktl import (
 from sktl._comparison.contenders import default_contenders
 from sktl._comparison.twins import feature_contenders, find_pairs
 from sktl._targets.kinds import Indicators, Labels, Numbers
+from sktl.exceptions import ImageLayoutError
 from tests.helpers import make_tiny_network
 
 NAMES = [
@@ -52,6 +54,15 @@ LABELS = Labels(np.arange(2))
 
 
 # --- the default ones ---------------------------------------------------------------
+
+
+def test_table_is_refused_before_anything_is_fitted():
+    """Seven of eight would take it for images, each with the same error."""
+    table = pd.DataFrame({"path": ["a.png", "b.png"] * 9, "age": range(18)})
+    message = r"2 columns, and column 'path' .*PretrainedFeatureExtractor\(\), \['path'"
+    with pytest.raises(ImageLayoutError, match=message) as caught:
+        compare_transfer(table, [0, 0, 1] * 6, backbone="sktl_mini", cv=2)
+    assert not hasattr(caught.value, "__notes__")
 
 
 def test_default_contenders_of_several_networks_bear_their_labels():

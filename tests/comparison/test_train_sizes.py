@@ -130,10 +130,14 @@ def test_training_size_that_cannot_be_is_named(digits, contenders, sizes, messag
 def test_sizes_at_which_a_contender_fails_are_told(digits):
     X, y = digits
     least = {"needs 30": NeedsRows(30), "any": DummyClassifier()}
+    least |= {"so does this": NeedsRows(29), "needs 15": NeedsRows(15)}
+    least |= {"and this": NeedsRows(30)}
     report = compare_transfer(X, y, least, cv=2, train_sizes=[10, 20, 60])
     assert report.findings_ == [
-        "'needs 30' failed with 10, 20 training rows: split 0: ValueError: 10 rows "
-        "are not enough (failed on 2 of 2 splits)"
+        "'needs 30', 'so does this' and 'and this' failed with 10, 20 training rows: "
+        "split 0: ValueError: 10 rows are not enough (failed on 2 of 2 splits)",
+        "'needs 15' failed with 10 training rows: split 0: ValueError: 10 rows are not "
+        "enough (failed on 2 of 2 splits)",
     ]
 
 

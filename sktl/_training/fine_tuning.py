@@ -642,16 +642,9 @@ class FineTunedNet(NetworkInputMixin, CallbackSupportMixin, EstimatorNet):
             n_epochs = self.plan.n_epochs
             at_most = None if n_epochs and self.refit else n_epochs
             task = start_fit(self, X, y, sample_weight, at_most)
-            images = self._open_images(
-                X, reset=not goes_on, sample_weight=sample_weight
+            rows, split_params = self._read(
+                X, y, sample_weight, groups, fit_params, goes_on=goes_on
             )
-            kind = type(self.target) if goes_on else recognise(y, self._kinds)
-            learnt = self.target if goes_on else None
-            class_weight = getattr(self, "class_weight", None)
-            rows = make_rows(
-                images, y, kind, learnt, sample_weight, class_weight, groups
-            )
-            split_params = self._split_params(fit_params, groups, len(images), rows)
             if self.early_stopping and self.monitor != "loss" and not goes_on:
                 known = rows.target.decode(rows.codes)
                 get_scorers(self.monitor, rows.target, known, "monitor")
@@ -672,34 +665,47 @@ class FineTunedNet(NetworkInputMixin, CallbackSupportMixin, EstimatorNet):
         return self
 
     def _fit_more(self, X, y, classes, sample_weight, groups, fit_params):
-        first = not self.initialized_
-        with self._forgetting(unless=not first):
+        goes_on = self.initialized_
+        with self._forgetting(unless=goes_on):
             self._check_params()
-            images = self._open_images(X, reset=first, sample_weight=sample_weight)
-            kind = recognise(y, self._kinds) if first else type(self.target)
-            learnt = None if first else self.target
-            if classes is not None:
-                of_all = kind.from_classes(classes)
-                learnt = learnt or of_all
-                if not np.array_equal(of_all.classes, learnt.classes):
-                    raise ValueError(
-                        f"classes={shown(classes)}, but in the first call they were "
-                        f"{shown(learnt.classes.tolist())}. Leave them out."
-                    )
-            class_weight = getattr(self, "class_weight", None)
-            rows = make_rows(
-                images, y, kind, learnt, sample_weight, class_weight, groups
+            rows, split_params = self._read(
+                X,
+                y,
+                sample_weight,
+                groups,
+                fit_params,
+                goes_on=goes_on,
+                classes=classes,
             )
-            split_params = self._split_params(fit_params, groups, len(images), rows)
             self._train(
                 rows,
                 self.plan.n_epochs,
                 self.checkpoint,
                 FitTask(self, None),
-                goes_on=not first,
+                goes_on=goes_on,
                 split_params=split_params,
             )
         return self
+
+    def _read(self, X, y, sample_weight, groups, fit_params, *, goes_on, classes=None):
+        """Read what is trained on: the rows, and what the split gets besides.
+
+        Where training goes on, `X` and `y` mean what they meant before.
+        """
+        images = self._open_images(X, reset=not goes_on, sample_weight=sample_weight)
+        kind = type(self.target) if goes_on else recognise(y, self._kinds)
+        learnt = self.target if goes_on else None
+        if classes is not None:
+            of_all = kind.from_classes(classes)
+            learnt = learnt or of_all
+            if not np.array_equal(of_all.classes, learnt.classes):
+                raise ValueError(
+                    f"classes={shown(classes)}, but in the first call they were "
+                    f"{shown(learnt.classes.tolist())}. Leave them out."
+                )
+        class_weight = getattr(self, "class_weight", None)
+        rows = make_rows(images, y, kind, learnt, sample_weight, class_weight, groups)
+        return rows, self._split_params(fit_params, groups, len(images), rows)
 
     def _train(
         self,

@@ -31,10 +31,10 @@ def check_contenders(contenders, backbone, target, X):
         contenders = default_contenders(backbone, target)
         # If X holds no images, or a network is not available, fail now, not in some
         # contenders later.
-        _, pixels, *_ = contenders.values()
-        clone(pixels.steps[0][1])._open_images(X, reset=True)
         for name in feature_contenders(contenders):
-            contenders[name].steps[0][1]._load_backbone()
+            extractor = clone(contenders[name].steps[0][1])
+            extractor._open_images(X, reset=True)
+            extractor._load_backbone()
         return contenders
     if not isinstance(contenders, dict) or not contenders:
         raise ValueError(

@@ -360,12 +360,19 @@ def advise(layers, scores, together, scoring, kind):
         advised, reason = [layers[best]], "clearly better alone"
         which = f"the layer {layers[best]!r} ({reason})"
         mean, error = means[best], error_of_best
+    why = ""
+    if len(advised) > 1 and float(f"{mean:{form}}") <= float(f"{means[best]:{form}}"):
+        why = (
+            "Here, the layers together are no better than the best one alone; but on "
+            "average over five sets of photographs, they were better than it, and than "
+            "the last one. "
+        )
     models = " and ".join(type(step).__name__ for step in kind.linear())
     text = (
         f"Advice: for a linear model, use {which}: {scoring} {mean:{form}}, standard "
         f"error {error:{form}}. The last layer alone has {means[-1]:{form}}; {rest}. "
-        "PretrainedFeatureExtractor(layers=recommendation_['layers']), with the same "
-        f"backbone, computes the features, for {models}. If you can wait longer, also "
+        f"{why}PretrainedFeatureExtractor(layers=recommendation_['layers']), with the "
+        f"same backbone, computes the features, for {models}. If you can wait longer, also "
         f"compare the default, {kind.estimator}(), which trains the network too."
     )
     return {

@@ -330,6 +330,30 @@ def test_text_gives_the_numbers_and_the_calls():
     assert "compare the default, FineTunedCNNClassifier()" in text
 
 
+@pytest.mark.parametrize(
+    ("means", "is_said"),
+    [
+        ([0.5, 0.6, 0.7, 0.87], True),
+        ([0.5, 0.6, 0.87, 0.86], True),
+        ([0.5, 0.6, 0.7, 0.86], True),
+        (HILL, True),
+        (RISING, False),
+        ([0.5, 0.99, 0.7, 0.6], False),  # and that one is advised
+    ],
+)
+def test_text_says_why_layers_together_are_advised_where_they_are_no_better(
+    means, is_said
+):
+    text = made_up(means).recommendation_["text"]
+    assert ("no better than the best one alone; but on average" in text) == is_said
+
+
+def test_text_says_nothing_of_layers_together_where_one_is_advised():
+    names, scores = ["layer0", "layer1"], [[0.7, 0.8], [0.7, 0.9]]
+    probe = LayerProbe(names, names, [8] * 2, scores, scores[1], "accuracy")
+    assert "together" not in probe.recommendation_["text"]
+
+
 @pytest.mark.parametrize(("loss", "first"), [(0.9, 2), (1.1, 1)])
 def test_later_layer_counts_as_worse_from_the_stated_standard_error_on(loss, first):
     """Paired over folds: folds differ in how hard they are, which is no doubt."""

@@ -372,8 +372,8 @@ def advise(layers, scores, together, scoring, kind):
         f"Advice: for a linear model, use {which}: {scoring} {mean:{form}}, standard "
         f"error {error:{form}}. The last layer alone has {means[-1]:{form}}; {rest}. "
         f"{why}PretrainedFeatureExtractor(layers=recommendation_['layers']), with the "
-        f"same backbone, computes the features, for {models}. If you can wait longer, also "
-        f"compare the default, {kind.estimator}(), which trains the network too."
+        f"same backbone, computes the features, for {models}. If you can wait longer, "
+        f"also compare the default, {kind.estimator}(), which trains the network too."
     )
     return {
         "layers": advised,

@@ -7,11 +7,14 @@ set, rows that influence one another, sample weights, Ctrl-C, `device="auto"`, p
 import contextlib
 import copy
 import difflib
+import functools
+import inspect
 import os
 from collections.abc import Mapping
 
 import numpy as np
 import torch
+from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import StrOptions
 from skorch import NeuralNet
 from skorch.callbacks import Callback, EarlyStopping
@@ -88,6 +91,38 @@ class Batches(torch.utils.data.Dataset):
     __getitems__ = __getitem__
 
 
+class BoundInit(functools.partial):
+    """The `__init__` of a net; its signature has what `**kwargs` may hold, too.
+
+    scikit-learn shows those parameters that differ from the defaults it finds there.
+    """
+
+    @property
+    def __signature__(self):
+        signature = inspect.signature(self.func)
+        found = dict(signature.parameters)
+        for kind in type(self.func.__self__).__mro__:
+            for name, parameter in inspect.signature(kind.__init__).parameters.items():
+                # skorch restores its state by names that end in an underscore.
+                if parameter.default is not parameter.empty and name[-1] != "_":
+                    by_name = parameter.replace(kind=parameter.KEYWORD_ONLY)
+                    found.setdefault(name, by_name)
+        parameters = sorted(found.values(), key=lambda parameter: parameter.kind)
+        return signature.replace(parameters=parameters)
+
+
+class Init:
+    """An `__init__` that is a `BoundInit` for a net, and as written for its class."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def __get__(self, net, owner=None):
+        bound = self.function.__get__(net, owner)
+        # `inspect` may pass a class as `net`.
+        return BoundInit(bound) if isinstance(net, EstimatorNet) else bound
+
+
 class EstimatorNet(NeuralNet):
     """A `skorch.NeuralNet` without what scikit-learn's users trip over.
 
@@ -108,6 +143,11 @@ class EstimatorNet(NeuralNet):
         "use_caching": ["boolean", StrOptions({"auto"})],
         "warm_start": ["boolean"],
     }
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            cls.__init__ = Init(vars(cls)["__init__"])
 
     # skorch sets these in its __init__ (skorch/net.py, 1.4). Named here, they do not
     # look to scikit-learn like something that was learnt without data.
@@ -203,15 +243,12 @@ class EstimatorNet(NeuralNet):
                 raise ValueError(f"{name!r} is not a parameter of {own}. {advice}.")
         super()._validate_params()
 
-    def __repr__(self, N_CHAR_MAX=700):
-        # skorch shows its module, which is no parameter here.
-        defaults = type(self)().get_params(deep=False)
-        changed = [
-            f"{name}={value!r}"
-            for name, value in self.get_params(deep=False).items()
-            if name not in defaults or repr(value) != repr(defaults[name])
-        ]
-        return f"{type(self).__name__}({', '.join(changed)})"[:N_CHAR_MAX]
+    def _get_params_html(self, deep=False, *args, **kwargs):
+        # Parts of callbacks have no defaults, and would look as if the user set them.
+        return super()._get_params_html(deep, *args, **kwargs)
+
+    # skorch shows its module, which is no parameter here.
+    __repr__ = BaseEstimator.__repr__
 
     def get_params_for(self, prefix):
         """As skorch's; a DataLoader takes no NumPy integer as batch size."""

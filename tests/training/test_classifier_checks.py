@@ -1,6 +1,7 @@
 """`FineTunedCNNClassifier` under scikit-learn's checks and inside its tools."""
 
 import functools
+import re
 import warnings
 from collections import Counter, OrderedDict
 
@@ -22,13 +23,18 @@ from sklearn.model_selection import (
 )
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.naive_bayes import GaussianNB
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.utils import estimator_checks, get_tags
 from sklearn.utils.estimator_checks import check_estimator
 from skorch.dataset import ValidSplit
 from torch import nn
 
-from sktl import FineTunedCNNClassifier, GlobalScaler, PretrainedFeatureExtractor
+from sktl import (
+    FineTunedCNNClassifier,
+    FineTunedCNNRegressor,
+    GlobalScaler,
+    PretrainedFeatureExtractor,
+)
 
 WEIGHTED_STEPS = {
     "check_sample_weight_equivalence_on_dense_data": (
@@ -245,12 +251,64 @@ def test_parameter_of_a_callback_can_be_searched_over(rows, y):
     assert "print_log" not in names
 
 
-def test_repr_shows_what_differs_from_the_defaults():
-    clf = FineTunedCNNClassifier(strategy="full", iterator_train__drop_last=True)
-    shown = "FineTunedCNNClassifier(iterator_train__drop_last=True, strategy='full')"
-    assert repr(clf) == shown
-    assert repr(FineTunedCNNClassifier()) == "FineTunedCNNClassifier()"
-    assert "<table" in clf._repr_html_()
+class WithMargin(FineTunedCNNClassifier):
+    """As a user may write it."""
+
+    def __init__(self, margin, *, lr=0.1, **kwargs):
+        self.margin = margin
+        super().__init__(lr=lr, **kwargs)
+
+
+class Renamed(FineTunedCNNRegressor):
+    """Without a constructor of its own."""
+
+
+SHOWN = {
+    "FineTunedCNNClassifier()": FineTunedCNNClassifier(),
+    "FineTunedCNNClassifier(iterator_train__drop_last=True, strategy='full')": (
+        FineTunedCNNClassifier(strategy="full", iterator_train__drop_last=True)
+    ),
+    "FineTunedCNNClassifier(callbacks__print_log=None, warm_start=True)": (
+        FineTunedCNNClassifier(warm_start=True, callbacks__print_log=None)
+    ),
+    "FineTunedCNNRegressor()": FineTunedCNNRegressor(),
+    "FineTunedCNNRegressor(max_epochs=1)": FineTunedCNNRegressor(max_epochs=1),
+    "WithMargin(margin=1)": WithMargin(1),
+    "WithMargin(lr=0.001, margin=1, use_caching=False)": (
+        WithMargin(1, lr=1e-3, use_caching=False)
+    ),
+    "Renamed()": Renamed(),
+    "Renamed(compile=True)": Renamed(compile=True),
+}
+
+
+@pytest.mark.parametrize("shown", SHOWN)
+def test_repr_shows_what_differs_from_the_defaults(shown):
+    net = SHOWN[shown]
+    around = {
+        "Pipeline(steps=[('net', {})])": Pipeline([("net", net)]),
+        "GridSearchCV(estimator={}, param_grid={{}})": GridSearchCV(net, {}),
+        "VotingClassifier(estimators=[('net', {})])": VotingClassifier([("net", net)]),
+        "OneVsRestClassifier(estimator={})": OneVsRestClassifier(net),
+        "{}": net,
+    }
+    for text, estimator in around.items():
+        # scikit-learn wraps lines.
+        assert "".join(repr(estimator).split()) == "".join(text.format(shown).split())
+
+
+@pytest.mark.parametrize("shown", SHOWN)
+def test_table_marks_what_differs_from_the_defaults(shown):
+    given = re.findall(r"(\w+)=", shown)
+    table = SHOWN[shown]._get_params_html()
+    assert sorted(table.non_default) == given
+    assert {"warm_start", "lr", "device"} < set(table)
+    assert "<table" in SHOWN[shown]._repr_html_()
+
+
+def test_repr_shows_all_parameters_if_configured():
+    with config_context(print_changed_only=False):
+        assert "iterator_train__shuffle=True" in repr(FineTunedCNNClassifier())
 
 
 def test_partial_fit_is_there_where_it_can_work():

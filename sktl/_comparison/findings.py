@@ -180,7 +180,7 @@ class Findings:
         found = f"Here, only a difference of more than {half:.2g} could be detected"
         low, high = self.evidence.bounds
         if half >= high - low:
-            found = "Here, not even the largest difference could be detected"
+            found = "Here, no difference could be detected, however large"
         # The least that would do: zero outside of the interval, or all of the interval
         # within the margin.
         distance = max(abs(gain.value), (self.evidence.margin or 0) - abs(gain.value))
@@ -318,8 +318,9 @@ class Findings:
             return []
         return [
             f"The intervals of {', '.join(dict.fromkeys(names))} are computed from "
-            "the splits alone: how much each row moves this score is not known (it may "
-            "not be defined without some row), or a test part is a single row or group."
+            "the splits alone: a test part is a single row or group, or the score "
+            "cannot be worked out again with a row left out (it may not be defined "
+            "without some row). Take them with care."
         ]
 
     def _say_failures(self):

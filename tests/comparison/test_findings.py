@@ -277,6 +277,11 @@ def test_finding_says_whether_transfer_helps_or_hurts(tuned, verdict, sentence):
     assert found.effects()["verdict"].tolist() == [verdict]
 
 
+def test_finding_says_that_so_few_splits_could_show_nothing():
+    [sentence] = sentences_on([0.8, 0.8], [0.9, 0.5])
+    assert "Here, no difference could be detected, however large; a clear" in sentence
+
+
 @pytest.mark.parametrize(
     ("known", "unlike", "what"),
     [

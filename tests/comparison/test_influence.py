@@ -142,9 +142,9 @@ def test_score_that_is_not_known_by_rows_has_the_interval_of_its_splits():
     half = 3.182 * values.std(ddof=1) / 2  # no row is tested on twice
     assert results["high_test_score"] - values.mean() == pytest.approx(half, rel=1e-3)
     assert report.findings_ == [
-        "The intervals of 'model' are computed from the splits alone: how much each "
-        "row moves this score is not known (it may not be defined without some row), "
-        "or a test part is a single row or group."
+        "The intervals of 'model' are computed from the splits alone: a test part is a "
+        "single row or group, or the score cannot be worked out again with a row left "
+        "out (it may not be defined without some row). Take them with care."
     ]
 
 

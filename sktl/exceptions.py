@@ -73,7 +73,8 @@ class ImageReadError(ValueError):
         return (
             f"{len(self.failures)} image(s) of {whole} could not be read:\n"
             + "\n".join(lines)
-            + "\nRepair these images or leave their rows out."
+            + "\nRepair these images or leave their rows out, unless the reason says "
+            "what else to do."
         )
 
     def __reduce__(self):

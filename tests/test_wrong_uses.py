@@ -536,6 +536,12 @@ PARAMETERS = [
         r"'n_epochs' is not a parameter of FineTunedCNNClassifier. Closest: max_epochs",
     ),
     (
+        "name of scikit-learn",
+        train(scoring="f1_macro"),
+        ValueError,
+        r"'scoring' is not a parameter of FineTunedCNNClassifier. Closest: monitor",
+    ),
+    (
         "name like no other",
         train(pretrained=True),
         ValueError,
@@ -921,7 +927,7 @@ LABELS = [
         "y too short",
         train(y=np.arange(4)),
         ValueError,
-        r"inconsistent numbers of samples: \[6, 4\]",
+        r"X has 6 .*y has 4: inconsistent numbers of samples: \[6, 4\]",
     ),
     (
         "y of one class",

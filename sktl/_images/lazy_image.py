@@ -13,7 +13,7 @@ import numpy as np
 
 from sktl._images.decoding import decode
 from sktl._images.geometry import fit_to, size_of
-from sktl._utils.file_state import file_state, is_settled
+from sktl._utils.file_state import file_state, is_settled, seen_from
 from sktl.exceptions import ImageReadError
 
 # No operating system in use accepts a longer path.
@@ -214,5 +214,4 @@ def _why_not_found(path, error):
         return _reason_of(error)
     if path != path.strip():
         return "no such file; the path has white space at its ends, strip() it"
-    seen_from = "" if os.path.isabs(path) else f" (seen from {os.getcwd()})"
-    return f"no such file{seen_from}"
+    return f"no such file{seen_from(path)}"

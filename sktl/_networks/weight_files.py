@@ -25,7 +25,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm import tqdm
 
 from sktl._utils.atomic import replacing
-from sktl._utils.file_state import file_state, is_settled
+from sktl._utils.file_state import file_state, is_settled, seen_from
 from sktl._utils.printable import shown
 from sktl.exceptions import WeightsMismatchError, WeightsNotAvailableError
 
@@ -210,8 +210,9 @@ def read_file(file):
                 _digests[file.path] = state, digest, metadata
     except OSError as error:
         raise WeightsNotAvailableError(
-            f"weights={str(file.path)!r} could not be read ({error}). Pass the path "
-            "of a .safetensors or .pth state dict."
+            f"weights={str(file.path)!r} could not be read ({error})"
+            f"{seen_from(file.path)}. Pass the path of a .safetensors or .pth state "
+            "dict."
         ) from error
     except ValueError as error:
         raise WeightsMismatchError(

@@ -18,6 +18,7 @@ import safetensors.torch
 import torch
 
 from sktl._utils.atomic import replacing
+from sktl._utils.file_state import seen_from
 from sktl.exceptions import ModelFileError
 
 SCHEMA = 4
@@ -114,9 +115,12 @@ def read_archive(path, kind, fields):
             raise ValueError(f"it holds {sorted(manifest)} instead of {[*fields]}")
     except ModelFileError:
         raise
+    except OSError as error:  # it could not be opened
+        raise ModelFileError(
+            f"{NOT_LOADED.format(str(path))}: {str(error)[:300]}."
+        ) from error
     # RuntimeError: nested too deeply; a shape that torch cannot make.
     except (
-        OSError,
         ValueError,
         RuntimeError,
         MemoryError,
@@ -132,9 +136,11 @@ def read_archive(path, kind, fields):
 
 def _read(path, kind):
     if path.is_dir():
-        raise ValueError("it is a folder")
+        raise OSError("it is a folder")
+    if not path.exists():
+        raise OSError(f"there is no such file{seen_from(path)}")
     if not path.is_file():
-        raise ValueError("there is no such file, or it is a device")
+        raise OSError("it is a pipe, or it is a device")
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         begin = file.read(9)

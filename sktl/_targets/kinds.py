@@ -1,7 +1,7 @@
 """Which kind of target a `y` is."""
 
 import numpy as np
-from sklearn.utils.validation import check_consistent_length
+from sklearn.utils.validation import _num_samples, check_consistent_length
 
 from sktl._images.forms import refuse_nothing, refuse_single_image
 from sktl._targets.indicators import Indicators
@@ -29,6 +29,18 @@ def recognise(y, kinds):
     return next((kind for kind in others if kind.recognises(y)), last)
 
 
+def check_lengths(X, y):
+    """Refuse an `X` and a `y` that do not have the same number of rows."""
+    try:
+        check_consistent_length(X, y)
+    except ValueError as error:
+        lengths = [_num_samples(X), _num_samples(y)]
+        raise ValueError(
+            "X has {} row(s) and y has {}: inconsistent numbers of samples: {}. Pass "
+            "a y with one row for each image of X.".format(*lengths, lengths)
+        ) from error
+
+
 def check_rows(X, y, target="auto"):
     """Check what a tool is given, before any image is read, and learn what `y` means.
 
@@ -45,7 +57,7 @@ def check_rows(X, y, target="auto"):
     target : Labels, Indicators or Numbers
     """
     refuse_single_image(X)
-    check_consistent_length(X, y)
+    check_lengths(X, y)
     refuse_nothing(y)
     if not isinstance(target, str) or target not in ("auto", *TARGETS):
         raise ValueError(

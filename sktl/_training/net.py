@@ -32,6 +32,13 @@ ROWS, WEIGHT, GROUP = "rows", "sample_weight", "group"
 N_ROWS = "n_rows"
 # Parameters of what is built anew whenever it is used.
 OF_READERS = ("iterator_train__", "iterator_valid__", "dataset__")
+# What scikit-learn's own estimators call parameters of ours.
+OF_SCIKIT_LEARN = {
+    "scoring": "monitor",
+    "max_iter": "max_epochs",
+    "learning_rate": "lr",
+    "learning_rate_init": "lr",
+}
 
 
 class ProgressBar(Callback):
@@ -239,6 +246,7 @@ class EstimatorNet(NeuralNet):
             if not name.startswith(tuple(self.prefixes_)) and not name.endswith("_"):
                 known = type(self)().get_params(deep=False)
                 close = ", ".join(difflib.get_close_matches(name, known))
+                close = OF_SCIKIT_LEARN.get(name, close)
                 advice = f"Closest: {close}" if close else f"See help({own})"
                 raise ValueError(f"{name!r} is not a parameter of {own}. {advice}.")
         super()._validate_params()

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.utils.validation import _check_sample_weight, check_consistent_length
+from sklearn.utils.validation import _check_sample_weight
 
 from sktl._images.forms import Images
+from sktl._targets.kinds import check_lengths
 from sktl._targets.splits import check_groups
 
 
@@ -67,7 +68,7 @@ def make_rows(
     rows : TrainingRows
     """
     y = kind.check(y)
-    check_consistent_length(images, y)
+    check_lengths(images, y)
     if not len(images):
         raise ValueError("X and y have no rows, so there is nothing to train on.")
     if groups is not None:

@@ -1,5 +1,6 @@
-"""Whether a file is still the one that was read, told without reading it again."""
+"""Whether a file is still the one that was read, and where one was looked for."""
 
+import os
 import time
 
 # A file changed so soon after it was read may have the same time: FAT, as on memory
@@ -16,6 +17,12 @@ def file_state(found):
         found.st_mtime_ns,
         found.st_ctime_ns,
     )
+
+
+def seen_from(path):
+    """What the error of a file that is missing says of where a relative path begins."""
+    is_whole = os.path.isabs(os.path.expanduser(path))
+    return "" if is_whole else f" (seen from {os.getcwd()})"
 
 
 def is_settled(state):

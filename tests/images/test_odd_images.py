@@ -211,7 +211,8 @@ def test_palette_with_alpha_gives_no_warning():
 def test_deep_images_without_a_known_white_ask_for_a_range(array, kind):
     data = encode(array, kind)
     for item in (data, Image.fromarray(array)):
-        with pytest.raises(ImageReadError, match=r"pass value_range=\(lo, hi\)"):
+        asked = r"pass value_range=\(lo, hi\)\nRepair .*, unless the reason says what"
+        with pytest.raises(ImageReadError, match=asked):
             read(item)
     assert read(data, value_range=(0, array.max()))[2, 2, 0] == 255
 

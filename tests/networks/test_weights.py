@@ -260,6 +260,15 @@ def test_home_directory_is_expanded(state, tmp_path, monkeypatch):
     assert home.digest == load_backbone("shufflenet_v2_x0_5", state).digest
 
 
+def test_weights_that_are_missing_are_told_where_they_were_looked_for(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    said = re.escape(f"(seen from {tmp_path}). Pass the path")
+    with pytest.raises(WeightsNotAvailableError, match=said):
+        load_backbone("resnet18", "none.safetensors")
+
+
 def test_path_that_is_no_name_of_a_file_is_refused():
     with pytest.raises(WeightsMismatchError, match="not the name of a file"):
         load_backbone("resnet18", "weights\0.pth")

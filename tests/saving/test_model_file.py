@@ -869,6 +869,18 @@ def test_other_file_is_refused_by_what_it_is(tmp_path, make, what):
     assert_refused(tmp_path / "model", f"is not a model file.*{what}")
 
 
+def test_model_file_that_is_missing_is_told_where_it_was_looked_for(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelFileError) as caught:
+        FineTunedCNNClassifier.load("none.safetensors")
+    assert str(caught.value) == (
+        "'none.safetensors' is not a model file that can be loaded: there is no such "
+        f"file (seen from {tmp_path})."
+    )
+
+
 def test_path_that_no_file_can_have_is_refused(saved):
     assert_refused(saved / "below", "is not a model file")
     assert_refused(saved.with_name("a" * 300), "is not a model file")

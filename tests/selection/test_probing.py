@@ -479,7 +479,7 @@ WRONG = [
     ({"y": np.linspace(0, 1, 20), "scoring": "f1"}, r"scoring='f1' does not suit y"),
     ({"target": "tags"}, r"target='tags' must be 'auto', 'labels', 'indicators' or"),
     ({"y": ["a", None] * 10}, r"no label \(None or NaN\) in 10 row"),
-    ({"y": [0, 1]}, r"inconsistent numbers of samples"),
+    ({"y": [0, 1]}, r"X has \d+ .* y has 2: inconsistent numbers of samples"),
     ({"cv": 11}, r"cv=11 folds need a class of at least 11 rows; the largest in y, 0"),
     ({"cv": 1}, r"k-fold|n_splits=1"),
     (

@@ -499,7 +499,7 @@ WRONG = [
     ({"y": np.eye(20)[:, :4] * np.zeros(4)}, r"y holds no 1 in column\(s\) \[0, 1, 2"),
     ({"y": np.eye(20), "target": "labels"}, r"1d"),
     ({"y": np.arange(20) % 2, "target": "indicators"}, r"y has shape \(20,\)"),
-    ({"y": [0, 1]}, r"inconsistent numbers of samples"),
+    ({"y": [0, 1]}, r"X has \d+ .* y has 2: inconsistent numbers of samples"),
     ({"method": "probe", "cv": 11}, r"cv=11 folds need a class of at least 11 rows"),
     ({"method": "probe", "scoring": "beauty"}, r"beauty"),
     ({"method": "probe", "scoring": ["f1", "accuracy"]}, r"must be one score"),

@@ -7,6 +7,8 @@ import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from skorch import NeuralNetClassifier
+from skorch.dataset import Dataset
+from torch.utils.data import DataLoader
 
 from sktl._saving.model_file import SavedMixin
 from sktl._targets.kinds import Indicators, Labels
@@ -197,8 +199,25 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         labels, as `monitor` does; other callbacks see class numbers, as the loss does.
     iterator_train__shuffle : bool, default=True
         Whether rows come in a new random order in each epoch.
+    iterator_train, iterator_valid : type, default=torch.utils.data.DataLoader
+        Loaders of training rows, and of all others, in batches.
+    dataset : type, default=skorch.dataset.Dataset
+        The data set that loaders read.
+    predict_nonlinearity : callable, "auto" or None, default="auto"
+        What turns outputs into predictions. `"auto"` follows from the loss.
+    warm_start : bool, default=False
+        Whether `fit` continues training from the last weights.
+    compile : bool, default=False
+        Only False is supported: `torch.compile` would rename the weights.
+    use_caching : bool or "auto", default="auto"
+        Whether predictions on held-out rows serve all callbacks that score them.
+    torch_load_kwargs : dict or None, default=None
+        Arguments of `torch.load` in `load_params`.
+    classes : None
+        Not used: `fit` finds the classes in `y`, and `partial_fit` is given them.
     **kwargs : dict
-        Any other parameter of `skorch.NeuralNetClassifier`.
+        Any other parameter of `skorch.NeuralNetClassifier`, such as
+        `optimizer__weight_decay`.
 
     Attributes
     ----------
@@ -326,6 +345,15 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         train_split=None,
         callbacks=None,
         iterator_train__shuffle=True,
+        iterator_train=DataLoader,
+        iterator_valid=DataLoader,
+        dataset=Dataset,
+        predict_nonlinearity="auto",
+        warm_start=False,
+        compile=False,
+        use_caching="auto",
+        torch_load_kwargs=None,
+        classes=None,
         **kwargs,
     ):
         self.C = C
@@ -368,6 +396,15 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
             train_split=train_split,
             callbacks=callbacks,
             iterator_train__shuffle=iterator_train__shuffle,
+            iterator_train=iterator_train,
+            iterator_valid=iterator_valid,
+            dataset=dataset,
+            predict_nonlinearity=predict_nonlinearity,
+            warm_start=warm_start,
+            compile=compile,
+            use_caching=use_caching,
+            torch_load_kwargs=torch_load_kwargs,
+            classes=classes,
             **kwargs,
         )
 

@@ -98,17 +98,33 @@ class FineTunedCNNRegressor(SavedMixin, FineTunedNet, NeuralNetRegressor):
         Positive values show progress: images, then epochs.
     optimizer : type, default=torch.optim.AdamW
         A class of `torch.optim`.
+    criterion : type, default=torch.nn.MSELoss
+        The loss, called with predictions and targets, both standardised, of shape
+        `(n, n_outputs)`. A head fitted in closed form minimises squared errors whatever
+        the loss; a warning says so if you pass another one.
     train_split : callable or None, default=None
         skorch's validation split, in place of that of `early_stopping`.
     callbacks : list of skorch callbacks or None, default=None
         Called in addition to the default ones.
     iterator_train__shuffle : bool, default=True
         Whether rows come in a new random order in each epoch.
+    iterator_train, iterator_valid : type, default=torch.utils.data.DataLoader
+        Loaders of training rows, and of all others, in batches.
+    dataset : type, default=skorch.dataset.Dataset
+        The data set that loaders read.
+    predict_nonlinearity : callable, "auto" or None, default="auto"
+        What turns outputs into predictions. `"auto"` follows from the loss.
+    warm_start : bool, default=False
+        Whether `fit` continues training from the last weights.
+    compile : bool, default=False
+        Only False is supported: `torch.compile` would rename the weights.
+    use_caching : bool or "auto", default="auto"
+        Whether predictions on held-out rows serve all callbacks that score them.
+    torch_load_kwargs : dict or None, default=None
+        Arguments of `torch.load` in `load_params`.
     **kwargs : dict
-        Any other parameter of `skorch.NeuralNetRegressor`. `criterion`, by default
-        `torch.nn.MSELoss`, is called with predictions and targets, both standardised,
-        of shape `(n, n_outputs)`. A head fitted in closed form minimises squared errors
-        whatever the loss; a warning says so if you pass another one.
+        Any other parameter of `skorch.NeuralNetRegressor`, such as
+        `optimizer__weight_decay`.
 
     Attributes
     ----------

@@ -21,9 +21,9 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metadata_routing import process_routing
 from sklearn.utils.validation import _check_method_params
 from skorch.callbacks import BatchScoring, EpochScoring
-from skorch.dataset import unpack_data
+from skorch.dataset import Dataset, unpack_data
 from skorch.utils import data_from_dataset, is_dataset, to_device, to_tensor
-from torch.utils.data import BatchSampler, Subset
+from torch.utils.data import BatchSampler, DataLoader, Subset
 
 from sktl._features.engine import FEW_ROWS, make_engine, resolve_precision
 from sktl._features.image_input import COUNT, IMAGE_CONSTRAINTS, NetworkInputMixin
@@ -174,9 +174,18 @@ class FineTunedNet(NetworkInputMixin, CallbackSupportMixin, EstimatorNet):
         n_jobs=None,
         verbose=0,
         optimizer=torch.optim.AdamW,
+        criterion=torch.nn.MSELoss,
         train_split=None,
         callbacks=None,
         iterator_train__shuffle=True,
+        iterator_train=DataLoader,
+        iterator_valid=DataLoader,
+        dataset=Dataset,
+        predict_nonlinearity="auto",
+        warm_start=False,
+        compile=False,
+        use_caching="auto",
+        torch_load_kwargs=None,
         **kwargs,
     ):
         self.backbone = backbone
@@ -214,9 +223,18 @@ class FineTunedNet(NetworkInputMixin, CallbackSupportMixin, EstimatorNet):
             device=device,
             verbose=verbose,
             optimizer=optimizer,
+            criterion=criterion,
             train_split=train_split,
             callbacks=callbacks,
             iterator_train__shuffle=iterator_train__shuffle,
+            iterator_train=iterator_train,
+            iterator_valid=iterator_valid,
+            dataset=dataset,
+            predict_nonlinearity=predict_nonlinearity,
+            warm_start=warm_start,
+            compile=compile,
+            use_caching=use_caching,
+            torch_load_kwargs=torch_load_kwargs,
             **kwargs,
         )
 

@@ -7,8 +7,6 @@ set, rows that influence one another, sample weights, Ctrl-C, `device="auto"`, p
 import contextlib
 import copy
 import difflib
-import functools
-import inspect
 import os
 from collections.abc import Mapping
 
@@ -98,38 +96,6 @@ class Batches(torch.utils.data.Dataset):
     __getitems__ = __getitem__
 
 
-class BoundInit(functools.partial):
-    """The `__init__` of a net; its signature has what `**kwargs` may hold, too.
-
-    scikit-learn shows those parameters that differ from the defaults it finds there.
-    """
-
-    @property
-    def __signature__(self):
-        signature = inspect.signature(self.func)
-        found = dict(signature.parameters)
-        for kind in type(self.func.__self__).__mro__:
-            for name, parameter in inspect.signature(kind.__init__).parameters.items():
-                # skorch restores its state by names that end in an underscore.
-                if parameter.default is not parameter.empty and name[-1] != "_":
-                    by_name = parameter.replace(kind=parameter.KEYWORD_ONLY)
-                    found.setdefault(name, by_name)
-        parameters = sorted(found.values(), key=lambda parameter: parameter.kind)
-        return signature.replace(parameters=parameters)
-
-
-class Init:
-    """An `__init__` that is a `BoundInit` for a net, and as written for its class."""
-
-    def __init__(self, function):
-        self.function = function
-
-    def __get__(self, net, owner=None):
-        bound = self.function.__get__(net, owner)
-        # `inspect` may pass a class as `net`.
-        return BoundInit(bound) if isinstance(net, EstimatorNet) else bound
-
-
 class EstimatorNet(NeuralNet):
     """A `skorch.NeuralNet` without what scikit-learn's users trip over.
 
@@ -150,11 +116,6 @@ class EstimatorNet(NeuralNet):
         "use_caching": ["boolean", StrOptions({"auto"})],
         "warm_start": ["boolean"],
     }
-
-    def __init_subclass__(cls, **kwargs):
-        super().__init_subclass__(**kwargs)
-        if "__init__" in vars(cls):
-            cls.__init__ = Init(vars(cls)["__init__"])
 
     # skorch sets these in its __init__ (skorch/net.py, 1.4). Named here, they do not
     # look to scikit-learn like something that was learnt without data.

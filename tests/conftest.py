@@ -157,8 +157,18 @@ def tiny_network():
     return make_tiny_network()
 
 
+@pytest.fixture(scope="session")
+def kept_network():
+    """The tiny network, traced once for all tests; they leave it as it is."""
+    network, fresh = make_tiny_network(), make_tiny_network()
+    yield network
+    assert not network.training
+    for name, tensor in fresh.state_dict().items():
+        assert torch.equal(network.state_dict()[name], tensor), name
+
+
 @pytest.fixture
-def make(tiny_network):
+def make(kept_network):
     """Make a classifier that is trained in a moment."""
 
     from sktl import FineTunedCNNClassifier
@@ -171,7 +181,7 @@ def make(tiny_network):
             "lr_schedule": "constant",
             "initial_share": 0.0,
             "augment": None,
-            "backbone": tiny_network,
+            "backbone": kept_network,
             "image_size": 8,
             "batch_size": 12,
             "max_epochs": 2,

@@ -1,6 +1,7 @@
 """What tests of several files share: image files, a small network, other processes."""
 
 import io
+import itertools
 import os
 import subprocess
 import sys
@@ -87,6 +88,19 @@ def first_and_slow(values):
     first, *others = values
     as_tuples = (other if isinstance(other, tuple) else (other,) for other in others)
     return [first, *(pytest.param(*one, marks=pytest.mark.slow) for one in as_tuples)]
+
+
+def each_once(*values):
+    """All combinations; by default only as many are tried as show each value."""
+    n_shown = max(map(len, values))
+    shown = {tuple(n % len(v) for v in values) for n in range(n_shown)}
+    return [
+        pytest.param(
+            *(v[n] for v, n in zip(values, places, strict=True)),
+            marks=[] if places in shown else pytest.mark.slow,
+        )
+        for places in itertools.product(*(range(len(v)) for v in values))
+    ]
 
 
 def scores_of(report):

@@ -24,6 +24,7 @@ from sktl import (
     layer_names,
     list_backbones,
 )
+from tests.helpers import first_and_slow
 
 N_IMAGES = 12
 
@@ -89,7 +90,7 @@ def nothing_global_changes():
         assert [name for name in before if before[name] != after[name]] == []
 
 
-@pytest.fixture(params=["default", "unusual"])
+@pytest.fixture(params=first_and_slow(["unusual", "default"]))
 def flags(request, monkeypatch):
     """Flags as they come, and unlike that: resetting them to defaults is a change."""
     n_threads = torch.get_num_threads()

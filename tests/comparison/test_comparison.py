@@ -37,7 +37,7 @@ from sktl import (
 )
 from sktl._features.engine import Engine
 from sktl.exceptions import ImageSizeWarning
-from tests.helpers import FailsWithout, scores_of, splits_of
+from tests.helpers import FailsWithout, first_and_slow, scores_of, splits_of
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,9 @@ def test_scores_are_those_of_cross_val_score(digits, contenders, report):
         assert report.results_["se_test_score"][i] == pytest.approx(error)
 
 
-@pytest.mark.parametrize("labels", [lambda y: y, lambda y: y.astype(str)])
+@pytest.mark.parametrize(
+    "labels", first_and_slow([lambda y: y, lambda y: y.astype(str)])
+)
 def test_predictions_are_those_of_cross_val_predict(digits, contenders, labels):
     X, y = digits[0], labels(digits[1])
     contenders = contenders | {"without": LinearSVC()}
@@ -183,7 +185,7 @@ def test_calibration_error_is_the_gap_between_probabilities_and_outcomes(digits)
         assert score == pytest.approx(-error)
 
 
-@pytest.mark.parametrize("scoring", [None, "neg_log_loss", "f1_macro"])
+@pytest.mark.parametrize("scoring", first_and_slow([None, "neg_log_loss", "f1_macro"]))
 def test_chance_is_the_score_of_what_knows_the_labels_alone(digits, scoring):
     X, y = digits[0], digits[1] > 7
     contenders = {"any": LogisticRegression(max_iter=500)}
@@ -218,6 +220,7 @@ def test_print_is_an_aligned_table(report):
     assert repr(report) == str(report)
 
 
+@pytest.mark.slow
 def test_small_scores_are_shown_with_three_digits(digits, tmp_path, pyplot):
     """Those of numbers near 0.01 have errors of 0.0001, which three decimals hide."""
     X, y = digits
@@ -394,7 +397,7 @@ def test_nothing_is_not_taken_for_one_class(unfitted):
 
 
 @pytest.mark.parametrize(
-    "step", ["Findings", "collect_evidence", "collect_predictions"]
+    "step", first_and_slow(["Findings", "collect_evidence", "collect_predictions"])
 )
 def test_failure_after_the_last_fit_costs_a_sentence_and_not_the_scores(
     digits, contenders, monkeypatch, step
@@ -413,7 +416,7 @@ def test_failure_after_the_last_fit_costs_a_sentence_and_not_the_scores(
 
 @pytest.mark.parametrize(
     ("is_kept", "bad"),
-    [(False, []), (True, [b"no image"])],
+    [pytest.param(False, [], marks=pytest.mark.slow), (True, [b"no image"])],
     ids=["passed in each fold", "of a pass that fails"],
 )
 def test_images_much_larger_than_the_network_sees_warn_once(is_kept, bad, tmp_path):
@@ -457,6 +460,7 @@ def test_effect_is_the_gain_over_the_twin(digits, tiny_network):
     assert report.indicators_["indicator"] == ["score of frozen features"]
 
 
+@pytest.mark.slow
 def test_perfect_mean_has_one_interval_wherever_it_is_shown(digits):
     """All three rows in n may be wrong of a model that is right on n."""
     X, y = digits[0][digits[1] < 2], digits[1][digits[1] < 2]
@@ -522,6 +526,7 @@ def test_gain_over_a_contender_that_is_not_there_is_refused(report):
 # --- networks, and what the report remembers ----------------------------------------
 
 
+@pytest.mark.slow
 def test_best_of_a_ranking_are_compared_side_by_side(digits, tiny_network):
     X, y = digits
     small = {"image_size": 8}
@@ -618,7 +623,7 @@ def test_interval_of_a_correlation_ends_at_its_bounds(digits):
     assert -1 <= low < expected.mean() < high <= 1
 
 
-@pytest.mark.parametrize("name", ["accuracy", "accuracy_points"])
+@pytest.mark.parametrize("name", first_and_slow(["accuracy", "accuracy_points"]))
 def test_score_of_the_user_has_no_bounds_whatever_its_name(digits, name):
     """Intervals reach as far up as down."""
 
@@ -653,7 +658,7 @@ def accuracy_of_the_user(estimator, X, y):
         (5, "accuracy"),
         (LeaveOneOut(), "accuracy"),
         (5, accuracy_of_the_user),
-        (LeaveOneOut(), accuracy_of_the_user),
+        pytest.param(LeaveOneOut(), accuracy_of_the_user, marks=pytest.mark.slow),
     ],
 )
 def test_interval_of_a_perfect_score_does_not_depend_on_the_splits(cv, scoring):

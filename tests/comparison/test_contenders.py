@@ -37,7 +37,7 @@ from sktl._comparison.contenders import default_contenders
 from sktl._comparison.twins import feature_contenders, find_pairs
 from sktl._targets.kinds import Indicators, Labels, Numbers
 from sktl.exceptions import ImageLayoutError
-from tests.helpers import make_tiny_network
+from tests.helpers import first_and_slow, make_tiny_network
 
 NAMES = [
     "untrained network + logistic regression",
@@ -349,7 +349,7 @@ def test_linear_probe_of_random_weights_is_an_untrained_twin_of_probes_only():
     assert find_pairs(contenders) == [("probe", "random", "untrained")]
 
 
-@pytest.mark.parametrize("who", ["tuned", "scratch"])
+@pytest.mark.parametrize("who", first_and_slow(["tuned", "scratch"]))
 def test_parameter_that_only_one_of_two_networks_was_given_makes_them_no_less_twins(
     make, who
 ):

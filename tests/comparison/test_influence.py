@@ -14,6 +14,7 @@ from sklearn.svm import SVC
 from sktl import PretrainedFeatureExtractor, compare_transfer
 from sktl._comparison.influence import Predicted, influence, make_units
 from sktl._targets.scoring import Scorer
+from tests.helpers import first_and_slow
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +70,7 @@ def test_log_loss_is_moved_as_a_mean_of_losses(fitted):
     assert found == pytest.approx(expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "scoring",
     [
@@ -150,12 +152,14 @@ def test_score_that_is_not_known_by_rows_has_the_interval_of_its_splits():
 
 @pytest.mark.parametrize(
     ("scoring", "cost"),
-    [
-        ("average_precision", 11),
-        ("f1", 12),
-        ("recall", 12),
-        ("matthews_corrcoef", 12),
-    ],
+    first_and_slow(
+        [
+            ("average_precision", 11),
+            ("f1", 12),
+            ("recall", 12),
+            ("matthews_corrcoef", 12),
+        ]
+    ),
 )
 def test_perfect_score_with_one_positive_row_in_each_split_hangs_on_these(
     scoring, cost
@@ -179,7 +183,11 @@ def test_perfect_score_with_one_positive_row_in_each_split_hangs_on_these(
         ("accuracy", 60),
         ("recall", 10),
         # Of the first error in 2 positive rows of 12: F1s of 2 / 3 and 20 / 21.
-        ("f1_macro", 60 / 12 / np.mean([1 / 3, 1 / 21])),
+        pytest.param(
+            "f1_macro",
+            60 / 12 / np.mean([1 / 3, 1 / 21]),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_perfect_score_is_as_sure_as_there_are_rows_that_may_lower_it(scoring, n_rows):

@@ -65,7 +65,7 @@ def test_curve_of_a_network_that_stops_early_ends_at_the_score_of_the_best_epoch
     assert ends == splits_of(report).tolist()
 
 
-@pytest.mark.parametrize("strategy", ["lp_ft", "gradual", "scratch"])
+@pytest.mark.parametrize("strategy", first_and_slow(["lp_ft", "gradual", "scratch"]))
 def test_network_that_is_watched_is_trained_as_ever(make, duel, strategy):
     _, X, y = duel
     contender = make(strategy, dropout=0.2)

@@ -42,6 +42,7 @@ from sktl import (
 )
 from sktl._comparison.contenders import default_contenders
 from sktl._targets.kinds import check_rows
+from tests.helpers import first_and_slow
 
 X, NUMBER = load_digits(return_X_y=True)
 X, NUMBER = X[:120], NUMBER[:120]
@@ -143,7 +144,8 @@ def test_default_contenders_have_their_counterparts(y):
 
 
 @pytest.mark.parametrize(
-    ("face", "y"), [(FineTunedCNNRegressor, PRICE), (FineTunedCNNClassifier, TAGS)]
+    ("face", "y"),
+    first_and_slow([(FineTunedCNNRegressor, PRICE), (FineTunedCNNClassifier, TAGS)]),
 )
 def test_curve_ends_at_the_score_of_the_trained_network(tiny_network, face, y):
     net = face(tiny_network, image_size=8, max_epochs=2, random_state=0)
@@ -260,7 +262,10 @@ def test_small_training_parts_hold_the_rarest_tag_whatever_its_column():
     "tool",
     [
         lambda X, y, **cv: compare_transfer(X, y, {"ridge": RIDGE}, **cv),
-        lambda X, y, **cv: probe_layers(X, y, "sktl_mini", **cv),
+        pytest.param(
+            lambda X, y, **cv: probe_layers(X, y, "sktl_mini", **cv),
+            marks=pytest.mark.slow,
+        ),
         lambda X, y, **cv: rank_backbones(X, y, ["sktl_mini"], method="probe", **cv),
     ],
     ids=["compare_transfer", "probe_layers", "rank_backbones"],
@@ -336,7 +341,7 @@ def test_one_column_is_one_number():
     ("y", "model"),
     [
         (PRICE, RIDGE),
-        (BOTH, RIDGE),
+        pytest.param(BOTH, RIDGE, marks=pytest.mark.slow),
         (TAGS, LOGISTIC),
     ],
     ids=BASE,
@@ -512,12 +517,17 @@ def test_probe_is_refused_a_score_that_a_test_part_cannot_have(tool):
     ("y", "cv", "scoring"),
     [
         (THREE, [(ROWS[::2], ROWS[1::2]), (ROWS[20:], ROWS[:20])], "balanced_accuracy"),
-        (THREE, [(ROWS[::2], ROWS[1::2]), (ROWS[20:], ROWS[:20])], "f1_macro"),
-        (NUMBER, LeaveOneOut(), None),
-        (RARE, 4, "f1_micro"),
         (1 - RARE, 4, "average_precision"),  # a tag that all have: 1
-        (RARE, 4, "f1_weighted"),
         (PRICE, LeaveOneOut(), "neg_mean_absolute_error"),
+        *(
+            pytest.param(*others, marks=pytest.mark.slow)
+            for others in [
+                (THREE, [(ROWS[::2], ROWS[1::2]), (ROWS[20:], ROWS[:20])], "f1_macro"),
+                (NUMBER, LeaveOneOut(), None),
+                (RARE, 4, "f1_micro"),
+                (RARE, 4, "f1_weighted"),
+            ]
+        ),
     ],
 )
 def test_score_that_small_test_parts_can_have_is_computed(y, cv, scoring):
@@ -544,7 +554,7 @@ def test_h_score_is_for_labels(y):
         rank_backbones(X, y, method="hscore")
 
 
-@pytest.mark.parametrize("y", BASE.values(), ids=BASE)
+@pytest.mark.parametrize("y", first_and_slow(BASE.values()), ids=BASE)
 def test_svm_of_each_target_takes_no_notice_of_frames_from_transformers(y):
     """Of polars' frames `TransformedTargetRegressor` could make nothing."""
     y, target = check_rows(X, y)
@@ -568,7 +578,7 @@ def count_of_hits(y, predicted):
     return float(np.sum(y == predicted))
 
 
-@pytest.mark.parametrize("score", [gain_of_alarms, count_of_hits])
+@pytest.mark.parametrize("score", first_and_slow([gain_of_alarms, count_of_hits]))
 def test_score_that_depends_on_the_number_of_rows_is_what_scikit_learn_gives(score):
     """It is lower for fewer rows, but not for want of anything."""
     y = NUMBER > 1
@@ -590,7 +600,7 @@ def test_tags_of_rows_without_any_are_scored_in_further_columns():
     assert np.isfinite(report.results_["mean_test_jaccard_samples"]).all()
 
 
-@pytest.mark.parametrize("first", [0, -1])
+@pytest.mark.parametrize("first", first_and_slow([0, -1]))
 def test_score_of_rows_without_tags_does_not_depend_on_their_order(first):
     """A test part lacks a tag, and one of its rows has none at all."""
     y = np.array([[1, 0, 1], [0, 1, 1], [0, 0, 0], [1, 1, 0]] * 5)

@@ -8,6 +8,7 @@ import pytest
 
 import sktl
 from sktl import TransferComparisonDisplay
+from tests.helpers import each_once, first_and_slow
 
 pytestmark = pytest.mark.usefixtures("pyplot")
 
@@ -244,8 +245,10 @@ def test_curve_has_a_gap_where_the_contender_failed(make_comparison):
     assert known.tolist() == [True, False, True, True]
 
 
-@pytest.mark.parametrize("names", ["a", "abcdefgh", ["long " * 20, *"abcdefghijklmno"]])
-@pytest.mark.parametrize("equal", [True, False])
+@pytest.mark.parametrize(
+    ("equal", "names"),
+    each_once([True, False], ["a", "abcdefgh", ["long " * 20, *"abcdefghijklmno"]]),
+)
 def test_names_of_curves_cover_nothing_and_are_within_the_figure(
     make_comparison, names, equal
 ):
@@ -307,7 +310,7 @@ def test_labels_of_many_sizes_do_not_meet(make_comparison):
     assert display.ax_.get_xticks()[[0, -1]].tolist() == [500, 15000]
 
 
-@pytest.mark.parametrize("sizes", [[80], SIZES])
+@pytest.mark.parametrize("sizes", first_and_slow([[80], SIZES]))
 def test_drawings_on_shared_axes_agree(make_comparison, pyplot, sizes):
     """The best is on top in both, and the sizes of both have their ticks."""
     _, axes = pyplot.subplots(1, 2, sharex=True, sharey=True, layout="constrained")
@@ -347,8 +350,9 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("sizes", [[80], [80, 160]])
-@pytest.mark.parametrize("usetex", [False, True])
+@pytest.mark.parametrize(
+    ("usetex", "sizes"), each_once([False, True], [[80], [80, 160]])
+)
 def test_names_are_no_formulas_whatever_matplotlib_is_set_to(
     make_comparison, pyplot, sizes, usetex
 ):

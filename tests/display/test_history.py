@@ -16,6 +16,7 @@ from skorch.dataset import ValidSplit
 from skorch.history import History
 
 from sktl import FineTunedCNNClassifier, TrainingHistoryDisplay
+from tests.helpers import each_once
 
 pytestmark = pytest.mark.usefixtures("pyplot")
 
@@ -251,9 +252,9 @@ def test_what_early_stopping_began_with_is_drawn_at_epoch_0(make, monitor):
 
 
 @pytest.mark.parametrize(
-    "lengths", [[6] * 5, [1] * 5, [1, 1, 1, 1, 96], [40, 1, 1, 1, 1]]
+    ("with_scores", "lengths"),
+    each_once([True, False], [[6] * 5, [1] * 5, [1, 1, 1, 1, 96], [40, 1, 1, 1, 1]]),
 )
-@pytest.mark.parametrize("with_scores", [True, False])
 def test_names_of_phases_meet_nothing_that_is_drawn(lengths, with_scores):
     from matplotlib.text import Text
 

@@ -290,6 +290,7 @@ def test_indicators_parameters_versions_and_failures_are_shown(page, comparison)
         assert all(f"{name}\n{value}" in words for name, value in pairs.items())
 
 
+@pytest.mark.slow
 def test_harm_in_a_real_comparison_is_marked(tiny_network, tmp_path):
     """Of a pretrained network that is dead: random weights are better."""
     with torch.no_grad():

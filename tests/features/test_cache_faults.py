@@ -176,17 +176,15 @@ print(hashlib.sha256(bytes(seen[key(number)] for number in range(n_keys))).hexdi
 """
 
 
-@pytest.mark.parametrize(
-    "n_keys", [200, pytest.param(2500, marks=pytest.mark.slow)], ids="{} keys".format
-)
-def test_eight_writers_of_the_same_keys_agree_on_the_first(tmp_path, n_keys):
+@pytest.mark.parametrize(("n_writers", "n_keys"), first_and_slow([(3, 500), (8, 2500)]))
+def test_writers_of_the_same_keys_agree_on_the_first(tmp_path, n_writers, n_keys):
     """Each wants to store its own value; all read the same one, at all times.
 
     Faults 7 and 9.
     """
     racers = [
         start(RACER, tmp_path / "new", me, n_keys, stdin=subprocess.PIPE)
-        for me in range(8)
+        for me in range(n_writers)
     ]
     for racer in racers:
         racer.stdin.write("go\n")
@@ -309,13 +307,13 @@ before = 200
 with warnings.catch_warnings(record=True) as caught:
     store = open_cache(place / "cache")
     store.put(rows(range(before)))
-    for number in range(before, 20_000, 100):
+    for number in range(before, 8_000, 100):
         store.put(rows(range(number, number + 100)))
-    n_kept = n_right(store, range(20_000))
-    assert before <= n_kept < 20_000, n_kept
+    n_kept = n_right(store, range(8_000))
+    assert before <= n_kept < 8_000, n_kept
     assert n_right(store, range(before)) == before
 store.release()
-assert n_right(store, range(20_000)) >= before
+assert n_right(store, range(8_000)) >= before
 assert len(caught) == 1, [str(warning.message) for warning in caught]
 assert "features could not be saved" in str(caught[0].message)
 assert caught[0].filename == "<string>"
@@ -642,7 +640,7 @@ def check_survives(store):
 
 @pytest.mark.parametrize("damage", [flip, cut, smear])
 @pytest.mark.parametrize(
-    "n_rounds", [30, pytest.param(60, marks=pytest.mark.slow)], ids="{} times".format
+    "n_rounds", [10, pytest.param(60, marks=pytest.mark.slow)], ids="{} times".format
 )
 def test_damaged_file_never_gives_a_wrong_number(tmp_path, sound, damage, n_rounds):
     """And heals: what is put again is found again. Faults 3 and 4."""
@@ -693,9 +691,10 @@ def test_kill_while_removing_from_a_full_disk_never_gives_a_wrong_number(
 
 
 @pytest.mark.parametrize("damage", first_and_slow([cut, flip, smear]))
-def test_damaged_journal_never_gives_a_wrong_number(tmp_path, sound, damage):
+@pytest.mark.parametrize("n_rounds", first_and_slow([8, 25]), ids="{} times".format)
+def test_damaged_journal_never_gives_a_wrong_number(tmp_path, sound, damage, n_rounds):
     rng = random.Random(damage.__name__)
-    for number in range(25):
+    for number in range(n_rounds):
         directory = tmp_path / str(number)
         shutil.copytree(sound / "killed", directory)
         damage(directory / "sktl-features.sqlite-journal", rng)
@@ -705,9 +704,12 @@ def test_damaged_journal_never_gives_a_wrong_number(tmp_path, sound, damage):
 
 
 @pytest.mark.parametrize("damage", first_and_slow([cut, flip, smear]))
-def test_file_damaged_while_open_never_gives_a_wrong_number(tmp_path, sound, damage):
+@pytest.mark.parametrize("n_rounds", first_and_slow([8, 25]), ids="{} times".format)
+def test_file_damaged_while_open_never_gives_a_wrong_number(
+    tmp_path, sound, damage, n_rounds
+):
     rng = random.Random(damage.__name__)
-    for number in range(25):
+    for number in range(n_rounds):
         directory = tmp_path / str(number)
         shutil.copytree(sound / "whole", directory)
         store = open_cache(directory)

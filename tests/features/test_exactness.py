@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sktl import PretrainedFeatureExtractor, cache_info, clear_cache
-from tests.helpers import encode, first_and_slow
+from tests.helpers import each_once, encode, first_and_slow
 
 pytestmark = pytest.mark.usefixtures("device")  # on a GPU too
 
@@ -83,7 +83,7 @@ def test_bits_do_not_depend_on_groups_order_or_repetition(backbone, images):
     check_groups(images, make_extractor(backbone))
 
 
-@pytest.mark.parametrize("cache", ["memory", "directory"])
+@pytest.mark.parametrize("cache", first_and_slow(["memory", "directory"]))
 def test_bits_do_not_depend_on_what_the_cache_holds_already(cache, images, tmp_path):
     """Groups of a filling cache mix rows looked up with rows computed."""
     clear_cache()
@@ -122,8 +122,9 @@ def test_bits_do_not_depend_on_threads_that_decode(n_jobs, images):
 # ---- one to three rows
 
 
-@pytest.mark.parametrize("n", [1, 2, 3])
-@pytest.mark.parametrize("backbone", ["sktl_mini", "squeezenet1_1", "resnet18"])
+@pytest.mark.parametrize(
+    ("backbone", "n"), each_once(["sktl_mini", "squeezenet1_1", "resnet18"], [1, 2, 3])
+)
 def test_few_rows_differ_by_rounding_at_most(backbone, n, images):
     extractor = make_extractor(backbone)
     expected = extractor.fit_transform(images)
@@ -150,7 +151,7 @@ def test_few_rows_pass_with_no_others(images):
     assert sizes == [1, 2, 3, 32, 1]
 
 
-@pytest.mark.parametrize("cache", ["memory", "directory"])
+@pytest.mark.parametrize("cache", first_and_slow(["directory", "memory"]))
 def test_few_rows_are_found_in_the_cache_and_never_kept(cache, images, tmp_path):
     clear_cache()
     cache = tmp_path if cache == "directory" else cache
@@ -175,7 +176,7 @@ def test_few_rows_are_found_in_the_cache_and_never_kept(cache, images, tmp_path)
     ],
     ids=["uint8", "uint16", "bool"],
 )
-@pytest.mark.parametrize("darkest", [255, 16, 1])
+@pytest.mark.parametrize("darkest", first_and_slow([16, 255, 1]))
 def test_dtype_decides_scaling_not_the_largest_value(images, make, as_uint8, darkest):
     """A dark uint8 image stays dark, whatever range floats taught in fit."""
     dark = np.minimum(images, darkest)
@@ -245,11 +246,13 @@ def test_given_range_is_not_learnt_over(images):
 
 @pytest.mark.parametrize(
     ("backbone", "layer"),
-    [
-        ("resnet18", "bn1"),
-        ("resnet18", "layer4.1.add"),
-        ("squeezenet1_1", "features.0"),
-    ],
+    first_and_slow(
+        [
+            ("squeezenet1_1", "features.0"),
+            ("resnet18", "bn1"),
+            ("resnet18", "layer4.1.add"),
+        ]
+    ),
 )
 def test_layer_before_one_that_computes_in_place_keeps_its_bits(
     backbone, layer, images

@@ -325,7 +325,7 @@ def test_bagging_takes_rows_and_frames_of_paths(kind, rows, paths, features, y):
     np.testing.assert_allclose(bags.predict_proba(X), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["rows", "images", "paths", "frame"])
+@pytest.mark.parametrize("kind", first_and_slow(["images", "rows", "paths", "frame"]))
 def test_calibrated_classifier_calibrates_the_pipeline(
     kind, images, rows, paths, features, y
 ):
@@ -362,7 +362,7 @@ def test_self_training_labels_rows_that_had_none(rows, features, y):
     assert np.array_equal(trained.predict(rows), expected.predict(features))
 
 
-@pytest.mark.parametrize("kind", ["images", "paths"])
+@pytest.mark.parametrize("kind", first_and_slow(["images", "paths"]))
 def test_halving_grid_search_searches_over_layers(kind, images, paths, y):
     X = {"images": images, "paths": paths}[kind]
     search = HalvingGridSearchCV(
@@ -381,7 +381,7 @@ def test_halving_grid_search_searches_over_layers(kind, images, paths, y):
     assert search.score(X, y) > 0.5
 
 
-@pytest.mark.parametrize("kind", ["rows", "images", "paths"])
+@pytest.mark.parametrize("kind", first_and_slow(["rows", "images", "paths"]))
 def test_learning_curve_is_that_of_the_features(kind, images, rows, paths, features, y):
     X = {"rows": rows, "images": images, "paths": paths}[kind]
     asked = {"cv": 3, "train_sizes": [6, 12], "error_score": "raise"}

@@ -25,7 +25,7 @@ from sklearn.pipeline import Pipeline
 
 from sktl import PretrainedFeatureExtractor, clear_cache
 from sktl._utils.torch_state import plain_torch
-from tests.helpers import encode
+from tests.helpers import encode, first_and_slow
 
 pytestmark = pytest.mark.usefixtures("device")  # on a GPU too
 
@@ -109,7 +109,7 @@ def test_blocks_of_a_directory_are_whole_batches(tiny_network, monkeypatch, tmp_
     assert n_computed[tmp_path] == n_computed[None]
 
 
-@pytest.mark.parametrize("cache", ["memory", "directory"])
+@pytest.mark.parametrize("cache", first_and_slow(["memory", "directory"]))
 def test_grid_search_passes_each_image_once(
     cache, images, tiny_network, recorder, tmp_path
 ):

@@ -11,6 +11,7 @@ from sktl import (
     PretrainedFeatureExtractor,
     layer_names,
 )
+from tests.helpers import each_once, first_and_slow
 
 PLAIN = Preprocessing(
     resize=32, crop=32, mean=(0, 0, 0), std=(1, 1, 1), interpolation="bilinear"
@@ -77,8 +78,9 @@ def test_tokens_of_torchvision_are_pooled_without_the_class_token(pooling, image
     np.testing.assert_allclose(extractor.fit_transform(images), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("pooling", ["avg", "cls", "cls+avg"])
-@pytest.mark.parametrize("n_registers", [0, 3])
+@pytest.mark.parametrize(
+    ("n_registers", "pooling"), each_once([0, 3], ["avg", "cls", "cls+avg"])
+)
 def test_tokens_of_timm_are_pooled_without_registers(pooling, n_registers, images):
     network = timm_vit(reg_tokens=n_registers)
     (layer,) = [n for n in layer_names(network) if n in ("norm", "norm.layer_norm")]
@@ -101,7 +103,7 @@ def test_penultimate_is_what_the_head_of_timm_reads(global_pool, images):
     np.testing.assert_allclose(extractor.fit_transform(images), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("num_classes", [7, 0])
+@pytest.mark.parametrize("num_classes", first_and_slow([7, 0]))
 def test_two_heads_of_distilled_deit_leave_the_mean_of_their_tokens(
     num_classes, images
 ):
@@ -124,7 +126,7 @@ def test_two_heads_of_distilled_deit_leave_the_mean_of_their_tokens(
     assert clf.fit(images, [0, 1, 0, 1, 0]).module_.head.in_features == 16
 
 
-@pytest.mark.parametrize("head", [True, False])
+@pytest.mark.parametrize("head", first_and_slow([True, False]))
 def test_swin_has_masks_of_five_dimensions_and_channels_last(head, images):
     models = pytest.importorskip("timm.models.swin_transformer")
     torch.manual_seed(0)
@@ -194,7 +196,7 @@ def test_class_token_where_there_is_none_is_an_error(images, tiny_network):
             extractor.fit(images)
 
 
-@pytest.mark.parametrize("strategy", ["linear_probe", "lp_ft", "full"])
+@pytest.mark.parametrize("strategy", first_and_slow(["linear_probe", "lp_ft", "full"]))
 def test_classifier_pools_tokens_as_the_extractor_does(strategy, images):
     network = timm_vit(global_pool="")
     network.head = torch.nn.Identity()

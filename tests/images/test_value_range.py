@@ -18,13 +18,14 @@ from sktl import (
     check_images,
 )
 from sktl.exceptions import ImageRangeWarning
-from tests.helpers import encode
+from tests.helpers import encode, first_and_slow
 
 DIGITS = load_digits().images[:40]
 
 
 def fit(X, **params):
-    return PretrainedFeatureExtractor("sktl_mini", cache=None, **params).fit(X)
+    params = {"image_size": 16, "cache": None} | params
+    return PretrainedFeatureExtractor("sktl_mini", **params).fit(X)
 
 
 def features(X, **params):
@@ -49,6 +50,7 @@ def test_range_is_not_left_for_a_wider_one_by_rounding(X, expected):
     assert fit(X).value_range_ == expected
 
 
+@pytest.mark.slow
 def test_features_hardly_change_by_rounding():
     np.testing.assert_array_equal(features(DIGITS * 1.0001), features(DIGITS))
     np.testing.assert_allclose(features(DIGITS * 16), features(DIGITS), atol=0.1)
@@ -183,7 +185,9 @@ def test_same_scale_as_in_fit_is_not_warned_of(given):
         extractor.transform(given)
 
 
-@pytest.mark.parametrize("X", [DIGITS, DIGITS.astype(np.uint8), DIGITS * 99])
+@pytest.mark.parametrize(
+    "X", first_and_slow([DIGITS, DIGITS.astype(np.uint8), DIGITS * 99])
+)
 def test_range_given_by_the_user_is_never_questioned(X):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -218,7 +222,7 @@ def _train(X):
     make_pipeline(probe).fit(X, [0, 1] * 3)
 
 
-@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PIL"])
+@pytest.mark.parametrize("kind", first_and_slow(["PNG", "TIFF", "PIL"]))
 @pytest.mark.parametrize(
     "use",
     [
@@ -243,7 +247,7 @@ def test_class_numbers_in_files_of_8_bits_are_warned_of():
         features(masks)
 
 
-@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PIL"])
+@pytest.mark.parametrize("kind", first_and_slow(["PNG", "TIFF", "PIL"]))
 @pytest.mark.parametrize("n_bright", [1, 6, 60])
 def test_camera_of_12_bits_among_images_of_8_bits_is_warned_of(kind, n_bright):
     pixels = np.random.default_rng(0).integers(0, 256, (n_bright, 9, 9), np.uint8)

@@ -100,6 +100,7 @@ def test_features_equal_plain_torchvision(name, images, tmp_path):
     assert np.abs(features - expected).max() <= 1e-5 * max(1, np.abs(expected).max())
 
 
+@pytest.mark.slow
 def test_published_googlenet_undoes_its_other_normalisation(
     images, tmp_path, monkeypatch
 ):

@@ -20,7 +20,7 @@ from sktl._networks import given, kept
 from sktl._networks.backbones import load_backbone
 from sktl._networks.kept import free_networks
 from sktl.exceptions import WeightsMismatchError
-from tests.helpers import run_python
+from tests.helpers import first_and_slow, run_python
 
 
 @pytest.fixture
@@ -293,7 +293,7 @@ def test_given_network_that_did_not_change_is_traced_once(traced):
     assert len(traced) == 1
 
 
-@pytest.mark.parametrize("is_extractor", [False, True])
+@pytest.mark.parametrize("is_extractor", first_and_slow([False, True]))
 def test_given_network_of_torchvision_is_traced_once(traced, is_extractor):
     network = torchvision.models.mnasnet0_5(weights=None)
     if is_extractor:
@@ -681,7 +681,7 @@ def test_given_network_in_double_precision_is_refused(tiny_network, weights):
         load_backbone(copy.deepcopy(tiny_network).double(), weights)
 
 
-@pytest.mark.parametrize("compiled", [torch.jit.script, torch.compile])
+@pytest.mark.parametrize("compiled", first_and_slow([torch.jit.script, torch.compile]))
 @pytest.mark.filterwarnings("ignore:`torch.jit")
 def test_compiled_network_is_refused(compiled):
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.ReLU())

@@ -13,6 +13,7 @@ from torchvision.models.feature_extraction import get_graph_node_names
 from sktl._networks.fusion import fuse_batch_norms
 from sktl._networks.stages import StagedNetwork
 from sktl.exceptions import UnknownLayerError, UnknownStageError
+from tests.helpers import first_and_slow
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,9 @@ def test_cuts_exclude_nodes_beside_which_another_value_is_alive():
     assert StagedNetwork(Branches()).cuts == ["stem", "add", "mean", "head"]
 
 
-@pytest.mark.parametrize("name", ["resnet18", "densenet121", "shufflenet_v2_x0_5"])
+@pytest.mark.parametrize(
+    "name", first_and_slow(["resnet18", "densenet121", "shufflenet_v2_x0_5"])
+)
 def test_prefix_and_tail_give_what_the_head_reads(name):
     module = get_model(name, weights=None).eval()
     network = StagedNetwork(module)
@@ -80,8 +83,16 @@ def test_prefix_holds_nothing_after_its_last_cut(resnet):
         ("resnet18", "flatten", 512, ["conv1", "layer1", "layer2", "layer3", "layer4"]),
         ("squeezenet1_1", "classifier.0", 512, ["features.0", "features.12"]),
         ("mobilenet_v3_small", "classifier.2", 1024, ["features.0", "classifier.0"]),
-        ("densenet121", "flatten", 1024, ["features.conv0", "features.denseblock4"]),
-        ("googlenet", "dropout", 1024, ["conv1", "inception5b"]),
+        pytest.param(
+            *("densenet121", "flatten", 1024),
+            ["features.conv0", "features.denseblock4"],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            *("googlenet", "dropout", 1024),
+            ["conv1", "inception5b"],
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_stages_and_penultimate_of_known_networks(
@@ -224,7 +235,9 @@ def test_headless_network_has_no_cut_behind_penultimate():
         network.check_cut("fc")
 
 
-@pytest.mark.parametrize("name", ["shufflenet_v2_x0_5", "convnext_tiny"])
+@pytest.mark.parametrize(
+    "name", first_and_slow(["shufflenet_v2_x0_5", "convnext_tiny"])
+)
 def test_every_cut_gives_one_tensor(name):
     network = StagedNetwork(get_model(name, weights=None))
     with torch.no_grad():
@@ -296,7 +309,9 @@ def test_network_without_penultimate_layer_is_refused(layer):
         StagedNetwork(nn.Sequential(layer))
 
 
-@pytest.mark.parametrize("name", ["resnet18", "densenet121", "mobilenet_v3_small"])
+@pytest.mark.parametrize(
+    "name", first_and_slow(["mobilenet_v3_small", "resnet18", "densenet121"])
+)
 def test_fused_batch_norms_change_rounding_only(name):
     module = get_model(name, weights=None)
     for layer in module.modules():

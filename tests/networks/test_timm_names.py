@@ -30,7 +30,7 @@ from sktl.exceptions import (  # noqa: E402
     WeightsMismatchError,
     WeightsNotAvailableError,
 )
-from tests.helpers import timm_features  # noqa: E402
+from tests.helpers import first_and_slow, timm_features  # noqa: E402
 
 NAME = "test_resnet.r160_in1k"  # 0.5 million parameters
 SMALL = {"precision": "float32", "cache": None, "batch_size": 2}
@@ -105,7 +105,9 @@ def images(n=3, side=160):
     return np.random.default_rng(0).integers(0, 256, (n, side, side, 3), np.uint8)
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
+@pytest.mark.parametrize(
+    "file", first_and_slow(["model.safetensors", "pytorch_model.bin"])
+)
 def test_named_weights_come_from_the_hub_once(
     file, network, start_hub, tmp_path, capsys
 ):

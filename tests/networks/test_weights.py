@@ -68,6 +68,7 @@ def test_state_dict_survives_clone_and_pickle(state, images):
         assert np.array_equal(copied.transform(images), expected)
 
 
+@pytest.mark.slow
 def test_state_dicts_are_swept_by_a_grid_search(state, images):
     other = {k: v * 1.5 if k == "conv1.0.weight" else v for k, v in state.items()}
     model = make_pipeline(make(state), LogisticRegression())

@@ -28,7 +28,7 @@ from sktl.exceptions import (
     UnknownBackboneError,
     WeightsNotAvailableError,
 )
-from tests.helpers import encode
+from tests.helpers import encode, first_and_slow
 
 
 @pytest.fixture(scope="module")
@@ -223,6 +223,7 @@ def test_extractor_is_left_as_it_was(digits):
     assert not hasattr(given, "layers_")
 
 
+@pytest.mark.slow
 def test_kind_of_labels_does_not_matter(digits, probe):
     X, y = digits
     kinds = [[f"digit {label}" for label in y], y - 5.0]
@@ -439,7 +440,9 @@ class TestDisplay:
         assert band.vertices[:, 1].min() == pytest.approx(0.85)
         assert band.vertices[:, 1].max() == pytest.approx(0.87)
 
-    @pytest.mark.parametrize("name", ["sktl_mini", "mobilenet_v2", "vit_b_16"])
+    @pytest.mark.parametrize(
+        "name", first_and_slow(["sktl_mini", "mobilenet_v2", "vit_b_16"])
+    )
     def test_names_of_layers_are_whole_and_apart(self, name):
         """Slanted names are parallel: they meet where their ends are close."""
         weights = "DEFAULT" if name == "sktl_mini" else None

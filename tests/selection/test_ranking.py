@@ -357,7 +357,7 @@ def test_the_more_informative_features_win(method):
     assert ranking.results_["backbone"].tolist() == ["strong", "weak", "none"]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", first_and_slow(reversed(METHODS)))
 def test_kind_of_labels_does_not_matter(digits, method):
     X, y = digits
     labels = np.array([f"digit {label}" for label in y], dtype=object)
@@ -392,6 +392,7 @@ def test_every_image_passes_each_network_once(digits, candidates):
     assert sktl.cache_info().computed == len(candidates) * n_images
 
 
+@pytest.mark.slow
 def test_default_ranks_what_ships_beside_its_untrained_twin(digits):
     X, y = digits
     ranking = rank_backbones(X[:40], y[:40])

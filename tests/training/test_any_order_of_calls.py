@@ -164,7 +164,7 @@ class Calls(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize(
-    ("n_runs", "n_calls"), [(6, 12), pytest.param(13, 20, marks=pytest.mark.slow)]
+    ("n_runs", "n_calls"), [(4, 10), pytest.param(13, 20, marks=pytest.mark.slow)]
 )
 def test_calls_in_any_order_are_those_of_a_new_classifier(n_runs, n_calls):
     run_state_machine_as_test(

@@ -13,6 +13,7 @@ from torchvision.transforms import v2
 
 from sktl import FineTunedCNNClassifier, FineTunedCNNRegressor
 from sktl._training.augmentation import make_augment
+from tests.helpers import first_and_slow
 
 SPECS = [None, "flip", "crop", "color", ("flip", "crop", "color"), ["crop", "flip"]]
 
@@ -328,7 +329,7 @@ def test_auto_asks_what_is_predicted(target, mirrors):
 
 
 @pytest.mark.parametrize(
-    "params", [{"unfreeze_from": "last"}, {"strategy": "linear_probe"}]
+    "params", first_and_slow([{"unfreeze_from": "last"}, {"strategy": "linear_probe"}])
 )
 def test_auto_changes_nothing_where_layers_are_frozen(params):
     clf, plain = fit_auto(tones(), **params), fit_auto(tones(), augment=None, **params)

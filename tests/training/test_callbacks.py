@@ -33,6 +33,7 @@ from torch.optim.lr_scheduler import (
 
 from sktl.callbacks import Freeze, FreezeUpTo, GradualUnfreeze
 from sktl.exceptions import UnknownSubmoduleError
+from tests.helpers import first_and_slow
 
 X = np.random.default_rng(0).normal(size=(24, 6)).astype(np.float32)
 Y = (X[:, 0] + X[:, 1] > 0).astype(int)
@@ -178,9 +179,18 @@ FREEZES = {
     "up to": FreezeUpTo("block2"),
     "gradually": GradualUnfreeze(["block1", "block2", "block3"], epochs_per_stage=9),
 }
+# The first of its kind is tried in each run, and all where what is frozen is tested.
+OTHERWISE_NAMED = ("by glob", "by parameters")
 
 
-@pytest.fixture(params=FREEZES.values(), ids=FREEZES.keys())
+@pytest.fixture(
+    params=[
+        pytest.param(
+            callback, marks=pytest.mark.slow if name in OTHERWISE_NAMED else [], id=name
+        )
+        for name, callback in FREEZES.items()
+    ]
+)
 def freeze(request):
     """A callback that freezes `block1` and `block2`, made anew."""
     return clone(request.param)
@@ -213,6 +223,7 @@ def test_frozen_part_is_bit_identical_with_each_optimizer(name):
     assert changed(before, fit(net).module_.state_dict()) == ["block3", "head"]
 
 
+@pytest.mark.parametrize("freeze", FREEZES.values(), ids=FREEZES, indirect=True)
 def test_frozen_part_is_bit_identical_on_each_device(freeze, device):
     net = make_net(freeze, device=device, optimizer=torch.optim.AdamW)
     net.initialize()
@@ -221,7 +232,7 @@ def test_frozen_part_is_bit_identical_on_each_device(freeze, device):
     assert changed(before, net.module_.state_dict()) == ["block3", "head"]
 
 
-@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "LBFGS"])
+@pytest.mark.parametrize("name", first_and_slow(["AdamW", "SGD", "Adam", "LBFGS"]))
 @pytest.mark.parametrize("kind", ["by name", "up to"])
 def test_trained_part_equals_a_loop_written_by_hand(name, kind):
     options = OPTIMIZERS.get(name, {"max_iter": 3})
@@ -728,7 +739,7 @@ def test_pickle_made_during_training_goes_on_under_the_contract(freeze, tmp_path
     assert changed(before, net.module_.state_dict()) == ["block3", "head"]
 
 
-@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize("is_first", first_and_slow([True, False]))
 def test_checkpoint_loads_the_best_epoch_and_its_optimizer(freeze, is_first, tmp_path):
     saved = Checkpoint(monitor="train_loss_best", load_best=True, dirname=str(tmp_path))
     callbacks = [freeze, saved] if is_first else [saved, freeze]
@@ -739,7 +750,7 @@ def test_checkpoint_loads_the_best_epoch_and_its_optimizer(freeze, is_first, tmp
     assert names_in_optimizer(fresh) == names_in_optimizer(net)
 
 
-@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize("is_first", first_and_slow([True, False]))
 def test_training_resumed_from_a_checkpoint_equals_one_training(
     freeze, is_first, tmp_path
 ):
@@ -831,7 +842,7 @@ def gradually_by_hand(optimizer, layer_decay, scheduler=None, **options):
 
 
 @pytest.mark.parametrize("layer_decay", [1.0, 0.4])
-@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW"])
+@pytest.mark.parametrize("name", first_and_slow(["AdamW", "SGD", "Adam"]))
 def test_gradual_unfreezing_equals_a_loop_written_by_hand(name, layer_decay):
     optimizer, options = getattr(torch.optim, name), OPTIMIZERS[name]
     net = make_net(

@@ -23,7 +23,7 @@ from sktl import (
     PretrainedFeatureExtractor,
     cache_info,
 )
-from sktl._features.cache import clear_cache
+from sktl._features.cache import open_cache
 from sktl._networks.backbones import load_backbone
 from sktl.exceptions import ImageReadError, WeightsMismatchError
 from tests.helpers import encode, first_and_slow
@@ -35,7 +35,7 @@ STRATEGIES = ["linear_probe", "lp_ft", "full", "scratch"]
 
 @pytest.fixture(autouse=True)
 def _empty_cache():
-    clear_cache()
+    open_cache("memory").clear()  # which keeps the networks
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def quick(**params):
     return FineTunedCNNClassifier(**defaults | params)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", first_and_slow(reversed(STRATEGIES)))
 def test_labels_come_back_as_they_were_given(three, strategy):
     X, y = three
     clf = quick(strategy=strategy).fit(X, y)
@@ -73,7 +73,8 @@ def test_labels_come_back_as_they_were_given(three, strategy):
 
 
 @pytest.mark.parametrize(
-    "labels", [[True, False], [5, 3], [2.0, 7.0], ["a", "b"], np.int32([8, 9])]
+    "labels",
+    first_and_slow([[5, 3], [True, False], [2.0, 7.0], ["a", "b"], np.int32([8, 9])]),
 )
 def test_labels_of_any_kind(digits, labels):
     X, y, _, _ = digits
@@ -84,7 +85,7 @@ def test_labels_of_any_kind(digits, labels):
     assert clf.predict(X[rows]).dtype == given.dtype
 
 
-@pytest.mark.parametrize("C", [0.01, 1.0])
+@pytest.mark.parametrize("C", first_and_slow([0.01, 1.0]))
 def test_linear_probe_is_logistic_regression_on_the_features(digits, C):
     X, y, X_test, _ = digits
     probe = FineTunedCNNClassifier(
@@ -101,7 +102,7 @@ def test_linear_probe_is_logistic_regression_on_the_features(digits, C):
     )
 
 
-@pytest.mark.parametrize("C", [0.01, 1.0])
+@pytest.mark.parametrize("C", first_and_slow([0.01, 1.0]))
 def test_linear_probe_of_two_classes_is_logistic_regression_too(digits, C):
     X, y, X_test, _ = digits
     X, y = X[y < 2], y[y < 2]
@@ -119,7 +120,7 @@ def test_linear_probe_of_two_classes_is_logistic_regression_too(digits, C):
     )
 
 
-@pytest.mark.parametrize("n_classes", [2, 10])
+@pytest.mark.parametrize("n_classes", first_and_slow([2, 10]))
 def test_penalty_of_the_probe_is_that_of_ridge_by_leave_one_out(digits, n_classes):
     """Ten times as much; scikit-learn's RidgeCV leaves each row out."""
     X, y, _, _ = digits
@@ -181,11 +182,11 @@ def test_training_leaves_the_shared_network_alone(digits):
     assert load_backbone("sktl_mini").digest == before
 
 
-def test_each_image_passes_the_frozen_part_once(digits):
-    X, y, _, _ = digits
-    quick(max_epochs=5).fit(X, y)
-    assert cache_info().computed == len(np.unique(X, axis=0))
+def test_each_image_passes_the_frozen_part_once(three):
+    X, y = three
     quick(max_epochs=3).fit(X, y)
+    assert cache_info().computed == len(np.unique(X, axis=0))
+    quick(max_epochs=2).fit(X, y)
     assert cache_info().computed == len(np.unique(X, axis=0))
 
 
@@ -209,21 +210,21 @@ def test_module_is_the_whole_network(digits):
 
 
 @pytest.mark.parametrize("strategy", first_and_slow(reversed(STRATEGIES)))
-def test_random_state_alone_decides_the_result(three, strategy):
+def test_random_state_alone_decides_the_result(make, three, strategy):
     X, y = three
     torch.manual_seed(1)
-    first = quick(strategy=strategy).fit(X, y).predict_proba(X)
+    first = make(strategy=strategy).fit(X, y).predict_proba(X)
     torch.manual_seed(2)
     np.random.seed(2)
-    second = quick(strategy=strategy).fit(X, y).predict_proba(X)
+    second = make(strategy=strategy).fit(X, y).predict_proba(X)
     assert np.array_equal(first, second)
 
 
-def test_random_state_is_what_scikit_learn_takes(three):
+def test_random_state_is_what_scikit_learn_takes(make, three):
     X, y = three
 
     def fitted(seed):
-        clf = quick(strategy="scratch", max_epochs=1, random_state=seed).fit(X, y)
+        clf = make(strategy="scratch", max_epochs=1, random_state=seed).fit(X, y)
         return clf.predict_proba(X)
 
     assert np.array_equal(fitted(np.int64(3)), fitted(3))
@@ -244,7 +245,7 @@ def test_rows_do_not_influence_one_another(digits):
 
 
 @pytest.mark.parametrize("n_rows", first_and_slow([1, 2, 3]))
-@pytest.mark.parametrize("strategy", ["full", "lp_ft"])
+@pytest.mark.parametrize("strategy", first_and_slow(["full", "lp_ft"]))
 def test_few_rows_are_computed_alone_and_differ_by_rounding(digits, strategy, n_rows):
     X, y, X_test, _ = digits
     clf = quick(strategy=strategy, image_size=64, max_epochs=1, precision="float32")
@@ -325,18 +326,18 @@ def test_is_a_skorch_net_with_history_and_callbacks(three):
     assert clf.optimizer_.param_groups[0]["momentum"] == 0.9
 
 
-def test_partial_fit_goes_on_from_where_it_was(three):
+def test_partial_fit_goes_on_from_where_it_was(make, three):
     X, y = three
-    clf = quick().fit(X, y)
+    clf = make().fit(X, y)
     clf.partial_fit(X, y)
     assert len(clf.history) == 4
     with pytest.raises(ValueError, match=r"y holds \['three'\], which the classes"):
         clf.partial_fit(X[:1], ["three"])
 
 
-def test_partial_fit_learns_all_classes_it_is_told_of(three):
+def test_partial_fit_learns_all_classes_it_is_told_of(make, three):
     X, y = three
-    clf = quick(strategy="full")
+    clf = make(strategy="full")
     clf.partial_fit(X[y == "one"], y[y == "one"], classes=np.unique(y))
     clf.partial_fit(X, y)
     assert clf.predict_proba(X).shape == (len(X), 3)
@@ -360,9 +361,9 @@ def test_head_is_fitted_without_the_validation_rows(digits):
     assert clf.history[-1, "valid_acc"] < 0.5
 
 
-def test_warm_start_keeps_the_classes_it_began_with(three):
+def test_warm_start_keeps_the_classes_it_began_with(make, three):
     X, y = three
-    clf = quick(strategy="full", warm_start=True).fit(X, y)
+    clf = make(strategy="full", warm_start=True).fit(X, y)
     clf.fit(X, y)
     assert len(clf.history) == 4
     with pytest.raises(ValueError, match="which the classes .* leave out"):
@@ -382,26 +383,26 @@ def test_classes_of_skorch_are_refused(three):
         quick(classes=["zero", "one", "two"]).fit(*three)
 
 
-@pytest.mark.parametrize("unfreeze_from", ["stem", "*", np.int64(4)])
+@pytest.mark.parametrize("unfreeze_from", first_and_slow(["stem", "*", np.int64(4)]))
 def test_everything_may_be_unfrozen_after_probing(three, unfreeze_from):
     clf = quick(max_epochs=1, unfreeze_from=unfreeze_from).fit(*three)
     assert clf.frozen_up_to_ == ""
     assert clf.score(*three) == 1
 
 
-def test_numpy_integers_are_integers(three):
-    numbers = {"batch_size": np.int64(8), "image_size": np.int64(32)}
-    plain = quick(batch_size=8, image_size=32).fit(*three)
-    clf = quick(**numbers).fit(*three)
+def test_numpy_integers_are_integers(make, three):
+    numbers = {"batch_size": np.int64(8), "image_size": np.int64(8)}
+    plain = make(batch_size=8, image_size=8).fit(*three)
+    clf = make(**numbers).fit(*three)
     assert np.array_equal(clf.predict_proba(three[0]), plain.predict_proba(three[0]))
 
 
-@pytest.mark.parametrize("use_safetensors", [False, True])
-def test_saved_parameters_load_into_another_net(three, tmp_path, use_safetensors):
+@pytest.mark.parametrize("use_safetensors", first_and_slow([False, True]))
+def test_saved_parameters_load_into_another_net(make, three, tmp_path, use_safetensors):
     X, y = three
-    clf = quick().fit(X, y)
+    clf = make().fit(X, y)
     clf.save_params(tmp_path / "params", use_safetensors=use_safetensors)
-    other = quick(random_state=1).fit(X, y)
+    other = make(random_state=1).fit(X, y)
     other.load_params(tmp_path / "params", use_safetensors=use_safetensors)
     assert other.get_params()["device"] == clf.get_params()["device"]
     assert np.array_equal(other.predict_proba(X), clf.predict_proba(X))
@@ -419,16 +420,16 @@ def test_loaded_parameters_are_those_of_the_frozen_part_too(three, tmp_path):
     assert np.array_equal(loaded.predict_proba(X), clf.predict_proba(X))
 
 
-def test_callback_of_the_user_takes_the_place_of_ours_of_that_name(three):
+def test_callback_of_the_user_takes_the_place_of_ours_of_that_name(make, three):
     stop = EarlyStopping(monitor="train_loss", patience=1, threshold=1.0)
-    clf = quick(max_epochs=4, callbacks=[("early_stopping", stop)]).fit(*three)
+    clf = make(max_epochs=4, callbacks=[("early_stopping", stop)]).fit(*three)
     assert len(clf.history) == clf.n_epochs_ < 4
     constant = LRScheduler("StepLR", step_size=99)
-    clf = quick(lr_schedule="one_cycle", callbacks=[("lr_schedule", constant)])
+    clf = make(lr_schedule="one_cycle", callbacks=[("lr_schedule", constant)])
     assert len(clf.fit(*three).history) == 2
 
 
-def test_rates_set_by_a_callback_hold_within_the_cycle(three):
+def test_rates_set_by_a_callback_hold_within_the_cycle(make, three):
     class Stop(Callback):
         def on_train_begin(self, net, **kwargs):
             self.rates = []
@@ -439,7 +440,7 @@ def test_rates_set_by_a_callback_hold_within_the_cycle(three):
         def on_epoch_end(self, net, **kwargs):
             net.set_params(lr=1e-9)
 
-    clf = quick(strategy="full", callbacks=[("stop", Stop())]).fit(*three)
+    clf = make(strategy="full", callbacks=[("stop", Stop())]).fit(*three)
     rates = dict(clf.callbacks_)["stop"].rates
     first = len(rates) // 2
     assert min(rates[:first]) > 1e-9 >= max(rates[first:])
@@ -480,6 +481,7 @@ def test_grid_search_over_strategy_and_pipeline(digits):
     assert search.best_score_ > 0.5
 
 
+@pytest.mark.slow
 def test_grid_search_over_backbone(digits):
     X, y, _, _ = digits
     grid = {"backbone": ["sktl_mini", "squeezenet1_1"]}
@@ -489,8 +491,8 @@ def test_grid_search_over_backbone(digits):
     assert scores[0] != scores[1]
 
 
-def test_cross_validate_takes_paths_and_arrays(digits, tmp_path):
-    X, y, _, _ = digits
+def test_cross_validate_takes_paths_and_arrays(three, tmp_path):
+    X, y = three
     images = np.round(X.reshape(-1, 8, 8) * 255 / 16).astype(np.uint8)
     paths = [str(tmp_path / f"{i}.png") for i in range(len(images))]
     for path, image in zip(paths, images, strict=True):
@@ -515,17 +517,17 @@ def test_folds_in_other_processes_give_the_same_scores(three):
 # ---- one's own source model
 
 
-def test_saved_backbone_is_the_next_backbone(digits, tmp_path):
-    X, y, X_test, _ = digits
+def test_saved_backbone_is_the_next_backbone(three, tmp_path):
+    X, y = three
     path = tmp_path / "mine.safetensors"
     source = quick(strategy="scratch").fit(X, y)
     source.save_backbone(path)
     extractor = PretrainedFeatureExtractor(
         "sktl_mini", weights=path, precision="float32"
     )
-    features = extractor.fit_transform(X_test)
+    features = extractor.fit_transform(X)
     with torch.no_grad():
-        (batch,) = source.get_dataset(X_test)[:][:1]
+        (batch,) = source.get_dataset(X)[:][:1]
         module = deepcopy(source.module_).cpu().eval()
         expected = module.features(_normal(batch["rows"]))
     np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5)

@@ -35,6 +35,7 @@ from sktl import (
     GlobalScaler,
     PretrainedFeatureExtractor,
 )
+from tests.helpers import first_and_slow
 
 WEIGHTED_STEPS = {
     "check_sample_weight_equivalence_on_dense_data": (
@@ -345,7 +346,7 @@ def test_output_configured_as_pandas_changes_no_prediction(rows, y):
 # ---- scikit-learn's tools; the oracle is logistic regression on the features
 
 
-@pytest.mark.parametrize("method", ["sigmoid", "temperature"])
+@pytest.mark.parametrize("method", first_and_slow(["sigmoid", "temperature"]))
 def test_calibrated_classifier_calibrates_as_if_on_the_features(
     method, rows, features, y
 ):

@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.data import Subset, TensorDataset
 
 from sktl import FineTunedCNNClassifier
-from tests.helpers import first_and_slow, run_python
+from tests.helpers import each_once, first_and_slow, run_python
 
 pytestmark = pytest.mark.usefixtures("device")  # on a GPU too
 
@@ -122,8 +122,9 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("goes_on", ["partial_fit", "warm_start"])
-@pytest.mark.parametrize("failure", REFUSED)
+@pytest.mark.parametrize(
+    ("failure", "goes_on"), each_once([*REFUSED], ["partial_fit", "warm_start"])
+)
 def test_batch_that_cannot_be_trained_on_costs_no_trained_weights(
     make, goes_on, failure
 ):
@@ -159,8 +160,7 @@ DATA_SETS = {
 }
 
 
-@pytest.mark.parametrize("kind", DATA_SETS)
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(("strategy", "kind"), each_once(STRATEGIES, [*DATA_SETS]))
 def test_data_set_of_the_user_is_refused(make, strategy, kind):
     """It would be read as what the frozen part gives."""
     data, clf = DATA_SETS[kind](), make(strategy)
@@ -263,7 +263,7 @@ def test_callback_that_watches_held_out_rows_is_refused_without_any(make):
     assert len(clf.fit(X, Y).history) <= 3
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", first_and_slow(reversed(STRATEGIES)))
 def test_checkpoint_at_the_end_is_written_whatever_the_strategy(
     make, strategy, tmp_path
 ):
@@ -279,7 +279,9 @@ def test_checkpoint_at_the_end_is_written_whatever_the_strategy(
 
 @pytest.mark.parametrize(
     ("strategy", "params"),
-    [("lp_ft", {}), ("full", {"backbone_lr_ratio": 1.0}), ("scratch", {})],
+    first_and_slow(
+        [("lp_ft", {}), ("full", {"backbone_lr_ratio": 1.0}), ("scratch", {})]
+    ),
 )
 def test_lbfgs_lowers_the_loss_where_all_has_one_rate(make, strategy, params):
     params = {"lr": 0.02, "batch_size": 36, "max_epochs": 4, **params}
@@ -312,15 +314,17 @@ def rates(clf):
 
 @pytest.mark.parametrize(
     "change",
-    [
-        {"lr": 0.3},
-        {"optimizer__lr": 0.3},
-        {"backbone_lr_ratio": 0.7},
-        {"layer_decay": 0.25},
-        {"lr": 0.2, "layer_decay": 0.5},
-        {"optimizer": torch.optim.SGD},
-        {"criterion": nn.MultiMarginLoss},
-    ],
+    first_and_slow(
+        [
+            {"lr": 0.2, "layer_decay": 0.5},
+            {"lr": 0.3},
+            {"optimizer__lr": 0.3},
+            {"backbone_lr_ratio": 0.7},
+            {"layer_decay": 0.25},
+            {"optimizer": torch.optim.SGD},
+            {"criterion": nn.MultiMarginLoss},
+        ]
+    ),
     ids=str,
 )
 def test_rates_set_after_fit_are_those_of_a_fit_with_them(make, change):
@@ -349,7 +353,9 @@ def test_strategy_set_after_fit_counts_from_the_next_fit_on(make):
     assert clf.frozen_up_to_ != ""
 
 
-@pytest.mark.parametrize("name", ["unfreeze_from", "hidden_units", "dropout"])
+@pytest.mark.parametrize(
+    "name", first_and_slow(["unfreeze_from", "hidden_units", "dropout"])
+)
 def test_warm_start_refuses_parameters_of_another_network(make, name):
     clf = make("lp_ft", warm_start=True).fit(X, Y)
     before = clf.predict_proba(X)
@@ -393,10 +399,12 @@ def test_what_the_network_began_with_is_left_alone_where_training_goes_on(make, 
 
 @pytest.mark.parametrize(
     ("before", "change"),
-    [
-        ({}, {"early_stopping": True}),
-        ({"early_stopping": True, "monitor": "accuracy"}, {"monitor": "loss"}),
-    ],
+    first_and_slow(
+        [
+            ({}, {"early_stopping": True}),
+            ({"early_stopping": True, "monitor": "accuracy"}, {"monitor": "loss"}),
+        ]
+    ),
     ids=str,
 )
 def test_early_stopping_set_after_fit_keeps_the_epoch_of_least_loss(
@@ -427,7 +435,7 @@ def test_option_of_the_optimizer_set_after_fit_is_there_and_kept(make):
     assert {g["momentum"] for g in clf.fit(X, Y).optimizer_.param_groups} == {0.5}
 
 
-@pytest.mark.parametrize("strategy", ["lp_ft", "full", "gradual"])
+@pytest.mark.parametrize("strategy", first_and_slow(["lp_ft", "full", "gradual"]))
 def test_copy_of_a_fitted_net_is_as_the_net(make, strategy):
     clf = make(strategy).fit(X, Y)
     copied = copy.deepcopy(clf)

@@ -26,6 +26,7 @@ from sktl import (
     GlobalScaler,
     PretrainedFeatureExtractor,
 )
+from tests.helpers import each_once, first_and_slow
 
 pytestmark = pytest.mark.usefixtures("device")  # on a GPU too
 
@@ -57,9 +58,9 @@ class ScalarOnly(nn.Module):
 
 @pytest.mark.filterwarnings("ignore:The head is fitted:UserWarning")
 @pytest.mark.parametrize(
-    "criterion", [nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss, Focal]
+    ("strategy", "criterion"),
+    each_once(STRATEGIES, [nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss, Focal]),
 )
-@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_probabilities_are_softmax_of_logits_for_any_loss(make, strategy, criterion):
     clf = make(strategy, criterion=criterion).fit(X, Y)
     expected = softmax(clf.decision_function(X), axis=1)
@@ -168,7 +169,9 @@ TAGS = np.c_[Y == 0, Y < 2].astype(int)
 NUMBERS = Y + 0.5
 
 
-@pytest.mark.parametrize("weight", [None, np.arange(36)], ids=["plain", "weighted"])
+@pytest.mark.parametrize(
+    "weight", first_and_slow([None, np.arange(36)]), ids=["plain", "weighted"]
+)
 @pytest.mark.parametrize(
     ("y", "criterion", "words"),
     [
@@ -217,8 +220,9 @@ class Truth(Callback):
         )
 
 
-@pytest.mark.parametrize("names", [[5, 9, 7], ["a", "b", "c"]])
-@pytest.mark.parametrize("weight", [None, np.ones(36)])
+@pytest.mark.parametrize(
+    ("weight", "names"), each_once([None, np.ones(36)], [[5, 9, 7], ["a", "b", "c"]])
+)
 @pytest.mark.parametrize("use_caching", [True, False])
 @pytest.mark.parametrize("kind", [BatchScoring, EpochScoring])
 def test_scoring_callbacks_score_what_was_predicted(
@@ -251,8 +255,9 @@ def label_scores(net, X, y):
     return f1_score(y, net.predict(X), pos_label="a")
 
 
-@pytest.mark.parametrize("use_caching", [True, False])
-@pytest.mark.parametrize("kind", [BatchScoring, EpochScoring])
+@pytest.mark.parametrize(
+    ("kind", "use_caching"), each_once([BatchScoring, EpochScoring], [True, False])
+)
 @pytest.mark.parametrize(
     ("names", "scoring", "positive"),
     [
@@ -310,12 +315,14 @@ def test_scoring_callback_scores_as_a_subclass_that_scores_otherwise(tiny_networ
 
 @pytest.mark.parametrize(
     "monitor",
-    [
-        "f1_macro",
-        "neg_log_loss",
-        "roc_auc_ovr",
-        make_scorer(f1_score, labels=["b"], average="macro", pos_label=None),
-    ],
+    first_and_slow(
+        [
+            "f1_macro",
+            "neg_log_loss",
+            "roc_auc_ovr",
+            make_scorer(f1_score, labels=["b"], average="macro", pos_label=None),
+        ]
+    ),
     ids=str,
 )
 def test_early_stopping_keeps_the_weights_of_the_best_score(make, monitor):
@@ -342,7 +349,7 @@ RESTORING = {
 }
 
 
-@pytest.mark.parametrize("kind", RESTORING)
+@pytest.mark.parametrize("kind", first_and_slow(RESTORING))
 def test_n_epochs_are_those_of_the_weights_that_a_callback_restores(
     make, kind, tmp_path, monkeypatch
 ):
@@ -419,7 +426,9 @@ def test_monitor_that_needs_a_class_which_is_not_held_out_is_an_error(make):
         clf.fit(X, rare)
 
 
-@pytest.mark.parametrize("monitor", ["f1", "recall", "average_precision", "roc_auc"])
+@pytest.mark.parametrize(
+    "monitor", first_and_slow(["f1", "recall", "average_precision", "roc_auc"])
+)
 def test_monitor_of_a_class_that_is_not_held_out_is_an_error(make, monitor):
     """Else all epochs would have a score of zero, and the first would be kept."""
     rare = np.r_[np.zeros(len(X) - 2, int), 1, 1]

@@ -32,6 +32,7 @@ from sktl import (
     PretrainedFeatureExtractor,
 )
 from sktl.exceptions import ModelFileError
+from tests.helpers import each_once, first_and_slow
 
 pytestmark = pytest.mark.usefixtures("device")  # on a GPU too
 
@@ -45,7 +46,7 @@ BOTH = np.c_[PRICE, -0.01 * LIGHT + RNG.normal(0, 0.1, 36)]
 
 
 @pytest.fixture
-def regressor(tiny_network):
+def regressor(kept_network):
     def make(strategy="linear_probe", **params):
         defaults = {
             "image_size": 8,
@@ -55,7 +56,7 @@ def regressor(tiny_network):
             "random_state": 0,
         }
         return FineTunedCNNRegressor(
-            tiny_network, strategy=strategy, **defaults | params
+            kept_network, strategy=strategy, **defaults | params
         )
 
     return make
@@ -102,7 +103,9 @@ def test_linear_probe_is_ridge_with_the_penalty_of_leave_one_out(
     np.testing.assert_allclose(predicted, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("weights", [np.ones(36), RNG.uniform(0.01, 0.2, 36)])
+@pytest.mark.parametrize(
+    "weights", first_and_slow([RNG.uniform(0.01, 0.2, 36), np.ones(36)])
+)
 def test_penalty_is_that_of_models_that_each_lack_a_row(regressor, features, weights):
     """By brute force: the closed form of what is left out is right."""
     y = LIGHT + 40 * np.random.default_rng(1).normal(size=36)
@@ -131,8 +134,10 @@ def test_penalty_is_that_of_models_that_each_lack_all_copies_of_an_image(regress
     np.testing.assert_allclose(reg.predict(X), expected, rtol=1e-3)
 
 
-@pytest.mark.parametrize("size", [3, 12])
-@pytest.mark.parametrize("weights", [np.ones(36), RNG.uniform(0, 0.2, 36).round(1)])
+@pytest.mark.parametrize(
+    ("weights", "size"),
+    each_once([np.ones(36), RNG.uniform(0, 0.2, 36).round(1)], [3, 12]),
+)
 def test_penalty_is_that_of_models_that_each_lack_a_group(
     regressor, features, weights, size
 ):
@@ -204,8 +209,9 @@ def test_one_weight_for_all_rows_leaves_the_probe_as_it_is(regressor, weight):
 # ---- any strategy
 
 
-@pytest.mark.parametrize("y", [PRICE, BOTH, PRICE[:, None]], ids=["1", "2", "column"])
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(
+    ("strategy", "y"), each_once(STRATEGIES, [PRICE, BOTH, PRICE[:, None]])
+)
 def test_predictions_have_the_unit_and_shape_of_y(regressor, strategy, y):
     reg = regressor(strategy).fit(X, y)
     predicted = reg.predict(X)
@@ -215,8 +221,9 @@ def test_predictions_have_the_unit_and_shape_of_y(regressor, strategy, y):
 
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")
-@pytest.mark.parametrize("unit", [1e6, 1e-170, 1e140])
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(
+    ("strategy", "unit"), each_once(STRATEGIES, [1e6, 1e-170, 1e140])
+)
 def test_unit_of_y_changes_nothing_but_the_unit(regressor, strategy, unit):
     one, other = (regressor(strategy).fit(X, LIGHT * f + f) for f in (1.0, unit))
     np.testing.assert_allclose(
@@ -230,6 +237,7 @@ def test_one_row_is_enough_to_begin_with(regressor):
     assert reg.predict(X[:2]).shape == (2,)
 
 
+@pytest.mark.slow
 def test_training_lowers_the_squared_error(regressor):
     y = LIGHT + RNG.normal(0, 1, 36)
     reg = regressor("full", max_epochs=30, lr=0.01).fit(X, y)
@@ -277,8 +285,10 @@ def test_random_hidden_layers_are_nothing_to_go_back_to(regressor):
     assert reg.n_epochs_ == np.argmin(reg.history[:, "valid_loss"]) + 1
 
 
-@pytest.mark.parametrize("use_caching", [True, False])
-@pytest.mark.parametrize("scoring", ["r2", "neg_mean_absolute_error"])
+@pytest.mark.parametrize(
+    ("scoring", "use_caching"),
+    each_once(["r2", "neg_mean_absolute_error"], [True, False]),
+)
 def test_scoring_callback_scores_numbers_in_their_unit(regressor, scoring, use_caching):
     score = EpochScoring(
         scoring, name="score", lower_is_better=False, use_caching=use_caching
@@ -322,7 +332,7 @@ def test_fitted_regressor_survives_pickle_clone_and_search(regressor):
     assert first != second
 
 
-@pytest.mark.parametrize("y", [PRICE, BOTH], ids=["one", "two"])
+@pytest.mark.parametrize("y", first_and_slow([PRICE, BOTH]), ids=["one", "two"])
 def test_saved_regressor_is_loaded_as_it_was(tmp_path, y):
     reg = FineTunedCNNRegressor(
         "sktl_mini", max_epochs=1, hidden_units=(4,), random_state=0

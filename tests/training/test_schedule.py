@@ -11,6 +11,7 @@ from skorch.callbacks import (
 )
 
 from sktl import FineTunedCNNClassifier
+from tests.helpers import first_and_slow
 
 pytestmark = pytest.mark.usefixtures("device")  # on a GPU too
 
@@ -99,7 +100,7 @@ def tensors(clf):
     return {n: t.clone() for n, t in clf.module_.state_dict().items()}
 
 
-@pytest.mark.parametrize("strategy", ["lp_ft", "gradual"])
+@pytest.mark.parametrize("strategy", first_and_slow(["lp_ft", "gradual"]))
 def test_final_weights_are_an_average_with_the_initial_ones(make, strategy):
     def end(share):
         return tensors(make(strategy, initial_share=share, lr=0.1).fit(X, Y))
@@ -115,7 +116,9 @@ def test_final_weights_are_an_average_with_the_initial_ones(make, strategy):
     assert moved
 
 
-@pytest.mark.parametrize(("n_rows", "share"), [(5, 0.8), (10, 0.7), (20, 0.6)])
+@pytest.mark.parametrize(
+    ("n_rows", "share"), first_and_slow([(5, 0.8), (10, 0.7), (20, 0.6)])
+)
 def test_initial_weights_have_a_larger_share_by_default_where_images_are_few(
     make, n_rows, share
 ):
@@ -144,12 +147,14 @@ def test_images_that_are_repeated_count_once(make):
 
 @pytest.mark.parametrize(
     ("strategy", "params"),
-    [
-        ("full", {}),
-        ("scratch", {}),
-        ("lp_ft", {"hidden_units": (4,)}),
-        ("lp_ft", {"reinit_from": "last"}),
-    ],
+    first_and_slow(
+        [
+            ("scratch", {}),
+            ("full", {}),
+            ("lp_ft", {"hidden_units": (4,)}),
+            ("lp_ft", {"reinit_from": "last"}),
+        ]
+    ),
 )
 def test_random_initial_weights_have_no_share(make, strategy, params):
     plain, shared = (

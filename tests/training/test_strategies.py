@@ -15,6 +15,7 @@ from torch import nn
 from sktl import FineTunedCNNClassifier, GlobalScaler
 from sktl.callbacks import GradualUnfreeze
 from sktl.exceptions import UnknownStageError
+from tests.helpers import each_once
 
 pytestmark = pytest.mark.usefixtures("device")  # on a GPU too
 
@@ -203,8 +204,10 @@ def test_more_epochs_do_not_freeze_again_what_was_trained():
     assert phases == ["unfreeze stem"] * 12
 
 
-@pytest.mark.parametrize("params", [{}, {"hidden_units": (5,)}])
-@pytest.mark.parametrize("strategy", ["lp_ft", "full", "gradual"])
+@pytest.mark.parametrize(
+    ("strategy", "params"),
+    each_once(["lp_ft", "full", "gradual"], [{}, {"hidden_units": (5,)}]),
+)
 def test_statistics_of_pretrained_norms_stay_also_where_weights_are_trained(
     strategy, params
 ):
@@ -449,8 +452,9 @@ def make_plain(strategy, **params):
     return make(strategy, iterator_train__shuffle=False, **defaults | params)
 
 
-@pytest.mark.parametrize("schedule", ["constant", "one_cycle"])
-@pytest.mark.parametrize("first", STAGES)
+@pytest.mark.parametrize(
+    ("first", "schedule"), each_once(STAGES, ["constant", "one_cycle"])
+)
 def test_lp_ft_equals_a_loop_written_by_hand(first, schedule):
     network = pretrained(0.0)
     clf = make_plain(
@@ -468,8 +472,9 @@ def test_lp_ft_equals_a_loop_written_by_hand(first, schedule):
     assert_trained_as(clf, *averages)
 
 
-@pytest.mark.parametrize("hidden_units", [(), (5,)])
-@pytest.mark.parametrize("layer_decay", [1.0, 0.3])
+@pytest.mark.parametrize(
+    ("layer_decay", "hidden_units"), each_once([1.0, 0.3], [(), (5,)])
+)
 def test_full_equals_a_loop_written_by_hand(layer_decay, hidden_units):
     class KeepHead(Callback):
         def on_train_begin(self, net, **kwargs):

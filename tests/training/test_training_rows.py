@@ -22,6 +22,7 @@ from skorch.helper import predefined_split
 from torch import nn
 
 from sktl import GlobalScaler, PretrainedFeatureExtractor
+from tests.helpers import each_once, first_and_slow
 
 pytestmark = pytest.mark.usefixtures("device")  # on a GPU too
 
@@ -264,18 +265,20 @@ def test_split_by_numbers_of_rows_is_refused_if_some_have_weight_zero(make, as_l
 
 
 @pytest.mark.parametrize(
-    "loss",
-    [
-        {},
-        {"criterion__reduction": "sum"},
-        {"criterion__weight": torch.tensor([100.0, 1.0, 20.0])},
-        {"criterion__ignore_index": 0, "criterion__label_smoothing": 0.1},
-        {"criterion": nn.NLLLoss, "criterion__weight": torch.tensor([1.0, 0, 9])},
-        {"criterion": nn.MultiMarginLoss, "criterion__weight": torch.ones(3) * 9},
-    ],
+    ("strategy", "loss"),
+    each_once(
+        ["full", "scratch"],
+        [
+            {},
+            {"criterion__reduction": "sum"},
+            {"criterion__weight": torch.tensor([100.0, 1.0, 20.0])},
+            {"criterion__ignore_index": 0, "criterion__label_smoothing": 0.1},
+            {"criterion": nn.NLLLoss, "criterion__weight": torch.tensor([1.0, 0, 9])},
+            {"criterion": nn.MultiMarginLoss, "criterion__weight": torch.ones(3) * 9},
+        ],
+    ),
     ids=str,
 )
-@pytest.mark.parametrize("strategy", ["full", "scratch"])
 def test_equal_weights_are_no_weights(make, strategy, loss):
     """Nor are weights that hardly differ: torch's own loss is the oracle."""
     plain = make(strategy, lr=1e-4, **loss).fit(X, Y)
@@ -394,7 +397,13 @@ def test_rows_set_aside_are_a_share_of_each_class(make):
 
 @pytest.mark.parametrize(
     "train_split",
-    [None, ValidSplit(3, stratified=True), predefined_split(Dataset(X[::5], Y[::5]))],
+    first_and_slow(
+        [
+            None,
+            ValidSplit(3, stratified=True),
+            predefined_split(Dataset(X[::5], Y[::5])),
+        ]
+    ),
     ids=["own", "of_skorch", "other_rows"],
 )
 def test_refit_trains_on_all_rows_for_the_best_number_of_epochs(make, train_split):

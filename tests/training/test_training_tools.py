@@ -20,7 +20,7 @@ from torch import nn
 from tqdm import tqdm
 
 from sktl import FineTunedCNNClassifier
-from tests.helpers import first_and_slow
+from tests.helpers import each_once, first_and_slow
 
 BY_EPOCHS = ["lp_ft", "full", "gradual", "scratch"]
 Y = np.arange(36) % 3
@@ -62,8 +62,7 @@ def test_impossible_widths_are_named(make, hidden_units):
         make(hidden_units=hidden_units).fit(X, Y)
 
 
-@pytest.mark.parametrize("hidden_units", [(), (5,)])
-@pytest.mark.parametrize("strategy", BY_EPOCHS)
+@pytest.mark.parametrize(("strategy", "hidden_units"), each_once(BY_EPOCHS, [(), (5,)]))
 def test_training_in_three_goes_has_as_many_epochs(make, strategy, hidden_units):
     clf = make(strategy, warm_start=True, hidden_units=hidden_units).fit(X, Y)
     clf.partial_fit(X, Y).fit(X, Y)
@@ -172,7 +171,7 @@ def test_callbacks_of_skorch_work(make, tmp_path, capsys):
     assert not tqdm._instances
 
 
-@pytest.mark.parametrize("strategy", BY_EPOCHS)
+@pytest.mark.parametrize("strategy", first_and_slow(BY_EPOCHS))
 def test_bar_shows_images_per_second_if_asked(make, capfd, strategy):
     make(strategy).fit(X, Y)
     assert capfd.readouterr() == ("", "")
@@ -242,7 +241,7 @@ def test_grid_search_tells_settings_apart(make, strategy, grid):
     assert first != second
 
 
-@pytest.mark.parametrize("strategy", BY_EPOCHS)
+@pytest.mark.parametrize("strategy", first_and_slow(BY_EPOCHS))
 def test_fitted_net_survives_pickle_and_clone(make, strategy):
     params = {"hidden_units": (5,), "augment": "flip", **STOP}
     clf = make(strategy, **params).fit(X, Y)
@@ -257,8 +256,9 @@ def test_fitted_net_survives_pickle_and_clone(make, strategy):
     assert is_same(state_of(fresh.fit(X, Y)), state_of(clf))
 
 
-@pytest.mark.parametrize("deep", [True, False])
-@pytest.mark.parametrize("strategy", ["linear_probe", "gradual"])
+@pytest.mark.parametrize(
+    ("strategy", "deep"), each_once(["linear_probe", "gradual"], [True, False])
+)
 def test_parameters_of_a_fitted_net_can_be_set_again(make, strategy, deep):
     params = {"callbacks__early_stopping__patience": 1, "callbacks__print_log": None}
     clf = make(strategy, max_epochs=4, **STOP, **params).fit(X, Y)
@@ -272,13 +272,15 @@ def test_parameters_of_a_fitted_net_can_be_set_again(make, strategy, deep):
 
 @pytest.mark.parametrize(
     "change",
-    [
-        {"iterator_train__shuffle": False},
-        {"iterator_train__drop_last": True},
-        {"iterator_valid__batch_size": 5},
-        {"dataset__length": 36},
-        {"callbacks__print_log": None},
-    ],
+    first_and_slow(
+        [
+            {"iterator_train__shuffle": False},
+            {"iterator_train__drop_last": True},
+            {"iterator_valid__batch_size": 5},
+            {"dataset__length": 36},
+            {"callbacks__print_log": None},
+        ]
+    ),
     ids=str,
 )
 def test_what_is_set_on_a_fitted_net_counts_from_the_next_fit_on(make, change):

@@ -11,7 +11,7 @@ from sklearn.pipeline import make_pipeline
 
 from sktl import FineTunedCNNClassifier, PretrainedFeatureExtractor
 from sktl._utils.fit_tasks import CallbackSupportMixin
-from tests.helpers import run_python
+from tests.helpers import first_and_slow, run_python
 
 needs_callbacks = pytest.mark.skipif(
     not hasattr(CallbackSupportMixin, "set_callbacks"),
@@ -50,7 +50,9 @@ class Record:
 
 
 @needs_callbacks
-@pytest.mark.parametrize("strategy", ["lp_ft", "full", "gradual", "scratch"])
+@pytest.mark.parametrize(
+    "strategy", first_and_slow(["lp_ft", "full", "gradual", "scratch"])
+)
 def test_each_epoch_is_a_task_within_fit(make, strategy):
     record = Record()
     clf = make(strategy).set_callbacks(record)

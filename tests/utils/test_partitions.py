@@ -21,6 +21,7 @@ from sktl import (
     check_images,
 )
 from sktl.exceptions import ImageReadError
+from tests.helpers import first_and_slow
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
 dask = pytest.importorskip("dask")
@@ -83,7 +84,9 @@ def test_features_of_dask_frame_are_a_frame_of_the_same_rows(paths):
     np.testing.assert_array_equal(computed, extractor().fit_transform(paths))
 
 
-@pytest.mark.parametrize("form", [lambda p: frame_of(p)["path"], bag_of])
+@pytest.mark.parametrize(
+    "form", first_and_slow([lambda p: frame_of(p)["path"], bag_of])
+)
 def test_features_of_dask_series_and_bag_are_a_frame(paths, form):
     fitted = extractor().fit(paths)
     features = fitted.transform(form(paths))
@@ -94,7 +97,9 @@ def test_features_of_dask_series_and_bag_are_a_frame(paths, form):
 
 
 @pytest.mark.parametrize(
-    "images", [PIXELS, np.stack([PIXELS] * 3, axis=-1), X[:13]], ids=np.ndim
+    "images",
+    first_and_slow([PIXELS, np.stack([PIXELS] * 3, axis=-1), X[:13]]),
+    ids=np.ndim,
 )
 def test_features_of_dask_array_are_an_array(images):
     """Also where a chunk holds a part of an image."""
@@ -179,7 +184,7 @@ def test_error_of_dask_collection_names_partition_and_row(paths, form, partition
         assert caught.value.index == row
 
 
-@pytest.mark.parametrize(("form", "partition", "row"), FORMS)
+@pytest.mark.parametrize(("form", "partition", "row"), first_and_slow(FORMS))
 def test_rows_of_nan_are_named_once_with_their_partition(paths, form, partition, row):
     fitted = extractor(on_error="nan").fit(form(paths))
     features = fitted.transform(form([*paths[:12], "a.png"]))
@@ -210,7 +215,9 @@ def test_collection_is_of_the_estimator_as_it_was(paths):
     np.testing.assert_array_equal(lazy.compute(), expected)
 
 
-@pytest.mark.parametrize("method", ["predict", "predict_proba", "decision_function"])
+@pytest.mark.parametrize(
+    "method", first_and_slow(["predict_proba", "predict", "decision_function"])
+)
 def test_predictions_of_dask_collections_are_those_of_arrays(make, method):
     labels = np.array(["cat", "dog", "emu"])[Y[:13] % 3]
     fitted = make("linear_probe").fit(PIXELS, labels)

@@ -500,7 +500,9 @@ def hold_out_nothing(dataset, y=None, groups=None):
 
 
 @pytest.mark.filterwarnings("ignore:The groups parameter is ignored")
-@pytest.mark.parametrize("train_split", [None, ValidSplit(3), hold_out_nothing])
+@pytest.mark.parametrize(
+    "train_split", first_and_slow([None, ValidSplit(3), hold_out_nothing])
+)
 def test_groups_are_routed_to_the_classifier(train_split):
     """Of two images each, much like each other."""
     clf = FineTunedCNNClassifier(

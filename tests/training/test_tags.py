@@ -12,6 +12,7 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 
 from sktl import FineTunedCNNClassifier, GlobalScaler, PretrainedFeatureExtractor
+from tests.helpers import first_and_slow
 
 STRATEGIES = ["linear_probe", "lp_ft", "full", "gradual", "scratch"]
 RNG = np.random.default_rng(0)
@@ -79,7 +80,7 @@ def test_weight_of_a_fitted_head_is_a_number_of_copies(make):
 # ---- any strategy
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", first_and_slow(reversed(STRATEGIES)))
 def test_predictions_are_indicators_and_probabilities_of_each_tag(make, strategy):
     clf = make(strategy).fit(X, TAGS)
     probabilities = clf.predict_proba(X)

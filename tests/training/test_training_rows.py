@@ -360,7 +360,7 @@ class Keep(Callback):
         return log_loss(codes, net.predict_proba(self.valid), labels=[0, 1, 2])
 
 
-@pytest.mark.parametrize("strategy", BY_EPOCHS)
+@pytest.mark.parametrize("strategy", first_and_slow(BY_EPOCHS))
 def test_training_stops_and_the_best_weights_are_kept(make, strategy):
     clf = stopping(make, strategy, callbacks=[("keep", Keep())]).fit(X, NOISE)
     keep = dict(clf.callbacks_)["keep"]

@@ -295,7 +295,7 @@ RANDOM = {"hidden_units": (5,), "dropout": 0.2, "reinit_from": "conv2"}
 
 
 @pytest.mark.parametrize("augment", first_and_slow([None, "flip", "crop", "color"]))
-@pytest.mark.parametrize("strategy", BY_EPOCHS)
+@pytest.mark.parametrize("strategy", first_and_slow(BY_EPOCHS))
 def test_random_state_alone_decides_and_global_generators_rest(make, strategy, augment):
     params = RANDOM | {"augment": augment, **STOP}
     clf = make(strategy, **params)

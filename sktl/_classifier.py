@@ -204,7 +204,8 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
     dataset : type, default=skorch.dataset.Dataset
         The data set that loaders read.
     predict_nonlinearity : callable, "auto" or None, default="auto"
-        What turns outputs into predictions. `"auto"` follows from the loss.
+        What turns logits into probabilities. `"auto"` is the softmax, for indicators
+        the sigmoid.
     warm_start : bool, default=False
         Whether `fit` continues training from the last weights.
     compile : bool, default=False

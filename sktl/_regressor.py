@@ -113,7 +113,8 @@ class FineTunedCNNRegressor(SavedMixin, FineTunedNet, NeuralNetRegressor):
     dataset : type, default=skorch.dataset.Dataset
         The data set that loaders read.
     predict_nonlinearity : callable, "auto" or None, default="auto"
-        What turns outputs into predictions. `"auto"` follows from the loss.
+        What turns outputs into predictions, before these get back the unit of `y`.
+        `"auto"` leaves them as they are.
     warm_start : bool, default=False
         Whether `fit` continues training from the last weights.
     compile : bool, default=False

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from joblib import Parallel, delayed
+from sklearn.utils.validation import _num_samples
 
 from sktl._images.decoding import is_edited, is_pil
 from sktl._images.image_forms import (
@@ -275,7 +276,7 @@ def _open_source(X, layout, only_images, may_be_empty):
 
 def refuse_nothing(items):
     """Raise ValueError if there are no rows, as from a search for files in vain."""
-    if not len(items):
+    if not _num_samples(items):
         raise ValueError(
             "Found array with 0 sample(s) (shape=(0,)) while a minimum of 1 is "
             "required. If X lists files, is their folder right, and the pattern of "

@@ -158,10 +158,11 @@ class StagedNetwork:
     def check_cut(self, name):
         """Return `name` if it is a cut, or raise with the nearest names."""
         if name not in self.cuts:
-            is_stage = name in [stage.name for stage in self.stages]
-            is_block = any(cut.startswith(f"{name}.") for cut in self.cuts)
-            note = f"{name!r} is a {'stage' if is_stage else 'block'}"
-            note = f"{note}; that is its last layer." if is_block else ""
+            note, end = "", self.stage_ends().get(name)
+            if end is not None:
+                note = f"{name!r} is a stage; its last layer is {end!r}."
+            elif any(cut.startswith(f"{name}.") for cut in self.cuts):
+                note = f"{name!r} is a block; that is its last layer."
             raise UnknownLayerError("layers", name, self.cuts, note)
         return name
 

@@ -104,7 +104,7 @@ def make_splits(X, y, cv, groups, target):
                 f"enough: {error} {_advice(groups)}"
             ) from error
     if target.stratified:
-        _warn_of_untrained(y, splits, cv, groups)
+        _warn_of_untrained(y, splits, groups)
     if isinstance(n_folds, Integral) and groups is None and target.has_scale:
         _warn_of_order(y, splits)
     return splits
@@ -117,18 +117,23 @@ def _advice(groups):
     return "Rows of a group stay together: each class needs rows in several groups."
 
 
-def _warn_of_untrained(y, splits, cv, groups):
+def _warn_of_untrained(y, splits, groups):
     """Warn of classes that a split tests on without having trained on them."""
     missing = [np.setdiff1d(y[test], y[train]) for train, test in splits]
     numbers = [i for i, classes in enumerate(missing) if len(classes)]
-    if numbers:
-        classes = np.unique(np.concatenate(missing)).tolist()
-        warn_caller(
-            f"Class(es) {shown(classes)} of y are tested on but not trained on in "
-            f"{len(numbers)} of the {len(splits)} splits of cv={shown(cv)} (first in "
-            f"split {numbers[0]}), so every model is wrong there. {_advice(groups)}",
-            UserWarning,
-        )
+    if not numbers:
+        return
+    classes, counts = np.unique(y, return_counts=True)
+    concerned = np.isin(classes, np.concatenate(missing))
+    advice = _advice(groups)
+    if counts[concerned].max() == 1:
+        advice = "Label more rows of these, or leave them out."
+    warn_caller(
+        f"Class(es) {shown(classes[concerned][:5].tolist())} of y are tested on but "
+        f"not trained on in {len(numbers)} of {len(splits)} splits (first in split "
+        f"{numbers[0]}), so every model is wrong there. {advice}",
+        UserWarning,
+    )
 
 
 def _warn_of_order(y, splits):

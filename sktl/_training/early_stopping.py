@@ -91,9 +91,14 @@ def hold_out(codes, target, groups, fraction, seed):
             return Split(*next(splitter.split(codes, strata)))
         each = np.arange(len(codes)) if groups is None else groups
         split = split_groups(strata, each, fraction, seed)
-        lack = target.lack(target.decode(codes[split.train]))
-        if lack != target.lack(target.decode(codes)):
-            raise ValueError(f"the rows left to train on {lack}")
+        if strata.any():  # there are classes or tags
+            seen, trained_on = (
+                target.columns(target.decode(codes[rows])).any(axis=0)
+                for rows in (slice(None), split.train)
+            )
+            untrained = target.classes[seen & ~trained_on].tolist()
+            if untrained:
+                raise ValueError(f"no row of {shown(untrained)} is left to train on")
         return split
     except ValueError as error:
         why, what = f"{error}.", "Pass another fraction, or more rows."

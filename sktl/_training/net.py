@@ -7,6 +7,7 @@ set, rows that influence one another, sample weights, Ctrl-C, `device="auto"`, p
 import contextlib
 import copy
 import difflib
+import inspect
 import os
 from collections.abc import Mapping
 
@@ -116,6 +117,23 @@ class EstimatorNet(NeuralNet):
         "use_caching": ["boolean", StrOptions({"auto"})],
         "warm_start": ["boolean"],
     }
+
+    def __init_subclass__(cls, **kwargs):
+        """Tell `inspect` what a subclass passes on by `**kwargs`, with its defaults.
+
+        scikit-learn shows those parameters of an estimator that differ from these.
+        """
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            own = inspect.signature(cls.__init__)
+            inherited = inspect.signature(super(cls, cls).__init__).parameters
+            parameters = dict(own.parameters)
+            for name, parameter in inherited.items():
+                if parameter.default is not parameter.empty and name[-1] != "_":
+                    by_name = parameter.replace(kind=parameter.KEYWORD_ONLY)
+                    parameters.setdefault(name, by_name)
+            by_kind = sorted(parameters.values(), key=lambda p: p.kind)
+            cls.__init__.__signature__ = own.replace(parameters=by_kind)
 
     # skorch sets these in its __init__ (skorch/net.py, 1.4). Named here, they do not
     # look to scikit-learn like something that was learnt without data.

@@ -385,10 +385,20 @@ def test_groups_stay_together_with_a_number_of_folds(digits):
 def test_class_that_is_tested_but_not_trained_on_is_warned_of(digits):
     X, y = digits
     groups = np.where(y == 3, 0, 1 + np.arange(120) % 8)  # all threes are one group
-    said = r"Class\(es\) \[3\] .* in 1 of the 3 splits .* needs rows in several groups"
+    said = r"Class\(es\) \[3\] .* in 1 of 3 splits .* needs rows in several groups"
     contender = {"one": LogisticRegression(max_iter=500)}
     with pytest.warns(UserWarning, match=said):
         compare_transfer(X, y, contender, cv=3, groups=groups)
+
+
+@pytest.mark.parametrize("cv", [3, LeaveOneOut()])
+@pytest.mark.filterwarnings("ignore:The least populated class")
+def test_class_of_one_row_is_to_be_labelled_more(digits, cv):
+    X, y = digits[0][:20], np.arange(20) // 7  # 0 and 1 seven times, 2 six times
+    y[0] = 9
+    said = r"Class\(es\) \[9\] of y .* Label more rows of these, or leave them out"
+    with pytest.warns(UserWarning, match=said):
+        compare_transfer(X, y, {"one": DummyClassifier()}, cv=cv)
 
 
 def test_nothing_is_not_taken_for_one_class(unfitted):

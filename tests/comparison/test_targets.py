@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn
+from scipy.sparse import csr_array
 from sklearn.datasets import load_digits
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.linear_model import LogisticRegression, RidgeCV
@@ -42,7 +43,7 @@ from sktl import (
 )
 from sktl._comparison.contenders import default_contenders
 from sktl._targets.kinds import check_rows
-from tests.helpers import first_and_slow
+from tests.helpers import first_and_slow, splits_of
 
 X, NUMBER = load_digits(return_X_y=True)
 X, NUMBER = X[:120], NUMBER[:120]
@@ -665,3 +666,18 @@ def test_each_contender_lacks_a_score_for_its_own_reason():
     of_svm, of_logistic = report.findings_
     assert "could not be computed for 'svm': AttributeError" in of_svm
     assert "could not be computed for 'logistic': ValueError" in of_logistic
+
+
+@pytest.mark.parametrize("tool", [compare_transfer, probe_layers, rank_backbones])
+def test_missing_y_is_refused_in_words(tool):
+    with pytest.raises(ValueError, match="Pass one label per image"):
+        tool(np.zeros((9, 64)), None)
+
+
+def test_sparse_indicators_are_those_that_are_dense(digits):
+    X, y = digits[0][:30], np.eye(3, dtype=int)[np.arange(30) % 3]
+    dense, sparse = (
+        compare_transfer(X, tags, {"one": DummyClassifier()}, cv=3)
+        for tags in (y, csr_array(y))
+    )
+    assert splits_of(sparse).tolist() == splits_of(dense).tolist()

@@ -150,9 +150,15 @@ def test_layer_in_place_of_a_stage_is_told_its_stage(resnet, layer, stage):
     assert said in str(pickle.loads(pickle.dumps(caught.value)))  # from a worker
 
 
-@pytest.mark.parametrize(("name", "kind"), [("layer4", "stage"), ("layer4.1", "block")])
-def test_stage_in_place_of_a_layer_is_told_its_last_layer(resnet, name, kind):
-    said = f"Closest: 'layer4.1.relu_1'. {name!r} is a {kind}; that is its last layer. "
+@pytest.mark.parametrize(
+    ("name", "note"),
+    [
+        ("layer4", "'layer4' is a stage; its last layer is 'flatten'. "),
+        ("layer4.1", "'layer4.1' is a block; that is its last layer. "),
+    ],
+)
+def test_stage_in_place_of_a_layer_is_told_its_last_layer(resnet, name, note):
+    said = f"Closest: 'layer4.1.relu_1'. {note}"
     with pytest.raises(UnknownLayerError, match=re.escape(said)):
         resnet.check_cut(name)
 

@@ -252,6 +252,14 @@ def test_parameter_of_a_callback_can_be_searched_over(rows, y):
     assert "print_log" not in names
 
 
+class WithMargin(FineTunedCNNClassifier):
+    """As a user may write it."""
+
+    def __init__(self, margin, *, lr=0.1, **kwargs):
+        self.margin = margin
+        super().__init__(lr=lr, **kwargs)
+
+
 class Renamed(FineTunedCNNRegressor):
     """Without a constructor of its own."""
 
@@ -266,6 +274,10 @@ SHOWN = {
     ),
     "FineTunedCNNRegressor()": FineTunedCNNRegressor(),
     "FineTunedCNNRegressor(max_epochs=1)": FineTunedCNNRegressor(max_epochs=1),
+    "WithMargin(margin=1)": WithMargin(1),
+    "WithMargin(lr=0.001, margin=1, use_caching=False)": (
+        WithMargin(1, lr=1e-3, use_caching=False)
+    ),
     "Renamed()": Renamed(),
     "Renamed(compile=True)": Renamed(compile=True),
 }

@@ -277,6 +277,14 @@ def test_what_early_stopping_began_with_is_in_the_history(regressor, monitor):
     assert f"{name}_before" not in second
 
 
+def test_numbers_that_vary_in_one_group_alone_can_be_held_out(regressor):
+    stop = {"early_stopping": True, "validation_fraction": 0.3, "max_epochs": 1}
+    y = np.where(np.arange(len(PRICE)) < 9, PRICE, 0.0)
+    for seed in range(4):
+        reg = regressor("full", random_state=seed, **stop)
+        assert reg.fit(X, y, groups=np.arange(len(y)) // 9).n_epochs_ == 1
+
+
 def test_random_hidden_layers_are_nothing_to_go_back_to(regressor):
     """No head is fitted then, so the first epoch is the first state to compare."""
     stop = {"early_stopping": True, "validation_fraction": 1 / 3}

@@ -7,8 +7,6 @@ import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from skorch import NeuralNetClassifier
-from skorch.dataset import Dataset
-from torch.utils.data import DataLoader
 
 from sktl._saving.model_file import SavedMixin
 from sktl._targets.kinds import Indicators, Labels
@@ -199,6 +197,8 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         labels, as `monitor` does; other callbacks see class numbers, as the loss does.
     iterator_train__shuffle : bool, default=True
         Whether rows come in a new random order in each epoch.
+    classes : None
+        Not used: `fit` finds the classes in `y`, and `partial_fit` is given them.
     iterator_train, iterator_valid : type, default=torch.utils.data.DataLoader
         Loaders of training rows, and of all others, in batches.
     dataset : type, default=skorch.dataset.Dataset
@@ -214,8 +214,6 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         Whether predictions on held-out rows serve all callbacks that score them.
     torch_load_kwargs : dict or None, default=None
         Arguments of `torch.load` in `load_params`.
-    classes : None
-        Not used: `fit` finds the classes in `y`, and `partial_fit` is given them.
     **kwargs : dict
         Any other parameter of `skorch.NeuralNetClassifier`, such as
         `optimizer__weight_decay`.
@@ -346,14 +344,6 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
         train_split=None,
         callbacks=None,
         iterator_train__shuffle=True,
-        iterator_train=DataLoader,
-        iterator_valid=DataLoader,
-        dataset=Dataset,
-        predict_nonlinearity="auto",
-        warm_start=False,
-        compile=False,
-        use_caching="auto",
-        torch_load_kwargs=None,
         classes=None,
         **kwargs,
     ):
@@ -397,14 +387,6 @@ class FineTunedCNNClassifier(SavedMixin, FineTunedNet, NeuralNetClassifier):
             train_split=train_split,
             callbacks=callbacks,
             iterator_train__shuffle=iterator_train__shuffle,
-            iterator_train=iterator_train,
-            iterator_valid=iterator_valid,
-            dataset=dataset,
-            predict_nonlinearity=predict_nonlinearity,
-            warm_start=warm_start,
-            compile=compile,
-            use_caching=use_caching,
-            torch_load_kwargs=torch_load_kwargs,
             classes=classes,
             **kwargs,
         )

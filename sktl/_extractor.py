@@ -149,10 +149,9 @@ class PretrainedFeatureExtractor(
     and up to 256 MiB of files that were read ahead. Each of `n_jobs` threads decodes
     one file at a time, which takes about 7 bytes per pixel for JPEG and PNG, 10 for
     progressive JPEG and TIFF, 12 for a transparent PNG, 16 for WebP (and for what is
-    transparent and turned by EXIF). Files
-    of more than 105 million pixels are refused before they are decoded; the environment
-    variable `SKTL_MAX_IMAGE_PIXELS` sets another limit. The network is shared by all
-    extractors of a process.
+    transparent and turned by EXIF). Files of more than 105 million pixels are refused
+    before they are decoded; the environment variable `SKTL_MAX_IMAGE_PIXELS` sets
+    another limit. The network is shared by all extractors of a process.
 
     Networks of your own take normalised images `(n, 3, h, w)`. Their output is class
     scores, or features if the classification layer was removed (`fc = Identity()`,
